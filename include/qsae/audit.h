@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_AUDIT_H
+#define QSAE_AUDIT_H
+
+#include <qsae/model.h>
+#include <qsae/sae.h>
+#include <qsae/text.h>
+
+QSAE_BEGIN_DECLS
+
+/**
+ * A comparison of a model with compressed copies of itself on one text, in one paired pass.
+ * Thread-safety: one call at a time per handle.
+ */
+typedef struct qsae_audit qsae_audit;
+
+#define QSAE_PROFILE_DEFAULT 0 /**< libqsae's own: BOS at chunk start, first position excluded from
+                                    feature statistics */
+#define QSAE_PROFILE_ARTICLE 1 /**< "A Black Box Made Less Opaque (part 4)": context 512, batch 4, BOS at
+                                    document start, bf16, snapshots at 5k..500k tokens */
+#define QSAE_PROFILE_PAPER 2   /**< arXiv 2606.03002: context 512, batch 4, no BOS */
+
+typedef struct qsae_audit_settings {
+    size_t struct_size;
+    const char *model;        /**< folder of the reference model */
+    const char *text;         /**< file or folder */
+    const char *const *conditions; /**< [n_conditions]: condition strings, or folders of other models */
+    const char *const *saes;  /**< [n_saes]: FOLDER[@LAYER[:SITE]] */
+    int64_t n_conditions;
+    int64_t n_saes;
+    const char *text_field;   /**< as in text.h */
+    const char *state;        /**< state file: resumed from if it exists, written while running; NULL */
+    int64_t context;          /**< tokens per chunk; 0 = the profile's */
+    int64_t batch;            /**< chunks per logical batch; 0 = the profile's */
+    int64_t max_tokens;       /**< 0 = all (article: the largest budget) */
+    int32_t profile;          /**< QSAE_PROFILE_* */
+    int32_t compute;          /**< QSAE_COMPUTE_*; 0 = the profile's */
+    int32_t attention;        /**< QSAE_ATTN_* */
+    int32_t bos_policy;       /**< QSAE_BOS_*; 0 = the profile's */
+    int32_t cross_labels;     /**< as in text.h */
+    int32_t keep_tail;        /**< as in text.h */
+    int32_t null_control;     /**< reserved, 0 */
+    int32_t reserved;
+    qsae_progress_callback progress; /**< unit "tokens" while measuring */
+    void *progress_cookie;
+    qsae_cancel_token *cancel;
+} qsae_audit_settings;
+
+QSAE_API void qsae_audit_settings_init(qsae_audit_settings *s, size_t size);
+
+/**
+ * Opens models, SAEs and text and checks that they fit together; measures nothing yet.
+ * @return what the parts return; QSAE_EMISMATCH: an SAE's width or layer does not fit the model, or
+ *         the state file belongs to another measurement (the differing field is named)
+ */
+QSAE_API int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settings,
+                                 qsae_audit **out);
+QSAE_API void qsae_audit_close(qsae_audit **audit);
+
+/**
+ * Measures up to the end of the text. After QSAE_ECANCELED the state is at the last whole batch and a
+ * further call goes on from there.
+ */
+QSAE_API int32_t qsae_audit_run(qsae_audit *audit);
+
+/**
+ * The result document (JSON, see doc/result.md) of what has been measured so far.
+ * @param json  receives a NUL-terminated string that belongs to the audit, valid until its next call
+ */
+QSAE_API int32_t qsae_audit_result(qsae_audit *audit, const char **json, size_t *n_bytes);
+
+QSAE_END_DECLS
+
+#endif

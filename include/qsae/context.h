@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_CONTEXT_H
+#define QSAE_CONTEXT_H
+
+#include <qsae/common.h>
+
+QSAE_BEGIN_DECLS
+
+/**
+ * What every other handle is opened on: worker threads, allocator, log, kernel level.
+ * Thread-safety: safe. A context runs one parallel operation at a time, others queue. It must not be
+ * used in a child after fork(); such a call returns QSAE_EENV.
+ */
+typedef struct qsae_context qsae_context;
+
+#define QSAE_LOG_DEFAULT 0 /**< as QSAE_LOG_WARNING */
+#define QSAE_LOG_NONE 1
+#define QSAE_LOG_ERROR 2
+#define QSAE_LOG_WARNING 3
+#define QSAE_LOG_INFO 4
+#define QSAE_LOG_DEBUG 5
+
+#define QSAE_FILES_DEFAULT 0 /**< as QSAE_FILES_MAP */
+#define QSAE_FILES_MAP 1     /**< map files: fast, shared; a file truncated while in use raises SIGBUS */
+#define QSAE_FILES_READ 2    /**< read files into memory: for files that others may change */
+
+/** Receives log lines (no newline at the end), from any thread, one at a time. */
+typedef void (*qsae_log_callback)(void *cookie, int32_t level, const char *message);
+
+/** Returns size bytes aligned to alignment (a power of two), or NULL. Called from any thread. */
+typedef void *(*qsae_alloc_callback)(void *cookie, size_t size, size_t alignment);
+
+/** Frees what the matching qsae_alloc_callback returned. Called from any thread. */
+typedef void (*qsae_free_callback)(void *cookie, void *pointer);
+
+typedef struct qsae_context_settings {
+    size_t struct_size;       /**< set by qsae_context_settings_init */
+    const char *cpu;          /**< highest kernel level: "c", "avx2", "avx512", "avx512bf16", "amx";
+                                   NULL = the highest this CPU has; one it lacks: QSAE_EENV */
+    qsae_log_callback log;    /**< NULL = silent */
+    void *log_cookie;
+    qsae_alloc_callback alloc; /**< both or neither; NULL = the C library. BLIS, jansson, libzip and
+                                    file maps do not pass through it */
+    qsae_free_callback free;
+    void *alloc_cookie;
+    int32_t threads;          /**< 1..1024; 0 = as many as the process may run on */
+    int32_t log_level;        /**< QSAE_LOG_* */
+    int32_t files;            /**< QSAE_FILES_* */
+    int32_t reserved;         /**< 0 */
+} qsae_context_settings;
+
+/** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_context_settings). */
+QSAE_API void qsae_context_settings_init(qsae_context_settings *s, size_t size);
+
+/**
+ * Opens a context and starts its threads.
+ * @param settings  NULL = defaults
+ * @param out       receives the context; the caller closes it
+ * @return QSAE_EINVAL, QSAE_ENOMEM; QSAE_EENV: the CPU lacks the level, threads cannot start, or
+ *         BLIS_ARCH_TYPE in the environment names a kernel that would make BLIS abort
+ */
+QSAE_API int32_t qsae_context_open(const qsae_context_settings *settings, qsae_context **out);
+
+/** Closes *context and NULLs it. Handles opened on it stay usable until they are closed. */
+QSAE_API void qsae_context_close(qsae_context **context);
+
+/** Number of threads, the caller's included. */
+QSAE_API int32_t qsae_context_threads(const qsae_context *context);
+
+/** Kernel level in use: "c", "avx2", "avx512", "avx512bf16" or "amx". Static storage. */
+QSAE_API const char *qsae_context_cpu(const qsae_context *context);
+
+/** Highest kernel level of this machine. Static storage. */
+QSAE_API const char *qsae_cpu_best(void);
+
+/**
+ * What computes f32 products: e.g. "avx512" for a kernel of the library, "blis-0.9.0/haswell" for BLIS.
+ * BLIS serves where its kernel has the defined summation order and is not slower than ours.
+ */
+QSAE_API const char *qsae_context_gemm(const qsae_context *context);
+
+/** What BLIS chose on this machine and whether its order is the defined one, for reports. */
+QSAE_API const char *qsae_context_blis(const qsae_context *context);
+
+QSAE_END_DECLS
+
+#endif

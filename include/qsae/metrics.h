@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_METRICS_H
+#define QSAE_METRICS_H
+
+#include <qsae/tensor.h>
+
+QSAE_BEGIN_DECLS
+
+/*
+ * Streaming accumulators. Every update carries the index of its first token (qsae_positions), so that
+ * updates may be split anywhere, shards merge in any order to the same bytes, and overlaps are refused.
+ * Sums are f64, kept per block of 256 tokens (QSAE_METRIC_LEAF) and folded in a fixed tree.
+ * Without positions (NULL) rows follow the previous update.
+ */
+
+/**
+ * An accumulator of one kind. Thread-safety: one call at a time per handle.
+ */
+typedef struct qsae_metric qsae_metric;
+
+#define QSAE_METRIC_LEAF 256
+
+/** Size of the constant above, for bindings. */
+QSAE_API int64_t qsae_metric_leaf(void);
+
+typedef struct qsae_metric_settings {
+    size_t struct_size;
+    int64_t batch_rows;        /**< rows of a batch for the batch-dependent variants (V3..V7); 0 = 2048 */
+    uint64_t memory;           /**< bytes for values kept per token (quantiles) and rows kept for
+                                    medians; beyond it a systematic sample is kept; 0 = 256 MiB */
+    const char *fingerprint;   /**< measurement fingerprint, part of the state; NULL = "" */
+    double active_rate;        /**< features: active if firing rate > this; 0 = 0.001 */
+} qsae_metric_settings;
+
+QSAE_API void qsae_metric_settings_init(qsae_metric_settings *s, size_t size);
+
+/** Cross-entropy: mean negative log-likelihood, perplexity. */
+QSAE_API int32_t qsae_metric_open_cross_entropy(qsae_context *context,
+                                                const qsae_metric_settings *s, qsae_metric **out);
+/** Reference against compressed output distributions: KL, top-1 agreement, flips, dp. */
+QSAE_API int32_t qsae_metric_open_divergence(qsae_context *context, const qsae_metric_settings *s,
+                                             qsae_metric **out);
+/** Reconstruction error of rows of width d: every FVU variant, MSE, L0, norms. features = width of
+ * the SAE for dead-feature counts, 0 if unknown. */
+QSAE_API int32_t qsae_metric_open_reconstruction(qsae_context *context, int64_t d, int64_t features,
+                                                 const qsae_metric_settings *s, qsae_metric **out);
+/** Feature survival: paired sparse activations of `features` features. */
+QSAE_API int32_t qsae_metric_open_features(qsae_context *context, int64_t features,
+                                           const qsae_metric_settings *s, qsae_metric **out);
+/** Noise floor: residual drift against reconstruction error, rows of width d. */
+QSAE_API int32_t qsae_metric_open_drift(qsae_context *context, int64_t d,
+                                        const qsae_metric_settings *s, qsae_metric **out);
+QSAE_API void qsae_metric_close(qsae_metric **metric);
+
+/** "cross_entropy", "divergence", "reconstruction", "features" or "drift". Static storage. */
+QSAE_API const char *qsae_metric_kind(const qsae_metric *metric);
+
+/**
+ * Adds per-token negative log-likelihoods.
+ * @param nll  [n] natural log; NaN = position without label, skipped
+ */
+QSAE_API int32_t qsae_metric_update_cross_entropy(qsae_metric *metric, const qsae_positions *at,
+                                                  int64_t n, const float *nll);
+
+/** Per-token comparison of two output distributions; arrays of n, NULL where not known. */
+typedef struct qsae_divergence_rows {
+    size_t struct_size;
+    int64_t n;
+    const float *nll_r;       /**< of the label, reference; NaN = position without label, skipped */
+    const float *nll_q;       /**< of the label, compressed */
+    const float *kl;          /**< KL(p_r || p_q), nats */
+    const int32_t *top_r;     /**< arg-max of the reference */
+    const int32_t *top_q;
+    const int32_t *label;
+} qsae_divergence_rows;
+
+QSAE_API int32_t qsae_metric_update_divergence(qsae_metric *metric, const qsae_positions *at,
+                                               const qsae_divergence_rows *rows);
+
+/** The same from whole logit rows (engines that have them): logits [n, vocab] f32, label [n] with -100
+ * for none. */
+QSAE_API int32_t qsae_metric_update_divergence_logits(qsae_metric *metric, const qsae_positions *at,
+                                                      const qsae_rows *logits_r,
+                                                      const qsae_rows *logits_q,
+                                                      const int32_t *label);
+
+/** Cross-entropy from whole logit rows [n, vocab] f32; label [n] with -100 for none. */
+QSAE_API int32_t qsae_metric_update_cross_entropy_logits(qsae_metric *metric,
+                                                         const qsae_positions *at,
+                                                         const qsae_rows *logits,
+                                                         const int32_t *label);
+
+/** Sparse rows in CSR form. */
+typedef struct qsae_sparse_rows {
+    size_t struct_size;
+    int64_t n;
+    const int64_t *indptr;    /**< [n + 1] */
+    const int32_t *indices;   /**< ascending in a row */
+    const float *values;
+} qsae_sparse_rows;
+
+/**
+ * Adds rows and their reconstructions.
+ * @param x, y   [n, d] f32, f16, bf16 or f64
+ * @param acts   the sparse activations, NULL if not known (L0 and firing statistics are then missing)
+ */
+QSAE_API int32_t qsae_metric_update_reconstruction(qsae_metric *metric, const qsae_positions *at,
+                                                   const qsae_rows *x, const qsae_rows *y,
+                                                   const qsae_sparse_rows *acts);
+
+/** Adds paired sparse activations, reference and compressed, of the same tokens. */
+QSAE_API int32_t qsae_metric_update_features(qsae_metric *metric, const qsae_positions *at,
+                                             const qsae_sparse_rows *r, const qsae_sparse_rows *q);
+
+/**
+ * Adds residual rows of both models and, if an SAE is there, their reconstructions.
+ * @param x_r, x_q  [n, d]
+ * @param y_r, y_q  [n, d] or both NULL
+ */
+QSAE_API int32_t qsae_metric_update_drift(qsae_metric *metric, const qsae_positions *at,
+                                          const qsae_rows *x_r, const qsae_rows *x_q,
+                                          const qsae_rows *y_r, const qsae_rows *y_q);
+
+/** One result. */
+typedef struct qsae_value {
+    size_t struct_size;
+    const char *name;         /**< e.g. "fvu_dim", "ce"; a mask other than all: "no_specials/fvu_dim" */
+    const char *unit;         /**< "nats", "1", "tokens", ... */
+    const char *description;  /**< formula */
+    double value;             /**< NaN if not defined (yet) */
+    double low, high;         /**< interval, NaN if there is none */
+} qsae_value;
+
+/** Number of results, and result i (0..count-1); names are fixed per kind. */
+QSAE_API int32_t qsae_metric_count(const qsae_metric *metric);
+QSAE_API int32_t qsae_metric_value(qsae_metric *metric, int32_t i, qsae_value *value);
+
+/** One result by name: QSAE_ENOENT if the kind has no such name. *value is NaN if not defined. */
+QSAE_API int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *value);
+
+/**
+ * Per-feature results of kind "features" (r, rate_r, rate_q, mean_r, max_r, max_q, fire_r, fire_q,
+ * cofire) and "reconstruction" (fire).
+ * @param values  [features]
+ */
+QSAE_API int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *values,
+                                      int64_t capacity);
+
+/** Adds the tokens of `from` to `metric`. QSAE_EMISMATCH names the differing field; overlapping tokens
+ * are refused. On error `metric` is unchanged. */
+QSAE_API int32_t qsae_metric_merge(qsae_metric *metric, const qsae_metric *from);
+
+/** Forgets all tokens. */
+QSAE_API void qsae_metric_reset(qsae_metric *metric);
+
+/** Writes the state to a file (temporary file, fsync, rename). */
+QSAE_API int32_t qsae_metric_save(const qsae_metric *metric, const char *path);
+
+/** Replaces the state by a saved one of the same kind and shape. On error `metric` is unchanged. */
+QSAE_API int32_t qsae_metric_load(qsae_metric *metric, const char *path);
+
+QSAE_END_DECLS
+
+#endif

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_MODEL_H
+#define QSAE_MODEL_H
+
+#include <qsae/tensor.h>
+
+QSAE_BEGIN_DECLS
+
+/**
+ * A checkpoint: configuration and mapped tensors. Any number of models are made from it; tensors that
+ * they do not change are shared. Thread-safety: safe.
+ */
+typedef struct qsae_weights qsae_weights;
+
+/**
+ * Opens a Hugging Face folder (config.json and model.safetensors, one file or sharded with index).
+ * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE, QSAE_EUNSUPPORTED (model type or feature by name),
+ *         QSAE_EMISMATCH (a tensor's shape is not what the configuration implies), QSAE_EIO,
+ *         QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights **out);
+QSAE_API void qsae_weights_close(qsae_weights **weights);
+
+typedef struct qsae_model_info {
+    size_t struct_size;
+    const char *type;         /**< model_type: "llama", "gemma3_text", ... */
+    const char *path;
+    int64_t layers;
+    int64_t width;            /**< residual width d */
+    int64_t vocab;            /**< rows of the head */
+    int64_t heads, kv_heads, head_dim;
+    int64_t mlp_width;
+    int64_t window;           /**< sliding window in tokens, 0 if none */
+    int64_t max_positions;
+    int64_t parameters;       /**< of the text model, tied head counted once */
+    int32_t tied;             /**< 1 if head and embedding are one matrix */
+    int32_t bos, eos;         /**< from the configuration, -1 if none */
+    int32_t dtype;            /**< of the embedding in the file */
+    const char *hash;         /**< 32 hex digits: XXH3-128 over configuration and tensors; computed
+                                   on the first call that asks (reads the file once) */
+} qsae_model_info;
+
+/** Describes a checkpoint. info->hash is filled only if info->struct_size covers it. */
+QSAE_API int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_info *info);
+
+#define QSAE_COMPUTE_DEFAULT 0 /**< f32 */
+#define QSAE_COMPUTE_F32 1     /**< nothing is rounded below f32 */
+#define QSAE_COMPUTE_BF16 2    /**< each operation's result is rounded to bf16 as PyTorch does */
+
+#define QSAE_ATTN_DEFAULT 0 /**< sdpa */
+#define QSAE_ATTN_EAGER 1   /**< scores, probabilities rounded step by step (bf16) */
+#define QSAE_ATTN_SDPA 2    /**< PyTorch's CPU flash kernel: online softmax over blocks of 512 keys */
+#define QSAE_ATTN_FP32 3    /**< no rounding inside attention */
+
+typedef struct qsae_model_settings {
+    size_t struct_size;
+    const char *condition;    /**< see quantizer.h; NULL = "none" */
+    int32_t compute;          /**< QSAE_COMPUTE_*; "@compute=" in the condition wins */
+    int32_t attention;        /**< QSAE_ATTN_* */
+    qsae_progress_callback progress; /**< unit "tensors" */
+    void *progress_cookie;
+    qsae_cancel_token *cancel;
+} qsae_model_settings;
+
+QSAE_API void qsae_model_settings_init(qsae_model_settings *s, size_t size);
+
+/**
+ * A runnable model: a checkpoint under a condition.
+ * Thread-safety: one call at a time per model; different models of one context may be used from
+ * different threads (their work queues on the context's threads).
+ */
+typedef struct qsae_model qsae_model;
+
+/**
+ * Makes a model, quantizing its linear layers as the condition says.
+ * @return QSAE_EINVAL (condition string: offset and reason), QSAE_EUNSUPPORTED, QSAE_ENONFINITE,
+ *         QSAE_ENOMEM, QSAE_ECANCELED
+ */
+QSAE_API int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settings,
+                                 qsae_model **out);
+QSAE_API void qsae_model_close(qsae_model **model);
+QSAE_API int32_t qsae_model_get_info(const qsae_model *model, qsae_model_info *info);
+
+typedef struct qsae_model_cost {
+    size_t struct_size;
+    uint64_t weight_bytes;     /**< all weights as stored under the condition, scales included */
+    uint64_t quantized_bytes;  /**< of the matrices the codec replaced */
+    int64_t quantized_weights; /**< number of weights in them */
+    int64_t quantized_tensors;
+    double bits_per_weight;    /**< 8 quantized_bytes / quantized_weights; of all weights if none */
+    const char *condition;     /**< canonical form */
+    int32_t compute;           /**< QSAE_COMPUTE_F32 or _BF16, as resolved */
+    int32_t attention;
+    int32_t batch_dependent;   /**< 1: results depend on which sequences share a call (LLM.int8) */
+} qsae_model_cost;
+
+QSAE_API int32_t qsae_model_get_cost(const qsae_model *model, qsae_model_cost *cost);
+
+#define QSAE_SITE_RESID_POST 1 /**< output of a decoder block, after its last residual add */
+
+/** "resid_post"; NULL if unknown. Static storage. */
+QSAE_API const char *qsae_site_name(int32_t site);
+
+/** Number of a site by its name, or by a full hook name ("blocks.3.hook_resid_post",
+ * "model.layers.3.output"); *layer receives the layer of a full name, else is untouched.
+ * 0 if unknown. */
+QSAE_API int32_t qsae_site_from_name(const char *name, int32_t *layer);
+
+/**
+ * Sees rows at a site; rows->data is f32 [n_seq * n_tokens, width], valid during the call.
+ * @return 0, or any value to end the pass with it
+ */
+typedef int32_t (*qsae_observer)(void *cookie, int32_t layer, int32_t site, const qsae_rows *rows);
+
+/** As qsae_observer, but may change the rows in place; in bf16 compute they are rounded again. */
+typedef int32_t (*qsae_editor)(void *cookie, int32_t layer, int32_t site, qsae_rows *rows);
+
+/** One place to look at or to change. Callbacks run on the caller's thread, one at a time, ordered by
+ * (layer, site, registration). They may use SAEs and metrics of the same context, but not run or
+ * close this model. */
+typedef struct qsae_tap {
+    size_t struct_size;
+    int32_t layer;           /**< 0..layers-1 */
+    int32_t site;            /**< QSAE_SITE_* */
+    qsae_observer observe;   /**< or NULL */
+    qsae_editor edit;        /**< or NULL; runs before observers registered after it */
+    void *cookie;
+} qsae_tap;
+
+typedef struct qsae_pass {
+    size_t struct_size;
+    const int32_t *ids;      /**< [n_seq, n_tokens], 0..vocab-1 */
+    const int32_t *labels;   /**< [n_seq, n_tokens], -100 = none; NULL = the next token, none at the
+                                  last position */
+    int64_t n_seq;           /**< >= 1; all sequences of a call form one logical batch */
+    int64_t n_tokens;        /**< >= 1, positions 0..n_tokens-1 */
+    float *nll;              /**< [n_seq, n_tokens] natural log; NaN where there is no label; or NULL */
+    float *logits;           /**< [n_seq, n_tokens, vocab] or NULL */
+    const qsae_tap *taps;    /**< [n_taps]; struct_size of the first is the stride of the array */
+    int64_t n_taps;
+    int32_t stop_layer;      /**< with nll and logits NULL: run blocks below this one; 0 = as many as
+                                  the taps need */
+    int32_t reserved;
+    qsae_progress_callback progress; /**< unit "layers" */
+    void *progress_cookie;
+    qsae_cancel_token *cancel;
+} qsae_pass;
+
+QSAE_API void qsae_pass_init(qsae_pass *pass, size_t size);
+
+/**
+ * Runs the model over a batch. Nothing but the asked-for outputs is kept; logits of more than a tile
+ * exist only if asked for.
+ * @return QSAE_EINVAL (id out of range: where), QSAE_ENOMEM, QSAE_ECANCELED, or what a callback
+ *         returned. The model stays usable; outputs are then undefined.
+ */
+QSAE_API int32_t qsae_model_forward(qsae_model *model, const qsae_pass *pass);
+
+QSAE_END_DECLS
+
+#endif

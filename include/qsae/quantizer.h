@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_QUANTIZER_H
+#define QSAE_QUANTIZER_H
+
+#include <qsae/tensor.h>
+
+QSAE_BEGIN_DECLS
+
+/*
+ * Condition strings: CODEC[:key=value,...][@selector]...
+ *   none                          weights as they are; weights=bf16|f16 rounds every tensor first
+ *   llm.int8:threshold=6,rules=cuda|torch
+ *   nf4:block=64,double=1,compute=model|f32|bf16,rules=cuda|torch        (fp4 likewise)
+ *   rtn:bits=8..2,axis=row|column|tensor|tl,group=0,sym=1,arith=f32|weight
+ *   @layers=0-11   @only=mlp|attn|NAME[|NAME...]   @skip=NAME[|NAME...]   @compute=f32|bf16
+ * Selectors name linear layers by the last part of their path (q_proj, down_proj) or by attn, mlp;
+ * what they leave out keeps its weights. The canonical form lists every option.
+ */
+
+/**
+ * One weight codec. Thread-safety: safe.
+ */
+typedef struct qsae_quantizer qsae_quantizer;
+
+/**
+ * Parses a codec (a condition string without selectors).
+ * @return QSAE_EINVAL (offset, what is wrong, what is allowed), QSAE_EUNSUPPORTED, QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quantizer **out);
+QSAE_API void qsae_quantizer_close(qsae_quantizer **quantizer);
+
+/** Canonical form of the specification; belongs to the handle. */
+QSAE_API const char *qsae_quantizer_spec(const qsae_quantizer *quantizer);
+
+/**
+ * An encoded weight matrix. Thread-safety: safe (it never changes).
+ */
+typedef struct qsae_qmatrix qsae_qmatrix;
+
+/**
+ * Encodes a weight.
+ * @param weight  [out, in] f32, f16 or bf16; kept nowhere
+ * @param heads   rows of a Q, K or V projection are heads * head_dim: number of heads, for
+ *                rtn:axis=tl; 0 for every other matrix
+ * @param strict  non-zero: NaN or infinity is QSAE_ENONFINITE instead of being encoded
+ * @return QSAE_EINVAL, QSAE_ENONFINITE, QSAE_EOVERFLOW, QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_quantizer_encode(const qsae_quantizer *quantizer, const qsae_rows *weight,
+                                       int64_t heads, int32_t strict, qsae_qmatrix **out);
+QSAE_API void qsae_qmatrix_close(qsae_qmatrix **matrix);
+
+/** Rows (outputs) and columns (inputs) of the matrix. */
+QSAE_API int64_t qsae_qmatrix_rows(const qsae_qmatrix *matrix);
+QSAE_API int64_t qsae_qmatrix_cols(const qsae_qmatrix *matrix);
+
+/** Bytes of codes and scales. */
+QSAE_API uint64_t qsae_qmatrix_bytes(const qsae_qmatrix *matrix);
+
+/**
+ * Decodes the whole matrix.
+ * @param out  [rows, cols] f32, f16 or bf16: one rounding from the f32 product of code and scale
+ */
+QSAE_API int32_t qsae_qmatrix_decode(const qsae_qmatrix *matrix, qsae_rows *out);
+
+/** A raw array of an encoded matrix, by its bitsandbytes name ("weight", "absmax", "SCB", ...). */
+typedef struct qsae_field {
+    size_t struct_size;
+    const char *name;
+    const void *data;        /**< belongs to the matrix */
+    uint64_t bytes;
+    int64_t shape[4];
+    int32_t rank;
+    int32_t dtype;
+} qsae_field;
+
+QSAE_API int32_t qsae_qmatrix_field_count(const qsae_qmatrix *matrix);
+QSAE_API int32_t qsae_qmatrix_field(const qsae_qmatrix *matrix, int32_t i, qsae_field *field);
+
+/**
+ * The linear layer y = x W^T + bias as the codec defines it.
+ * @param x     [n, cols] f32 holding values of dtype
+ * @param bias  [rows] f32 or NULL
+ * @param dtype QSAE_F32, QSAE_BF16 or QSAE_F16: dtype of the activations; results are rounded to it
+ * @param y     [n, rows] f32
+ * All n rows are one call of the layer: LLM.int8 chooses its outlier columns from them.
+ */
+QSAE_API int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows *x,
+                                     const float *bias, int32_t dtype, qsae_rows *y);
+
+/**
+ * First phase of LLM.int8 on activations: row scales, codes and outlier columns (bitsandbytes'
+ * int8_vectorwise_quant).
+ * @param threshold  outlier threshold, 0 = none
+ * @param codes      [n, cols] int8
+ * @param scales     [n] row absmax
+ * @param outlier    [cols] 1 for outlier columns, or NULL
+ */
+QSAE_API int32_t qsae_int8_quantize(qsae_context *context, const qsae_rows *x, float threshold,
+                                    int8_t *codes, float *scales, uint8_t *outlier);
+
+QSAE_END_DECLS
+
+#endif

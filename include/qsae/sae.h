@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_SAE_H
+#define QSAE_SAE_H
+
+#include <qsae/tensor.h>
+
+QSAE_BEGIN_DECLS
+
+/**
+ * A sparse autoencoder. Thread-safety: one call at a time per handle.
+ */
+typedef struct qsae_sae qsae_sae;
+
+typedef struct qsae_sae_settings {
+    size_t struct_size;
+    int32_t dtype;           /**< 0 = f32; QSAE_BF16, QSAE_F16: weights rounded to it first */
+    int32_t reserved;
+    qsae_cancel_token *cancel;
+} qsae_sae_settings;
+
+QSAE_API void qsae_sae_settings_init(qsae_sae_settings *s, size_t size);
+
+/**
+ * Opens an SAE folder or file: SAELens (cfg.json + sae_weights.safetensors), Gemma Scope (params.npz),
+ * Gemma Scope 2 (params.safetensors, config.json). Weights stay mapped where the format allows.
+ * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE (with the conversion to use), QSAE_EUNSUPPORTED
+ *         (architecture or option by name), QSAE_EMISMATCH (shapes), QSAE_EIO, QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_sae_open(qsae_context *context, const char *path,
+                               const qsae_sae_settings *settings, qsae_sae **out);
+QSAE_API void qsae_sae_close(qsae_sae **sae);
+
+typedef struct qsae_sae_info {
+    size_t struct_size;
+    const char *architecture; /**< "standard", "jumprelu", "topk", ... */
+    const char *format;       /**< "saelens", "gemma-scope", "gemma-scope-2" */
+    const char *hook;         /**< hook name as the files give it; "" if they do not */
+    const char *normalize;    /**< "none", "layer_norm", "constant_norm_rescale", ... */
+    const char *hash;         /**< 32 hex digits: XXH3-128 of the parameters in canonical layout */
+    const char *path;
+    int64_t width;            /**< d_in */
+    int64_t width_out;        /**< d_out */
+    int64_t features;         /**< d_sae */
+    int64_t k;                /**< of topk, else 0 */
+    int64_t context_size;     /**< trained at, 0 if unknown */
+    float min_threshold;      /**< of jumprelu, else 0 */
+    int32_t prepend_bos;      /**< 1, 0, or -1 if the files do not say */
+    int32_t apply_b_dec;      /**< 1: b_dec is subtracted from the input */
+    int32_t skip;             /**< 1: has a skip connection (transcoders, affine) */
+    int32_t state_size;       /**< floats per row that decode needs from encode; 0 if none */
+} qsae_sae_info;
+
+QSAE_API int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info);
+
+/**
+ * Encodes rows to sparse rows (CSR), indices ascending in a row, values non-zero.
+ * @param x         [n, width] f32, f16 or bf16
+ * @param indptr    [n + 1]
+ * @param indices   [capacity] feature of each entry
+ * @param values    [capacity]
+ * @param state     [n, state_size] what decode needs, NULL if state_size is 0
+ * @param nnz       receives the number of entries
+ * @return QSAE_ESPACE: capacity too small; *nnz is the number needed, indptr is valid. QSAE_EINVAL,
+ *         QSAE_EMISMATCH (width), QSAE_ENOMEM. Rows with NaN or infinity encode to no entries and
+ *         are counted by the metrics.
+ */
+QSAE_API int32_t qsae_sae_encode_sparse(qsae_sae *sae, const qsae_rows *x, int64_t *indptr,
+                                        int32_t *indices, float *values, int64_t capacity,
+                                        float *state, int64_t *nnz);
+
+/** Encodes rows to dense rows: acts [n, features] f32. state as above. */
+QSAE_API int32_t qsae_sae_encode(qsae_sae *sae, const qsae_rows *x, qsae_rows *acts, float *state);
+
+/** Decodes sparse rows: y [n, width_out] f32. Without the skip connection, as SAELens' decode. */
+QSAE_API int32_t qsae_sae_decode_sparse(qsae_sae *sae, int64_t n, const int64_t *indptr,
+                                        const int32_t *indices, const float *values,
+                                        const float *state, qsae_rows *y);
+
+/** Decodes dense rows: acts [n, features] f32. */
+QSAE_API int32_t qsae_sae_decode(qsae_sae *sae, const qsae_rows *acts, const float *state,
+                                 qsae_rows *y);
+
+/** The whole module: y = decode(encode(x)), normalisation state and skip connection included. */
+QSAE_API int32_t qsae_sae_reconstruct(qsae_sae *sae, const qsae_rows *x, qsae_rows *y);
+
+QSAE_END_DECLS
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_TENSOR_H
+#define QSAE_TENSOR_H
+
+#include <qsae/context.h>
+
+QSAE_BEGIN_DECLS
+
+/** X(NAME, number, name in safetensors files, bits): element types, once. */
+#define QSAE_DTYPE_MAP(X) \
+    X(F32, 1, "F32", 32) \
+    X(F16, 2, "F16", 16) \
+    X(BF16, 3, "BF16", 16) \
+    X(F64, 4, "F64", 64) \
+    X(I8, 5, "I8", 8) \
+    X(U8, 6, "U8", 8) \
+    X(I16, 7, "I16", 16) \
+    X(U16, 8, "U16", 16) \
+    X(I32, 9, "I32", 32) \
+    X(U32, 10, "U32", 32) \
+    X(I64, 11, "I64", 64) \
+    X(U64, 12, "U64", 64) \
+    X(BOOL, 13, "BOOL", 8) \
+    X(F8_E4M3, 14, "F8_E4M3", 8) \
+    X(F8_E5M2, 15, "F8_E5M2", 8) \
+    X(F8_E8M0, 16, "F8_E8M0", 8) \
+    X(F8_E4M3FNUZ, 17, "F8_E4M3FNUZ", 8) \
+    X(F8_E5M2FNUZ, 18, "F8_E5M2FNUZ", 8) \
+    X(C64, 19, "C64", 64) \
+    X(F6_E2M3, 20, "F6_E2M3", 6) \
+    X(F6_E3M2, 21, "F6_E3M2", 6) \
+    X(F4, 22, "F4", 4)
+
+#define QSAE_DTYPE_ENUM_(name, number, text, bits) QSAE_##name = number,
+enum { QSAE_DTYPE_MAP(QSAE_DTYPE_ENUM_) QSAE_DTYPE_COUNT = 23 };
+#undef QSAE_DTYPE_ENUM_
+
+/** Name of a dtype, e.g. "BF16"; "?" if unknown. Static storage. */
+QSAE_API const char *qsae_dtype_name(int32_t dtype);
+
+/** Bits of one element; 0 if unknown. */
+QSAE_API int32_t qsae_dtype_bits(int32_t dtype);
+
+/** Number of a dtype name as safetensors writes it; 0 if unknown. */
+QSAE_API int32_t qsae_dtype_from_name(const char *name);
+
+/** A matrix in the caller's memory. Row r starts at element r * row_stride of data. */
+typedef struct qsae_rows {
+    size_t struct_size;  /**< sizeof(qsae_rows) */
+    void *data;          /**< [n_rows, n_cols], any alignment that fits the element; input rows are
+                              never written to */
+    int64_t n_rows;      /**< >= 0 */
+    int64_t n_cols;      /**< >= 0 */
+    int64_t row_stride;  /**< elements, >= n_cols */
+    int32_t dtype;       /**< QSAE_F32, QSAE_F16, QSAE_BF16, QSAE_F64 as the call allows */
+    int32_t reserved;    /**< 0 */
+} qsae_rows;
+
+/** Where rows come from. Arrays have n_rows entries; each may be NULL. */
+typedef struct qsae_positions {
+    size_t struct_size;
+    int64_t first_token;       /**< index in the token stream of row 0; rows follow one another */
+    const int64_t *document;   /**< document of each row; NULL = all of one document, 0 */
+    const int32_t *position;   /**< position in its chunk; NULL = unknown */
+    const uint8_t *mask;       /**< bits: QSAE_MASK_*; NULL = 0 */
+    int64_t n_rows;
+} qsae_positions;
+
+#define QSAE_MASK_EXCLUDED 1 /**< counted nowhere */
+#define QSAE_MASK_SPECIAL 2  /**< token is a special token of the tokenizer */
+#define QSAE_MASK_FIRST 4    /**< first position of its chunk */
+
+/** One tensor of a file. */
+typedef struct qsae_tensor_info {
+    size_t struct_size;
+    const char *name;    /**< belongs to the qsae_tensors */
+    const char *file;    /**< file the tensor lies in; belongs to the qsae_tensors */
+    int64_t shape[8];
+    uint64_t bytes;
+    int32_t rank;        /**< 0..8 */
+    int32_t dtype;
+} qsae_tensor_info;
+
+/**
+ * Read-only listing of the tensors of a file or folder (safetensors, one file or sharded; npz; npy).
+ * Thread-safety: safe for reading.
+ */
+typedef struct qsae_tensors qsae_tensors;
+
+/**
+ * @param path  a file, or a folder with model.safetensors(.index.json), *.safetensors or params.npz
+ * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE, QSAE_EUNSUPPORTED, QSAE_EIO, QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_tensors_open(qsae_context *context, const char *path, qsae_tensors **out);
+QSAE_API void qsae_tensors_close(qsae_tensors **tensors);
+QSAE_API int64_t qsae_tensors_count(const qsae_tensors *tensors);
+
+/** Describes tensor i (0..count-1, ordered by name). info->struct_size set by the caller. */
+QSAE_API int32_t qsae_tensors_get(const qsae_tensors *tensors, int64_t i, qsae_tensor_info *info);
+
+QSAE_END_DECLS
+
+#endif

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_TEXT_H
+#define QSAE_TEXT_H
+
+#include <qsae/tensor.h>
+
+QSAE_BEGIN_DECLS
+
+/**
+ * A tokenizer read from tokenizer.json. Thread-safety: safe (encoding needs no lock).
+ */
+typedef struct qsae_tokenizer qsae_tokenizer;
+
+/**
+ * Reads a tokenizer.json (byte-fallback BPE in the Llama/Gemma style) and, where the folder has one,
+ * tokenizer_config.json for the BOS, EOS and padding tokens.
+ * @param path  tokenizer.json, or a folder that holds it
+ * @return QSAE_ENOENT, QSAE_EFORMAT (file, key, expected, found), QSAE_EUNSUPPORTED (a component this
+ *         library does not run is named), QSAE_EIO, QSAE_ENOMEM, QSAE_EINVAL
+ */
+QSAE_API int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokenizer **out);
+QSAE_API void qsae_tokenizer_close(qsae_tokenizer **tokenizer);
+
+/**
+ * Encodes text.
+ * @param text         UTF-8, [n_bytes], NUL bytes allowed; invalid UTF-8: QSAE_EFORMAT with the offset
+ * @param add_special  non-zero: apply the post-processor's template (BOS, EOS)
+ * @param ids          [capacity] receives the ids; NULL if capacity is 0
+ * @param n_ids        receives the number of ids, also when it exceeds capacity
+ * @return QSAE_ESPACE if capacity is too small (ids is then untouched), QSAE_EINVAL, QSAE_EFORMAT,
+ *         QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_tokenizer_encode(const qsae_tokenizer *tokenizer, const char *text,
+                                       size_t n_bytes, int32_t add_special, int32_t *ids,
+                                       int64_t capacity, int64_t *n_ids);
+
+/**
+ * Bytes a token stands for in running text (word-start marks as spaces, byte tokens as their byte,
+ * special tokens by their name).
+ * @param bytes, n_bytes  receive a view that belongs to the tokenizer
+ * @return QSAE_ENOENT if the id is not in the vocabulary
+ */
+QSAE_API int32_t qsae_tokenizer_token(const qsae_tokenizer *tokenizer, int32_t id,
+                                      const char **bytes, size_t *n_bytes);
+
+typedef struct qsae_tokenizer_info {
+    size_t struct_size;
+    int64_t vocab;           /**< highest id + 1 */
+    int32_t bos, eos, pad, unk; /**< ids, -1 if there is none */
+    int32_t adds_bos;        /**< 1 if the template puts BOS in front */
+    int32_t adds_eos;
+    const char *hash;        /**< 32 hex digits: XXH3-128 of tokenizer.json */
+} qsae_tokenizer_info;
+
+QSAE_API int32_t qsae_tokenizer_get_info(const qsae_tokenizer *tokenizer, qsae_tokenizer_info *info);
+
+/** 1 if the token is special (added_tokens[].special), else 0. */
+QSAE_API int32_t qsae_tokenizer_is_special(const qsae_tokenizer *tokenizer, int32_t id);
+
+#define QSAE_BOS_DEFAULT 0     /**< chunk_start, or none if the tokenizer has no BOS */
+#define QSAE_BOS_NONE 1        /**< no BOS anywhere */
+#define QSAE_BOS_STREAM_START 2 /**< one BOS before the first document */
+#define QSAE_BOS_DOC_START 3   /**< one BOS before each document that does not begin with it */
+#define QSAE_BOS_CHUNK_START 4 /**< one BOS at the start of each chunk; documents carry none */
+
+/** "none", "stream_start", "doc_start", "chunk_start"; NULL if unknown. Static storage. */
+QSAE_API const char *qsae_bos_name(int32_t policy);
+
+/** Number of a policy name, 0 ("default") or -1 if unknown. */
+QSAE_API int32_t qsae_bos_from_name(const char *name);
+
+#define QSAE_TEXT_DEFAULT 0 /**< by name: .jsonl, .ndjson = JSON lines; else plain text */
+#define QSAE_TEXT_PLAIN 1   /**< documents separated by <|endoftext|>; surrounding white space dropped */
+#define QSAE_TEXT_JSONL 2   /**< one JSON object per line */
+
+typedef struct qsae_corpus_settings {
+    size_t struct_size;
+    const char *text_field;  /**< key of the text in JSON lines; NULL = "text" */
+    const char *separator;   /**< between documents of plain text; NULL = "<|endoftext|>" */
+    int64_t context;         /**< tokens per chunk, >= 2; 0 = 512 */
+    int64_t max_tokens;      /**< stop after the first chunk that reaches this many; 0 = all */
+    int32_t bos_policy;      /**< QSAE_BOS_* */
+    int32_t format;          /**< QSAE_TEXT_* */
+    int32_t keep_tail;       /**< non-zero: a last, shorter chunk is kept (default: dropped) */
+    int32_t cross_labels;    /**< non-zero: the last position of a chunk predicts the first token of
+                                  the next one (default: it predicts nothing) */
+    qsae_progress_callback progress;
+    void *progress_cookie;
+    qsae_cancel_token *cancel;
+} qsae_corpus_settings;
+
+QSAE_API void qsae_corpus_settings_init(qsae_corpus_settings *s, size_t size);
+
+/**
+ * Documents, tokenized and cut into chunks (specs: documents joined in order, cut every `context`
+ * tokens). Thread-safety: safe for reading.
+ */
+typedef struct qsae_corpus qsae_corpus;
+
+/**
+ * Reads and tokenizes text.
+ * @param path  a file, or a folder (every regular file, by name in byte order, one document each for
+ *              plain text without separators)
+ * @return QSAE_ENOENT, QSAE_EFORMAT (file, line, key), QSAE_EINVAL (no document, or less than one
+ *         chunk of text), QSAE_EIO, QSAE_ENOMEM, QSAE_ECANCELED
+ */
+QSAE_API int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer, const char *path,
+                                  const qsae_corpus_settings *settings, qsae_corpus **out);
+
+/**
+ * A corpus of ids the caller has: rows of one length.
+ * @param ids  [n_chunks, context], copied
+ */
+QSAE_API int32_t qsae_corpus_open_ids(qsae_context *context, const int32_t *ids, int64_t n_chunks,
+                                      int64_t chunk, qsae_corpus **out);
+QSAE_API void qsae_corpus_close(qsae_corpus **corpus);
+
+typedef struct qsae_corpus_info {
+    size_t struct_size;
+    int64_t tokens;           /**< in the chunks */
+    int64_t stream_tokens;    /**< before cutting: tokens + dropped tail */
+    int64_t documents;        /**< non-empty documents read */
+    int64_t chunks;
+    int64_t context;
+    int64_t predicted_tokens; /**< positions that have a label */
+    int32_t bos_policy;
+    int32_t cross_labels;
+    const char *token_hash;   /**< 32 hex digits: XXH3-128 of ids, chunk length, BOS policy, labels */
+} qsae_corpus_info;
+
+QSAE_API int32_t qsae_corpus_get_info(const qsae_corpus *corpus, qsae_corpus_info *info);
+
+/**
+ * Views of one chunk; all arrays have *n_tokens entries and belong to the corpus.
+ * @param ids       token ids
+ * @param labels    token each position predicts, -100 where it predicts nothing
+ * @param document  document each token came from
+ */
+QSAE_API int32_t qsae_corpus_chunk(const qsae_corpus *corpus, int64_t chunk, const int32_t **ids,
+                                   const int32_t **labels, const int64_t **document,
+                                   int64_t *n_tokens);
+
+typedef struct qsae_document_info {
+    size_t struct_size;
+    int64_t first_token;     /**< in the stream, before cutting */
+    int64_t n_tokens;
+    const char *source;      /**< file it came from */
+    int64_t line;            /**< 1-based line (JSON lines) or index in the file (plain text) */
+    const char *metadata;    /**< JSON object: the line without its text field; "{}" for plain text */
+} qsae_document_info;
+
+QSAE_API int32_t qsae_corpus_document(const qsae_corpus *corpus, int64_t document,
+                                      qsae_document_info *info);
+
+QSAE_END_DECLS
+
+#endif

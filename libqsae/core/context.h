@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_CORE_CONTEXT_H
+#define QSAE_CORE_CONTEXT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <qsae/context.h>
+
+/* Kernel levels, each including the ones below it. */
+enum qsae__level {
+    QSAE__LEVEL_C,
+    QSAE__LEVEL_AVX2,       /* AVX2, FMA, F16C */
+    QSAE__LEVEL_AVX512,     /* F, BW, DQ, VL */
+    QSAE__LEVEL_AVX512BF16, /* BF16, VNNI */
+    QSAE__LEVEL_AMX,        /* tiles, bf16, int8 */
+    QSAE__LEVEL_COUNT
+};
+
+struct qsae__pool;
+
+struct qsae_context {
+    atomic_int refs;
+    int32_t level;          /* enum qsae__level */
+    int32_t threads;
+    int32_t log_level;
+    int32_t files;
+    qsae_log_callback log;
+    void *log_cookie;
+    qsae_alloc_callback alloc;
+    qsae_free_callback free;
+    void *alloc_cookie;
+    struct qsae__pool *pool;
+    long pid;
+    int32_t gemm;           /* choice of kernels/gemm.c, fixed at open */
+    char gemm_name[48];
+    char blis_name[96];
+};
+
+/* Creates a context without choosing a GEMM (kernels/ does that on top). */
+int32_t qsae__context_new(const qsae_context_settings *settings, qsae_context **out);
+
+/* Every handle holds one reference. */
+qsae_context *qsae__context_ref(qsae_context *ctx);
+void qsae__context_unref(qsae_context *ctx);
+
+void qsae__log(qsae_context *ctx, int32_t level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Highest level of the CPU and the operating system. */
+int32_t qsae__cpu_level(void);
+const char *qsae__level_name(int32_t level);
+int32_t qsae__level_from_name(const char *name); /* -1 if unknown */
+
+/* QSAE_ECANCELED if the token is set; token may be NULL. */
+int32_t qsae__canceled(const qsae_cancel_token *token);
+
+#endif

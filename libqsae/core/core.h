@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * core/: status and messages, checked size arithmetic, memory, log, threads, CPU levels, hashing,
+ * file mapping and atomic file writing. The lowest folder: it includes only itself and include/qsae/.
+ */
+#ifndef QSAE_CORE_CORE_H
+#define QSAE_CORE_CORE_H
+
+#include <qsae/tensor.h>
+
+#include "core/checked.h"
+#include "core/context.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/memory.h"
+#include "core/settings.h"
+#include "core/status.h"
+#include "core/strbuf.h"
+#include "core/threads.h"
+
+#endif

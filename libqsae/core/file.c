@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "core/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/checked.h"
+#include "core/memory.h"
+#include "core/status.h"
+
+static int32_t fail_errno(const char *path, const char *what, int e)
+{
+    const int32_t st = e == ENOENT || e == ENOTDIR ? QSAE_ENOENT : e == ENOMEM ? QSAE_ENOMEM : QSAE_EIO;
+    return qsae__fail(st, "%s: cannot %s: %s", path, what, strerror(e));
+}
+
+static int32_t read_all(int fd, const char *path, uint8_t *data, uint64_t size)
+{
+    uint64_t done = 0;
+    while (done < size) {
+        const ssize_t n = read(fd, data + done, size - done < (1u << 30) ? size - done : 1u << 30);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return fail_errno(path, "read", errno);
+        if (n == 0)
+            return qsae__fail(QSAE_EIO, "%s: file became shorter while it was read", path);
+        done += (uint64_t)n;
+    }
+    return QSAE_OK;
+}
+
+int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out)
+{
+    *out = NULL;
+    int32_t st = QSAE_OK;
+    qsae__file *f = NULL;
+    struct stat info;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return fail_errno(path, "open", errno);
+    if (fstat(fd, &info) != 0) {
+        st = fail_errno(path, "stat", errno);
+        goto fail;
+    }
+    if (!S_ISREG(info.st_mode)) {
+        st = qsae__fail(QSAE_EIO, "%s: expected a regular file", path);
+        goto fail;
+    }
+    f = qsae__calloc(ctx, 1, sizeof *f);
+    if (!f) {
+        st = QSAE_ENOMEM;
+        goto fail;
+    }
+    f->ctx = ctx;
+    f->size = (uint64_t)info.st_size;
+    if (!(f->path = qsae__strdup(ctx, path))) {
+        st = QSAE_ENOMEM;
+        goto fail;
+    }
+    f->mapped = ctx->files == QSAE_FILES_MAP && f->size > 0;
+    if (f->mapped) {
+        void *p = mmap(NULL, f->size, PROT_READ, MAP_SHARED, fd, 0);
+        if (p == MAP_FAILED) {
+            f->mapped = false;
+            st = fail_errno(path, "map", errno);
+            goto fail;
+        }
+        f->data = p;
+    } else {
+        uint8_t *p = qsae__alloc(ctx, f->size);
+        f->data = p;
+        st = p ? read_all(fd, path, p, f->size) : QSAE_ENOMEM;
+        if (st != QSAE_OK)
+            goto fail;
+    }
+    close(fd);
+    qsae__context_ref(ctx);
+    *out = f;
+    return QSAE_OK;
+fail:
+    close(fd);
+    if (f) {
+        if (!f->mapped)
+            qsae__free(ctx, (void *)(uintptr_t)f->data);
+        qsae__free(ctx, f->path);
+        qsae__free(ctx, f);
+    }
+    return st;
+}
+
+void qsae__file_close(qsae__file **file)
+{
+    if (!file || !*file)
+        return;
+    qsae__file *f = *file;
+    qsae_context *ctx = f->ctx;
+    if (f->mapped)
+        munmap((void *)(uintptr_t)f->data, f->size);
+    else
+        qsae__free(ctx, (void *)(uintptr_t)f->data);
+    qsae__free(ctx, f->path);
+    qsae__free(ctx, f);
+    qsae__context_unref(ctx);
+    *file = NULL;
+}
+
+static void advise(const qsae__file *f, uint64_t offset, uint64_t size, int advice)
+{
+    if (!f->mapped || !qsae__range_in(offset, size, f->size))
+        return;
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), start = offset / page * page;
+    (void)madvise((void *)(uintptr_t)(f->data + start), size + (offset - start), advice);
+}
+
+void qsae__file_prefetch(const qsae__file *f, uint64_t offset, uint64_t size)
+{
+    advise(f, offset, size, MADV_WILLNEED);
+}
+
+void qsae__file_release(const qsae__file *f, uint64_t offset, uint64_t size)
+{
+    advise(f, offset, size, MADV_DONTNEED);
+}
+
+static int32_t write_all(int fd, const char *path, const uint8_t *data, size_t size)
+{
+    size_t done = 0;
+    while (done < size) {
+        const ssize_t n = write(fd, data + done, size - done < (1u << 30) ? size - done : 1u << 30);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return fail_errno(path, "write", errno);
+        done += (size_t)n;
+    }
+    return QSAE_OK;
+}
+
+/* The folder entry itself must reach the disk, or a crash brings the old file back (or none). */
+static int32_t sync_folder(const char *path)
+{
+    char folder[4096];
+    const char *slash = strrchr(path, '/');
+    const size_t n = slash ? (size_t)(slash - path) : 0;
+    if (n >= sizeof folder)
+        return qsae__fail(QSAE_EINVAL, "%s: path too long", path);
+    memcpy(folder, path, n);
+    folder[n] = 0;
+    const char *name = slash ? (n ? folder : "/") : ".";
+    const int fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return fail_errno(name, "open", errno);
+    const int r = fsync(fd), e = errno;
+    close(fd);
+    /* Some file systems cannot sync folders; that is not the caller's failure. */
+    return r == 0 || e == EINVAL || e == EROFS ? QSAE_OK : fail_errno(name, "sync", e);
+}
+
+int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size)
+{
+    const size_t n = strlen(path) + 32;
+    char *temp = qsae__alloc(ctx, n);
+    if (!temp)
+        return QSAE_ENOMEM;
+    snprintf(temp, n, "%s.tmp-XXXXXX", path);
+    int32_t st = QSAE_OK;
+    const int fd = mkostemp(temp, O_CLOEXEC);
+    if (fd < 0) {
+        st = fail_errno(path, "create a temporary file beside it", errno);
+        qsae__free(ctx, temp);
+        return st;
+    }
+    const mode_t mask = umask(0);
+    umask(mask);
+    (void)fchmod(fd, 0666 & ~mask);
+    st = write_all(fd, path, data, size);
+    if (st == QSAE_OK && fsync(fd) != 0)
+        st = fail_errno(path, "sync", errno);
+    if (close(fd) != 0 && st == QSAE_OK)
+        st = fail_errno(path, "close", errno);
+    if (st == QSAE_OK && rename(temp, path) != 0)
+        st = fail_errno(path, "rename to", errno);
+    if (st != QSAE_OK)
+        (void)unlink(temp);
+    else
+        st = sync_folder(path);
+    qsae__free(ctx, temp);
+    return st;
+}
+
+bool qsae__file_exists(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
+bool qsae__folder_exists(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+char *qsae__path_join(qsae_context *ctx, const char *folder, const char *name)
+{
+    const size_t a = strlen(folder), b = strlen(name), slash = a > 0 && folder[a - 1] != '/';
+    char *path = qsae__alloc(ctx, a + slash + b + 1);
+    if (!path)
+        return NULL;
+    memcpy(path, folder, a);
+    if (slash)
+        path[a] = '/';
+    memcpy(path + a + slash, name, b + 1);
+    return path;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int32_t qsae__folder_list(qsae_context *ctx, const char *path, char ***names, int64_t *count)
+{
+    *names = NULL;
+    *count = 0;
+    DIR *dir = opendir(path);
+    if (!dir)
+        return fail_errno(path, "open", errno);
+    int32_t st = QSAE_OK;
+    char **list = NULL;
+    int64_t n = 0, capacity = 0;
+    for (struct dirent *e; st == QSAE_OK && (e = readdir(dir));) {
+        char *full = qsae__path_join(ctx, path, e->d_name);
+        if (!full) {
+            st = QSAE_ENOMEM;
+        } else if (qsae__file_exists(full)) {
+            st = qsae__grow(ctx, &list, &capacity, n + 1, sizeof *list);
+            if (st == QSAE_OK && !(list[n] = qsae__strdup(ctx, e->d_name)))
+                st = QSAE_ENOMEM;
+            if (st == QSAE_OK)
+                n++;
+        }
+        qsae__free(ctx, full);
+    }
+    closedir(dir);
+    if (st != QSAE_OK) {
+        qsae__folder_list_free(ctx, list, n);
+        return st;
+    }
+    if (n)
+        qsort(list, (size_t)n, sizeof *list, by_name);
+    *names = list;
+    *count = n;
+    return QSAE_OK;
+}
+
+void qsae__folder_list_free(qsae_context *ctx, char **names, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        qsae__free(ctx, names[i]);
+    qsae__free(ctx, names);
+}
+
+bool qsae__plain_name(const char *name)
+{
+    if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return false;
+    for (const char *p = name; *p; p++)
+        if (*p == '/' || *p == '\\' || (unsigned char)*p < 0x20 || *p == 0x7f)
+            return false;
+    return true;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_CORE_FILE_H
+#define QSAE_CORE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/context.h"
+
+/* The one file reader: a regular file, mapped read-only or read whole (qsae_context_settings.files). */
+typedef struct qsae__file {
+    const uint8_t *data;   /* any alignment is only by the operating system's page */
+    uint64_t size;
+    qsae_context *ctx;
+    char *path;
+    bool mapped;
+} qsae__file;
+
+int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out);
+void qsae__file_close(qsae__file **file);
+
+/* Asks the kernel to drop or fetch pages of a mapped range (hints). */
+void qsae__file_prefetch(const qsae__file *file, uint64_t offset, uint64_t size);
+void qsae__file_release(const qsae__file *file, uint64_t offset, uint64_t size);
+
+/* Writes data to path: temporary file in the same folder, fsync, rename, fsync of the folder. */
+int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size);
+
+bool qsae__file_exists(const char *path);   /* a regular file */
+bool qsae__folder_exists(const char *path);
+
+/* folder + "/" + name; NULL with ENOMEM. */
+char *qsae__path_join(qsae_context *ctx, const char *folder, const char *name);
+
+/* Names of the regular files in a folder, byte order, NULL-terminated array; one allocation each. */
+int32_t qsae__folder_list(qsae_context *ctx, const char *path, char ***names, int64_t *count);
+void qsae__folder_list_free(qsae_context *ctx, char **names, int64_t count);
+
+/* A plain name: not empty, no separator, not "." or "..", no NUL or control characters. */
+bool qsae__plain_name(const char *name);
+
+#endif

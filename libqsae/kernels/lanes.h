@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Vectors of QSAE__LANES floats in the compiler's generic vector types: the same operations at every
+ * level, lowered to whatever registers the level has. Only for files compiled per level.
+ */
+#ifndef QSAE_KERNELS_LANES_H
+#define QSAE_KERNELS_LANES_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+typedef float v16 __attribute__((vector_size(64)));
+typedef int32_t i16 __attribute__((vector_size(64)));
+typedef uint32_t u16v __attribute__((vector_size(64)));
+typedef double d16 __attribute__((vector_size(128)));
+
+#define LANES QSAE__LANES
+#define INLINE static inline __attribute__((always_inline, unused))
+
+INLINE v16 v_set(float x)
+{
+    return (v16){ x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x };
+}
+
+INLINE v16 v_load(const float *p)
+{
+    v16 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void v_store(float *p, v16 v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+/* First n lanes from p, the rest pad. */
+INLINE v16 v_load_part(const float *p, int64_t n, float pad)
+{
+    v16 v = v_set(pad);
+    memcpy(&v, p, (size_t)n * sizeof(float));
+    return v;
+}
+
+INLINE void v_store_part(float *p, v16 v, int64_t n)
+{
+    memcpy(p, &v, (size_t)n * sizeof(float));
+}
+
+/* mask lanes are 0 or -1 */
+INLINE v16 v_select(i16 mask, v16 a, v16 b)
+{
+    return (v16)(((i16)a & mask) | ((i16)b & ~mask));
+}
+
+INLINE v16 v_round_bf16(v16 x)
+{
+    const u16v u = (u16v)x;
+    const u16v even = u + 0x7fffu + ((u >> 16) & 1u);
+    const i16 nan = (i16)((u & 0x7fffffffu) > 0x7f800000u);
+    return v_select(nan, (v16)((u | 0x400000u) & 0xffff0000u), (v16)(even & 0xffff0000u));
+}
+
+/* Folds the lanes by the fixed tree: 8 apart, 4 apart, 2 apart, 1 apart. */
+INLINE float v_fold(v16 v)
+{
+    float t[LANES];
+    memcpy(t, &v, sizeof t);
+    for (int w = LANES / 2; w >= 1; w /= 2)
+        for (int i = 0; i < w; i++)
+            t[i] += t[i + w];
+    return t[0];
+}
+
+INLINE double d_fold(d16 v)
+{
+    double t[LANES];
+    memcpy(t, &v, sizeof t);
+    for (int w = LANES / 2; w >= 1; w /= 2)
+        for (int i = 0; i < w; i++)
+            t[i] += t[i + w];
+    return t[0];
+}
+
+/*
+ * exp, below 1.5 ulp: x = n ln 2 + r with n nearest and ln 2 in two parts, polynomial of degree 6 in r
+ * (Cephes expf), scaled by 2^n in two halves so that subnormal results are right.
+ */
+INLINE v16 v_exp(v16 x)
+{
+    const v16 low = v_set(-104.0f), high = v_set(89.0f);
+    v16 c = v_select(x < low, low, x); /* NaN stays */
+    c = v_select(c > high, high, c);
+    const v16 magic = v_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the nearest integer */
+    const v16 t = c * 1.44269504088896341f + magic;
+    const v16 n = t - magic;
+    v16 r = c - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    v16 p = v_set(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r;
+    p = p + 1.0f;
+    const i16 k = (i16)t - (i16)magic;
+    const i16 k1 = k >> 1, k2 = k - k1;
+    const v16 s1 = (v16)((k1 + 127) << 23), s2 = (v16)((k2 + 127) << 23);
+    const v16 y = p * s1 * s2;
+    return v_select(x != x, x, y);
+}
+
+/* tanh, below 2 ulp (Cephes tanhf). */
+INLINE v16 v_tanh(v16 x)
+{
+    const v16 a = (v16)((u16v)x & 0x7fffffffu);
+    const u16v sign = (u16v)x & 0x80000000u;
+    const v16 big = 1.0f - 2.0f / (v_exp(a + a) + 1.0f);
+    const v16 z = x * x;
+    v16 p = v_set(-5.70498872745e-3f);
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    const v16 small = p * z * x + x;
+    return v_select(a < v_set(0.625f), small, (v16)((u16v)big | sign));
+}
+
+#endif

@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#define LEVEL(name) name##_c
+#include "kernels/nn_impl.h"

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Body of ops.h at one level; OPS is the name of the table. See lanes.h. */
+#include "kernels/lanes.h"
+
+#define ELEMENTWISE(name, expression) \
+    static void name(const float *src, float *dst, int64_t n) \
+    { \
+        int64_t i = 0; \
+        for (; i + LANES <= n; i += LANES) { \
+            const v16 x = v_load(src + i); \
+            v_store(dst + i, (expression)); \
+        } \
+        if (i < n) { \
+            const v16 x = v_load_part(src + i, n - i, 0.0f); \
+            v_store_part(dst + i, (expression), n - i); \
+        } \
+    }
+
+INLINE v16 v_gelu_tanh(v16 x)
+{
+    const v16 inner = 0.79788456080286541f * (x + 0.044715f * (x * x * x));
+    return 0.5f * x * (1.0f + v_tanh(inner));
+}
+
+ELEMENTWISE(op_exp, v_exp(x))
+ELEMENTWISE(op_tanh, v_tanh(x))
+ELEMENTWISE(op_silu, x / (1.0f + v_exp(-x)))
+ELEMENTWISE(op_gelu_tanh, v_gelu_tanh(x))
+ELEMENTWISE(op_round_copy, v_round_bf16(x))
+
+static void op_round_bf16(float *x, int64_t n)
+{
+    op_round_copy(x, x, n);
+}
+
+static float op_max(const float *x, int64_t n)
+{
+    v16 m = v_set(-__builtin_inff());
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const v16 v = v_load(x + i);
+        m = v_select(v > m, v, m);
+    }
+    if (i < n) {
+        const v16 v = v_load_part(x + i, n - i, -__builtin_inff());
+        m = v_select(v > m, v, m);
+    }
+    float best = -__builtin_inff();
+    for (int l = 0; l < LANES; l++)
+        best = m[l] > best ? m[l] : best;
+    return best;
+}
+
+static float op_exp_sum(const float *x, float m, float *y, int64_t n)
+{
+    v16 sum = v_set(0.0f);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const v16 e = v_exp(v_load(x + i) - m);
+        v_store(y + i, e);
+        sum += e;
+    }
+    if (i < n) {
+        const v16 e = v_exp(v_load_part(x + i, n - i, -__builtin_inff()) - m);
+        v_store_part(y + i, e, n - i);
+        v16 t = v_set(0.0f); /* lanes beyond n: exp(-inf - m), NaN if m is -inf too */
+        memcpy(&t, &e, (size_t)(n - i) * sizeof(float));
+        sum += t;
+    }
+    return v_fold(sum);
+}
+
+static double op_sum_exp(const float *x, float m, int64_t n)
+{
+    d16 sum = { 0 };
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        sum += __builtin_convertvector(v_exp(v_load(x + i) - m), d16);
+    if (i < n) {
+        const v16 e = v_exp(v_load_part(x + i, n - i, -__builtin_inff()) - m);
+        v16 t = v_set(0.0f);
+        memcpy(&t, &e, (size_t)(n - i) * sizeof(float));
+        sum += __builtin_convertvector(t, d16);
+    }
+    return d_fold(sum);
+}
+
+static double op_sum_exp_diff(const float *x, float m, const float *y, int64_t n)
+{
+    d16 sum = { 0 };
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const v16 a = v_load(x + i);
+        const d16 e = __builtin_convertvector(v_exp(a - m), d16);
+        const d16 d = __builtin_convertvector(a, d16) -
+                      __builtin_convertvector(v_load(y + i), d16);
+        sum += e * d;
+    }
+    if (i < n) {
+        const v16 a = v_load_part(x + i, n - i, m), b = v_load_part(y + i, n - i, m);
+        const d16 e = __builtin_convertvector(v_exp(a - m), d16);
+        sum += e * (__builtin_convertvector(a, d16) - __builtin_convertvector(b, d16));
+    }
+    return d_fold(sum);
+}
+
+static float op_dot(const float *x, const float *y, int64_t n)
+{
+    v16 sum = v_set(0.0f);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        sum += v_load(x + i) * v_load(y + i);
+    if (i < n)
+        sum += v_load_part(x + i, n - i, 0.0f) * v_load_part(y + i, n - i, 0.0f);
+    return v_fold(sum);
+}
+
+static float op_sum_sq(const float *x, int64_t n)
+{
+    return op_dot(x, x, n);
+}
+
+/* y = f(x, z) over n; `expression` uses x and z. */
+#define BINARY(name, params, expression) \
+    static void name params \
+    { \
+        int64_t i = 0; \
+        for (; i + LANES <= n; i += LANES) { \
+            const v16 x = v_load(src + i), z = v_load(other + i); \
+            v_store(dst + i, (expression)); \
+        } \
+        if (i < n) { \
+            const v16 x = v_load_part(src + i, n - i, 0.0f), z = v_load_part(other + i, n - i, 0.0f); \
+            v_store_part(dst + i, (expression), n - i); \
+        } \
+    }
+
+#define P2 (const float *src, const float *other, float *dst, int64_t n)
+#define PN (const float *src, float r, const float *other, float *dst, int64_t n)
+
+BINARY(mul_f32, P2, x *z)
+BINARY(mul_bf16, P2, v_round_bf16(x *z))
+BINARY(add_f32, P2, x + z)
+BINARY(add_bf16, P2, v_round_bf16(x + z))
+BINARY(gemma_f32, PN, (x * r) * (1.0f + z))
+BINARY(gemma_bf16, PN, v_round_bf16((x * r) * (1.0f + z)))
+BINARY(llama_f32, PN, z *(x *r))
+BINARY(llama_bf16, PN, v_round_bf16(z *v_round_bf16(x *r)))
+BINARY(axpy_f32, PN, z + x * r)
+
+static void op_mul(const float *x, const float *z, float *y, int64_t n, int32_t bf16)
+{
+    (bf16 ? mul_bf16 : mul_f32)(x, z, y, n);
+}
+
+static void op_add(const float *x, const float *z, float *y, int64_t n, int32_t bf16)
+{
+    (bf16 ? add_bf16 : add_f32)(x, z, y, n);
+}
+
+static void op_norm_gemma(const float *x, float r, const float *w, float *y, int64_t n, int32_t bf16)
+{
+    (bf16 ? gemma_bf16 : gemma_f32)(x, r, w, y, n);
+}
+
+static void op_norm_llama(const float *x, float r, const float *w, float *y, int64_t n, int32_t bf16)
+{
+    (bf16 ? llama_bf16 : llama_f32)(x, r, w, y, n);
+}
+
+static void op_axpy(float s, const float *x, float *y, int64_t n)
+{
+    axpy_f32(x, s, y, y, n);
+}
+
+static void op_scale(const float *src, float s, float *dst, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        v_store(dst + i, v_load(src + i) * s);
+    if (i < n)
+        v_store_part(dst + i, v_load_part(src + i, n - i, 0.0f) * s, n - i);
+}
+
+/* One pair of vectors; in bf16 each product and the sum are rounded (models.md B.2). */
+INLINE void rope_step(v16 a, v16 b, v16 c, v16 s, v16 *ya, v16 *yb, int32_t bf16)
+{
+    if (bf16) {
+        *ya = v_round_bf16(v_round_bf16(a * c) + v_round_bf16(-b * s));
+        *yb = v_round_bf16(v_round_bf16(b * c) + v_round_bf16(a * s));
+    } else {
+        *ya = a * c + (-b) * s;
+        *yb = b * c + a * s;
+    }
+}
+
+static void op_rope(const float *x, const float *c, const float *s, float *y, int64_t half,
+                    int32_t bf16)
+{
+    int64_t i = 0;
+    v16 ya, yb;
+    for (; i + LANES <= half; i += LANES) {
+        rope_step(v_load(x + i), v_load(x + half + i), v_load(c + i), v_load(s + i), &ya, &yb, bf16);
+        v_store(y + i, ya);
+        v_store(y + half + i, yb);
+    }
+    if (i < half) {
+        const int64_t n = half - i;
+        rope_step(v_load_part(x + i, n, 0.0f), v_load_part(x + half + i, n, 0.0f),
+                  v_load_part(c + i, n, 0.0f), v_load_part(s + i, n, 0.0f), &ya, &yb, bf16);
+        v_store_part(y + i, ya, n);
+        v_store_part(y + half + i, yb, n);
+    }
+}
+
+const qsae__ops OPS = {
+    .round_bf16 = op_round_bf16,
+    .exp = op_exp,
+    .tanh = op_tanh,
+    .silu = op_silu,
+    .gelu_tanh = op_gelu_tanh,
+    .max = op_max,
+    .exp_sum = op_exp_sum,
+    .sum_exp = op_sum_exp,
+    .sum_exp_diff = op_sum_exp_diff,
+    .sum_sq = op_sum_sq,
+    .dot = op_dot,
+    .scale = op_scale,
+    .axpy = op_axpy,
+    .mul = op_mul,
+    .add = op_add,
+    .norm_gemma = op_norm_gemma,
+    .norm_llama = op_norm_llama,
+    .rope = op_rope,
+};

@@ -1,0 +1,6 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "kernels/ops.h"
+
+extern const qsae__ops qsae__ops_avx512;
+#define OPS qsae__ops_avx512
+#include "kernels/ops_impl.h"
