@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Write a checkpoint of the shape of Gemma 3 1B with random BF16 weights (about 2 GB).
+
+For timing and memory measurements where the published weights cannot be had. Only NumPy is needed;
+one tensor is in memory at a time.
+"""
+
+import argparse
+import json
+import pathlib
+import struct
+import sys
+
+import numpy as np
+
+CONFIG = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": None,
+    "bos_token_id": 2,
+    "cache_implementation": "hybrid",
+    "eos_token_id": 1,
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "initializer_range": 0.02,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32768,
+    "model_type": "gemma3_text",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 262144,
+}
+
+
+def shapes(config):
+    d, f, h = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    q, k = config["num_attention_heads"] * h, config["num_key_value_heads"] * h
+    yield "model.embed_tokens.weight", (config["vocab_size"], d)
+    for n in range(config["num_hidden_layers"]):
+        p = f"model.layers.{n}."
+        yield p + "input_layernorm.weight", (d,)
+        yield p + "mlp.down_proj.weight", (d, f)
+        yield p + "mlp.gate_proj.weight", (f, d)
+        yield p + "mlp.up_proj.weight", (f, d)
+        yield p + "post_attention_layernorm.weight", (d,)
+        yield p + "post_feedforward_layernorm.weight", (d,)
+        yield p + "pre_feedforward_layernorm.weight", (d,)
+        yield p + "self_attn.k_norm.weight", (h,)
+        yield p + "self_attn.k_proj.weight", (k, d)
+        yield p + "self_attn.o_proj.weight", (d, q)
+        yield p + "self_attn.q_norm.weight", (h,)
+        yield p + "self_attn.q_proj.weight", (q, d)
+        yield p + "self_attn.v_proj.weight", (k, d)
+    yield "model.norm.weight", (d,)
+
+
+def bf16_bytes(x):
+    raw = x.view(np.uint32)
+    return ((raw + 0x7FFF + (raw >> 16 & 1)) >> 16).astype("<u2").tobytes()
+
+
+def write(folder, config, seed):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes(config):
+        end = offset + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(folder / "model.safetensors", "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for number, (name, shape) in enumerate(shapes(config)):
+            # One stream per tensor: a tensor's values do not depend on those before it.
+            rng = np.random.default_rng([seed, number])
+            # Norms multiply by 1 + w; the fan-in of a matrix is its last dimension.
+            std = np.float32(0.1 if len(shape) == 1 else shape[-1] ** -0.5)
+            left = int(np.prod(shape))
+            while left:
+                count = min(left, 1 << 24)
+                out.write(bf16_bytes(rng.standard_normal(count, np.float32) * std))
+                left -= count
+    return offset
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--layers", type=int, default=CONFIG["num_hidden_layers"])
+    parser.add_argument("--vocabulary", type=int, default=CONFIG["vocab_size"])
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    config = {**CONFIG, "num_hidden_layers": args.layers, "vocab_size": args.vocabulary}
+    size = write(args.folder, config, args.seed)
+    print(f"{size // 2} parameters, {size / 1e9:.2f} GB", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
