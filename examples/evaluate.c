@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The main job: compare a model with compressed copies of itself. See doc/evaluate.md. */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <qsae/qsae.h>
+
+#include "table.h"
+
+static const char usage[] =
+    "usage: evaluate MODEL --text FILE|DIR [options]\n"
+    "  --sae SAE[@LAYER[:SITE]]   a sparse autoencoder (repeatable)\n"
+    "  --condition SPEC|MODEL2    what to compare with (repeatable): nf4:block=64,double=1\n"
+    "                             llm.int8:threshold=6   rtn:bits=4   or another checkpoint\n"
+    "  --profile NAME             default, article or paper\n"
+    "  --compute f32|bf16         arithmetic of the models\n"
+    "  --attn eager|sdpa|fp32     attention's rounding points in bf16\n"
+    "  --context N --batch N      tokens per chunk, chunks per batch\n"
+    "  --bos POLICY               none, stream_start, doc_start or chunk_start\n"
+    "  --tokens N                 stop after the chunk that reaches N tokens\n"
+    "  --text-field KEY           of JSON lines (default: text)\n"
+    "  --cross-labels             the last token of a chunk predicts the first of the next\n"
+    "  --keep-tail                score the last, shorter chunk too\n"
+    "  --threads N --cpu LEVEL    c, avx2, avx512, avx512bf16 or amx\n"
+    "  --json OUT                 write the whole result\n"
+    "  --state FILE               go on from this file if it exists, keep it up to date\n"
+    "  --read-files               read files instead of mapping them\n"
+    "  --quiet                    no progress line\n"
+    "  --version, --help\n";
+
+static qsae_cancel_token *cancel;
+
+static void on_signal(int number)
+{
+    qsae_cancel_token_cancel(cancel);
+    signal(number, SIG_DFL); /* a second one ends the program at once */
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+struct progress {
+    double start, last;
+    int64_t first;
+    char phase[32];
+};
+
+static int32_t on_progress(void *cookie, int64_t done, int64_t total, const char *unit,
+                           const char *phase)
+{
+    struct progress *p = cookie;
+    const double t = now();
+    if (strcmp(p->phase, phase) != 0) {
+        snprintf(p->phase, sizeof p->phase, "%s", phase);
+        p->start = t;
+        p->first = done;
+        p->last = 0;
+    }
+    if (t - p->last < 0.2 && done != total)
+        return QSAE_OK;
+    p->last = t;
+    const double rate = t > p->start ? (double)(done - p->first) / (t - p->start) : 0;
+    fprintf(stderr, "\r\033[K%s: %lld / %lld %s", phase, (long long)done, (long long)total, unit);
+    if (rate > 0 && total > done)
+        fprintf(stderr, ", %.0f %s/s, %.0f s left", rate, unit, (double)(total - done) / rate);
+    fflush(stderr);
+    return QSAE_OK;
+}
+
+static void on_log(void *cookie, int32_t level, const char *message)
+{
+    (void)cookie;
+    fprintf(stderr, "evaluate: %s%s\n", level == QSAE_LOG_WARNING ? "warning: " : "", message);
+}
+
+/* Index of text in names (NULL-terminated) plus 1, or a usage error. */
+static int32_t choice(const char *option, const char *text, const char *const *names)
+{
+    for (int32_t i = 0; names[i]; i++)
+        if (strcmp(text, names[i]) == 0)
+            return i + 1;
+    fprintf(stderr, "evaluate: --%s: \"%s\" is unknown; expected", option, text);
+    for (int32_t i = 0; names[i]; i++)
+        fprintf(stderr, "%s %s", i ? "," : "", names[i]);
+    fprintf(stderr, "\n");
+    exit(2);
+}
+
+static int64_t count(const char *option, const char *text, int64_t low)
+{
+    char *end;
+    errno = 0;
+    const long long v = strtoll(text, &end, 10);
+    if (errno || end == text || *end || v < low) {
+        fprintf(stderr, "evaluate: --%s: expected a whole number of at least %lld, found \"%s\"\n",
+                option, (long long)low, text);
+        exit(2);
+    }
+    return v;
+}
+
+struct options {
+    qsae_audit_settings audit;
+    qsae_context_settings context;
+    const char **conditions, **saes;
+    const char *json;
+    int quiet;
+};
+
+static const struct option longs[] = {
+    { "sae", required_argument, NULL, 's' },       { "text", required_argument, NULL, 't' },
+    { "condition", required_argument, NULL, 'c' }, { "profile", required_argument, NULL, 'p' },
+    { "compute", required_argument, NULL, 'C' },   { "attn", required_argument, NULL, 'a' },
+    { "context", required_argument, NULL, 'n' },   { "batch", required_argument, NULL, 'b' },
+    { "bos", required_argument, NULL, 'B' },       { "tokens", required_argument, NULL, 'T' },
+    { "threads", required_argument, NULL, 'j' },   { "cpu", required_argument, NULL, 'u' },
+    { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
+    { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
+    { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
+    { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
+    { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
+};
+
+static const char *const profiles[] = { "default", "article", "paper", NULL };
+static const char *const computes[] = { "f32", "bf16", NULL };
+static const char *const attentions[] = { "eager", "sdpa", "fp32", NULL };
+
+static int32_t bos_policy(const char *text)
+{
+    const int32_t policy = qsae_bos_from_name(text);
+    if (policy >= 0)
+        return policy;
+    fprintf(stderr, "evaluate: --bos: \"%s\" is unknown; expected none, stream_start, doc_start or "
+            "chunk_start\n", text);
+    exit(2);
+}
+
+static void set_option(struct options *o, int c)
+{
+    qsae_audit_settings *const a = &o->audit;
+    switch (c) {
+    case 's': o->saes[a->n_saes++] = optarg; break;
+    case 'c': o->conditions[a->n_conditions++] = optarg; break;
+    case 't': a->text = optarg; break;
+    case 'p': a->profile = choice("profile", optarg, profiles) - 1; break;
+    case 'C': a->compute = choice("compute", optarg, computes); break;
+    case 'a': a->attention = choice("attn", optarg, attentions); break;
+    case 'n': a->context = count("context", optarg, 2); break;
+    case 'b': a->batch = count("batch", optarg, 1); break;
+    case 'B': a->bos_policy = bos_policy(optarg); break;
+    case 'T': a->max_tokens = count("tokens", optarg, 1); break;
+    case 'j': o->context.threads = (int32_t)count("threads", optarg, 1); break;
+    case 'u': o->context.cpu = optarg; break;
+    case 'o': o->json = optarg; break;
+    case 'S': a->state = optarg; break;
+    case 'f': a->text_field = optarg; break;
+    case 'x': a->cross_labels = 1; break;
+    case 'k': a->keep_tail = 1; break;
+    case 'r': o->context.files = QSAE_FILES_READ; break;
+    case 'q': o->quiet = 1; break;
+    case 'V': printf("libqsae %s\n", qsae_version()); exit(0);
+    case 'h': fputs(usage, stdout); exit(0);
+    default: fputs(usage, stderr); exit(2);
+    }
+}
+
+static void parse(int argc, char **argv, struct options *o)
+{
+    int c;
+    qsae_audit_settings_init(&o->audit, sizeof o->audit);
+    qsae_context_settings_init(&o->context, sizeof o->context);
+    o->conditions = calloc((size_t)argc, sizeof *o->conditions);
+    o->saes = calloc((size_t)argc, sizeof *o->saes);
+    if (!o->conditions || !o->saes)
+        exit(1);
+    while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1)
+        set_option(o, c);
+    if (optind + 1 != argc || !o->audit.text) {
+        fprintf(stderr, "evaluate: expected one MODEL and --text\n%s", usage);
+        exit(2);
+    }
+    o->audit.model = argv[optind];
+    o->audit.conditions = o->conditions;
+    o->audit.saes = o->saes;
+}
+
+/* The file appears whole or not at all. */
+static int write_file(const char *path, const char *text, size_t size)
+{
+    char *temp = malloc(strlen(path) + 16);
+    if (!temp)
+        return -1;
+    sprintf(temp, "%s.tmp-XXXXXX", path);
+    const int fd = mkstemp(temp);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "wb");
+    int bad = !f || fwrite(text, 1, size, f) != size || fputc('\n', f) == EOF || fflush(f) != 0 ||
+              fsync(fd) != 0;
+    if (f)
+        bad |= fclose(f) != 0;
+    if (bad || rename(temp, path) != 0) {
+        fprintf(stderr, "evaluate: %s: %s\n", path, strerror(errno));
+        if (fd >= 0)
+            unlink(temp);
+        bad = 1;
+    }
+    free(temp);
+    return bad ? -1 : 0;
+}
+
+static int finish(struct options *o, qsae_audit *audit)
+{
+    const char *text;
+    size_t size;
+    json_error_t error;
+    if (qsae_audit_result(audit, &text, &size) != QSAE_OK) {
+        fprintf(stderr, "evaluate: %s\n", qsae_error_message());
+        return 1;
+    }
+    json_t *result = json_loadb(text, size, 0, &error);
+    if (result)
+        table_print(stdout, result);
+    json_decref(result);
+    return o->json && write_file(o->json, text, size) != 0 ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = { .quiet = 0 };
+    struct progress progress = { 0 };
+    qsae_context *context = NULL;
+    qsae_audit *audit = NULL;
+    parse(argc, argv, &o);
+    o.context.log = on_log;
+    int32_t st = qsae_cancel_token_open(&cancel);
+    if (st == QSAE_OK) {
+        signal(SIGINT, on_signal);
+        signal(SIGTERM, on_signal);
+        o.audit.cancel = cancel;
+        if (!o.quiet && isatty(STDERR_FILENO)) {
+            o.audit.progress = on_progress;
+            o.audit.progress_cookie = &progress;
+        }
+        st = qsae_context_open(&o.context, &context);
+    }
+    if (st == QSAE_OK)
+        st = qsae_audit_open(context, &o.audit, &audit);
+    if (st == QSAE_OK)
+        st = qsae_audit_run(audit);
+    if (o.audit.progress)
+        fprintf(stderr, "\r\033[K");
+    int code = 1;
+    if (st == QSAE_OK)
+        code = finish(&o, audit);
+    else
+        fprintf(stderr, "evaluate: %s\n", qsae_error_message());
+    if (st == QSAE_ECANCELED) {
+        if (o.audit.state)
+            fprintf(stderr, "evaluate: the same command goes on from %s\n", o.audit.state);
+        code = 130;
+    }
+    qsae_audit_close(&audit);
+    qsae_context_close(&context);
+    qsae_cancel_token_close(&cancel);
+    free(o.conditions);
+    free(o.saes);
+    return code;
+}

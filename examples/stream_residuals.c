@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * An engine of your own produces residual rows; libqsae runs the SAE on them and keeps the score.
+ * usage: stream_residuals SAE ROWS.f32     (raw little-endian float32 rows of the SAE's width)
+ * Without ROWS, uniform noise is streamed, which no SAE reconstructs well.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <qsae/qsae.h>
+
+#define ROWS 256 /* rows of a slab: as many as your engine has at hand */
+
+#define CHECK(call) \
+    do { \
+        if ((call) != QSAE_OK) { \
+            fprintf(stderr, "stream_residuals: %s\n", qsae_error_message()); \
+            return 1; \
+        } \
+    } while (0)
+
+/* Stand-in for an engine: one slab of rows, its number of rows, 0 at the end. */
+static int64_t next_rows(FILE *file, float *x, int64_t width, int64_t slab)
+{
+    if (file)
+        return (int64_t)fread(x, sizeof *x * (size_t)width, ROWS, file);
+    static unsigned seed = 1;
+    for (int64_t i = 0; slab < 8 && i < ROWS * width; i++)
+        x[i] = (float)((seed = seed * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1.0f;
+    return slab < 8 ? ROWS : 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2 || argc > 3) {
+        fprintf(stderr, "usage: %s SAE [ROWS.f32]\n", argv[0]);
+        return 2;
+    }
+    qsae_context *context;
+    qsae_sae *sae;
+    qsae_metric *metric;
+    qsae_sae_info info = { .struct_size = sizeof info };
+    CHECK(qsae_context_open(NULL, &context));
+    CHECK(qsae_sae_open(context, argv[1], NULL, &sae));
+    CHECK(qsae_sae_get_info(sae, &info));
+    CHECK(qsae_metric_open_reconstruction(context, info.width, info.features, NULL, &metric));
+
+    const size_t floats = (size_t)info.width * ROWS;
+    float *x = malloc(floats * sizeof *x), *y = malloc(floats * sizeof *y);
+    FILE *file = argc > 2 ? fopen(argv[2], "rb") : NULL;
+    if (!x || !y || (argc > 2 && !file)) {
+        fprintf(stderr, "stream_residuals: cannot open %s\n", argc > 2 ? argv[2] : "memory");
+        return 1;
+    }
+    int64_t n, tokens = 0;
+    for (int64_t slab = 0; (n = next_rows(file, x, info.width, slab)) > 0; slab++) {
+        qsae_rows in = { sizeof in, x, n, info.width, info.width, QSAE_F32, 0 }, out = in;
+        double fvu;
+        out.data = y;
+        CHECK(qsae_sae_reconstruct(sae, &in, &out));
+        CHECK(qsae_metric_update_reconstruction(metric, NULL, &in, &out, NULL));
+        CHECK(qsae_metric_get(metric, "fvu_dim", &fvu));
+        printf("%8lld tokens  FVU %.6f\n", (long long)(tokens += n), fvu);
+    }
+    free(x);
+    free(y);
+    if (file)
+        fclose(file);
+    qsae_metric_close(&metric);
+    qsae_sae_close(&sae);
+    qsae_context_close(&context);
+    return 0;
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "table.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CELL = 256, COLUMNS = 18 };
+
+static const char *const heads[COLUMNS] = {
+    "condition", "bits/w", "weights", "CE", "dCE [95% interval]", "PPL", "KL", "top-1", "SAE",
+    "FVU", "dFVU", "L0", "noise P/R", "survived", "median r", "tok/s", "peak", "verdict"
+};
+
+/* A table is rows of cells; the first row is the heading. */
+struct table {
+    char (*cells)[COLUMNS][CELL];
+    size_t n;
+};
+
+static double get(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+/* printf of a number, "-" where it is not defined. */
+static void put(char *cell, const char *format, double v)
+{
+    if (isnan(v))
+        snprintf(cell, CELL, "-");
+    else
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+        snprintf(cell, CELL, format, v);
+#pragma GCC diagnostic pop
+}
+
+static void put_bytes(char *cell, double v)
+{
+    if (isnan(v))
+        snprintf(cell, CELL, "-");
+    else if (v >= 1e9)
+        snprintf(cell, CELL, "%.2f GB", v / 1e9);
+    else
+        snprintf(cell, CELL, "%.1f MB", v / 1e6);
+}
+
+static void predictions(char (*row)[CELL], const json_t *who)
+{
+    const json_t *interval = json_object_get(json_object_get(who, "intervals"), "dce");
+    const double dce = get(who, "dce");
+    snprintf(row[0], CELL, "%.60s", json_string_value(json_object_get(who, "label")));
+    put(row[1], "%.3f", get(who, "bits_per_weight"));
+    put_bytes(row[2], get(who, "weight_bytes"));
+    put(row[3], "%.5f", get(who, "ce"));
+    if (!isnan(dce) && json_array_size(interval) == 2)
+        snprintf(row[4], CELL, "%+.5f [%+.5f, %+.5f]", dce,
+                 json_number_value(json_array_get(interval, 0)),
+                 json_number_value(json_array_get(interval, 1)));
+    else
+        put(row[4], "%+.5f", dce);
+    put(row[5], "%.4f", get(who, "ppl"));
+    put(row[6], "%.3e", get(who, "kl_mean"));
+    put(row[7], "%.2f%%", 100 * get(who, "top1_agreement"));
+    put(row[15], "%.0f", get(who, "tokens_per_second"));
+    put_bytes(row[16], get(who, "peak_rss_bytes"));
+}
+
+static void features(char (*row)[CELL], const json_t *sae)
+{
+    const json_t *noise = json_object_get(sae, "noise"), *survival = json_object_get(sae, "survival");
+    const char *verdict = json_string_value(json_object_get(noise, "verdict"));
+    snprintf(row[8], CELL, "%.40s @%lld", json_string_value(json_object_get(sae, "name")),
+             (long long)json_integer_value(json_object_get(sae, "layer")));
+    put(row[9], "%.5f", get(sae, "fvu_dim"));
+    put(row[10], "%+.5f", get(sae, "dfvu_dim"));
+    put(row[11], "%.2f", get(sae, "l0"));
+    put(row[12], "%.3f", get(noise, "ratio"));
+    put(row[13], "%.1f%%", get(survival, "survived_percent"));
+    put(row[14], "%.4f", get(survival, "median_r"));
+    snprintf(row[17], CELL, "%s", verdict ? verdict : "");
+}
+
+static void add(struct table *t, const json_t *who)
+{
+    const json_t *saes = json_object_get(who, "saes");
+    const size_t rows = json_array_size(saes) ? json_array_size(saes) : 1;
+    void *grown = realloc(t->cells, (t->n + rows) * sizeof *t->cells);
+    if (!grown)
+        return;
+    t->cells = grown;
+    for (size_t i = 0; i < rows; i++) {
+        char(*row)[CELL] = t->cells[t->n++];
+        memset(row, 0, sizeof *t->cells);
+        if (i == 0)
+            predictions(row, who);
+        if (json_array_size(saes))
+            features(row, json_array_get(saes, i));
+    }
+}
+
+static void summary(FILE *out, const json_t *result)
+{
+    const json_t *corpus = json_object_get(result, "corpus");
+    fprintf(out, "%.0f tokens, %.0f documents, %.0f predicted; context %.0f, batch %.0f, BOS %s, "
+            "compute %s, profile %s\n", get(corpus, "tokens"), get(corpus, "documents"),
+            get(corpus, "predicted_tokens"), get(corpus, "context"), get(corpus, "batch"),
+            json_string_value(json_object_get(corpus, "bos_policy")),
+            json_string_value(json_object_get(result, "compute")),
+            json_string_value(json_object_get(result, "profile")));
+}
+
+static void footer(FILE *out, const json_t *result)
+{
+    size_t i;
+    const json_t *v, *stable = json_object_get(result, "stabilization");
+    const double change = get(stable, "max_change_after_headline");
+    json_array_foreach(json_object_get(result, "verdicts"), i, v)
+        fprintf(out, "%s: noise P/R %.3f to %.3f over the conditions: %s\n",
+                json_string_value(json_object_get(v, "name")), get(v, "min_ratio"),
+                get(v, "max_ratio"), json_string_value(json_object_get(v, "verdict")));
+    if (!isnan(change))
+        fprintf(out, "stabilization: FVU moves by at most %.1e between the last two budgets: %s\n",
+                change, json_is_true(json_object_get(stable, "stable")) ? "stable" : "not yet stable");
+    json_array_foreach(json_object_get(result, "conditions"), i, v)
+        if (json_is_true(json_object_get(v, "batch_dependent")))
+            fprintf(out, "%s: outlier columns come from the whole batch, so its figures depend on the "
+                    "batch\n", json_string_value(json_object_get(v, "label")));
+}
+
+void table_print(FILE *out, const json_t *result)
+{
+    struct table t = { NULL, 0 };
+    size_t i, width[COLUMNS];
+    const json_t *condition;
+    add(&t, json_object_get(result, "reference"));
+    json_array_foreach(json_object_get(result, "conditions"), i, condition)
+        add(&t, condition);
+    if (!t.cells)
+        return;
+    summary(out, result);
+    for (int c = 0; c < COLUMNS; c++) {
+        width[c] = 0;
+        for (size_t r = 0; r < t.n; r++)
+            if (strlen(t.cells[r][c]) > width[c])
+                width[c] = strlen(t.cells[r][c]);
+        if (width[c] && strlen(heads[c]) > width[c])
+            width[c] = strlen(heads[c]);
+    }
+    for (size_t r = 0; r <= t.n; r++) {
+        for (int c = 0; c < COLUMNS; c++) {
+            const char *text = r ? t.cells[r - 1][c] : heads[c];
+            if (width[c]) /* text to the left, numbers to the right */
+                fprintf(out, c == 0 || c == 8 || c == 17 ? "%-*s  " : "%*s  ", (int)width[c], text);
+        }
+        fprintf(out, "\n");
+    }
+    footer(out, result);
+    free(t.cells);
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "audit/audit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+double qsae__now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Resident set of the process now; 0 where the system does not tell. */
+uint64_t qsae__resident_bytes(void)
+{
+    unsigned long long total, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (!f)
+        return 0;
+    if (fscanf(f, "%llu %llu", &total, &resident) != 2)
+        resident = 0;
+    fclose(f);
+    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+void qsae_audit_settings_init(qsae_audit_settings *s, size_t size)
+{
+    qsae__settings_init(s, size);
+}
+
+int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settings, qsae_audit **out)
+{
+    if (!context || !out)
+        return qsae__fail(QSAE_EINVAL, "qsae_audit_open: %s is NULL", context ? "out" : "context");
+    *out = NULL;
+    qsae_audit_settings s;
+    int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_audit_settings");
+    if (st != QSAE_OK)
+        return st;
+    qsae_audit *a = qsae__calloc(context, 1, sizeof *a);
+    if (!a)
+        return QSAE_ENOMEM;
+    a->ctx = qsae__context_ref(context);
+    st = qsae__plan_open(a, &s);
+    if (st != QSAE_OK) {
+        qsae_audit_close(&a);
+        return st;
+    }
+    *out = a;
+    return QSAE_OK;
+}
+
+static void close_participant(qsae_audit *a, struct participant *p)
+{
+    for (int64_t i = 0; p->saes && i < a->n_saes; i++) {
+        qsae_metric_close(&p->saes[i].reconstruction);
+        qsae_metric_close(&p->saes[i].drift);
+        qsae_metric_close(&p->saes[i].survival);
+    }
+    qsae__free(a->ctx, p->saes);
+    qsae_metric_close(&p->cross_entropy);
+    qsae_metric_close(&p->divergence);
+    qsae_model_close(&p->model);
+    qsae_weights_close(&p->weights);
+    qsae__free(a->ctx, p->label);
+}
+
+void qsae_audit_close(qsae_audit **audit)
+{
+    if (!audit || !*audit)
+        return;
+    qsae_audit *a = *audit;
+    qsae_context *ctx = a->ctx;
+    qsae__pass_close(a);
+    /* The reference's weights last: conditions share them. */
+    for (int64_t i = a->n_participants - 1; i >= 0; i--)
+        close_participant(a, &a->participants[i]);
+    for (int64_t i = 0; a->saes && i < a->n_saes; i++) {
+        qsae_sae_close(&a->saes[i].sae);
+        qsae__free(ctx, a->saes[i].name);
+    }
+    qsae__free(ctx, a->participants);
+    qsae__free(ctx, a->saes);
+    qsae_corpus_close(&a->corpus);
+    qsae_tokenizer_close(&a->tokenizer);
+    json_decref(a->snapshots);
+    qsae__free(ctx, a->state_path);
+    free(a->json);
+    qsae__free(ctx, a);
+    qsae__context_unref(ctx);
+    *audit = NULL;
+}
+
+/* Snapshots are taken after the first batch that reaches a budget (methods.md 2.3). */
+static int32_t take_snapshots(qsae_audit *a)
+{
+    const int64_t *budgets = a->profile->budgets;
+    while (a->next_budget < QSAE__BUDGETS_MAX && budgets[a->next_budget] &&
+           a->tokens_done >= budgets[a->next_budget]) {
+        json_t *snapshot;
+        const int32_t st = qsae__result_snapshot(a, budgets[a->next_budget], &snapshot);
+        if (st != QSAE_OK)
+            return st;
+        if (json_array_append_new(a->snapshots, snapshot))
+            return qsae__fail(QSAE_ENOMEM, "out of memory: a snapshot");
+        a->next_budget++;
+    }
+    return QSAE_OK;
+}
+
+static int32_t report(qsae_audit *a)
+{
+    return a->progress ? a->progress(a->progress_cookie, a->tokens_done, a->corpus_info.tokens,
+                                     "tokens", "measure")
+                       : QSAE_OK;
+}
+
+#define SAVE_EVERY 60.0 /* seconds between state files */
+
+int32_t qsae_audit_run(qsae_audit *a)
+{
+    if (!a)
+        return qsae__fail(QSAE_EINVAL, "qsae_audit_run: NULL");
+    int32_t st = a->pass ? QSAE_OK : qsae__pass_open(a);
+    double last = qsae__now(), saved = last;
+    if (st == QSAE_OK)
+        st = report(a);
+    while (st == QSAE_OK && a->next_chunk < a->corpus_info.chunks) {
+        if ((st = qsae__pass_batch(a)) != QSAE_OK)
+            break;
+        const double now = qsae__now();
+        a->seconds += now - last;
+        last = now;
+        if ((st = take_snapshots(a)) == QSAE_OK && a->state_path && now - saved > SAVE_EVERY) {
+            st = qsae__state_save(a);
+            saved = now;
+        }
+        if (st == QSAE_OK)
+            st = report(a);
+    }
+    /* A stopped run keeps what it has: the file is at the last whole batch. */
+    if (a->state_path && a->pass && a->next_chunk > 0) {
+        char message[QSAE__MESSAGE_SIZE];
+        memcpy(message, qsae__message(), sizeof message);
+        const int32_t saving = qsae__state_save(a);
+        if (st != QSAE_OK)
+            memcpy(qsae__message(), message, sizeof message);
+        else
+            st = saving;
+    }
+    return st;
+}
+
+int32_t qsae_audit_result(qsae_audit *a, const char **json, size_t *n_bytes)
+{
+    if (!a || !json)
+        return qsae__fail(QSAE_EINVAL, "qsae_audit_result: %s is NULL", a ? "json" : "audit");
+    *json = NULL;
+    json_t *document;
+    const int32_t st = qsae__result_document(a, &document);
+    if (st != QSAE_OK)
+        return st;
+    char *text = json_dumps(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+    json_decref(document);
+    if (!text)
+        return qsae__fail(QSAE_ENOMEM, "out of memory: the result document");
+    free(a->json);
+    a->json = text;
+    *json = text;
+    if (n_bytes)
+        *n_bytes = strlen(text);
+    return QSAE_OK;
+}
