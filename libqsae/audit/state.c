@@ -38,7 +38,8 @@ static void put_metric(qsae__strbuf *b, qsae_context *ctx, const qsae_metric *m)
     if (!m || b->status != QSAE_OK)
         return;
     qsae__strbuf_init(&part, ctx);
-    const int32_t st = qsae__metric_write(m, &part);
+    qsae__metric_write(m, &part);
+    const int32_t st = part.status;
     if (st == QSAE_OK)
         put_block(b, part.data, (uint64_t)part.size);
     else
@@ -141,8 +142,8 @@ static int32_t get_block(struct reader *r, const uint8_t **data, uint64_t *size)
 
 static int32_t get_metric(struct reader *r, qsae_metric *m)
 {
-    const uint8_t *data;
-    uint64_t size;
+    const uint8_t *data = NULL;
+    uint64_t size = 0;
     if (!m)
         return QSAE_OK;
     const int32_t st = get_block(r, &data, &size);
@@ -151,8 +152,8 @@ static int32_t get_metric(struct reader *r, qsae_metric *m)
 
 static int32_t get_snapshots(qsae_audit *a, struct reader *r)
 {
-    const uint8_t *data;
-    uint64_t size;
+    const uint8_t *data = NULL;
+    uint64_t size = 0;
     int32_t st = get_block(r, &data, &size);
     if (st != QSAE_OK)
         return st;

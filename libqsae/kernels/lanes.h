@@ -119,14 +119,14 @@ INLINE v16 v_tanh(v16 x)
     const v16 a = (v16)((u16v)x & 0x7fffffffu);
     const u16v sign = (u16v)x & 0x80000000u;
     const v16 big = 1.0f - 2.0f / (v_exp(a + a) + 1.0f);
-    const v16 z = x * x;
+    const v16 z = a * a;
     v16 p = v_set(-5.70498872745e-3f);
     p = p * z + 2.06390887954e-2f;
     p = p * z - 5.37397155531e-2f;
     p = p * z + 1.33314422036e-1f;
     p = p * z - 3.33332819422e-1f;
-    const v16 small = p * z * x + x;
-    return v_select(a < v_set(0.625f), small, (v16)((u16v)big | sign));
+    const v16 small = p * z * a + a;
+    return (v16)((u16v)v_select(a < v_set(0.625f), small, big) | sign);
 }
 
 #endif
