@@ -1,0 +1,42 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# Installs packages, builds and runs all tests. With --all: gcc, clang and the sanitizers, warnings as
+# errors. Ends with one line over all test cases: N passed, N failed, N skipped.
+set -u
+cd "$(dirname "$0")/.."
+all=
+[ "${1:-}" = --all ] && all=yes
+sh examples/packages.sh g++ python3 python3-numpy ${all:+clang libclang-rt-14-dev} || exit 1
+log=build/tests.log
+mkdir -p build
+: >"$log"
+status=0
+
+# NAME, then meson options: builds in build/NAME and runs the tests.
+configuration() {
+    name=$1
+    shift
+    dir=build/$name
+    echo "== $name"
+    rm -rf "$dir"
+    meson setup "$dir" --werror "$@" >"$dir.log" 2>&1 && ninja -C "$dir" >>"$dir.log" 2>&1 || {
+        tail -n 60 "$dir.log"
+        echo "not ok - $name does not build" | tee -a "$log"
+        status=1
+        return
+    }
+    meson test -C "$dir" --no-rebuild --num-processes 2 >"$dir.log" 2>&1 || status=1
+    sed -n 's/^ *[0-9]*\/[0-9]* /  /p' "$dir.log"
+    cat "$dir/meson-logs/testlog.txt" >>"$log"
+    # A program that dies in the middle of a case leaves no line for it.
+    sed -n 's/^ *[0-9]*\/[0-9]* \(.*\(FAIL\|TIMEOUT\|ERROR\).*\)/not ok - program \1/p' "$dir.log" >>"$log"
+}
+
+configuration gcc
+if [ -n "$all" ]; then
+    CC=clang CXX=clang++ configuration clang
+    ASAN_OPTIONS=detect_leaks=1 configuration sanitize -Db_sanitize=address,undefined \
+        -Db_lundef=false -Dpython=disabled -Dtests_install=false
+fi
+awk -f tests/count.awk "$log"
+[ $? -eq 0 ] && [ $status -eq 0 ]
