@@ -14,14 +14,15 @@ typedef struct qsae__int8_ops {
                     int64_t ldb, int32_t *c, int64_t ldc);
     /* x[i] = f16(x[i]), kept in f32 */
     void (*round_f16)(float *x, int64_t n);
-    /* q[i] = round half even of x[i] * scale, whose magnitude is below 127.5; 0 where that is NaN */
+    /* q[i] = round half even of x[i] * scale (magnitude below 127.5); 0 where that is NaN */
     void (*quantize)(const float *x, float scale, int8_t *q, int64_t n);
     /* Largest |x[i]| of those below limit, 0 if there are none; NaN is skipped. */
     float (*absmax_below)(const float *x, float limit, int64_t n);
     /* Largest |x[i]|, -FLT_MAX if there is none but NaN; NaN is skipped. */
     float (*absmax)(const float *x, int64_t n);
     /* code[i] = how many of the n_t ascending thresholds are below x[i] * scale; NaN counts none */
-    void (*count_below)(const float *x, float scale, const float *t, int n_t, uint8_t *code, int64_t n);
+    void (*count_below)(const float *x, float scale, const float *t, int n_t, uint8_t *code,
+                        int64_t n);
 } qsae__int8_ops;
 
 /* Operations at the level of the context. Static storage. */

@@ -4,13 +4,16 @@
  * free: MR x NR dot products run side by side over STEP codes at a time.
  */
 #include <float.h>
+#include <string.h>
 
 #include "kernels/int8.h"
-#include "kernels/lanes.h"
+#include "kernels/kernels.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+
+#define INLINE static inline __attribute__((always_inline, unused))
 
 #if defined(__AVX512VNNI__)
 /* vpdpbusd takes unsigned times signed: a is moved up by 128, which BIAS takes off again. */
@@ -181,11 +184,11 @@ static void gemm_s8(int64_t m, int64_t n, int64_t k, const int8_t *a, int64_t ld
 {
     for (int64_t j0 = 0; j0 < n; j0 += NR) {
         const int8_t *bp[NR];
-        int32_t off[NR];
+        uint32_t off[NR]; /* may wrap, as the sum it is taken from */
         /* Rows beyond the end repeat the last one; their results are dropped. */
         for (int j = 0; j < NR; j++) {
             bp[j] = b + (j0 + j < n ? j0 + j : n - 1) * ldb;
-            off[j] = BIAS ? BIAS * sum_s8(bp[j], k) : 0;
+            off[j] = BIAS ? BIAS * (uint32_t)sum_s8(bp[j], k) : 0;
         }
         for (int64_t i0 = 0; i0 < m; i0 += MR) {
             const int8_t *ap[MR];
@@ -195,98 +198,142 @@ static void gemm_s8(int64_t m, int64_t n, int64_t k, const int8_t *a, int64_t ld
             block(ap, bp, k, out);
             for (int i = 0; i < MR && i0 + i < m; i++)
                 for (int j = 0; j < NR && j0 + j < n; j++)
-                    c[(i0 + i) * ldc + j0 + j] = (int32_t)((uint32_t)out[i][j] - (uint32_t)off[j]);
+                    c[(i0 + i) * ldc + j0 + j] = (int32_t)((uint32_t)out[i][j] - off[j]);
         }
     }
 }
 
-INLINE v16 v_abs(v16 x)
+/*
+ * Vectors of the level's own width: gcc 12 takes comparisons of wider ones apart into elements. No
+ * operation here crosses elements but maxima, whose order is free.
+ */
+#if defined(__AVX512BW__)
+#define WIDTH 16
+#elif defined(__AVX2__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+typedef float vf __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t vi __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t vu __attribute__((vector_size(4 * WIDTH)));
+typedef int8_t vb __attribute__((vector_size(WIDTH)));
+
+/* x[i..i+WIDTH], padded from n on. */
+INLINE vf load(const float *x, int64_t i, int64_t n, float pad)
 {
-    return (v16)((u16v)x & 0x7fffffffu);
+    vf v;
+    if (i + WIDTH > n) {
+        v = (vf){ 0 } + pad;
+        memcpy(&v, x + i, (size_t)(n - i) * sizeof *x);
+    } else {
+        memcpy(&v, x + i, sizeof v);
+    }
+    return v;
 }
 
-INLINE v16 v_round_f16(v16 x)
+/* Low bytes of v to p[i..], at most up to n. */
+INLINE void store_bytes(void *p, int64_t i, int64_t n, vi v)
 {
-    const u16v u = (u16v)x, sign = u & 0x80000000u, a = u & 0x7fffffffu;
-    const u16v normal = (a + 0xfffu + ((a >> 13) & 1u)) & 0xffffe000u;
-    const v16 small = ((v16)a + 0.5f) - 0.5f; /* leaves a multiple of 2^-24 */
-    const u16v inf = (u16v){ 0 } + 0x7f800000u;
-    v16 y = v_select((i16)(a < 0x38800000u), small, (v16)normal);
-    y = v_select((i16)(a >= 0x477ff000u), (v16)inf, y);
-    y = v_select((i16)(a > 0x7f800000u), (v16)((a & 0xffffe000u) | 0x7fc00000u), y);
-    return (v16)((u16v)y | sign);
+    const vb b = __builtin_convertvector(v, vb);
+    if (i + WIDTH > n)
+        memcpy((char *)p + i, &b, (size_t)(n - i));
+    else
+        memcpy((char *)p + i, &b, sizeof b);
+}
+
+INLINE vi magnitude(vf x)
+{
+    return (vi)x & 0x7fffffff;
+}
+
+INLINE vi pick(vi mask, vi a, vi b)
+{
+    return (a & mask) | (b & ~mask);
 }
 
 static void round_f16(float *x, int64_t n)
 {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        v_store(x + i, v_round_f16(v_load(x + i)));
-    if (i < n)
-        v_store_part(x + i, v_round_f16(v_load_part(x + i, n - i, 0.0f)), n - i);
-}
-
-typedef int8_t b16 __attribute__((vector_size(16)));
-typedef uint8_t ub16 __attribute__((vector_size(16)));
-
-static void quantize(const float *x, float scale, int8_t *q, int64_t n)
-{
-    for (int64_t i = 0; i < n; i += LANES) {
-        const int64_t part = n - i < LANES ? n - i : LANES;
-        const v16 p = (part == LANES ? v_load(x + i) : v_load_part(x + i, part, 0.0f)) * scale;
-        /* The sum's low bits are the nearest integer, ties to even. */
-        const i16 whole = (i16)(p + 12582912.0f) - 0x4b400000;
-        const b16 code = __builtin_convertvector(whole & (p == p), b16);
-        memcpy(q + i, &code, (size_t)part);
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        const vf v = load(x, i, n, 0.0f);
+        const vi a = magnitude(v), sign = (vi)v & ~0x7fffffff;
+        const vi normal = (a + 0xfff + ((a >> 13) & 1)) & ~0x1fff;
+        const vf small = ((vf)a + 0.5f) - 0.5f; /* leaves a multiple of 2^-24 */
+        vi y = pick(a < 0x38800000, (vi)small, normal);
+        y = pick(a >= 0x477ff000, (vi){ 0 } + 0x7f800000, y);
+        y = pick(a > 0x7f800000, (a & ~0x1fff) | 0x7fc00000, y) | sign;
+        if (i + WIDTH > n)
+            memcpy(x + i, &y, (size_t)(n - i) * sizeof *x);
+        else
+            memcpy(x + i, &y, sizeof y);
     }
 }
 
-/* Magnitudes compare like integers: no NaN in between, and the maximum does not depend on order. */
-INLINE float v_max(i16 m)
+static void quantize(const float *x, float scale, int8_t *q, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        const vf p = load(x, i, n, 0.0f) * scale;
+        /* The sum's low bits are the nearest integer, ties to even. */
+        const vi whole = (vi)(p + 12582912.0f) - 0x4b400000;
+        store_bytes(q, i, n, whole & (vi)(p == p));
+    }
+}
+
+/* Magnitudes compare like integers; -1 stands for none. */
+INLINE int32_t largest(vi m)
 {
     int32_t best = m[0];
-    float f;
-    for (int i = 1; i < LANES; i++)
+    for (int i = 1; i < WIDTH; i++)
         best = m[i] > best ? m[i] : best;
-    memcpy(&f, &best, sizeof f);
-    return f;
+    return best;
 }
 
 static float absmax_below(const float *x, float limit, int64_t n)
 {
-    i16 m = { 0 };
-    for (int64_t i = 0; i < n; i += LANES) {
-        const v16 v = v_abs(n - i < LANES ? v_load_part(x + i, n - i, 0.0f) : v_load(x + i));
-        const i16 a = (i16)v & (v < limit);
-        m = (a & (a > m)) | (m & ~(a > m));
+    vi m = { 0 };
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        const vi a = magnitude(load(x, i, n, 0.0f)), kept = a & (vi)((vf)a < limit);
+        m = pick(kept > m, kept, m);
     }
-    return v_max(m);
+    return qsae__f32_from_bits((uint32_t)largest(m));
 }
 
 static float absmax(const float *x, int64_t n)
 {
-    i16 m = (i16){ 0 } - 1;
-    for (int64_t i = 0; i < n; i += LANES) {
-        const v16 v = v_abs(n - i < LANES ? v_load_part(x + i, n - i, __builtin_nanf("")) : v_load(x + i));
-        const i16 a = (i16)v | (v != v);
-        m = (a & (a > m)) | (m & ~(a > m));
+    vi m = (vi){ 0 } - 1;
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        const vf v = load(x, i, n, __builtin_nanf(""));
+        const vi a = magnitude(v) | (vi)(v != v);
+        m = pick(a > m, a, m);
     }
-    int32_t best = m[0];
-    for (int i = 1; i < LANES; i++)
-        best = m[i] > best ? m[i] : best;
-    return best < 0 ? -FLT_MAX : v_max(m);
+    const int32_t best = largest(m);
+    return best < 0 ? -FLT_MAX : qsae__f32_from_bits((uint32_t)best);
 }
 
-static void count_below(const float *x, float scale, const float *t, int n_t, uint8_t *code, int64_t n)
+static void count_below(const float *x, float scale, const float *t, int n_t, uint8_t *code,
+                        int64_t n)
 {
-    for (int64_t i = 0; i < n; i += LANES) {
-        const int64_t part = n - i < LANES ? n - i : LANES;
-        const v16 u = (part == LANES ? v_load(x + i) : v_load_part(x + i, part, 0.0f)) * scale;
-        i16 count = { 0 };
+    int64_t i = 0;
+    /* Four vectors side by side: a threshold is spread once for all. */
+    for (; i + 4 * WIDTH <= n; i += 4 * WIDTH) {
+        vf u[4];
+        vi count[4];
+        for (int v = 0; v < 4; v++) {
+            u[v] = load(x, i + v * WIDTH, n, 0.0f) * scale;
+            count[v] = (vi){ 0 };
+        }
         for (int k = 0; k < n_t; k++)
-            count -= u > v_set(t[k]);
-        const ub16 c = __builtin_convertvector(count, ub16);
-        memcpy(code + i, &c, (size_t)part);
+            for (int v = 0; v < 4; v++)
+                count[v] -= (vi)(u[v] > t[k]);
+        for (int v = 0; v < 4; v++)
+            store_bytes(code, i + v * WIDTH, n, count[v]);
+    }
+    for (; i < n; i += WIDTH) {
+        const vf u = load(x, i, n, 0.0f) * scale;
+        vi count = { 0 };
+        for (int k = 0; k < n_t; k++)
+            count -= (vi)(u > t[k]);
+        store_bytes(code, i, n, count);
     }
 }
 

@@ -1,3 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#define LEVEL(name) name##_c
+#include "kernels/nn.h"
+
+extern const qsae__nn qsae__nn_c;
+#define OPS qsae__nn_c
 #include "kernels/nn_impl.h"

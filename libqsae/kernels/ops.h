@@ -28,7 +28,7 @@ typedef struct qsae__ops {
     double (*sum_exp)(const float *x, float m, int64_t n);
     /* sum of exp(x[i] - m) * (x[i] - y[i]), difference and product f64, 16 lanes */
     double (*sum_exp_diff)(const float *x, float m, const float *y, int64_t n);
-    /* sum of x[i]^2, f32, 16 lanes */
+    /* sum of x[i]^2, f32, in the order of PyTorch's row sum (ops_impl.h) */
     float (*sum_sq)(const float *x, int64_t n);
     /* sum of x[i] y[i], f32 multiply and add, 16 lanes */
     float (*dot)(const float *x, const float *y, int64_t n);

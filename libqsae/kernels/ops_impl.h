@@ -115,9 +115,42 @@ static float op_dot(const float *x, const float *y, int64_t n)
     return v_fold(sum);
 }
 
+/*
+ * The order of PyTorch's row sum (SumKernel.cpp, vectors of 8 lanes): four vectors side by side; after 16
+ * rounds their sums move up a level, after 256 another; then the four, the tail and the lanes one by one.
+ * An RMSNorm with these bits keeps LLM.int8's activation codes where a reference run has them.
+ */
 static float op_sum_sq(const float *x, int64_t n)
 {
-    return op_dot(x, x, n);
+    v16 acc[4][2] = { 0 }; /* per level: vectors 0 and 1, vectors 2 and 3 */
+    const int64_t vectors = n / 8, rounds = vectors / 4;
+    for (int64_t i = 0; i < rounds;) {
+        const v16 a = v_load(x + 32 * i), b = v_load(x + 32 * i + 16);
+        acc[0][0] += a * a;
+        acc[0][1] += b * b;
+        i++;
+        for (int level = 1; level < 4 && (i & ((1 << 4 * level) - 1)) == 0; level++)
+            for (int k = 0; k < 2; k++) {
+                acc[level][k] += acc[level - 1][k];
+                acc[level - 1][k] = v_set(0.0f);
+            }
+    }
+    for (int level = 1; level < 4; level++)
+        for (int k = 0; k < 2; k++)
+            acc[0][k] += acc[level][k];
+    float part[4][8], sum = 0;
+    memcpy(part, acc[0], sizeof part);
+    for (int64_t i = 4 * rounds; i < vectors; i++)
+        for (int l = 0; l < 8; l++)
+            part[0][l] += x[i * 8 + l] * x[i * 8 + l];
+    for (int k = 1; k < 4; k++)
+        for (int l = 0; l < 8; l++)
+            part[0][l] += part[k][l];
+    for (int64_t i = vectors * 8; i < n; i++)
+        sum += x[i] * x[i];
+    for (int l = 0; l < 8; l++)
+        sum += part[0][l];
+    return sum;
 }
 
 /* y = f(x, z) over n; `expression` uses x and z. */

@@ -1,3 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#define LEVEL(name) name##_avx2
+#include "kernels/nn.h"
+
+extern const qsae__nn qsae__nn_avx2;
+#define OPS qsae__nn_avx2
 #include "kernels/nn_impl.h"

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* 8-bit block-wise codes of the 4-bit codecs' block maxima (double quantisation, 2305.14314). */
+#include "codecs/nested.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "codecs/tables.h"
+
+/* Width of torch's float vectors in a sum; the same with AVX2 and AVX-512. */
+#define WIDTH 8
+#define LEVELS 4
+
+static int64_t ceil_log2(int64_t n)
+{
+    int64_t bits = 1;
+    while (bits < 62 && (int64_t)1 << bits < n)
+        bits++;
+    return bits;
+}
+
+/*
+ * Sums of `lanes` interleaved columns of x[size, lanes], as torch's cascade: runs of 16 or more are
+ * added up, runs of runs likewise, on four levels.
+ */
+static void cascade(const float *x, int64_t size, int lanes, float sum[4 * WIDTH])
+{
+    const int64_t power = qsae__max_i64(4, ceil_log2(size) / LEVELS), step = (int64_t)1 << power;
+    float acc[LEVELS][4 * WIDTH] = { { 0 } };
+    int64_t i = 0;
+    while (i + step <= size) {
+        for (int64_t j = 0; j < step; j++, i++)
+            for (int l = 0; l < lanes; l++)
+                acc[0][l] += x[i * lanes + l];
+        for (int level = 1; level < LEVELS; level++) {
+            for (int l = 0; l < lanes; l++) {
+                acc[level][l] += acc[level - 1][l];
+                acc[level - 1][l] = 0;
+            }
+            if (i & (step - 1) << (level * power))
+                break;
+        }
+    }
+    for (; i < size; i++)
+        for (int l = 0; l < lanes; l++)
+            acc[0][l] += x[i * lanes + l];
+    for (int level = 1; level < LEVELS; level++)
+        for (int l = 0; l < lanes; l++)
+            acc[0][l] += acc[level][l];
+    memcpy(sum, acc[0], sizeof acc[0]);
+}
+
+/* torch.sum of contiguous f32 on one thread (ATen's SumKernel): four vectors side by side. */
+static float torch_sum(const float *x, int64_t n)
+{
+    const int width = n < WIDTH ? 1 : WIDTH;
+    const int64_t vectors = n / width, quads = vectors / 4;
+    float part[4 * WIDTH], sum = 0;
+    cascade(x, quads, 4 * width, part);
+    for (int64_t v = quads * 4; v < vectors; v++)
+        for (int l = 0; l < width; l++)
+            part[l] += x[v * width + l];
+    for (int k = 1; k < 4; k++)
+        for (int l = 0; l < width; l++)
+            part[l] += part[k * width + l];
+    for (int64_t i = vectors * width; i < n; i++)
+        sum += x[i];
+    for (int l = 0; l < width; l++)
+        sum += part[l];
+    return sum;
+}
+
+float qsae__nested_offset(enum qsae__rules rules, const float *m, int64_t n)
+{
+    double sum = 0;
+    if (n == 0)
+        return 0;
+    if (rules == QSAE__RULES_TORCH)
+        return torch_sum(m, n) / (float)n;
+    for (int64_t i = 0; i < n; i++)
+        sum += m[i];
+    return (float)(sum / (double)n);
+}
+
+static float midpoint(int j)
+{
+    return (qsae__dynamic_map[j] + qsae__dynamic_map[j + 1]) * 0.5f;
+}
+
+/* Number of midpoints below u, 0 for NaN. */
+static int count_below(float u)
+{
+    int low = 0, high = 255;
+    while (low < high) {
+        const int mid = (low + high) / 2;
+        if (midpoint(mid) < u)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return u == u ? low : 0;
+}
+
+uint8_t qsae__nested_code(enum qsae__rules rules, float u)
+{
+    if (rules == QSAE__RULES_TORCH) {
+        /* The CPU library looks u up on a grid of 65536 points: 0 lies between two of them. */
+        const float half = ((u == u ? u : 0) + 1) * 0.5f;
+        const float k = truncf(fmaf(half, 65535, 0.5f));
+        return (uint8_t)count_below(-1 + 2 * k / 65535);
+    }
+    /* The GPU's binary search ends on even codes when u is halfway. */
+    const int j = count_below(u);
+    return (uint8_t)(j < 255 && j % 2 == 1 && midpoint(j) == u ? j + 1 : j);
+}
+
+void qsae__nested_encode(enum qsae__rules rules, const float *m, int64_t n, float offset,
+                         uint8_t *q, float *absmax)
+{
+    for (int64_t i0 = 0; i0 < n; i0 += QSAE__NESTED_BLOCK) {
+        const int64_t i1 = qsae__min_i64(n, i0 + QSAE__NESTED_BLOCK);
+        float most = -FLT_MAX;
+        for (int64_t i = i0; i < i1; i++) {
+            const float a = fabsf(m[i] - offset);
+            most = a > most ? a : most;
+        }
+        const float inverse = 1 / most;
+        absmax[i0 / QSAE__NESTED_BLOCK] = most;
+        for (int64_t i = i0; i < i1; i++)
+            q[i] = most == 0 ? 0 : qsae__nested_code(rules, (m[i] - offset) * inverse);
+    }
+}
+
+void qsae__nested_decode(const uint8_t *q, int64_t n, const float *absmax, float offset, float *m)
+{
+    for (int64_t i = 0; i < n; i++)
+        m[i] = qsae__dynamic_map[q[i]] * absmax[i / QSAE__NESTED_BLOCK] + offset;
+}

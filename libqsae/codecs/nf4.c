@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* NF4 and FP4 (arXiv 2305.14314), block-wise over the flat matrix, as bitsandbytes encodes them. */
+#include <math.h>
+
+#include "codecs/nested.h"
+#include "codecs/qmatrix.h"
+#include "codecs/tables.h"
+#include "kernels/int8.h"
+
+#define CHUNK 4096            /* the largest block: a chunk holds whole blocks */
+#define TILE (16 * CHUNK)
+#define TINY 1e-38f           /* the CPU build's least block maximum */
+
+struct job {
+    qsae_qmatrix *q;
+    const qsae__source *src;
+    const qsae__int8_ops *ops;
+};
+
+/* Codes of a block by the GPU's rules; returns its maximum. x is scratch afterwards. */
+static float encode_cuda(const struct job *job, float *x, int64_t n, uint8_t *code)
+{
+    const float m = job->ops->absmax(x, n), inverse = 1 / m;
+    uint8_t sign[CHUNK];
+    if (job->q->codec.codec == QSAE__NF4) {
+        job->ops->count_below(x, inverse, qsae__nf4_thresholds, 15, code, n);
+        return m;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        x[i] *= inverse;
+        sign[i] = x[i] < 0 ? 8 : 0;
+        x[i] = fabsf(x[i]);
+    }
+    job->ops->count_below(x, 1, qsae__fp4_thresholds_cuda, 7, code, n);
+    for (int64_t i = 0; i < n; i++)
+        code[i] = qsae__fp4_magnitudes[code[i]] | sign[i];
+    return m;
+}
+
+/* The same by the CPU build's rules, in which a partial block divides and clamps its maximum. */
+static float encode_torch(const struct job *job, float *x, int64_t n, uint8_t *code)
+{
+    const bool nf4 = job->q->codec.codec == QSAE__NF4;
+    const float *thresholds = nf4 ? qsae__nf4_thresholds : qsae__fp4_thresholds_torch;
+    float m = fmaxf(job->ops->absmax(x, n), 0), scale = 1;
+    for (int64_t i = 0; i < n; i++)
+        if (isnan(x[i]))
+            m = NAN;
+    if (n < job->q->codec.block) {
+        m = m < TINY ? TINY : m;
+        for (int64_t i = 0; i < n; i++)
+            x[i] /= m;
+    } else {
+        scale = 1 / (m < TINY ? TINY : m);
+    }
+    job->ops->count_below(x, scale, thresholds, 15, code, n);
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(m) && isnan(x[i] * scale)) /* NaN is above every threshold */
+            code[i] = 15;
+    for (int64_t i = 0; !nf4 && i < n; i++)
+        code[i] = qsae__fp4_order[code[i]];
+    return m;
+}
+
+/* The unused last nibble of an odd count: the code of 0 in that block. */
+static uint8_t spare_code(const qsae_qmatrix *q, float m)
+{
+    if (q->codec.codec == QSAE__FP4 || (q->codec.rules == QSAE__RULES_CUDA && m == 0))
+        return 0;
+    return 7;
+}
+
+static int32_t encode_tile(void *arg, int64_t tile, int32_t worker)
+{
+    const struct job *job = arg;
+    const qsae_qmatrix *q = job->q;
+    const int64_t total = q->n_out * q->n_in, block = q->codec.block;
+    const int64_t end = qsae__min_i64(total, (tile + 1) * TILE);
+    float x[CHUNK];
+    uint8_t code[CHUNK + 1], *packed = q->codes;
+    (void)worker;
+    for (int64_t i0 = tile * TILE; i0 < end; i0 += CHUNK) {
+        const int64_t n = qsae__min_i64(CHUNK, end - i0);
+        float m = 0;
+        qsae__source_flat(job->src, i0, n, x);
+        for (int64_t i = 0; i < n; i += block) {
+            const int64_t part = qsae__min_i64(block, n - i);
+            m = q->codec.rules == QSAE__RULES_CUDA ? encode_cuda(job, x + i, part, code + i)
+                                                   : encode_torch(job, x + i, part, code + i);
+            q->scale[(i0 + i) / block] = m;
+        }
+        if (n % 2)
+            code[n] = spare_code(q, m);
+        for (int64_t i = 0; i < n; i += 2)
+            packed[(i0 + i) / 2] = (uint8_t)(code[i] << 4 | code[i + 1]);
+    }
+    return QSAE_OK;
+}
+
+/* Replaces the block maxima by their 8-bit codes; scale becomes what those decode to. */
+static int32_t nest(qsae_qmatrix *q)
+{
+    const int64_t n = q->scale_rows;
+    q->n_nested = qsae__ceil_div(n, QSAE__NESTED_BLOCK);
+    q->q_absmax = qsae__alloc_array(q->ctx, n, 1);
+    q->nested_absmax = qsae__alloc_array(q->ctx, q->n_nested, sizeof(float));
+    if (!q->q_absmax || !q->nested_absmax)
+        return QSAE_ENOMEM;
+    q->offset = qsae__nested_offset(q->codec.rules, q->scale, n);
+    qsae__nested_encode(q->codec.rules, q->scale, n, q->offset, q->q_absmax, q->nested_absmax);
+    qsae__nested_decode(q->q_absmax, n, q->nested_absmax, q->offset, q->scale);
+    return QSAE_OK;
+}
+
+static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
+{
+    const int64_t n = q->n_out * q->n_in;
+    struct job job = { q, src, qsae__int8_get(q->ctx) };
+    q->scale_rows = qsae__ceil_div(n, q->codec.block);
+    q->scale_cols = 1;
+    q->code_bytes = (uint64_t)qsae__ceil_div(n, 2);
+    q->codes = qsae__alloc_array(q->ctx, qsae__ceil_div(n, 2), 1);
+    q->scale = qsae__alloc_array(q->ctx, q->scale_rows, sizeof(float));
+    if (!q->codes || !q->scale)
+        return QSAE_ENOMEM;
+    const int32_t status = qsae__parallel(q->ctx, qsae__ceil_div(n, TILE), encode_tile, &job);
+    return status || !q->codec.nested ? status : nest(q);
+}
+
+/* Sixteen products are rounded per block, then looked up. */
+static void decode(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, int32_t dtype,
+                   float *dst)
+{
+    const float *values = q->codec.codec == QSAE__NF4 ? qsae__nf4_codes : qsae__fp4_codes;
+    const uint8_t *packed = q->codes;
+    const int64_t begin = row * q->n_in + c0, end = begin + n;
+    for (int64_t i = begin; i < end;) {
+        const int64_t b = i / q->codec.block, stop = qsae__min_i64(end, (b + 1) * q->codec.block);
+        float product[16];
+        for (int c = 0; c < 16; c++)
+            product[c] = qsae__round_to(dtype, values[c] * q->scale[b]);
+        if (i % 2) {
+            *dst++ = product[packed[i / 2] & 15];
+            i++;
+        }
+        for (; i + 1 < stop; i += 2, dst += 2) {
+            dst[0] = product[packed[i / 2] >> 4];
+            dst[1] = product[packed[i / 2] & 15];
+        }
+        if (i < stop) {
+            *dst++ = product[packed[i / 2] >> 4];
+            i++;
+        }
+    }
+}
+
+static bool field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
+{
+    const float *map = q->codec.codec == QSAE__NF4 ? qsae__nf4_codes : qsae__fp4_map;
+    if (i > 2 && !q->codec.nested)
+        return false;
+    switch (i) {
+    case 0:
+        qsae__field_set(f, "weight", q->codes, QSAE_U8, 2, (int64_t)q->code_bytes, 1);
+        return true;
+    case 1:
+        if (q->codec.nested)
+            qsae__field_set(f, "absmax", q->q_absmax, QSAE_U8, 1, q->scale_rows, 1);
+        else
+            qsae__field_set(f, "absmax", q->scale, QSAE_F32, 1, q->scale_rows, 1);
+        return true;
+    case 2:
+        qsae__field_set(f, "quant_map", map, QSAE_F32, 1, 16, 1);
+        return true;
+    case 3:
+        qsae__field_set(f, "nested_absmax", q->nested_absmax, QSAE_F32, 1, q->n_nested, 1);
+        return true;
+    case 4:
+        qsae__field_set(f, "nested_quant_map", qsae__dynamic_map, QSAE_F32, 1, 256, 1);
+        return true;
+    case 5:
+        qsae__field_set(f, "nested_offset", &q->offset, QSAE_F32, 1, 1, 1);
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Codes and scales; the code tables are constants. */
+static uint64_t bytes(const qsae_qmatrix *q)
+{
+    const uint64_t n = (uint64_t)q->scale_rows;
+    const uint64_t scales = q->codec.nested ? n + 4 * (uint64_t)q->n_nested + 4 : 4 * n;
+    return q->code_bytes + scales;
+}
+
+const qsae__codec_ops qsae__codec_4bit = { encode, decode, field, bytes };

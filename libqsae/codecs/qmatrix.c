@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "codecs/qmatrix.h"
+
+#include <math.h>
+#include <string.h>
+
+#define CHECK_PART 1024
+
+static const void *element(const qsae__source *s, int64_t row, int64_t col)
+{
+    const size_t size = (size_t)qsae_dtype_bits(s->dtype) / 8;
+    return (const char *)s->data + (size_t)(row * s->out_stride + col * s->in_stride) * size;
+}
+
+static void round_source(const qsae__source *s, int64_t n, float *dst)
+{
+    if (s->round && s->round != s->dtype)
+        qsae__round(s->ctx, s->round, dst, n);
+}
+
+void qsae__source_row(const qsae__source *s, int64_t row, int64_t c0, int64_t n, float *dst)
+{
+    if (s->in_stride == 1)
+        (void)qsae__to_f32(s->dtype, element(s, row, c0), n, dst);
+    else
+        for (int64_t i = 0; i < n; i++)
+            (void)qsae__to_f32(s->dtype, element(s, row, c0 + i), 1, dst + i);
+    round_source(s, n, dst);
+}
+
+void qsae__source_flat(const qsae__source *s, int64_t i0, int64_t n, float *dst)
+{
+    if (s->in_stride == 1 && s->out_stride == s->n_in) {
+        (void)qsae__to_f32(s->dtype, element(s, 0, i0), n, dst);
+        round_source(s, n, dst);
+        return;
+    }
+    while (n > 0) {
+        const int64_t row = i0 / s->n_in, col = i0 % s->n_in;
+        const int64_t part = qsae__min_i64(n, s->n_in - col);
+        qsae__source_row(s, row, col, part, dst);
+        i0 += part;
+        n -= part;
+        dst += part;
+    }
+}
+
+static int32_t check_row(void *arg, int64_t row, int32_t worker)
+{
+    const qsae__source *s = arg;
+    float x[CHECK_PART];
+    (void)worker;
+    for (int64_t c0 = 0; c0 < s->n_in; c0 += CHECK_PART) {
+        const int64_t n = qsae__min_i64(CHECK_PART, s->n_in - c0);
+        qsae__source_row(s, row, c0, n, x);
+        for (int64_t i = 0; i < n; i++)
+            if (!isfinite(x[i]))
+                return qsae__fail(QSAE_ENONFINITE, "weight: %s at row %lld, column %lld",
+                                  isnan(x[i]) ? "NaN" : "infinity", (long long)row,
+                                  (long long)(c0 + i));
+    }
+    return QSAE_OK;
+}
+
+int32_t qsae__source_check_finite(const qsae__source *s)
+{
+    qsae__source copy = *s;
+    copy.round = 0; /* a value that overflows in a later cast is the codec's business */
+    return qsae__parallel(s->ctx, s->n_out, check_row, &copy);
+}
+
+void qsae__field_set(qsae_field *f, const char *name, const void *data, int32_t dtype, int32_t rank,
+                     int64_t rows, int64_t cols)
+{
+    f->name = name;
+    f->data = data;
+    f->dtype = dtype;
+    f->rank = rank;
+    f->shape[0] = rows;
+    f->shape[1] = cols;
+    f->bytes = (uint64_t)rows * (uint64_t)cols * (uint64_t)qsae_dtype_bits(dtype) / 8;
+}
+
+/* Codec none: the elements themselves, in the dtype they are rounded to. */
+static int32_t none_row(void *arg, int64_t row, int32_t worker)
+{
+    const qsae_qmatrix *q = ((void **)arg)[0];
+    const qsae__source *s = ((void **)arg)[1];
+    const size_t size = (size_t)qsae_dtype_bits(q->dtype) / 8;
+    float x[CHECK_PART];
+    (void)worker;
+    for (int64_t c0 = 0; c0 < q->n_in; c0 += CHECK_PART) {
+        const int64_t n = qsae__min_i64(CHECK_PART, q->n_in - c0);
+        qsae__source_row(s, row, c0, n, x);
+        (void)qsae__from_f32(q->dtype, x, n,
+                             (char *)q->codes + (size_t)(row * q->n_in + c0) * size);
+    }
+    return QSAE_OK;
+}
+
+static int32_t none_encode(qsae_qmatrix *q, const qsae__source *src)
+{
+    qsae__source s = *src;
+    if (q->codec.weights)
+        s.round = q->dtype = q->codec.weights;
+    const size_t size = (size_t)qsae_dtype_bits(q->dtype) / 8;
+    size_t bytes;
+    if (!qsae__bytes(q->n_out * q->n_in, size, &bytes))
+        return qsae__fail(QSAE_EOVERFLOW, "weight: %lld x %lld elements", (long long)q->n_out,
+                          (long long)q->n_in);
+    q->code_bytes = bytes;
+    q->codes = qsae__alloc(q->ctx, bytes);
+    if (!q->codes)
+        return QSAE_ENOMEM;
+    void *arg[2] = { q, &s };
+    return qsae__parallel(q->ctx, q->n_out, none_row, arg);
+}
+
+static void none_decode(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, int32_t dtype,
+                        float *dst)
+{
+    const size_t size = (size_t)qsae_dtype_bits(q->dtype) / 8;
+    (void)qsae__to_f32(q->dtype, (char *)q->codes + (size_t)(row * q->n_in + c0) * size, n, dst);
+    if (dtype != q->dtype)
+        qsae__round(q->ctx, dtype, dst, n);
+}
+
+static bool none_field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
+{
+    if (i != 0)
+        return false;
+    qsae__field_set(f, "weight", q->codes, q->dtype, 2, q->n_out, q->n_in);
+    return true;
+}
+
+static uint64_t none_bytes(const qsae_qmatrix *q)
+{
+    return q->code_bytes;
+}
+
+const qsae__codec_ops qsae__codec_none = { none_encode, none_decode, none_field, none_bytes };
+
+static const qsae__codec_ops *ops_of(enum qsae__codec codec)
+{
+    switch (codec) {
+    case QSAE__INT8:
+        return &qsae__codec_int8;
+    case QSAE__NF4:
+    case QSAE__FP4:
+        return &qsae__codec_4bit;
+    case QSAE__RTN:
+        return &qsae__codec_rtn;
+    default:
+        return &qsae__codec_none;
+    }
+}
+
+int32_t qsae__qmatrix_encode(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
+                             int64_t heads, qsae_qmatrix **out)
+{
+    int64_t n;
+    *out = NULL;
+    if (src->n_out < 1 || src->n_in < 1)
+        return qsae__fail(QSAE_EINVAL, "weight: %lld x %lld, expected at least 1 x 1",
+                          (long long)src->n_out, (long long)src->n_in);
+    if (!qsae__mul_i64(src->n_out, src->n_in, &n) || n > INT64_MAX / 16)
+        return qsae__fail(QSAE_EOVERFLOW, "weight: %lld x %lld elements", (long long)src->n_out,
+                          (long long)src->n_in);
+    qsae_qmatrix *q = qsae__calloc(ctx, 1, sizeof *q);
+    if (!q)
+        return QSAE_ENOMEM;
+    q->ctx = qsae__context_ref(ctx);
+    q->ops = ops_of(c->codec);
+    q->codec = *c;
+    q->codec.only = q->codec.skip = q->codec.canonical = q->codec.codec_canonical = NULL;
+    q->dtype = src->round ? src->round : src->dtype;
+    q->n_out = src->n_out;
+    q->n_in = src->n_in;
+    q->heads = heads > 0 ? heads : 1;
+    const qsae__fpenv env = qsae__fpenv_enter();
+    const int32_t status = q->ops->encode(q, src);
+    qsae__fpenv_leave(env);
+    if (status) {
+        qsae_qmatrix_close(&q);
+        return status;
+    }
+    *out = q;
+    return QSAE_OK;
+}
+
+void qsae_qmatrix_close(qsae_qmatrix **matrix)
+{
+    if (!matrix || !*matrix)
+        return;
+    qsae_qmatrix *q = *matrix;
+    qsae_context *ctx = q->ctx;
+    qsae__free(ctx, q->codes);
+    qsae__free(ctx, q->scale);
+    qsae__free(ctx, q->zero);
+    qsae__free(ctx, q->q_absmax);
+    qsae__free(ctx, q->nested_absmax);
+    qsae__free(ctx, q);
+    qsae__context_unref(ctx);
+    *matrix = NULL;
+}

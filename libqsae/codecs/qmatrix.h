@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What an encoded weight is inside: one struct for every codec, and the codec's operations. */
+#ifndef QSAE_CODECS_QMATRIX_H
+#define QSAE_CODECS_QMATRIX_H
+
+#include <qsae/quantizer.h>
+
+#include "codecs/condition.h"
+#include "kernels/kernels.h"
+
+/* A weight to encode, read row by row, rounded to `round` (0: as it is) on the way. */
+typedef struct qsae__source {
+    qsae_context *ctx;
+    const void *data;      /* element (out, in) at out * out_stride + in * in_stride */
+    int32_t dtype;         /* QSAE_F32, _BF16, _F16 */
+    int32_t round;         /* 0, QSAE_F32, QSAE_BF16, QSAE_F16 */
+    int64_t n_out, n_in;
+    int64_t out_stride, in_stride;
+} qsae__source;
+
+/* dst[n] = elements (row, c0..c0+n). */
+void qsae__source_row(const qsae__source *s, int64_t row, int64_t c0, int64_t n, float *dst);
+
+/* dst[n] = elements i0..i0+n of the row-major flat matrix. */
+void qsae__source_flat(const qsae__source *s, int64_t i0, int64_t n, float *dst);
+
+/* QSAE_ENONFINITE naming the first row and column that holds NaN or infinity. */
+int32_t qsae__source_check_finite(const qsae__source *s);
+
+typedef struct qsae__codec_ops qsae__codec_ops;
+
+struct qsae_qmatrix {
+    qsae_context *ctx;
+    const qsae__codec_ops *ops;
+    qsae__condition codec;   /* parameters only; its strings are NULL */
+    int32_t dtype;           /* the weight's, after rounding */
+    int64_t n_out, n_in;
+    int64_t heads;           /* rtn axis=tl, at least 1 */
+    void *codes;             /* 4-bit: packed; llm.int8, rtn: one byte each; none: the elements */
+    uint64_t code_bytes;
+    float *scale;            /* nf4/fp4: block maxima as decoding sees them; llm.int8: SCB; rtn */
+    int64_t scale_rows, scale_cols; /* rtn: [rows, groups] and so on; others: [count, 1] */
+    float *zero;             /* rtn sym=0, like scale */
+    uint8_t *q_absmax;       /* nested: 8-bit codes of the block maxima [scale_rows] */
+    float *nested_absmax;    /* [n_nested], one per 256 block maxima */
+    int64_t n_nested;
+    float offset;
+};
+
+/* Each function but encode may be called from several threads at once. */
+struct qsae__codec_ops {
+    /* Fills codes and scales; ctx, codec, dtype, shape and heads are set. */
+    int32_t (*encode)(qsae_qmatrix *q, const qsae__source *src);
+    /* dst[n] = decoded (row, c0..c0+n), the f32 product rounded to dtype. */
+    void (*decode)(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, int32_t dtype,
+                   float *dst);
+    /* Describes array i; false beyond the last. */
+    bool (*field)(const qsae_qmatrix *q, int32_t i, qsae_field *f);
+    uint64_t (*bytes)(const qsae_qmatrix *q);
+};
+
+extern const qsae__codec_ops qsae__codec_none, qsae__codec_4bit, qsae__codec_int8, qsae__codec_rtn;
+
+/*
+ * Encodes a weight by the codec of c. heads: see quantizer.h. QSAE_EINVAL, QSAE_EUNSUPPORTED,
+ * QSAE_EOVERFLOW, QSAE_ENOMEM.
+ */
+int32_t qsae__qmatrix_encode(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
+                             int64_t heads, qsae_qmatrix **out);
+
+/* Describes an array of at most two dimensions. */
+void qsae__field_set(qsae_field *f, const char *name, const void *data, int32_t dtype, int32_t rank,
+                     int64_t rows, int64_t cols);
+
+/* f32 to dtype, kept in f32. */
+static inline float qsae__round_to(int32_t dtype, float v)
+{
+    return dtype == QSAE_BF16 ? qsae__round_bf16(v) : dtype == QSAE_F16 ? qsae__round_f16(v) : v;
+}
+
+#endif

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <qsae/quantizer.h>
+
+#include <string.h>
+
+#include "codecs/apply.h"
+#include "codecs/int8.h"
+
+#define FLOATS (1u << QSAE_F32 | 1u << QSAE_F16 | 1u << QSAE_BF16)
+
+struct qsae_quantizer {
+    qsae_context *ctx;
+    qsae__condition condition;
+};
+
+int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quantizer **out)
+{
+    if (out)
+        *out = NULL;
+    if (!context || !spec || !out)
+        return qsae__fail(QSAE_EINVAL, "qsae_quantizer_open: NULL argument");
+    qsae_quantizer *q = qsae__calloc(context, 1, sizeof *q);
+    if (!q)
+        return QSAE_ENOMEM;
+    int32_t status = qsae__condition_parse(context, spec, &q->condition);
+    if (status) {
+        qsae__free(context, q);
+        return status;
+    }
+    q->ctx = qsae__context_ref(context);
+    if (strchr(spec, '@')) {
+        status = qsae__fail(QSAE_EINVAL, "quantizer \"%.200s\", offset %td: selectors belong to a "
+                            "condition; allowed: %s", spec, strchr(spec, '@') - spec,
+                            q->condition.codec_canonical);
+        qsae_quantizer_close(&q);
+        return status;
+    }
+    *out = q;
+    return QSAE_OK;
+}
+
+void qsae_quantizer_close(qsae_quantizer **quantizer)
+{
+    if (!quantizer || !*quantizer)
+        return;
+    qsae_context *ctx = (*quantizer)->ctx;
+    qsae__condition_free(ctx, &(*quantizer)->condition);
+    qsae__free(ctx, *quantizer);
+    qsae__context_unref(ctx);
+    *quantizer = NULL;
+}
+
+const char *qsae_quantizer_spec(const qsae_quantizer *quantizer)
+{
+    return quantizer ? quantizer->condition.codec_canonical : "";
+}
+
+int32_t qsae_quantizer_encode(const qsae_quantizer *quantizer, const qsae_rows *weight,
+                              int64_t heads, int32_t strict, qsae_qmatrix **out)
+{
+    if (out)
+        *out = NULL;
+    if (!quantizer || !out)
+        return qsae__fail(QSAE_EINVAL, "qsae_quantizer_encode: NULL argument");
+    int32_t status = qsae__rows_check(weight, "weight", FLOATS);
+    if (status)
+        return status;
+    if (heads < 0)
+        return qsae__fail(QSAE_EINVAL, "heads: %lld, expected 0 or more", (long long)heads);
+    const qsae__source src = { quantizer->ctx, weight->data, weight->dtype, 0, weight->n_rows,
+                               weight->n_cols, weight->row_stride, 1 };
+    if (strict)
+        status = qsae__source_check_finite(&src);
+    return status ? status
+                  : qsae__qmatrix_encode(quantizer->ctx, &quantizer->condition, &src, heads, out);
+}
+
+int64_t qsae_qmatrix_rows(const qsae_qmatrix *matrix)
+{
+    return matrix ? matrix->n_out : 0;
+}
+
+int64_t qsae_qmatrix_cols(const qsae_qmatrix *matrix)
+{
+    return matrix ? matrix->n_in : 0;
+}
+
+uint64_t qsae_qmatrix_bytes(const qsae_qmatrix *matrix)
+{
+    return matrix ? matrix->ops->bytes(matrix) : 0;
+}
+
+static int32_t check_shape(const qsae_rows *rows, const char *what, int64_t n_rows, int64_t n_cols)
+{
+    if (rows->n_rows != n_rows || rows->n_cols != n_cols)
+        return qsae__fail(QSAE_EMISMATCH, "%s: [%lld, %lld], expected [%lld, %lld]", what,
+                          (long long)rows->n_rows, (long long)rows->n_cols, (long long)n_rows,
+                          (long long)n_cols);
+    return QSAE_OK;
+}
+
+#define PART 1024
+
+static int32_t decode_row(void *arg, int64_t row, int32_t worker)
+{
+    const qsae_qmatrix *q = ((void **)arg)[0];
+    const qsae_rows *out = ((void **)arg)[1];
+    const size_t size = (size_t)qsae_dtype_bits(out->dtype) / 8;
+    float x[PART];
+    (void)worker;
+    for (int64_t c0 = 0; c0 < q->n_in; c0 += PART) {
+        const int64_t n = qsae__min_i64(PART, q->n_in - c0);
+        q->ops->decode(q, row, c0, n, QSAE_F32, x);
+        (void)qsae__from_f32(out->dtype, x, n,
+                             (char *)out->data + (size_t)(row * out->row_stride + c0) * size);
+    }
+    return QSAE_OK;
+}
+
+int32_t qsae_qmatrix_decode(const qsae_qmatrix *matrix, qsae_rows *out)
+{
+    if (!matrix)
+        return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_decode: NULL matrix");
+    int32_t status = qsae__rows_check(out, "out", FLOATS);
+    if (!status)
+        status = check_shape(out, "out", matrix->n_out, matrix->n_in);
+    if (status)
+        return status;
+    void *arg[2] = { (void *)(uintptr_t)matrix, out };
+    return qsae__parallel(matrix->ctx, matrix->n_out, decode_row, arg);
+}
+
+int32_t qsae_qmatrix_field_count(const qsae_qmatrix *matrix)
+{
+    qsae_field f;
+    int32_t n = 0;
+    while (matrix && matrix->ops->field(matrix, n, &f))
+        n++;
+    return n;
+}
+
+int32_t qsae_qmatrix_field(const qsae_qmatrix *matrix, int32_t i, qsae_field *field)
+{
+    qsae_field f = { .struct_size = sizeof f };
+    if (!matrix || !field)
+        return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_field: NULL argument");
+    if (i < 0 || !matrix->ops->field(matrix, i, &f))
+        return qsae__fail(QSAE_EINVAL, "field %d: the matrix has fields 0 to %d", i,
+                          qsae_qmatrix_field_count(matrix) - 1);
+    return qsae__info_copy(field, &f, sizeof f, "qsae_field");
+}
+
+/* bias in dtype and compute, as the layer holds it; *out NULL without one. */
+static int32_t round_bias(const qsae_qmatrix *q, const float *bias, int32_t dtype, int32_t compute,
+                          float **out)
+{
+    *out = NULL;
+    if (!bias)
+        return QSAE_OK;
+    float *b = qsae__alloc_array(q->ctx, q->n_out, sizeof *b);
+    if (!b)
+        return QSAE_ENOMEM;
+    const qsae__fpenv env = qsae__fpenv_enter();
+    memcpy(b, bias, (size_t)q->n_out * sizeof *b);
+    qsae__round(q->ctx, dtype, b, q->n_out);
+    if (compute != dtype)
+        qsae__round(q->ctx, compute, b, q->n_out);
+    qsae__fpenv_leave(env);
+    *out = b;
+    return QSAE_OK;
+}
+
+int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows *x, const float *bias,
+                            int32_t dtype, qsae_rows *y)
+{
+    if (!matrix)
+        return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_linear: NULL matrix");
+    int32_t status = qsae__rows_check(x, "x", 1u << QSAE_F32);
+    if (!status)
+        status = qsae__rows_check(y, "y", 1u << QSAE_F32);
+    if (!status)
+        status = check_shape(x, "x", x->n_rows, matrix->n_in);
+    if (!status)
+        status = check_shape(y, "y", x->n_rows, matrix->n_out);
+    if (status)
+        return status;
+    if (dtype != QSAE_F32 && dtype != QSAE_BF16 && dtype != QSAE_F16)
+        return qsae__fail(QSAE_EINVAL, "dtype %s; allowed: F32, BF16, F16", qsae_dtype_name(dtype));
+    const int32_t compute = qsae__compute_of(&matrix->codec, dtype);
+    const qsae__decoded decoded = { matrix, compute };
+    const qsae__panels panels = qsae__panels_decoded(&decoded);
+    float *b;
+    status = round_bias(matrix, bias, dtype, compute, &b);
+    if (status)
+        return status;
+    if (matrix->codec.codec == QSAE__INT8)
+        status = qsae__int8_linear(matrix, x->n_rows, x->data, x->row_stride, b, dtype, y->data,
+                                   y->row_stride);
+    else
+        status = qsae__panels_apply(matrix->ctx, &panels, x->n_rows, x->data, x->row_stride, b,
+                                    dtype, compute, y->data, y->row_stride);
+    qsae__free(matrix->ctx, b);
+    return status;
+}
+
+int32_t qsae_int8_quantize(qsae_context *context, const qsae_rows *x, float threshold,
+                           int8_t *codes, float *scales, uint8_t *outlier)
+{
+    if (!context || !codes || !scales)
+        return qsae__fail(QSAE_EINVAL, "qsae_int8_quantize: NULL argument");
+    int32_t status = qsae__rows_check(x, "x", FLOATS);
+    if (status)
+        return status;
+    /* It is rounded to fp16: what would vanish there is no threshold. */
+    if (!(threshold >= 0 && threshold <= 65504) || (threshold > 0 && threshold < 0x1p-24f))
+        return qsae__fail(QSAE_EINVAL, "threshold %g; allowed: 0 (no outliers), 6e-8 to 65504",
+                          (double)threshold);
+    const qsae__source src = { context, x->data, x->dtype, 0, x->n_rows, x->n_cols,
+                               x->row_stride, 1 };
+    qsae__int8_rows rows = { .codes = codes, .scale = scales, .outlier = outlier };
+    uint8_t *own = NULL;
+    if (!outlier && threshold > 0) {
+        own = rows.outlier = qsae__alloc_array(context, x->n_cols, 1);
+        if (!own)
+            return QSAE_ENOMEM;
+    }
+    if (outlier)
+        memset(outlier, 0, (size_t)x->n_cols);
+    status = qsae__int8_quantize_rows(&src, QSAE__RULES_CUDA, threshold, &rows);
+    qsae__free(context, own);
+    return status;
+}

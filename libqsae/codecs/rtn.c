@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Round to nearest (arXiv 2606.03002, and the TransformerLens shapes it quantises in). NaN is in no
+ * range and gets the code of zero.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "codecs/qmatrix.h"
+
+#define COLUMNS 256 /* columns of a tile for axis=column */
+
+struct job {
+    qsae_qmatrix *q;
+    const qsae__source *src;
+    int64_t step;       /* inputs per group */
+    int64_t groups;     /* per row */
+    int32_t arith;      /* dtype every operation is rounded to; QSAE_F32 = none */
+    float low, high;    /* codes */
+    float *min, *max;   /* [n_out, groups], or [1, n_in] for axis=column; both include 0 */
+    float *row;         /* [threads, n_in] */
+};
+
+/* Half to even, below 2^22: the sum's low bits are the nearest integer. */
+static float nearest(float v)
+{
+    return (v + 12582912.0f) - 12582912.0f;
+}
+
+static float clamp(float v, float low, float high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
+static int32_t range_row(void *arg, int64_t row, int32_t worker)
+{
+    const struct job *job = arg;
+    const int64_t k = job->q->n_in;
+    float *x = job->row + worker * k;
+    qsae__source_row(job->src, row, 0, k, x);
+    for (int64_t g = 0; g < job->groups; g++) {
+        const int64_t end = qsae__min_i64(k, (g + 1) * job->step);
+        float min = 0, max = 0;
+        for (int64_t j = g * job->step; j < end; j++) {
+            min = x[j] < min ? x[j] : min;
+            max = x[j] > max ? x[j] : max;
+        }
+        job->min[row * job->groups + g] = min;
+        job->max[row * job->groups + g] = max;
+    }
+    return QSAE_OK;
+}
+
+static int32_t range_columns(void *arg, int64_t tile, int32_t worker)
+{
+    const struct job *job = arg;
+    const int64_t c0 = tile * COLUMNS, n = qsae__min_i64(COLUMNS, job->q->n_in - c0);
+    float x[COLUMNS], *min = job->min + c0, *max = job->max + c0;
+    (void)worker;
+    memset(min, 0, (size_t)n * sizeof *min);
+    memset(max, 0, (size_t)n * sizeof *max);
+    for (int64_t row = 0; row < job->q->n_out; row++) {
+        qsae__source_row(job->src, row, c0, n, x);
+        for (int64_t j = 0; j < n; j++) {
+            min[j] = x[j] < min[j] ? x[j] : min[j];
+            max[j] = x[j] > max[j] ? x[j] : max[j];
+        }
+    }
+    return QSAE_OK;
+}
+
+/* Ranges of rows that share a scale: rows of equal index modulo `rows`. */
+static void fold_ranges(struct job *job, int64_t rows)
+{
+    const int64_t n = rows * job->groups;
+    for (int64_t i = n; i < job->q->n_out * job->groups; i++) {
+        job->min[i % n] = fminf(job->min[i % n], job->min[i]);
+        job->max[i % n] = fmaxf(job->max[i % n], job->max[i]);
+    }
+}
+
+static void scales(const struct job *job)
+{
+    qsae_qmatrix *q = job->q;
+    const int32_t a = job->arith;
+    for (int64_t i = 0; i < q->scale_rows * q->scale_cols; i++) {
+        const float min = job->min[i], max = job->max[i];
+        const float span = q->codec.symmetric ? fmaxf(-min, max) : qsae__round_to(a, max - min);
+        const float scale = qsae__round_to(a, span / (q->codec.symmetric ? job->high
+                                                                        : job->high - job->low));
+        q->scale[i] = scale == 0 ? 1 : scale;
+        if (q->zero) {
+            const float zero = nearest(qsae__round_to(a, -min / q->scale[i]));
+            q->zero[i] = isnan(zero) ? 0 : clamp(zero, job->low, job->high);
+        }
+    }
+}
+
+/* Inputs from col that share a way to their scale: input col + j has scale at + j * stride. */
+struct run {
+    int64_t end, at, stride;
+};
+
+static struct run run_at(const qsae_qmatrix *q, int64_t row, int64_t col, int64_t end)
+{
+    if (q->codec.axis == QSAE__AXIS_COLUMN)
+        return (struct run){ end, col, 1 };
+    if (q->codec.axis == QSAE__AXIS_TENSOR)
+        return (struct run){ end, 0, 0 };
+    const int64_t step = q->codec.group ? q->codec.group : q->n_in, g = col / step;
+    const int64_t at = row % q->scale_rows * q->scale_cols + g;
+    return (struct run){ qsae__min_i64(end, (g + 1) * step), at, 0 };
+}
+
+static int32_t encode_row(void *arg, int64_t row, int32_t worker)
+{
+    const struct job *job = arg;
+    const qsae_qmatrix *q = job->q;
+    float *x = job->row + worker * q->n_in;
+    uint8_t *code = (uint8_t *)q->codes + row * q->n_in;
+    qsae__source_row(job->src, row, 0, q->n_in, x);
+    for (int64_t j = 0; j < q->n_in;) {
+        const struct run r = run_at(q, row, j, q->n_in);
+        for (int64_t s = r.at; j < r.end; j++, s += r.stride) {
+            const float zero = q->zero ? q->zero[s] : 0;
+            float v = nearest(qsae__round_to(job->arith, x[j] / q->scale[s]));
+            v = isnan(v) ? zero : clamp(qsae__round_to(job->arith, v + zero), job->low, job->high);
+            code[j] = (uint8_t)(int32_t)v; /* signed codes as two's complement */
+        }
+    }
+    return QSAE_OK;
+}
+
+/* Shape of the scales, groups and code range. */
+static int32_t plan(struct job *job)
+{
+    qsae_qmatrix *q = job->q;
+    const bool rows = q->codec.axis == QSAE__AXIS_ROW || q->codec.axis == QSAE__AXIS_TL;
+    const float levels = (float)(1 << q->codec.bits);
+    job->step = rows && q->codec.group ? qsae__min_i64(q->codec.group, q->n_in) : q->n_in;
+    job->groups = qsae__ceil_div(q->n_in, job->step);
+    job->arith = q->codec.weight_arith ? q->dtype : QSAE_F32;
+    job->low = q->codec.symmetric ? -levels / 2 : 0;
+    job->high = q->codec.symmetric ? levels / 2 - 1 : levels - 1;
+    q->scale_cols = q->codec.axis == QSAE__AXIS_COLUMN ? q->n_in : job->groups;
+    q->scale_rows = rows ? q->n_out : 1;
+    if (q->codec.axis != QSAE__AXIS_TL)
+        return QSAE_OK;
+    if (q->n_out % q->heads)
+        return qsae__fail(QSAE_EINVAL, "rtn:axis=tl: %lld outputs are not a multiple of %lld heads",
+                          (long long)q->n_out, (long long)q->heads);
+    q->scale_rows = q->n_out / q->heads;
+    return QSAE_OK;
+}
+
+static int32_t alloc_all(struct job *job)
+{
+    qsae_qmatrix *q = job->q;
+    const int64_t ranges = q->codec.axis == QSAE__AXIS_COLUMN ? q->n_in : q->n_out * job->groups;
+    const int64_t n_scales = q->scale_rows * q->scale_cols;
+    int64_t work;
+    if (!qsae__mul_i64(q->ctx->threads, q->n_in, &work))
+        return qsae__fail(QSAE_EOVERFLOW, "%lld columns on %d threads", (long long)q->n_in,
+                          q->ctx->threads);
+    q->codes = qsae__alloc_array(q->ctx, q->n_out * q->n_in, 1);
+    q->scale = qsae__alloc_array(q->ctx, n_scales, sizeof(float));
+    if (!q->codec.symmetric)
+        q->zero = qsae__alloc_array(q->ctx, n_scales, sizeof(float));
+    job->min = qsae__alloc_array(q->ctx, ranges, sizeof(float));
+    job->max = qsae__alloc_array(q->ctx, ranges, sizeof(float));
+    job->row = qsae__alloc_array(q->ctx, work, sizeof(float));
+    if (!q->codes || !q->scale || (!q->codec.symmetric && !q->zero) || !job->min || !job->max ||
+        !job->row)
+        return QSAE_ENOMEM;
+    return QSAE_OK;
+}
+
+static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
+{
+    struct job job = { .q = q, .src = src };
+    int32_t status = plan(&job);
+    if (!status)
+        status = alloc_all(&job);
+    if (status)
+        goto fail;
+    /* What packed codes would take: they are kept one per byte. */
+    q->code_bytes = ((uint64_t)(q->n_out * q->n_in) * (uint64_t)q->codec.bits + 7) / 8;
+    if (q->codec.axis == QSAE__AXIS_COLUMN)
+        status = qsae__parallel(q->ctx, qsae__ceil_div(q->n_in, COLUMNS), range_columns, &job);
+    else
+        status = qsae__parallel(q->ctx, q->n_out, range_row, &job);
+    if (status)
+        goto fail;
+    if (q->codec.axis != QSAE__AXIS_COLUMN)
+        fold_ranges(&job, q->scale_rows);
+    scales(&job);
+    status = qsae__parallel(q->ctx, q->n_out, encode_row, &job);
+fail:
+    qsae__free(q->ctx, job.min);
+    qsae__free(q->ctx, job.max);
+    qsae__free(q->ctx, job.row);
+    return status;
+}
+
+static void decode(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, int32_t dtype,
+                   float *dst)
+{
+    const uint8_t *code = (const uint8_t *)q->codes + row * q->n_in;
+    for (int64_t j = c0; j < c0 + n;) {
+        const struct run r = run_at(q, row, j, c0 + n);
+        for (int64_t s = r.at; j < r.end; j++, s += r.stride)
+            dst[j - c0] = q->scale[s] *
+                          (q->zero ? (float)code[j] - q->zero[s] : (float)(int8_t)code[j]);
+    }
+    qsae__round(q->ctx, dtype, dst, n);
+}
+
+static bool field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
+{
+    if (i == 0)
+        qsae__field_set(f, "codes", q->codes, q->zero ? QSAE_U8 : QSAE_I8, 2, q->n_out, q->n_in);
+    else if (i == 1)
+        qsae__field_set(f, "scale", q->scale, QSAE_F32, 2, q->scale_rows, q->scale_cols);
+    else if (i == 2 && q->zero)
+        qsae__field_set(f, "zero", q->zero, QSAE_F32, 2, q->scale_rows, q->scale_cols);
+    else
+        return false;
+    return true;
+}
+
+/* As a file would hold them: packed codes, f32 scales, zero points of one byte. */
+static uint64_t bytes(const qsae_qmatrix *q)
+{
+    return q->code_bytes + (uint64_t)(q->scale_rows * q->scale_cols) * (q->zero ? 5 : 4);
+}
+
+const qsae__codec_ops qsae__codec_rtn = { encode, decode, field, bytes };

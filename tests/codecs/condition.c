@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <stdio.h>
+#include <string.h>
+
+#include <qsae/model.h>
+
+#include "tests.h"
+
+struct good {
+    const char *text, *canonical;
+};
+
+static const struct good good[] = {
+    { "none", "none" },
+    { "none:weights=bf16", "none:weights=bf16" },
+    { "none@compute=bf16", "none@compute=bf16" },
+    { "llm.int8", "llm.int8:threshold=6,rules=cuda" },
+    { "llm.int8:threshold=0", "llm.int8:threshold=0,rules=cuda" },
+    { "llm.int8:rules=torch,threshold=007.250", "llm.int8:threshold=7.25,rules=torch" },
+    { "llm.int8:threshold=6.0", "llm.int8:threshold=6,rules=cuda" },
+    { "llm.int8:threshold=100", "llm.int8:threshold=100,rules=cuda" },
+    { "nf4", "nf4:block=64,double=1,compute=model,rules=cuda" },
+    { "fp4:block=4096,double=0", "fp4:block=4096,double=0,compute=model,rules=cuda" },
+    { "nf4:compute=bf16,rules=torch,block=32", "nf4:block=32,double=1,compute=bf16,rules=torch" },
+    { "rtn", "rtn:bits=8,axis=row,group=0,sym=1,arith=f32" },
+    { "rtn:axis=tl", "rtn:bits=8,axis=tl,group=0,sym=1,arith=weight" },
+    { "rtn:arith=f32,axis=tl,bits=6", "rtn:bits=6,axis=tl,group=0,sym=1,arith=f32" },
+    { "rtn:bits=2,axis=row,group=128,sym=0", "rtn:bits=2,axis=row,group=128,sym=0,arith=f32" },
+    { "rtn:axis=tensor", "rtn:bits=8,axis=tensor,group=0,sym=1,arith=f32" },
+    { "nf4@layers=0-11", "nf4:block=64,double=1,compute=model,rules=cuda@layers=0-11" },
+    { "nf4@layers=3", "nf4:block=64,double=1,compute=model,rules=cuda@layers=3-3" },
+    { "nf4@skip=up_proj|down_proj|up_proj@only=mlp",
+      "nf4:block=64,double=1,compute=model,rules=cuda@only=mlp@skip=down_proj|up_proj" },
+    { "rtn:bits=4@compute=f32@layers=02-9",
+      "rtn:bits=4,axis=row,group=0,sym=1,arith=f32@layers=2-9@compute=f32" },
+};
+
+static void test_good(void **state)
+{
+    qsae_context *ctx = *state;
+    for (int64_t i = 0; i < LENGTH(good); i++) {
+        qsae__condition c, again;
+        if (qsae__condition_parse(ctx, good[i].text, &c))
+            fail_msg("%s: %s", good[i].text, qsae_error_message());
+        assert_string_equal(c.canonical, good[i].canonical);
+        assert_int_equal(strncmp(c.canonical, c.codec_canonical, strlen(c.codec_canonical)), 0);
+        assert_null(strchr(c.codec_canonical, '@'));
+        /* The canonical form is its own canonical form. */
+        assert_int_equal(qsae__condition_parse(ctx, c.canonical, &again), QSAE_OK);
+        assert_string_equal(again.canonical, c.canonical);
+        qsae__condition_free(ctx, &again);
+        qsae__condition_free(ctx, &c);
+    }
+}
+
+struct wrong {
+    const char *text;
+    int32_t status;
+    const char *offset, *word, *allowed; /* parts of the message */
+};
+
+static const struct wrong wrong[] = {
+    { "", QSAE_EINVAL, "offset 0", "missing codec", "none, llm.int8, nf4, fp4, rtn" },
+    { "nf5", QSAE_EINVAL, "offset 0", "\"nf5\"", "none, llm.int8, nf4, fp4, rtn" },
+    { "NF4", QSAE_EINVAL, "offset 0", "\"NF4\"", "nf4" },
+    { "nf4:", QSAE_EINVAL, "offset 4", "missing option", "block, double, compute, rules" },
+    { "nf4:blok=64", QSAE_EINVAL, "offset 4", "\"blok\"", "block, double, compute, rules" },
+    { "nf4:block=48", QSAE_EINVAL, "offset 10", "\"48\"", "32, 64, 128" },
+    { "nf4:block=16", QSAE_EINVAL, "offset 10", "\"16\"", "32, 64, 128" },
+    { "nf4:block=8192", QSAE_EINVAL, "offset 10", "\"8192\"", "32, 64, 128" },
+    { "nf4:block=", QSAE_EINVAL, "offset 10", "block \"\"", "32, 64, 128" },
+    { "nf4:block", QSAE_EINVAL, "offset 4", "no value", "key=value" },
+    { "nf4:block=64,block=64", QSAE_EINVAL, "offset 13", "repeated", "once" },
+    { "nf4:block=64,", QSAE_EINVAL, "offset 13", "missing option", "block" },
+    { "nf4:block=99999999999999999999", QSAE_EINVAL, "offset 10", "9999", "4096" },
+    { "nf4:double=2", QSAE_EINVAL, "offset 11", "\"2\"", "0, 1" },
+    { "nf4:compute=f64", QSAE_EINVAL, "offset 12", "\"f64\"", "model, f32, bf16, f16" },
+    { "nf4:rules=gpu", QSAE_EINVAL, "offset 10", "\"gpu\"", "cuda, torch" },
+    { "nf4,block=64", QSAE_EINVAL, "offset 3", "\",block=64\"", ":options" },
+    { "none:bits=8", QSAE_EINVAL, "offset 5", "\"bits\"", "weights" },
+    { "none@layers=0-3", QSAE_EINVAL, "offset 0", "selector", "@compute=" },
+    { "llm.int8:threshold=-1", QSAE_EINVAL, "offset 19", "\"-1\"", "65504" },
+    { "llm.int8:threshold=1e3", QSAE_EINVAL, "offset 19", "\"1e3\"", "65504" },
+    { "llm.int8:threshold=70000", QSAE_EINVAL, "offset 19", "\"70000\"", "65504" },
+    { "llm.int8:threshold=0.00000001", QSAE_EINVAL, "offset 19", "0.00000001", "6e-8" },
+    { "llm.int8:threshold=.5", QSAE_EINVAL, "offset 19", "\".5\"", "decimal" },
+    { "llm.int8:threshold=nan", QSAE_EINVAL, "offset 19", "\"nan\"", "decimal" },
+    { "rtn:bits=9", QSAE_EINVAL, "offset 9", "\"9\"", "2 to 8" },
+    { "rtn:bits=1", QSAE_EINVAL, "offset 9", "\"1\"", "2 to 8" },
+    { "rtn:axis=col", QSAE_EINVAL, "offset 9", "\"col\"", "row, column, tensor, tl" },
+    { "rtn:axis=column,group=32", QSAE_EINVAL, "offset 0", "group", "axis=row" },
+    { "rtn:group=-4", QSAE_EINVAL, "offset 10", "\"-4\"", "0 = the whole row" },
+    { "nf4@", QSAE_EINVAL, "offset 4", "selector", "@layers=" },
+    { "nf4@layer=1", QSAE_EINVAL, "offset 4", "\"layer\"", "@layers=" },
+    { "nf4@layers=5-2", QSAE_EINVAL, "offset 11", "\"5-2\"", "FIRST-LAST" },
+    { "nf4@layers=-2", QSAE_EINVAL, "offset 11", "\"-2\"", "FIRST-LAST" },
+    { "nf4@layers=1@layers=2", QSAE_EINVAL, "offset 13", "repeated", "once" },
+    { "nf4@only=", QSAE_EINVAL, "offset 9", "name \"\"", "attn, mlp" },
+    { "nf4@only=mlp||attn", QSAE_EINVAL, "offset 13", "name \"\"", "attn, mlp" },
+    { "nf4@skip=a/b", QSAE_EINVAL, "offset 9", "\"a/b\"", "q_proj" },
+    { "nf4@compute=f16", QSAE_EINVAL, "offset 12", "\"f16\"", "f32, bf16" },
+    { "nf4+prune:sparsity=0.5", QSAE_EUNSUPPORTED, "offset 3", "+prune", "@layers=" },
+    { "nf4:block=64+kv:k=q8_0", QSAE_EUNSUPPORTED, "offset 12", "+kv", "@layers=" },
+    { "nf4@layers=1+prune", QSAE_EUNSUPPORTED, "offset 12", "+prune", "@layers=" },
+    { "control:null", QSAE_EUNSUPPORTED, "offset 0", "control", "rtn" },
+    { "ggml:q4_k", QSAE_EUNSUPPORTED, "offset 0", "ggml", "rtn" },
+    { "gptq", QSAE_EUNSUPPORTED, "offset 0", "gptq", "rtn" },
+    { "awq:bits=4", QSAE_EUNSUPPORTED, "offset 0", "awq", "rtn" },
+};
+
+static void test_wrong(void **state)
+{
+    qsae_context *ctx = *state;
+    for (int64_t i = 0; i < LENGTH(wrong); i++) {
+        const struct wrong *w = &wrong[i];
+        qsae__condition c;
+        const int32_t status = qsae__condition_parse(ctx, w->text, &c);
+        const char *m = qsae_error_message();
+        if (status != w->status || !strstr(m, w->offset) || !strstr(m, w->word) ||
+            !strstr(m, w->allowed))
+            fail_msg("\"%s\": status %d, message: %s", w->text, status, m);
+        assert_null(c.canonical);
+    }
+}
+
+static void test_long(void **state)
+{
+    qsae__condition c;
+    char *text = test_alloc(100001, 1);
+    memset(text, 'a', 100000);
+    memcpy(text, "nf4@only=", 9);
+    assert_int_equal(qsae__condition_parse(*state, text, &c), QSAE_EINVAL);
+    /* 65 names */
+    char *at = text + 9;
+    for (int i = 0; i < 65; i++)
+        at += sprintf(at, "%sn%d", i ? "|" : "", i);
+    assert_int_equal(qsae__condition_parse(*state, text, &c), QSAE_EINVAL);
+    assert_non_null(strstr(qsae_error_message(), "64 names"));
+    test_release(text);
+}
+
+static void test_selects(void **state)
+{
+    qsae_context *ctx = *state;
+    qsae__condition c;
+    assert_int_equal(qsae__condition_parse(ctx, "nf4", &c), QSAE_OK);
+    assert_true(qsae__condition_selects(&c, 0, "q_proj", "attn"));
+    assert_true(qsae__condition_selects(&c, 100, "down_proj", "mlp"));
+    qsae__condition_free(ctx, &c);
+
+    assert_int_equal(qsae__condition_parse(ctx, "nf4@layers=2-3@only=mlp|o_proj@skip=up_proj", &c),
+                     QSAE_OK);
+    assert_false(qsae__condition_selects(&c, 1, "down_proj", "mlp"));
+    assert_true(qsae__condition_selects(&c, 2, "down_proj", "mlp"));
+    assert_true(qsae__condition_selects(&c, 3, "o_proj", "attn"));
+    assert_false(qsae__condition_selects(&c, 3, "proj", "attn"));
+    assert_false(qsae__condition_selects(&c, 3, "q_proj", "attn"));
+    assert_false(qsae__condition_selects(&c, 3, "up_proj", "mlp"));
+    assert_false(qsae__condition_selects(&c, 4, "down_proj", "mlp"));
+    qsae__condition_free(ctx, &c);
+
+    assert_int_equal(qsae__condition_parse(ctx, "none", &c), QSAE_OK);
+    assert_false(qsae__condition_selects(&c, 0, "q_proj", "attn"));
+    qsae__condition_free(ctx, &c);
+}
+
+static void test_values(void **state)
+{
+    qsae_context *ctx = *state;
+    qsae__condition c;
+    assert_int_equal(qsae__condition_parse(ctx, "fp4:compute=f16,rules=torch@compute=bf16", &c),
+                     QSAE_OK);
+    assert_int_equal(c.codec, QSAE__FP4);
+    assert_int_equal(c.rules, QSAE__RULES_TORCH);
+    assert_int_equal(c.compute, QSAE_F16);
+    assert_int_equal(c.model_compute, QSAE_COMPUTE_BF16);
+    assert_true(c.layer_first == 0 && c.layer_last == INT64_MAX);
+    qsae__condition_free(ctx, &c);
+    assert_int_equal(qsae__condition_parse(ctx, "llm.int8:threshold=6.1", &c), QSAE_OK);
+    assert_true(c.threshold == 6.1f);
+    qsae__condition_free(ctx, &c);
+}
+
+static int open_context(void **state)
+{
+    *state = test_context(NULL, 1);
+    return 0;
+}
+
+static int close_context(void **state)
+{
+    qsae_context *ctx = *state;
+    qsae_context_close(&ctx);
+    return 0;
+}
+
+int run_condition(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_good),  cmocka_unit_test(test_wrong),  cmocka_unit_test(test_long),
+        cmocka_unit_test(test_selects), cmocka_unit_test(test_values),
+    };
+    return cmocka_run_group_tests_name("codecs/condition", tests, open_context, close_context);
+}

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The layer model/ sees: every codec against its decoded weight, in the defined order of sums. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests.h"
+
+#define IN 300
+#define OUT 70
+#define ROWS 19
+
+static float weight[OUT * IN], input[ROWS * IN], bias[OUT];
+
+static int fill(void **state)
+{
+    (void)state;
+    test_random(1, weight, OUT * IN);
+    test_random(2, input, ROWS * IN);
+    test_random(3, bias, OUT);
+    for (int64_t i = 0; i < OUT * IN; i++)
+        weight[i] *= 0.05f;
+    for (int64_t i = 0; i < ROWS; i++)
+        input[i * IN + 17] *= 10; /* an outlier column */
+    return 0;
+}
+
+struct plan {
+    const char *spec;
+    int32_t dtype;     /* of the activations */
+    int32_t compute;   /* dtype the weight is decoded to */
+};
+
+static const struct plan plans[] = {
+    { "none", QSAE_F32, QSAE_F32 },
+    { "none", QSAE_BF16, QSAE_BF16 },
+    { "none:weights=bf16", QSAE_F32, QSAE_F32 },
+    { "none:weights=f16", QSAE_BF16, QSAE_BF16 },
+    { "nf4", QSAE_F32, QSAE_F32 },
+    { "nf4", QSAE_BF16, QSAE_BF16 },
+    { "nf4:compute=bf16", QSAE_F32, QSAE_BF16 },
+    { "nf4:compute=f32,block=32,double=0", QSAE_BF16, QSAE_F32 },
+    { "nf4:compute=f16,rules=torch", QSAE_BF16, QSAE_F16 },
+    { "fp4:block=128", QSAE_BF16, QSAE_BF16 },
+    { "rtn:bits=5", QSAE_F32, QSAE_F32 },
+    { "rtn:bits=3,group=64,sym=0", QSAE_BF16, QSAE_BF16 },
+    { "rtn:bits=8,axis=tl", QSAE_BF16, QSAE_BF16 },
+    { "rtn:bits=6,axis=column", QSAE_F32, QSAE_F32 },
+    { "rtn:bits=6,axis=tensor,sym=0", QSAE_BF16, QSAE_BF16 },
+    { "llm.int8", QSAE_F32, 0 },
+    { "llm.int8", QSAE_BF16, 0 },
+    { "llm.int8:rules=torch,threshold=0", QSAE_BF16, 0 },
+};
+
+static qsae__linear_weight plain_weight(const void *data, int32_t dtype, int64_t heads)
+{
+    return (qsae__linear_weight){ .data = data, .dtype = dtype, .n_out = OUT, .n_in = IN,
+                                  .out_stride = IN, .in_stride = 1, .bias = bias,
+                                  .bias_dtype = QSAE_F32, .heads = heads };
+}
+
+static qsae__linear *open_linear(qsae_context *ctx, const char *spec, const qsae__linear_weight *w,
+                                 int32_t dtype)
+{
+    qsae__condition c;
+    qsae__linear *l = NULL;
+    if (qsae__condition_parse(ctx, spec, &c) || qsae__linear_open(ctx, &c, w, dtype, &l))
+        fail_msg("%s: %s", spec, qsae_error_message());
+    qsae__condition_free(ctx, &c);
+    return l;
+}
+
+/* Activations of dtype. */
+static void activations(int32_t dtype, float *x)
+{
+    for (int64_t i = 0; i < ROWS * IN; i++)
+        x[i] = qsae__round_to(dtype, input[i]);
+}
+
+/* y by the public encoder and decoder and one dot product per output. */
+static void expect(qsae_context *ctx, const struct plan *p, float *y)
+{
+    float *x = test_alloc(ROWS * IN, sizeof(float)), *w = test_alloc(OUT * IN, sizeof(float));
+    for (int64_t i = 0; i < OUT * IN; i++)
+        w[i] = strcmp(p->spec, "none:weights=f16") == 0 ? qsae__round_f16(weight[i]) : weight[i];
+    for (int64_t i = 0; i < OUT * IN; i++)
+        w[i] = qsae__round_to(p->dtype, w[i]);
+    qsae_qmatrix *q = test_encode(ctx, p->spec, w, p->dtype, OUT, IN, 5);
+    void *stored = test_decode(q, p->compute);
+    assert_true(qsae__to_f32(p->compute, stored, OUT * IN, w));
+    activations(p->dtype, x);
+    for (int64_t i = 0; i < ROWS * IN; i++)
+        x[i] = qsae__round_to(p->compute, x[i]);
+    for (int64_t i = 0; i < ROWS; i++)
+        for (int64_t o = 0; o < OUT; o++) {
+            const float b = qsae__round_to(p->compute, qsae__round_to(p->dtype, bias[o]));
+            const float s = qsae__gemm_dot(IN, x + i * IN, w + o * IN, 1) + b;
+            y[i * OUT + o] = qsae__round_to(p->dtype, qsae__round_to(p->compute, s));
+        }
+    qsae_qmatrix_close(&q);
+    test_release(stored);
+    test_release(w);
+    test_release(x);
+}
+
+static void check_public(qsae_context *ctx, const struct plan *p, const float *x, const float *want)
+{
+    float *w = test_alloc(OUT * IN, sizeof(float)), *y = test_alloc(ROWS * OUT, sizeof(float));
+    for (int64_t i = 0; i < OUT * IN; i++)
+        w[i] = qsae__round_to(p->dtype, weight[i]);
+    qsae_qmatrix *q = test_encode(ctx, p->spec, w, p->dtype, OUT, IN, 5);
+    const qsae_rows in = test_rows(x, QSAE_F32, ROWS, IN);
+    qsae_rows out = test_rows(y, QSAE_F32, ROWS, OUT);
+    assert_int_equal(qsae_qmatrix_linear(q, &in, bias, p->dtype, &out), QSAE_OK);
+    test_same_f32(p->spec, y, want, ROWS * OUT);
+    qsae_qmatrix_close(&q);
+    test_release(y);
+    test_release(w);
+}
+
+/* All codecs, levels and thread counts: the same bits, and the bits that the definition gives. */
+static void test_codecs(void **state)
+{
+    qsae_context *ctx[TEST_CONTEXTS];
+    const int64_t n = test_contexts(ctx);
+    float *x = test_alloc(ROWS * IN, sizeof(float)), *want = test_alloc(ROWS * OUT, sizeof(float));
+    float *y = test_alloc(ROWS * (OUT + 1), sizeof(float));
+    const qsae__linear_weight w = plain_weight(weight, QSAE_F32, 5);
+    (void)state;
+    for (int64_t p = 0; p < LENGTH(plans); p++) {
+        activations(plans[p].dtype, x);
+        for (int64_t i = 0; i < n; i++) {
+            qsae__linear *l = open_linear(ctx[i], plans[p].spec, &w, plans[p].dtype);
+            assert_int_equal(qsae__linear_apply(l, ROWS, x, IN, y, OUT + 1), QSAE_OK);
+            for (int64_t r = 1; r < ROWS; r++)
+                memmove(y + r * OUT, y + r * (OUT + 1), OUT * sizeof(float));
+            if (i == 0) {
+                if (plans[p].compute)
+                    expect(ctx[0], &plans[p], want);
+                else
+                    memcpy(want, y, ROWS * OUT * sizeof(float));
+            }
+            test_same_f32(plans[p].spec, y, want, ROWS * OUT);
+            qsae__linear_close(&l);
+            if (!strstr(plans[p].spec, "weights=f16"))
+                check_public(ctx[i], &plans[p], x, want);
+        }
+    }
+    test_release(y);
+    test_release(want);
+    test_release(x);
+    test_contexts_close(ctx, n);
+}
+
+/* A Conv1D weight, [in, out], read with strides: the same layer. bf16 and f16 files too. */
+static void test_strides(void **state)
+{
+    static const char *const specs[] = { "none", "nf4", "llm.int8", "rtn:bits=4,group=32",
+                                         "rtn:axis=column" };
+    static const int32_t dtypes[] = { QSAE_F32, QSAE_BF16, QSAE_F16 };
+    qsae_context *ctx = test_context(NULL, 2);
+    float *y = test_alloc(ROWS * OUT, sizeof(float)), *want = test_alloc(ROWS * OUT, sizeof(float));
+    char *a = test_alloc(OUT * IN, sizeof(float)), *b = test_alloc(OUT * IN, sizeof(float));
+    (void)state;
+    for (int64_t d = 0; d < LENGTH(dtypes); d++) {
+        const size_t size = d ? 2 : 4;
+        assert_true(qsae__from_f32(dtypes[d], weight, OUT * IN, a));
+        for (int64_t o = 0; o < OUT; o++)
+            for (int64_t i = 0; i < IN; i++)
+                memcpy(b + (size_t)(i * OUT + o) * size, a + (size_t)(o * IN + i) * size, size);
+        for (int64_t s = 0; s < LENGTH(specs); s++) {
+            qsae__linear_weight w = plain_weight(a, dtypes[d], 0);
+            qsae__linear *l = open_linear(ctx, specs[s], &w, QSAE_BF16);
+            assert_int_equal(qsae__linear_apply(l, ROWS, input, IN, want, OUT), QSAE_OK);
+            qsae__linear_close(&l);
+            w.data = b;
+            w.out_stride = 1;
+            w.in_stride = OUT;
+            l = open_linear(ctx, specs[s], &w, QSAE_BF16);
+            assert_int_equal(qsae__linear_apply(l, ROWS, input, IN, y, OUT), QSAE_OK);
+            test_same_f32(specs[s], y, want, ROWS * OUT);
+            qsae__linear_close(&l);
+        }
+    }
+    test_release(a);
+    test_release(b);
+    test_release(y);
+    test_release(want);
+    qsae_context_close(&ctx);
+}
+
+/* A slab cut in two: no bit changes (but for LLM.int8's outliers). */
+static void test_slabs(void **state)
+{
+    qsae_context *ctx = test_context(NULL, 2);
+    float *y = test_alloc(ROWS * OUT, sizeof(float)), *z = test_alloc(ROWS * OUT, sizeof(float));
+    const qsae__linear_weight w = plain_weight(weight, QSAE_F32, 0);
+    (void)state;
+    for (int64_t p = 0; p < LENGTH(plans); p++) {
+        qsae__linear *l = open_linear(ctx, plans[p].spec, &w, QSAE_F32);
+        assert_int_equal(qsae__linear_apply(l, ROWS, input, IN, y, OUT), QSAE_OK);
+        assert_int_equal(qsae__linear_apply(l, 7, input, IN, z, OUT), QSAE_OK);
+        assert_int_equal(qsae__linear_apply(l, ROWS - 7, input + 7 * IN, IN, z + 7 * OUT, OUT),
+                         QSAE_OK);
+        if (!qsae__linear_batch_dependent(l))
+            test_same_f32(plans[p].spec, y, z, ROWS * OUT);
+        assert_int_equal(qsae__linear_apply(l, 0, input, IN, z, OUT), QSAE_OK);
+        qsae__linear_close(&l);
+    }
+    test_release(y);
+    test_release(z);
+    qsae_context_close(&ctx);
+}
+
+static void test_facts(void **state)
+{
+    qsae_context *ctx = test_context(NULL, 1);
+    const qsae__linear_weight w = plain_weight(weight, QSAE_F32, 0);
+    const uint64_t n = OUT * IN;
+    (void)state;
+    qsae__linear *l = open_linear(ctx, "nf4", &w, QSAE_BF16);
+    assert_int_equal(qsae__linear_out(l), OUT);
+    assert_int_equal(qsae__linear_in(l), IN);
+    assert_int_equal(qsae__linear_quantized(l), 1);
+    assert_int_equal(qsae__linear_batch_dependent(l), 0);
+    assert_int_equal(qsae__linear_bytes(l), n / 2 + (n + 63) / 64 + 4 * 2 + 4);
+    assert_non_null(qsae__linear_panels(l));
+    qsae__linear_close(&l);
+    assert_null(l);
+    qsae__linear_close(&l);
+    l = open_linear(ctx, "llm.int8", &w, QSAE_BF16);
+    assert_int_equal(qsae__linear_batch_dependent(l), 1);
+    assert_int_equal(qsae__linear_bytes(l), n + 4 * OUT);
+    assert_null(qsae__linear_panels(l));
+    qsae__linear_close(&l);
+    l = open_linear(ctx, "llm.int8:threshold=0", &w, QSAE_F32);
+    assert_int_equal(qsae__linear_batch_dependent(l), 0);
+    qsae__linear_close(&l);
+    l = open_linear(ctx, "none", &w, QSAE_F32);
+    assert_int_equal(qsae__linear_quantized(l), 0);
+    assert_int_equal(qsae__linear_bytes(l), 4 * n);
+    qsae__linear_close(&l);
+    l = open_linear(ctx, "none:weights=bf16", &w, QSAE_F32);
+    assert_int_equal(qsae__linear_bytes(l), 2 * n);
+    qsae__linear_close(&l);
+    assert_int_equal(qsae__linear_open(ctx, NULL, &w, QSAE_F32, &l), QSAE_OK);
+    qsae__linear_close(&l);
+    qsae_context_close(&ctx);
+}
+
+static void test_refused(void **state)
+{
+    qsae_context *ctx = test_context(NULL, 1);
+    qsae__linear_weight w = plain_weight(weight, QSAE_F64, 0);
+    qsae__condition c;
+    qsae__linear *l = NULL;
+    (void)state;
+    assert_int_equal(qsae__linear_open(ctx, NULL, &w, QSAE_F32, &l), QSAE_EUNSUPPORTED);
+    assert_non_null(strstr(qsae_error_message(), "F64"));
+    w = plain_weight(weight, QSAE_F32, 0);
+    assert_int_equal(qsae__linear_open(ctx, NULL, &w, QSAE_F16, &l), QSAE_EINVAL);
+    w.bias_dtype = QSAE_I8;
+    assert_int_equal(qsae__linear_open(ctx, NULL, &w, QSAE_F32, &l), QSAE_EUNSUPPORTED);
+    w = plain_weight(weight, QSAE_F32, 0);
+    w.n_in = 0;
+    assert_int_equal(qsae__linear_open(ctx, NULL, &w, QSAE_F32, &l), QSAE_EINVAL);
+    w = plain_weight(weight, QSAE_F32, 3);
+    assert_int_equal(qsae__condition_parse(ctx, "rtn:axis=tl", &c), QSAE_OK);
+    assert_int_equal(qsae__linear_open(ctx, &c, &w, QSAE_F32, &l), QSAE_EINVAL);
+    qsae__condition_free(ctx, &c);
+    assert_int_equal(qsae__condition_parse(ctx, "llm.int8", &c), QSAE_OK);
+    w.n_in = 140000;
+    w.n_out = 1;
+    w.in_stride = 0; /* nothing is read before the refusal */
+    assert_int_equal(qsae__linear_open(ctx, &c, &w, QSAE_F32, &l), QSAE_EUNSUPPORTED);
+    assert_non_null(strstr(qsae_error_message(), "140000"));
+    qsae__condition_free(ctx, &c);
+    assert_null(l);
+    qsae_context_close(&ctx);
+}
+
+int run_linear(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_codecs), cmocka_unit_test(test_strides), cmocka_unit_test(test_slabs),
+        cmocka_unit_test(test_facts),  cmocka_unit_test(test_refused),
+    };
+    return cmocka_run_group_tests_name("codecs/linear", tests, fill, NULL);
+}
