@@ -12,7 +12,7 @@ ninja -C build examples/evaluate >/dev/null
 exec build/examples/evaluate examples/data/tiny-gemma3 \
     --sae examples/data/tiny-gemma3-sae \
     --text examples/data/eval.jsonl \
-    --context 256 \
+    --context 256 --bos doc_start \
     --condition llm.int8:threshold=6 \
     --condition nf4:block=64,double=1 \
     --condition rtn:bits=6 \

@@ -62,6 +62,7 @@ static void close_participant(qsae_audit *a, struct participant *p)
         qsae_metric_close(&p->saes[i].survival);
     }
     qsae__free(a->ctx, p->saes);
+    qsae__free(a->ctx, p->outliers);
     qsae_metric_close(&p->cross_entropy);
     qsae_metric_close(&p->divergence);
     qsae_model_close(&p->model);

@@ -61,6 +61,8 @@ struct participant {
     struct audit_features *saes; /* [n_saes] */
     int64_t width;               /* of its residual stream */
     int64_t next_chunk;          /* first chunk its metrics have not seen */
+    qsae__outliers *outliers;    /* [linears] up to next_chunk */
+    int64_t n_outliers;
     double seconds;              /* of its forward passes, SAEs and its share of the head */
     uint64_t peak_rss;
 };

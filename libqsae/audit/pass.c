@@ -214,6 +214,9 @@ static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, s
 {
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
     const double start = qsae__now();
+    /* A batch that was stopped midway is counted once. */
+    for (int64_t i = 0; i < who->n_outliers; i++)
+        qsae__model_set_outliers(who->model, i, &who->outliers[i]);
     p->slab.ids = p->ids;
     p->slab.n_seq = p->n_seq;
     p->slab.n_tokens = p->n_tokens;
@@ -300,9 +303,12 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, st
         if (st == QSAE_OK && !is_reference)
             st = qsae_metric_update_features(f->survival, &at_features, &acts_r, &acts);
     }
-    if (st == QSAE_OK)
-        who->next_chunk = a->next_chunk + p->n_seq;
-    return st;
+    if (st != QSAE_OK)
+        return st;
+    who->next_chunk = a->next_chunk + p->n_seq;
+    for (int64_t i = 0; i < who->n_outliers; i++)
+        who->outliers[i] = qsae__model_outliers(who->model, i);
+    return QSAE_OK;
 }
 
 static int32_t timed_update(qsae_audit *a, struct pass *p, struct participant *who,

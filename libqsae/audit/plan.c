@@ -101,7 +101,9 @@ static int32_t open_participant(qsae_audit *a, struct participant *p, const char
     if ((st = qsae_model_get_cost(p->model, &p->cost)) != QSAE_OK)
         return st;
     p->label = qsae__strdup(a->ctx, folder ? text : p->cost.condition);
-    return p->label ? QSAE_OK : QSAE_ENOMEM;
+    p->n_outliers = qsae__model_linears(p->model);
+    p->outliers = qsae__calloc(a->ctx, p->n_outliers, sizeof *p->outliers);
+    return p->label && p->outliers ? QSAE_OK : QSAE_ENOMEM;
 }
 
 static int32_t check_pair(qsae_audit *a, const struct participant *p)
@@ -113,7 +115,7 @@ static int32_t check_pair(qsae_audit *a, const struct participant *p)
     if (r.vocab != q.vocab)
         return qsae__fail(QSAE_EMISMATCH, "%s: vocabulary of %lld, the reference has %lld", p->label,
                           (long long)q.vocab, (long long)r.vocab);
-    if (a->n_saes && (r.width != q.width || r.layers != q.layers))
+    if (r.width != q.width || r.layers != q.layers)
         return qsae__fail(QSAE_EMISMATCH,
                           "%s: %lld layers of width %lld, the reference has %lld of %lld", p->label,
                           (long long)q.layers, (long long)q.width, (long long)r.layers,

@@ -2,6 +2,7 @@
 /* The result document (doc/result.md). Keys may be added, never renamed; undefined values are null. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <qsae/version.h>
@@ -130,6 +131,41 @@ static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)
     return QSAE_OK;
 }
 
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* What LLM.int8 met; null for other codecs. */
+static json_t *outliers_json(const qsae_audit *a, const struct participant *p)
+{
+    int64_t calls = 0, with = 0, columns = 0, n = 0;
+    char(*names)[160] = qsae__calloc(a->ctx, p->n_outliers, sizeof *names);
+    char **sorted = qsae__calloc(a->ctx, p->n_outliers, sizeof *sorted);
+    for (int64_t i = 0; names && sorted && i < p->n_outliers; i++) {
+        calls += p->outliers[i].calls;
+        with += p->outliers[i].with_outliers;
+        columns += p->outliers[i].columns;
+        if (p->outliers[i].with_outliers) {
+            qsae__model_linear_name(p->model, i, names[n], sizeof names[n]);
+            sorted[n] = names[n];
+            n++;
+        }
+    }
+    json_t *o = json_null(), *list;
+    if (calls) {
+        qsort(sorted, (size_t)n, sizeof *sorted, by_text);
+        o = json_pack("{s:I,s:I,s:I,s:o}", "linear_calls", (json_int_t)calls, "calls_with_outliers",
+                      (json_int_t)with, "outlier_columns_total", (json_int_t)columns,
+                      "modules_with_outliers", list = json_array());
+        for (int64_t i = 0; i < n; i++)
+            json_array_append_new(list, json_string(sorted[i]));
+    }
+    qsae__free(a->ctx, names);
+    qsae__free(a->ctx, sorted);
+    return o;
+}
+
 static int32_t participant_json(qsae_audit *a, struct participant *p, json_t **out)
 {
     json_t *o = *out = json_object(), *intervals = json_object();
@@ -142,6 +178,7 @@ static int32_t participant_json(qsae_audit *a, struct participant *p, json_t **o
     json_object_set_new(o, "compute",
                         json_string(p->cost.compute == QSAE_COMPUTE_BF16 ? "bf16" : "f32"));
     json_object_set_new(o, "batch_dependent", json_boolean(p->cost.batch_dependent));
+    json_object_set_new(o, "outliers", outliers_json(a, p));
     json_object_set_new(o, "peak_rss_bytes",
                         p->peak_rss ? json_integer((json_int_t)p->peak_rss) : json_null());
     json_object_set_new(o, "tokens_per_second",

@@ -67,6 +67,11 @@ int32_t qsae__state_save(qsae_audit *a)
         const struct participant *p = &a->participants[i];
         put_u64(&b, (uint64_t)p->next_chunk);
         put_f64(&b, p->seconds);
+        for (int64_t o = 0; o < p->n_outliers; o++) {
+            put_u64(&b, (uint64_t)p->outliers[o].calls);
+            put_u64(&b, (uint64_t)p->outliers[o].with_outliers);
+            put_u64(&b, (uint64_t)p->outliers[o].columns);
+        }
         put_metric(&b, a->ctx, p->cross_entropy);
         put_metric(&b, a->ctx, p->divergence);
         for (int64_t s = 0; s < a->n_saes; s++) {
@@ -173,6 +178,10 @@ static int32_t get_participant(qsae_audit *a, struct reader *r, struct participa
     int32_t st = get_i64(r, a->corpus_info.chunks, &p->next_chunk);
     if (st == QSAE_OK)
         st = get_f64(r, &p->seconds);
+    for (int64_t o = 0; o < p->n_outliers && st == QSAE_OK; o++)
+        if ((st = get_i64(r, INT64_MAX, &p->outliers[o].calls)) == QSAE_OK &&
+            (st = get_i64(r, INT64_MAX, &p->outliers[o].with_outliers)) == QSAE_OK)
+            st = get_i64(r, INT64_MAX, &p->outliers[o].columns);
     if (st == QSAE_OK)
         st = get_metric(r, p->cross_entropy);
     if (st == QSAE_OK)

@@ -17,8 +17,10 @@ typedef struct qsae__int8_rows {
 int32_t qsae__int8_quantize_rows(const qsae__source *src, enum qsae__rules rules, float threshold,
                                  qsae__int8_rows *out);
 
-/* y[rows, n_out] of x[rows, n_in] by the rules of q's codec; bias [n_out] in dtype, or NULL. */
+/* y[rows, n_out] of x[rows, n_in] by the rules of q's codec; bias [n_out] in dtype, or NULL.
+ * n_outliers receives the number of outlier columns; may be NULL. */
 int32_t qsae__int8_linear(const qsae_qmatrix *q, int64_t rows, const float *x, int64_t ldx,
-                          const float *bias, int32_t dtype, float *y, int64_t ldy);
+                          const float *bias, int32_t dtype, float *y, int64_t ldy,
+                          int64_t *n_outliers);
 
 #endif

@@ -155,7 +155,8 @@ static int32_t prepare(struct call *c, const float *x, int64_t ldx)
 }
 
 int32_t qsae__int8_linear(const qsae_qmatrix *q, int64_t rows, const float *x, int64_t ldx,
-                          const float *bias, int32_t dtype, float *y, int64_t ldy)
+                          const float *bias, int32_t dtype, float *y, int64_t ldy,
+                          int64_t *n_outliers)
 {
     qsae_context *ctx = q->ctx;
     struct call c = { .q = q, .ops = qsae__int8_get(ctx), .bias = bias, .y = y, .rows = rows,
@@ -169,6 +170,8 @@ int32_t qsae__int8_linear(const qsae_qmatrix *q, int64_t rows, const float *x, i
     if (!status)
         status = qsae__parallel(ctx, c.row_tiles * qsae__ceil_div(q->n_out, TILE_OUT), linear_tile,
                                 &c);
+    if (n_outliers)
+        *n_outliers = c.a.n_outliers;
     qsae__free(ctx, c.a.codes);
     qsae__free(ctx, c.a.scale);
     qsae__free(ctx, c.a.outlier);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "codecs/linear.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "codecs/apply.h"
@@ -16,6 +17,7 @@ struct qsae__linear {
     uint64_t bytes;
     int32_t dtype, compute;
     bool quantized;
+    atomic_llong *seen;      /* [3] of LLM.int8: calls, those with outliers, columns; else NULL */
 };
 
 /* Panel source over an encoded matrix: rows are decoded a k block at a time. */
@@ -199,6 +201,9 @@ int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsa
     }
     if (!status && w->bias)
         status = copy_bias(l, w);
+    if (!status && l->q && l->q->codec.codec == QSAE__INT8 &&
+        !(l->seen = qsae__calloc(ctx, 3, sizeof *l->seen)))
+        status = QSAE_ENOMEM;
     if (status) {
         qsae__linear_close(&l);
         return status;
@@ -214,6 +219,7 @@ void qsae__linear_close(qsae__linear **linear)
     qsae_context *ctx = (*linear)->ctx;
     qsae_qmatrix_close(&(*linear)->q);
     qsae__free(ctx, (*linear)->bias);
+    qsae__free(ctx, (*linear)->seen);
     qsae__free(ctx, *linear);
     qsae__context_unref(ctx);
     *linear = NULL;
@@ -222,8 +228,15 @@ void qsae__linear_close(qsae__linear **linear)
 int32_t qsae__linear_apply(const qsae__linear *l, int64_t rows, const float *x, int64_t ldx,
                            float *y, int64_t ldy)
 {
-    if (l->q && l->q->codec.codec == QSAE__INT8)
-        return qsae__int8_linear(l->q, rows, x, ldx, l->bias, l->dtype, y, ldy);
+    if (l->q && l->q->codec.codec == QSAE__INT8) {
+        int64_t columns = 0;
+        const int32_t status =
+            qsae__int8_linear(l->q, rows, x, ldx, l->bias, l->dtype, y, ldy, &columns);
+        atomic_fetch_add(&l->seen[0], 1);
+        atomic_fetch_add(&l->seen[1], columns > 0);
+        atomic_fetch_add(&l->seen[2], columns);
+        return status;
+    }
     return qsae__panels_apply(l->ctx, &l->panels, rows, x, ldx, l->bias, l->dtype, l->compute, y,
                               ldy);
 }
@@ -256,4 +269,21 @@ int32_t qsae__linear_quantized(const qsae__linear *l)
 int32_t qsae__linear_batch_dependent(const qsae__linear *l)
 {
     return l->q && l->q->codec.codec == QSAE__INT8 && l->q->codec.threshold > 0;
+}
+
+qsae__outliers qsae__linear_outliers(const qsae__linear *l)
+{
+    if (!l->seen)
+        return (qsae__outliers){ 0 };
+    return (qsae__outliers){ atomic_load(&l->seen[0]), atomic_load(&l->seen[1]),
+                             atomic_load(&l->seen[2]) };
+}
+
+void qsae__linear_set_outliers(qsae__linear *l, const qsae__outliers *o)
+{
+    if (!l->seen)
+        return;
+    atomic_store(&l->seen[0], o->calls);
+    atomic_store(&l->seen[1], o->with_outliers);
+    atomic_store(&l->seen[2], o->columns);
 }

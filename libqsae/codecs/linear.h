@@ -44,4 +44,13 @@ uint64_t qsae__linear_bytes(const qsae__linear *linear);    /* stored codes and 
 int32_t qsae__linear_quantized(const qsae__linear *linear); /* 1 if a codec replaced the weight */
 int32_t qsae__linear_batch_dependent(const qsae__linear *linear);
 
+/* What LLM.int8 met so far: calls, calls with outlier columns, outlier columns in all. Zero for other
+ * codecs. Thread-safe. */
+typedef struct qsae__outliers {
+    int64_t calls, with_outliers, columns;
+} qsae__outliers;
+
+qsae__outliers qsae__linear_outliers(const qsae__linear *linear);
+void qsae__linear_set_outliers(qsae__linear *linear, const qsae__outliers *o);
+
 #endif

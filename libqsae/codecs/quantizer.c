@@ -195,7 +195,7 @@ int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows *x, cons
         return status;
     if (matrix->codec.codec == QSAE__INT8)
         status = qsae__int8_linear(matrix, x->n_rows, x->data, x->row_stride, b, dtype, y->data,
-                                   y->row_stride);
+                                   y->row_stride, NULL);
     else
         status = qsae__panels_apply(matrix->ctx, &panels, x->n_rows, x->data, x->row_stride, b,
                                     dtype, compute, y->data, y->row_stride);

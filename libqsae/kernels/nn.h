@@ -8,10 +8,10 @@
 typedef struct qsae__nn {
     /*
      * y[i] = exp(x[i] - m); returns the sum of y in 16 f32 lanes folded by a fixed tree. The first
-     * n_coarse values (a multiple of 16) come from the exponential that PyTorch's attention kernel uses
-     * where the result is rounded to bf16: a cubic for the fraction of the base-2 exponent, added to
-     * the bit pattern, relative error below 1.5e-4 (Malossi, Ineichen, Bekas, Curioni, "Fast
-     * Exponential Computation on SIMD Architectures", 2015); 0 below -87.3, NaN to NaN.
+     * n_coarse values (a multiple of 16) come from the exponential that PyTorch's attention kernel
+     * uses where the result is rounded to bf16: a cubic for the fraction of the base-2 exponent,
+     * added to the bit pattern, relative error below 1.5e-4 (Malossi, Ineichen, Bekas, Curioni,
+     * "Fast Exponential Computation on SIMD Architectures", 2015); 0 below -87.3, NaN to NaN.
      */
     float (*exp_sum_coarse)(const float *x, float m, float *y, int64_t n, int64_t n_coarse);
 } qsae__nn;

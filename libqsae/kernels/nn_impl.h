@@ -6,8 +6,8 @@
 #define EXP_HIGH 88.722839355468750f
 
 /*
- * 2^s for s = x log2(e): with the fraction f of s, 2^f - 1 - f = -p(f), so s - p(f) scaled by 2^23 and
- * biased is the result's bit pattern. In f32 that pattern is good to 64 units or so.
+ * 2^s for s = x log2(e): with the fraction f of s, 2^f - 1 - f = -p(f), so s - p(f) scaled by 2^23
+ * and biased is the result's bit pattern. In f32 that pattern is good to 64 units or so.
  */
 INLINE v16 v_exp_coarse(v16 x)
 {

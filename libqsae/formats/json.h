@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_FORMATS_JSON_H
+#define QSAE_FORMATS_JSON_H
+
+#include <jansson.h>
+
+#include "core/core.h"
+
+/*
+ * Strict JSON: UTF-8, duplicate keys rejected, depth <= 64, nothing but white space after the
+ * value. Errors name file, line and reason (QSAE_EFORMAT). The caller json_decref()s.
+ * `name` is used in messages only.
+ */
+int32_t qsae__json_parse(const char *text, size_t size, const char *name, json_t **out);
+int32_t qsae__json_load(qsae_context *ctx, const char *path, json_t **out);
+
+#define QSAE__JSON_NUL 1   /* \u0000 may occur in string values (text; never in names) */
+#define QSAE__JSON_REALS 2 /* every number is read as f64: for files with integers beyond 64 bits */
+int32_t qsae__json_parse_with(const char *text, size_t size, const char *name, unsigned flags,
+                              json_t **out);
+
+/*
+ * Typed access with errors that name file, key, expected and found. `where` is the file or path
+ * prefix. A missing key or null leaves *out untouched and returns QSAE_OK unless required, then
+ * QSAE_EFORMAT. Found flags: present (may be NULL) receives 1 if a non-null value was read.
+ */
+int32_t qsae__json_i64(const json_t *object, const char *where, const char *key, bool required,
+                       int64_t low, int64_t high, int64_t *out, int32_t *present);
+int32_t qsae__json_f64(const json_t *object, const char *where, const char *key, bool required,
+                       double *out, int32_t *present);
+int32_t qsae__json_bool(const json_t *object, const char *where, const char *key, bool required,
+                        bool *out, int32_t *present);
+/* *out points into the object. */
+int32_t qsae__json_str(const json_t *object, const char *where, const char *key, bool required,
+                       const char **out, int32_t *present);
+/* Member of a given JSON type (JSON_OBJECT, JSON_ARRAY); NULL if missing or null and not
+ * required. */
+int32_t qsae__json_get(const json_t *object, const char *where, const char *key, bool required,
+                       json_type type, const json_t **out);
+
+const char *qsae__json_type_name(const json_t *v);
+
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Inside of a set of tensors, for the readers of this folder. */
+#ifndef QSAE_FORMATS_SET_H
+#define QSAE_FORMATS_SET_H
+
+#include <stdatomic.h>
+
+#include "formats/json.h"
+#include "formats/tensors.h"
+
+struct qsae__tensors {
+    atomic_int refs;
+    qsae_context *ctx;
+    char *path;             /* as opened, for messages */
+    qsae__tensor *items;    /* [count], by name once finished */
+    int64_t count, capacity;
+    qsae__file **files;     /* tensors point into these */
+    int64_t n_files, files_capacity;
+    void **blocks;          /* own memory: names, decoded data */
+    int64_t n_blocks, blocks_capacity;
+    json_t *metadata;       /* __metadata__ or NULL */
+};
+
+int32_t qsae__set_new(qsae_context *ctx, const char *path, qsae__tensors **out);
+
+/* Takes *file over, also on failure, and NULLs it. */
+int32_t qsae__set_add_file(qsae__tensors *t, qsae__file **file);
+
+/* Memory that belongs to the set; NULL with QSAE_ENOMEM. */
+void *qsae__set_alloc(qsae__tensors *t, size_t size);
+
+int32_t qsae__set_add(qsae__tensors *t, const qsae__tensor *tensor);
+
+/* Sorts by name; two tensors of one name are QSAE_EFORMAT. */
+int32_t qsae__set_finish(qsae__tensors *t);
+
+/* Product of the shape times the element size; false if it overflows or is no whole byte. */
+bool qsae__shape_bytes(const int64_t *shape, int32_t rank, int32_t dtype, uint64_t *bytes);
+
+/* Adds the tensors of one file; `file` belongs to the set already. */
+int32_t qsae__safetensors_read(qsae__tensors *t, const qsae__file *file);
+int32_t qsae__npy_read(qsae__tensors *t, const qsae__file *file);
+int32_t qsae__npz_read(qsae__tensors *t, const qsae__file *file);
+
+/* folder/model.safetensors.index.json and its shards. */
+int32_t qsae__index_read(qsae__tensors *t, const char *folder, const char *index_path);
+
+/* Fixed grammar of an npy header (numpy.lib.format). */
+typedef struct qsae__npy {
+    int64_t shape[8];
+    uint64_t bytes;     /* of the data */
+    uint64_t start;     /* of the data */
+    int32_t rank;
+    int32_t dtype;
+    bool fortran;
+} qsae__npy;
+
+#define QSAE__NPY_PREFIX 12        /* bytes that tell the header length */
+#define QSAE__NPY_HEADER_MAX 65536 /* NumPy itself refuses more than 10,000 */
+
+/* From the first min(size, QSAE__NPY_PREFIX) bytes: where the data starts. */
+int32_t qsae__npy_start(const uint8_t *data, uint64_t size, const char *name, uint64_t *start);
+
+/* head: the first `start` bytes. */
+int32_t qsae__npy_header(const uint8_t *head, uint64_t start, const char *name, qsae__npy *out);
+
+/* Column-major src to row-major dst. */
+void qsae__npy_transpose(const qsae__npy *h, const uint8_t *src, uint8_t *dst);
+
+int32_t qsae__pickle_refused(const char *path);
+
+#endif

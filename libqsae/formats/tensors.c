@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <qsae/tensor.h>
+
+#include "formats/set.h"
+
+struct qsae_tensors {
+    qsae_context *ctx;
+    qsae__tensors *set;
+};
+
+int32_t qsae__set_new(qsae_context *ctx, const char *path, qsae__tensors **out)
+{
+    qsae__tensors *t = qsae__calloc(ctx, 1, sizeof *t);
+
+    *out = NULL;
+    if (t == NULL)
+        return QSAE_ENOMEM;
+    atomic_init(&t->refs, 1);
+    t->ctx = qsae__context_ref(ctx);
+    t->path = qsae__strdup(ctx, path);
+    if (t->path == NULL) {
+        qsae__tensors_unref(&t);
+        return QSAE_ENOMEM;
+    }
+    *out = t;
+    return QSAE_OK;
+}
+
+qsae__tensors *qsae__tensors_ref(qsae__tensors *t)
+{
+    if (t != NULL)
+        atomic_fetch_add(&t->refs, 1);
+    return t;
+}
+
+void qsae__tensors_unref(qsae__tensors **pt)
+{
+    qsae__tensors *t;
+    qsae_context *ctx;
+
+    if (pt == NULL || *pt == NULL)
+        return;
+    t = *pt;
+    *pt = NULL;
+    if (atomic_fetch_sub(&t->refs, 1) != 1)
+        return;
+    ctx = t->ctx;
+    for (int64_t i = 0; i < t->n_files; i++)
+        qsae__file_close(&t->files[i]);
+    for (int64_t i = 0; i < t->n_blocks; i++)
+        qsae__free(ctx, t->blocks[i]);
+    qsae__free(ctx, t->files);
+    qsae__free(ctx, t->blocks);
+    qsae__free(ctx, t->items);
+    qsae__free(ctx, t->path);
+    json_decref(t->metadata);
+    qsae__free(ctx, t);
+    qsae__context_unref(ctx);
+}
+
+int32_t qsae__set_add_file(qsae__tensors *t, qsae__file **file)
+{
+    const int32_t status = qsae__grow(t->ctx, &t->files, &t->files_capacity, t->n_files + 1,
+                                      sizeof *t->files);
+
+    if (status != QSAE_OK) {
+        qsae__file_close(file);
+        return status;
+    }
+    t->files[t->n_files++] = *file;
+    *file = NULL;
+    return QSAE_OK;
+}
+
+void *qsae__set_alloc(qsae__tensors *t, size_t size)
+{
+    void *p;
+
+    if (qsae__grow(t->ctx, &t->blocks, &t->blocks_capacity, t->n_blocks + 1, sizeof *t->blocks) !=
+        QSAE_OK)
+        return NULL;
+    p = qsae__alloc(t->ctx, size);
+    if (p != NULL)
+        t->blocks[t->n_blocks++] = p;
+    return p;
+}
+
+int32_t qsae__set_add(qsae__tensors *t, const qsae__tensor *tensor)
+{
+    const int32_t status = qsae__grow(t->ctx, &t->items, &t->capacity, t->count + 1,
+                                      sizeof *t->items);
+
+    if (status == QSAE_OK)
+        t->items[t->count++] = *tensor;
+    return status;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const qsae__tensor *)a)->name, ((const qsae__tensor *)b)->name);
+}
+
+int32_t qsae__set_finish(qsae__tensors *t)
+{
+    if (t->count > 1)
+        qsort(t->items, (size_t)t->count, sizeof *t->items, by_name);
+    for (int64_t i = 1; i < t->count; i++)
+        if (strcmp(t->items[i - 1].name, t->items[i].name) == 0)
+            return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\" occurs twice (%s and %s)", t->path,
+                              t->items[i].name, t->items[i - 1].file, t->items[i].file);
+    return QSAE_OK;
+}
+
+bool qsae__shape_bytes(const int64_t *shape, int32_t rank, int32_t dtype, uint64_t *bytes)
+{
+    int64_t n = 1;
+    uint64_t bits;
+
+    for (int32_t i = 0; i < rank; i++)
+        if (shape[i] < 0 || !qsae__mul_i64(n, shape[i], &n))
+            return false;
+    if (!qsae__mul_u64((uint64_t)n, (uint64_t)qsae_dtype_bits(dtype), &bits) || bits % 8 != 0)
+        return false;
+    *bytes = bits / 8;
+    return true;
+}
+
+int64_t qsae__tensors_len(const qsae__tensors *t)
+{
+    return t->count;
+}
+
+const qsae__tensor *qsae__tensors_at(const qsae__tensors *t, int64_t i)
+{
+    return i >= 0 && i < t->count ? &t->items[i] : NULL;
+}
+
+const qsae__tensor *qsae__tensors_find(const qsae__tensors *t, const char *name)
+{
+    const qsae__tensor key = { .name = name };
+
+    if (t->count == 0)
+        return NULL;
+    return bsearch(&key, t->items, (size_t)t->count, sizeof *t->items, by_name);
+}
+
+const char *qsae__tensors_metadata(const qsae__tensors *t, const char *key)
+{
+    return t->metadata == NULL ? NULL : json_string_value(json_object_get(t->metadata, key));
+}
+
+static void shape_text(const int64_t *shape, int32_t rank, char *text, size_t size)
+{
+    size_t at = 0;
+
+    for (int32_t i = 0; i < rank && at < size; i++) {
+        const char *comma = i == 0 ? "" : ", ";
+        const int n = shape[i] < 0 ? snprintf(text + at, size - at, "%s*", comma)
+                                   : snprintf(text + at, size - at, "%s%lld", comma,
+                                              (long long)shape[i]);
+        at += n > 0 ? (size_t)n : 0;
+    }
+    if (rank == 0)
+        text[0] = '\0';
+}
+
+int32_t qsae__tensors_need(const qsae__tensors *t, const char *name, int32_t rank,
+                           const int64_t *shape, const qsae__tensor **out)
+{
+    const qsae__tensor *found = qsae__tensors_find(t, name);
+    char want[192], have[192];
+    bool same;
+
+    *out = NULL;
+    if (found == NULL)
+        return qsae__fail(QSAE_ENOENT, "%s: tensor \"%s\" is missing", t->path, name);
+    same = rank < 0 || found->rank == rank;
+    for (int32_t i = 0; same && shape != NULL && i < rank; i++)
+        same = shape[i] < 0 || found->shape[i] == shape[i];
+    if (!same) {
+        shape_text(found->shape, found->rank, have, sizeof have);
+        if (shape == NULL)
+            return qsae__fail(QSAE_EMISMATCH, "%s: tensor \"%s\": expected rank %d, found shape "
+                              "[%s]", found->file, name, rank, have);
+        shape_text(shape, rank, want, sizeof want);
+        return qsae__fail(QSAE_EMISMATCH, "%s: tensor \"%s\": expected shape [%s], found [%s]",
+                          found->file, name, want, have);
+    }
+    *out = found;
+    return QSAE_OK;
+}
+
+int32_t qsae_tensors_open(qsae_context *context, const char *path, qsae_tensors **out)
+{
+    qsae_tensors *t;
+    int32_t status;
+
+    if (out == NULL)
+        return qsae__fail(QSAE_EINVAL, "qsae_tensors_open: out is NULL");
+    *out = NULL;
+    if (context == NULL || path == NULL)
+        return qsae__fail(QSAE_EINVAL, "qsae_tensors_open: %s is NULL",
+                          context == NULL ? "context" : "path");
+    t = qsae__calloc(context, 1, sizeof *t);
+    if (t == NULL)
+        return QSAE_ENOMEM;
+    status = qsae__tensors_load(context, path, &t->set);
+    if (status != QSAE_OK) {
+        qsae__free(context, t);
+        return status;
+    }
+    t->ctx = qsae__context_ref(context);
+    *out = t;
+    return QSAE_OK;
+}
+
+void qsae_tensors_close(qsae_tensors **tensors)
+{
+    qsae_context *ctx;
+
+    if (tensors == NULL || *tensors == NULL)
+        return;
+    ctx = (*tensors)->ctx;
+    qsae__tensors_unref(&(*tensors)->set);
+    qsae__free(ctx, *tensors);
+    *tensors = NULL;
+    qsae__context_unref(ctx);
+}
+
+int64_t qsae_tensors_count(const qsae_tensors *tensors)
+{
+    return tensors == NULL ? 0 : qsae__tensors_len(tensors->set);
+}
+
+int32_t qsae_tensors_get(const qsae_tensors *tensors, int64_t i, qsae_tensor_info *info)
+{
+    const qsae__tensor *t;
+    qsae_tensor_info full = { .struct_size = sizeof full };
+
+    if (tensors == NULL || info == NULL)
+        return qsae__fail(QSAE_EINVAL, "qsae_tensors_get: %s is NULL",
+                          tensors == NULL ? "tensors" : "info");
+    t = qsae__tensors_at(tensors->set, i);
+    if (t == NULL)
+        return qsae__fail(QSAE_EINVAL, "qsae_tensors_get: index %lld, there are %lld tensors",
+                          (long long)i, (long long)qsae__tensors_len(tensors->set));
+    full.name = t->name;
+    full.file = t->file;
+    memcpy(full.shape, t->shape, sizeof full.shape);
+    full.bytes = t->bytes;
+    full.rank = t->rank;
+    full.dtype = t->dtype;
+    return qsae__info_copy(info, &full, sizeof full, "qsae_tensor_info");
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_FORMATS_TENSORS_H
+#define QSAE_FORMATS_TENSORS_H
+
+#include "core/core.h"
+
+/* One tensor, row-major, C order; data may have any alignment and belongs to the set. */
+typedef struct qsae__tensor {
+    const char *name;
+    const char *file;      /* path of the file it lies in */
+    const void *data;
+    uint64_t bytes;
+    int64_t shape[8];
+    int32_t rank;
+    int32_t dtype;         /* QSAE_* of tensor.h */
+} qsae__tensor;
+
+/* A set of named tensors, from one or several files. Reading is thread-safe. Reference-counted. */
+typedef struct qsae__tensors qsae__tensors;
+
+/* A safetensors file, an npz, an npy (one tensor named "data"), or a folder:
+ * model.safetensors.index.json with its shards, else model.safetensors, else the one *.safetensors
+ * or *.npz in it. Pickles (torch zip with data.pkl, or byte 0x80 and a protocol byte) are
+ * QSAE_EPICKLE. */
+int32_t qsae__tensors_load(qsae_context *ctx, const char *path, qsae__tensors **out);
+qsae__tensors *qsae__tensors_ref(qsae__tensors *t);
+void qsae__tensors_unref(qsae__tensors **t);
+
+int64_t qsae__tensors_len(const qsae__tensors *t);
+const qsae__tensor *qsae__tensors_at(const qsae__tensors *t, int64_t i); /* ordered by name */
+const qsae__tensor *qsae__tensors_find(const qsae__tensors *t, const char *name); /* or NULL */
+
+/* __metadata__ value of a safetensors file (single file only), or NULL. */
+const char *qsae__tensors_metadata(const qsae__tensors *t, const char *key);
+
+/* The tensor, or QSAE_ENOENT naming file and key; rank and shape checked against expected (-1 =
+ * any), QSAE_EMISMATCH naming expected and found. */
+int32_t qsae__tensors_need(const qsae__tensors *t, const char *name, int32_t rank,
+                           const int64_t *shape, const qsae__tensor **out);
+
+/* Writes a safetensors file (atomic). Used by tests and programs that save tensors. */
+int32_t qsae__safetensors_write(qsae_context *ctx, const char *path, const qsae__tensor *tensors,
+                                int64_t count);
+
+#endif

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Reference against compressed output distributions (methods.md section 5). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "metrics/parts.h"
+
+/* Sums; each quantity has its own count, since inputs may be missing. */
+enum {
+    V_N = S_HEAD,                    /* rows with both nll */
+    V_NLL_R, V_NLL_Q, V_D_MEAN, V_D_M2, V_D_MAX, V_DP, V_DP2_MEAN, V_DP2_M2,
+    V_KL_N, V_KL, V_KL_MEAN, V_KL_M2, V_KL_MAX,
+    V_TOP_N, V_SAME,
+    V_FLIP_N, V_RIGHT_WRONG, V_WRONG_RIGHT,
+    V_WIDTH
+};
+enum { D_ROWS, D_N, D_NLL_R, D_NLL_Q, D_KL_N, D_KL, D_SUMS };
+/* Record: nll_r, nll_q, kl as f32 in two words; NaN = not known. */
+enum { O_NLL_R = D_SUMS, O_NLL_Q, O_KL, O_WORDS };
+
+static const qsae__result results[] = {
+    QSAE__COMMON_RESULTS,
+    { "ce_r", "nats", "cross-entropy of the reference" },
+    { "ce_q", "nats", "cross-entropy of the compressed model" },
+    { "ppl_r", "1", "exp(ce_r)" },
+    { "ppl_q", "1", "exp(ce_q)" },
+    { "dce", "nats", "ce_q - ce_r" },
+    { "dce_se", "nats", "sqrt(var(nll_q - nll_r) / n): error if tokens were independent" },
+    { "dce_percent", "%", "100 dce / ce_r (of nats, not of perplexity)" },
+    { "ppl_ratio", "1", "exp(dce)" },
+    { "kl_mean", "nats", "mean KL(p_r || p_q)" },
+    { "kl_se", "nats", "sqrt(var KL / n): error if tokens were independent" },
+    { "kl_median", "nats", "median over tokens" },
+    { "kl_q90", "nats", "90% quantile" },
+    { "kl_q95", "nats", "95% quantile" },
+    { "kl_q99", "nats", "99% quantile" },
+    { "kl_q999", "nats", "99.9% quantile" },
+    { "kl_max", "nats", "largest of a token" },
+    { "kl_cvar_1pct", "nats", "mean of the worst 1% of tokens" },
+    { "kl_share_worst_1pct", "1", "share of all KL in the worst 1% of tokens" },
+    { "same_top", "1", "share of tokens with the same arg-max" },
+    { "top1_agreement", "1", "same_top" },
+    { "right_to_wrong", "tokens", "arg-max was the label and is no more" },
+    { "wrong_to_right", "tokens", "arg-max was not the label and is now" },
+    { "dp_mean", "1", "mean of p_q(label) - p_r(label)" },
+    { "dp_rms", "1", "root mean square of the same" },
+    { "dp_rms_se", "1", "se(mean dp^2) / (2 dp_rms)" },
+    { "dnll_q99", "nats", "99% quantile of nll_q - nll_r" },
+    { "dnll_max", "nats", "largest nll_q - nll_r" },
+    { "dnll_cvar_1pct", "nats", "mean nll_q - nll_r of the worst 1% of tokens" },
+    { "quantile_sample", "tokens", "tokens that quantiles are taken from" },
+};
+
+static int64_t width(const qsae_metric *m)
+{
+    (void)m;
+    return V_WIDTH;
+}
+
+static int64_t record_words(const qsae_metric *m)
+{
+    (void)m;
+    return 2;
+}
+
+static void combine_moment(double *a, const double *b, int64_t n, int64_t mean, int64_t m2)
+{
+    a[m2] += b[m2];
+    a[m2] += qsae__chan(a[n], &a[mean], NULL, b[n], &b[mean], NULL, 1);
+}
+
+static void combine_max(double *a, const double *b, int64_t n, int64_t max)
+{
+    if (b[n] > 0 && (a[n] == 0 || b[max] > a[max]))
+        a[max] = b[max];
+}
+
+static void combine(const qsae_metric *m, double *a, const double *b)
+{
+    static const uint8_t plain[] = {
+        S_ROWS, S_NONFINITE, S_EXCLUDED, V_N, V_NLL_R, V_NLL_Q, V_DP, V_KL_N, V_KL, V_TOP_N, V_SAME,
+        V_FLIP_N, V_RIGHT_WRONG, V_WRONG_RIGHT,
+    };
+    (void)m;
+    combine_moment(a, b, V_N, V_D_MEAN, V_D_M2);
+    combine_moment(a, b, V_N, V_DP2_MEAN, V_DP2_M2);
+    combine_moment(a, b, V_KL_N, V_KL_MEAN, V_KL_M2);
+    combine_max(a, b, V_N, V_D_MAX);
+    combine_max(a, b, V_KL_N, V_KL_MAX);
+    for (size_t i = 0; i < sizeof plain; i++)
+        a[plain[i]] += b[plain[i]];
+}
+
+static void add_nll(double *v, double r, double q)
+{
+    const double d = q - r, dp = exp(-q) - exp(-r), dp2 = dp * dp;
+    v[V_D_MAX] = v[V_N] == 0 || d > v[V_D_MAX] ? d : v[V_D_MAX];
+    v[V_N] += 1;
+    v[V_NLL_R] += r;
+    v[V_NLL_Q] += q;
+    v[V_D_M2] += qsae__welford_sum(&v[V_D_MEAN], &d, 1 / v[V_N], 1);
+    v[V_DP] += dp;
+    v[V_DP2_M2] += qsae__welford_sum(&v[V_DP2_MEAN], &dp2, 1 / v[V_N], 1);
+}
+
+static enum qsae__row_state row(const qsae__update *u, int64_t i, double *v, double *out,
+                                double *scratch)
+{
+    (void)scratch;
+    const qsae_divergence_rows *const in = u->rows;
+    const bool both = in->nll_r && in->nll_q;
+    if (in->nll_r && isnan(in->nll_r[i]))
+        return QSAE__ROW_UNLABELED;
+    if ((in->nll_r && !isfinite(in->nll_r[i])) || (in->nll_q && !isfinite(in->nll_q[i])) ||
+        (in->kl && !isfinite(in->kl[i])))
+        return QSAE__ROW_NONFINITE;
+    out[D_ROWS] = 1;
+    out[O_NLL_R] = out[O_NLL_Q] = out[O_KL] = NAN;
+    if (both) {
+        add_nll(v, in->nll_r[i], in->nll_q[i]);
+        out[D_N] = 1;
+        out[D_NLL_R] = out[O_NLL_R] = in->nll_r[i];
+        out[D_NLL_Q] = out[O_NLL_Q] = in->nll_q[i];
+    }
+    if (in->kl) {
+        const double kl = in->kl[i];
+        v[V_KL_MAX] = v[V_KL_N] == 0 || kl > v[V_KL_MAX] ? kl : v[V_KL_MAX];
+        v[V_KL_N] += 1;
+        v[V_KL] += kl;
+        v[V_KL_M2] += qsae__welford_sum(&v[V_KL_MEAN], &kl, 1 / v[V_KL_N], 1);
+        out[D_KL_N] = 1;
+        out[D_KL] = out[O_KL] = kl;
+    }
+    if (in->top_r && in->top_q) {
+        v[V_TOP_N] += 1;
+        v[V_SAME] += in->top_r[i] == in->top_q[i];
+        if (in->label) {
+            const bool was = in->top_r[i] == in->label[i], is = in->top_q[i] == in->label[i];
+            v[V_FLIP_N] += 1;
+            v[V_RIGHT_WRONG] += was && !is;
+            v[V_WRONG_RIGHT] += !was && is;
+        }
+    }
+    return QSAE__ROW_COUNTED;
+}
+
+static void record(const qsae__update *u, int64_t r, const double *out, uint64_t *words)
+{
+    (void)u;
+    (void)r;
+    const float f[4] = { (float)out[O_NLL_R], (float)out[O_NLL_Q], (float)out[O_KL], 0 };
+    memcpy(words, f, sizeof f);
+}
+
+static double dce_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[D_NLL_Q] - s[D_NLL_R], s[D_N]);
+}
+
+static double dce_percent_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return 100 * qsae__ratio(s[D_NLL_Q] - s[D_NLL_R], s[D_NLL_R]);
+}
+
+static double ce_r_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[D_NLL_R], s[D_N]);
+}
+
+static double ce_q_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[D_NLL_Q], s[D_N]);
+}
+
+static double kl_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[D_KL], s[D_KL_N]);
+}
+
+/* Mean of the largest ceil(n / 100) values. */
+static double worst(const double *sorted, int64_t n, double *share)
+{
+    const int64_t k = qsae__ceil_div(n, 100);
+    double tail = 0, all = 0;
+    for (int64_t i = 0; i < n; i++) {
+        all += sorted[i];
+        tail += i >= n - k ? sorted[i] : 0;
+    }
+    *share = qsae__ratio(tail, all);
+    return qsae__ratio(tail, (double)k);
+}
+
+static int32_t quantiles(qsae_metric *m, qsae__values *v)
+{
+    const qsae__sample *const s = &m->state.sample;
+    double *const kl = qsae__alloc_array(m->ctx, s->n, sizeof *kl);
+    double *const d = qsae__alloc_array(m->ctx, s->n, sizeof *d);
+    const int32_t st = kl && d ? QSAE_OK : QSAE_ENOMEM;
+    int64_t n_kl = 0, n_d = 0;
+    double share;
+    for (int64_t i = 0; st == QSAE_OK && i < s->n; i++) {
+        float f[4];
+        memcpy(f, s->data + i * s->words + 1, sizeof f);
+        if (!isnan(f[0]))
+            d[n_d++] = (double)f[1] - (double)f[0];
+        if (!isnan(f[2]))
+            kl[n_kl++] = f[2];
+    }
+    if (st == QSAE_OK) {
+        qsort(kl, (size_t)n_kl, sizeof *kl, qsae__by_value);
+        qsort(d, (size_t)n_d, sizeof *d, qsae__by_value);
+        qsae__set(m, v, "kl_median", qsae__quantile(kl, n_kl, 0.5));
+        qsae__set(m, v, "kl_q90", qsae__quantile(kl, n_kl, 0.9));
+        qsae__set(m, v, "kl_q95", qsae__quantile(kl, n_kl, 0.95));
+        qsae__set(m, v, "kl_q99", qsae__quantile(kl, n_kl, 0.99));
+        qsae__set(m, v, "kl_q999", qsae__quantile(kl, n_kl, 0.999));
+        qsae__set(m, v, "dnll_q99", qsae__quantile(d, n_d, 0.99));
+        qsae__set(m, v, "dnll_cvar_1pct", worst(d, n_d, &share));
+        qsae__set(m, v, "kl_cvar_1pct", worst(kl, n_kl, &share));
+        qsae__set(m, v, "kl_share_worst_1pct", share);
+        qsae__set(m, v, "quantile_sample", (double)s->n);
+    }
+    qsae__free(m->ctx, kl);
+    qsae__free(m->ctx, d);
+    return st;
+}
+
+static void compute_nll(qsae_metric *m, const double *s, qsae__values *v)
+{
+    const double n = s[V_N];
+    const double r = qsae__ratio(s[V_NLL_R], n), q = qsae__ratio(s[V_NLL_Q], n);
+    const double d = n > 0 ? s[V_D_MEAN] : NAN, rms = n > 0 ? sqrt(s[V_DP2_MEAN]) : NAN;
+    qsae__set(m, v, "ce_r", r);
+    qsae__set(m, v, "ce_q", q);
+    qsae__set(m, v, "ppl_r", exp(r));
+    qsae__set(m, v, "ppl_q", exp(q));
+    qsae__set(m, v, "dce", d);
+    qsae__set(m, v, "dce_se", n > 1 ? sqrt(s[V_D_M2] / n / (n - 1)) : NAN);
+    qsae__set(m, v, "dce_percent", 100 * qsae__ratio(d, r));
+    qsae__set(m, v, "ppl_ratio", exp(d));
+    qsae__set(m, v, "dp_mean", qsae__ratio(s[V_DP], n));
+    qsae__set(m, v, "dp_rms", rms);
+    qsae__set(m, v, "dp_rms_se",
+              n > 1 ? 0.5 * qsae__ratio(sqrt(s[V_DP2_M2] / n / (n - 1)), rms) : NAN);
+    qsae__set(m, v, "dnll_max", n > 0 ? s[V_D_MAX] : NAN);
+}
+
+static int32_t compute(qsae_metric *m, const double *s, qsae__values *v)
+{
+    const double n_kl = s[V_KL_N];
+    compute_nll(m, s, v);
+    qsae__set(m, v, "kl_mean", qsae__ratio(s[V_KL], n_kl));
+    qsae__set(m, v, "kl_se", n_kl > 1 ? sqrt(s[V_KL_M2] / n_kl / (n_kl - 1)) : NAN);
+    qsae__set(m, v, "kl_max", n_kl > 0 ? s[V_KL_MAX] : NAN);
+    qsae__set(m, v, "same_top", qsae__ratio(s[V_SAME], s[V_TOP_N]));
+    qsae__set(m, v, "top1_agreement", qsae__ratio(s[V_SAME], s[V_TOP_N]));
+    qsae__set(m, v, "right_to_wrong", s[V_FLIP_N] > 0 ? s[V_RIGHT_WRONG] : NAN);
+    qsae__set(m, v, "wrong_to_right", s[V_FLIP_N] > 0 ? s[V_WRONG_RIGHT] : NAN);
+    int32_t st = quantiles(m, v);
+    double *groups = NULL;
+    int64_t n = 0;
+    if (st == QSAE_OK)
+        st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, NULL, &n);
+    if (st != QSAE_OK)
+        return st;
+    qsae__set_interval(m, v, "dce", groups, n, dce_of);
+    qsae__set_interval(m, v, "dce_percent", groups, n, dce_percent_of);
+    qsae__set_interval(m, v, "ce_r", groups, n, ce_r_of);
+    qsae__set_interval(m, v, "ce_q", groups, n, ce_q_of);
+    qsae__set_interval(m, v, "kl_mean", groups, n, kl_of);
+    qsae__free(m->ctx, groups);
+    return QSAE_OK;
+}
+
+const qsae__kind qsae__kind_divergence = {
+    .name = "divergence", .number = 2, .results = results,
+    .n_results = sizeof results / sizeof results[0], .doc_sums = D_SUMS, .row_words = O_WORDS,
+    .width = width, .record_words = record_words, .combine = combine, .compute = compute,
+};
+
+int32_t qsae_metric_open_divergence(qsae_context *context, const qsae_metric_settings *s,
+                                    qsae_metric **out)
+{
+    return qsae__metric_open(context, &qsae__kind_divergence, 0, 0, s, out);
+}
+
+int32_t qsae_metric_update_divergence(qsae_metric *metric, const qsae_positions *at,
+                                      const qsae_divergence_rows *rows)
+{
+    int32_t st = qsae__metric_check(metric, &qsae__kind_divergence,
+                                    "qsae_metric_update_divergence");
+    qsae_divergence_rows in;
+    if (st == QSAE_OK && !rows)
+        st = qsae__fail(QSAE_EINVAL, "qsae_metric_update_divergence: rows must not be NULL");
+    if (st == QSAE_OK)
+        st = qsae__settings_copy(&in, sizeof in, rows, "qsae_divergence_rows");
+    if (st != QSAE_OK)
+        return st;
+    if (in.n < 0)
+        return qsae__fail(QSAE_EINVAL, "qsae_metric_update_divergence: n must not be negative");
+    qsae__update u = { .m = metric, .n = in.n, .rows = &in, .row = row, .record = record };
+    return qsae__update_run(&u, at);
+}

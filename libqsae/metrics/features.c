@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Feature survival (methods.md 3.4): per-feature Pearson r over all tokens, from sparse rows. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "metrics/parts.h"
+
+/* Sums per feature, f64: x is the reference, y the compressed model. */
+enum { V_X, V_Y, V_XX, V_YY, V_XY, V_SUMS };
+/* Counts per feature: x > 0, y > 0, both. */
+enum { C_R, C_Q, C_BOTH, C_SUMS };
+
+static const qsae__result results[] = {
+    QSAE__COMMON_RESULTS,
+    { "active", "features", "firing rate in the reference above active_rate" },
+    { "mean_r", "1", "mean Pearson r over the active features" },
+    { "median_r", "1", "lower median of r over the active features" },
+    { "min_r", "1", "smallest r of the active features" },
+    { "survived", "features", "active with r > 0.9" },
+    { "degraded", "features", "active with 0.5 <= r <= 0.9" },
+    { "damaged", "features", "active with r < 0.5" },
+    { "survived_percent", "%", "of the active features" },
+    { "degraded_percent", "%", "of the active features" },
+    { "damaged_percent", "%", "of the active features" },
+    { "above_0p95", "features", "active with r > 0.95" },
+    { "above_0p8", "features", "active with r > 0.8" },
+    { "cofire_jaccard_all", "1", "sum over features of n_both / sum of n_r + n_q - n_both" },
+    { "newly_dead", "features", "fired in the reference only" },
+    { "newly_alive", "features", "fired in the compressed model only" },
+    { "l0_r", "1", "firing features per token, reference" },
+    { "l0_q", "1", "firing features per token, compressed" },
+};
+
+typedef struct input {
+    qsae_sparse_rows r, q;
+} input;
+
+static int64_t width(const qsae_metric *m)
+{
+    return S_HEAD + V_SUMS * m->features;
+}
+
+static int64_t n_counts(const qsae_metric *m)
+{
+    return C_SUMS * m->features;
+}
+
+static int64_t n_maxima(const qsae_metric *m)
+{
+    return 2 * m->features;
+}
+
+static void combine(const qsae_metric *m, double *restrict a, const double *restrict b)
+{
+    const int64_t n = width(m);
+    for (int64_t i = 0; i < n; i++)
+        a[i] += b[i];
+}
+
+static bool row_finite(const qsae_sparse_rows *s, int64_t r)
+{
+    for (int64_t e = s->indptr[r]; e < s->indptr[r + 1]; e++)
+        if (!isfinite(s->values[e]))
+            return false;
+    return true;
+}
+
+static enum qsae__row_state row(const qsae__update *u, int64_t t, double *v, double *out,
+                                double *scratch)
+{
+    (void)out;
+    (void)scratch;
+    const input *const in = u->rows;
+    double *const sum = v + S_HEAD;
+    if (!row_finite(&in->r, t) || !row_finite(&in->q, t))
+        return QSAE__ROW_NONFINITE;
+    int64_t j = in->q.indptr[t];
+    const int64_t end = in->q.indptr[t + 1];
+    for (int64_t e = in->r.indptr[t]; e < in->r.indptr[t + 1]; e++) {
+        const int32_t f = in->r.indices[e];
+        const double x = in->r.values[e];
+        double *const s = sum + V_SUMS * (int64_t)f;
+        s[V_X] += x;
+        s[V_XX] += x * x;
+        while (j < end && in->q.indices[j] < f)
+            j++;
+        if (j < end && in->q.indices[j] == f)
+            s[V_XY] += x * in->q.values[j];
+    }
+    for (int64_t e = in->q.indptr[t]; e < end; e++) {
+        const double y = in->q.values[e];
+        double *const s = sum + V_SUMS * (int64_t)in->q.indices[e];
+        s[V_Y] += y;
+        s[V_YY] += y * y;
+    }
+    return QSAE__ROW_COUNTED;
+}
+
+static void count_side(qsae_metric *m, const qsae_sparse_rows *s, int64_t t, int64_t side)
+{
+    for (int64_t e = s->indptr[t]; e < s->indptr[t + 1]; e++) {
+        const int64_t f = s->indices[e];
+        float *const max = &m->state.maxima[2 * f + side];
+        m->state.counts[C_SUMS * f + side] += s->values[e] > 0;
+        *max = s->values[e] > *max ? s->values[e] : *max;
+    }
+}
+
+/* Integer counts and maxima do not depend on the order: they need no tree. */
+static void finish(qsae__update *u)
+{
+    const input *const in = u->rows;
+    for (int64_t t = 0; t < u->n; t++) {
+        if (u->state[t] != QSAE__ROW_COUNTED)
+            continue;
+        count_side(u->m, &in->r, t, C_R);
+        count_side(u->m, &in->q, t, C_Q);
+        int64_t j = in->q.indptr[t];
+        for (int64_t e = in->r.indptr[t]; e < in->r.indptr[t + 1]; e++) {
+            const int32_t f = in->r.indices[e];
+            while (j < in->q.indptr[t + 1] && in->q.indices[j] < f)
+                j++;
+            if (j < in->q.indptr[t + 1] && in->q.indices[j] == f)
+                u->m->state.counts[C_SUMS * (int64_t)f + C_BOTH] +=
+                    in->r.values[e] > 0 && in->q.values[j] > 0;
+        }
+    }
+}
+
+/* r = (Sxy - Sx Sy / T) / sqrt(max((Sxx - Sx^2 / T)(Syy - Sy^2 / T), 1e-12)) in [-1, 1] */
+static double pearson(const double *s, double n)
+{
+    const double cov = s[V_XY] - s[V_X] * s[V_Y] / n;
+    const double x = s[V_XX] - s[V_X] * s[V_X] / n, y = s[V_YY] - s[V_Y] * s[V_Y] / n;
+    const double r = cov / sqrt(fmax(x * y, 1e-12));
+    return r < -1 ? -1 : r > 1 ? 1 : r;
+}
+
+static void set_bands(qsae_metric *m, qsae__values *v, double *r, int64_t n)
+{
+    double sum = 0, survived = 0, damaged = 0, high = 0, low = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += r[i];
+        survived += r[i] > 0.9;
+        damaged += r[i] < 0.5;
+        high += r[i] > 0.95;
+        low += r[i] > 0.8;
+    }
+    const double count = (double)n, degraded = count - survived - damaged;
+    qsort(r, (size_t)n, sizeof *r, qsae__by_value);
+    qsae__set(m, v, "active", count);
+    qsae__set(m, v, "mean_r", qsae__ratio(sum, count));
+    qsae__set(m, v, "median_r", n ? r[(n - 1) / 2] : NAN);
+    qsae__set(m, v, "min_r", n ? r[0] : NAN);
+    qsae__set(m, v, "survived", survived);
+    qsae__set(m, v, "degraded", degraded);
+    qsae__set(m, v, "damaged", damaged);
+    qsae__set(m, v, "survived_percent", 100 * qsae__ratio(survived, count));
+    qsae__set(m, v, "degraded_percent", 100 * qsae__ratio(degraded, count));
+    qsae__set(m, v, "damaged_percent", 100 * qsae__ratio(damaged, count));
+    qsae__set(m, v, "above_0p95", high);
+    qsae__set(m, v, "above_0p8", low);
+}
+
+static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
+{
+    const uint64_t *const counts = m->state.counts;
+    const double n = sum[S_ROWS];
+    double *const r = qsae__alloc_array(m->ctx, m->features, sizeof *r);
+    if (!r)
+        return QSAE_ENOMEM;
+    int64_t active = 0;
+    uint64_t all_r = 0, all_q = 0, both = 0, dead = 0, alive = 0;
+    for (int64_t f = 0; f < m->features; f++) {
+        const uint64_t *const c = counts + C_SUMS * f;
+        all_r += c[C_R];
+        all_q += c[C_Q];
+        both += c[C_BOTH];
+        dead += c[C_R] && !c[C_Q];
+        alive += !c[C_R] && c[C_Q];
+        if (n > 0 && (double)c[C_R] / n > m->active_rate)
+            r[active++] = pearson(sum + S_HEAD + V_SUMS * f, n);
+    }
+    set_bands(m, v, r, active);
+    qsae__free(m->ctx, r);
+    qsae__set(m, v, "cofire_jaccard_all",
+              qsae__ratio((double)both, (double)(all_r + all_q - both)));
+    qsae__set(m, v, "newly_dead", (double)dead);
+    qsae__set(m, v, "newly_alive", (double)alive);
+    qsae__set(m, v, "l0_r", qsae__ratio((double)all_r, n));
+    qsae__set(m, v, "l0_q", qsae__ratio((double)all_q, n));
+    return QSAE_OK;
+}
+
+const qsae__kind qsae__kind_features = {
+    .name = "features", .number = 4, .results = results,
+    .n_results = sizeof results / sizeof results[0], .width = width, .n_counts = n_counts,
+    .n_maxima = n_maxima, .combine = combine, .compute = compute,
+};
+
+int32_t qsae_metric_open_features(qsae_context *context, int64_t features,
+                                  const qsae_metric_settings *s, qsae_metric **out)
+{
+    if (out)
+        *out = NULL;
+    if (features < 1)
+        return qsae__fail(QSAE_EINVAL,
+                          "qsae_metric_open_features: features must be positive, found %lld",
+                          (long long)features);
+    return qsae__metric_open(context, &qsae__kind_features, 0, features, s, out);
+}
+
+int32_t qsae_metric_update_features(qsae_metric *metric, const qsae_positions *at,
+                                    const qsae_sparse_rows *r, const qsae_sparse_rows *q)
+{
+    int32_t st = qsae__metric_check(metric, &qsae__kind_features, "qsae_metric_update_features");
+    if (st == QSAE_OK && (!r || !q))
+        st = qsae__fail(QSAE_EINVAL, "qsae_metric_update_features: r and q must not be NULL");
+    input in;
+    if (st == QSAE_OK)
+        st = qsae__sparse_check(r, &in.r, -1, metric->features, "r");
+    if (st == QSAE_OK)
+        st = qsae__sparse_check(q, &in.q, in.r.n, metric->features, "q");
+    if (st != QSAE_OK)
+        return st;
+    qsae__update u = { .m = metric, .n = in.r.n, .rows = &in, .row = row, .finish = finish };
+    return qsae__update_run(&u, at);
+}
+
+static double feature_value(const qsae_metric *m, const double *sum, const char *name, int64_t f)
+{
+    const double n = sum[S_ROWS];
+    const double *const s = sum + S_HEAD + V_SUMS * f;
+    const uint64_t *const c = m->state.counts + C_SUMS * f;
+    if (strcmp(name, "r") == 0)
+        return n > 0 ? pearson(s, n) : NAN;
+    if (strcmp(name, "fire_r") == 0)
+        return (double)c[C_R];
+    if (strcmp(name, "fire_q") == 0)
+        return (double)c[C_Q];
+    if (strcmp(name, "cofire") == 0)
+        return (double)c[C_BOTH];
+    if (strcmp(name, "rate_r") == 0)
+        return qsae__ratio((double)c[C_R], n);
+    if (strcmp(name, "rate_q") == 0)
+        return qsae__ratio((double)c[C_Q], n);
+    if (strcmp(name, "mean_r") == 0)
+        return qsae__ratio(s[V_X], n);
+    if (strcmp(name, "mean_q") == 0)
+        return qsae__ratio(s[V_Y], n);
+    return m->state.maxima[2 * f + (strcmp(name, "max_q") == 0)];
+}
+
+int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *values,
+                             int64_t capacity)
+{
+    static const char *const names[] = { "r", "fire_r", "fire_q", "cofire", "rate_r", "rate_q",
+                                         "mean_r", "mean_q", "max_r", "max_q" };
+    if (!metric || !name || (capacity > 0 && !values))
+        return qsae__fail(QSAE_EINVAL, "qsae_metric_features: NULL argument");
+    bool known = metric->kind == &qsae__kind_reconstruction && strcmp(name, "fire") == 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        known |= metric->kind == &qsae__kind_features && strcmp(name, names[i]) == 0;
+    if (!known)
+        return qsae__fail(QSAE_ENOENT, "a metric of kind %s has no result \"%s\" per feature",
+                          metric->kind->name, name);
+    if (capacity < metric->features)
+        return qsae__fail(QSAE_ESPACE, "room for %lld features, needed are %lld",
+                          (long long)capacity, (long long)metric->features);
+    if (metric->kind == &qsae__kind_reconstruction) {
+        for (int64_t f = 0; f < metric->features; f++)
+            values[f] = (double)metric->state.counts[f];
+        return QSAE_OK;
+    }
+    double *sum = NULL;
+    const int32_t st = qsae__tree_fold(&metric->state.tree, &sum);
+    for (int64_t f = 0; st == QSAE_OK && f < metric->features; f++)
+        values[f] = feature_value(metric, sum, name, f);
+    qsae__free(metric->ctx, sum);
+    return st;
+}

@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The handle: opening, results, merging. */
+#include <string.h>
+
+#include "metrics/parts.h"
+
+#define DEFAULT_MEMORY ((uint64_t)256 << 20)
+#define DEFAULT_BATCH 2048
+
+int64_t qsae_metric_leaf(void)
+{
+    return QSAE_METRIC_LEAF;
+}
+
+void qsae_metric_settings_init(qsae_metric_settings *s, size_t size)
+{
+    qsae__settings_init(s, size);
+}
+
+double qsae__ratio(double a, double b)
+{
+    return b != 0 ? a / b : NAN;
+}
+
+void qsae__state_free(qsae_metric *m, qsae__state *s)
+{
+    qsae__tree_free(&s->tree);
+    qsae__free(m->ctx, s->docs.run);
+    qsae__free(m->ctx, s->groups.run);
+    qsae__free(m->ctx, s->sample.data);
+    qsae__free(m->ctx, s->counts);
+    qsae__free(m->ctx, s->maxima);
+    if (m->kind->batches)
+        qsae__batches_free(m->ctx, &s->batches);
+    memset(s, 0, sizeof *s);
+}
+
+static int64_t per_kind(const qsae_metric *m, int64_t (*f)(const qsae_metric *))
+{
+    return f ? f(m) : 0;
+}
+
+int32_t qsae__state_init(qsae_metric *m, qsae__state *s)
+{
+    memset(s, 0, sizeof *s);
+    s->tree = (qsae__tree){ .ctx = m->ctx, .metric = m, .combine = m->kind->combine,
+                            .leaf = QSAE_METRIC_LEAF, .width = m->kind->width(m) };
+    if (m->kind->record_words) {
+        s->sample.words = 1 + m->kind->record_words(m);
+        s->sample.limit = (int64_t)(m->memory / ((uint64_t)s->sample.words * sizeof(uint64_t)));
+        s->sample.limit = qsae__max_i64(s->sample.limit, 1);
+    }
+    s->sample.stride = 1;
+    if (m->kind->batches)
+        s->batches.done = (qsae__tree){ .ctx = m->ctx, .metric = m,
+                                        .combine = qsae__batches_combine, .leaf = m->batch_rows,
+                                        .width = B_MEAN + m->d };
+    s->counts = qsae__calloc(m->ctx, per_kind(m, m->kind->n_counts), sizeof *s->counts);
+    s->maxima = qsae__calloc(m->ctx, per_kind(m, m->kind->n_maxima), sizeof *s->maxima);
+    if (!s->counts || !s->maxima) {
+        qsae__state_free(m, s);
+        return QSAE_ENOMEM;
+    }
+    return QSAE_OK;
+}
+
+int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, int64_t features,
+                          const qsae_metric_settings *settings, qsae_metric **out)
+{
+    if (out)
+        *out = NULL;
+    if (!ctx || !out)
+        return qsae__fail(QSAE_EINVAL, "opening a %s metric: context and out must not be NULL",
+                          kind->name);
+    qsae_metric_settings s;
+    int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_metric_settings");
+    if (st != QSAE_OK)
+        return st;
+    if (d < 0 || d > INT32_MAX || features < 0 || features > INT32_MAX || s.batch_rows < 0 ||
+        s.batch_rows > INT32_MAX || !(s.active_rate >= 0 && s.active_rate < 1))
+        return qsae__fail(QSAE_EINVAL,
+                          "opening a %s metric: d %lld, features %lld, batch_rows %lld or "
+                          "active_rate %g is out of range", kind->name, (long long)d,
+                          (long long)features, (long long)s.batch_rows, s.active_rate);
+    qsae_metric *m = qsae__calloc(ctx, 1, sizeof *m);
+    if (!m)
+        return QSAE_ENOMEM;
+    m->ctx = qsae__context_ref(ctx);
+    m->kind = kind;
+    m->d = d;
+    m->features = features;
+    m->batch_rows = s.batch_rows ? s.batch_rows : DEFAULT_BATCH;
+    m->memory = s.memory ? s.memory : DEFAULT_MEMORY;
+    m->active_rate = s.active_rate > 0 ? s.active_rate : 0.001;
+    m->fingerprint = qsae__strdup(ctx, s.fingerprint ? s.fingerprint : "");
+    m->values.value = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
+    m->values.low = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
+    m->values.high = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
+    const bool ok = m->fingerprint && m->values.value && m->values.low && m->values.high;
+    st = ok ? QSAE_OK : QSAE_ENOMEM;
+    if (st == QSAE_OK)
+        st = qsae__state_init(m, &m->state);
+    if (st != QSAE_OK) {
+        qsae_metric_close(&m);
+        return st;
+    }
+    *out = m;
+    return QSAE_OK;
+}
+
+void qsae_metric_close(qsae_metric **metric)
+{
+    if (!metric || !*metric)
+        return;
+    qsae_metric *const m = *metric;
+    qsae_context *const ctx = m->ctx;
+    qsae__state_free(m, &m->state);
+    qsae__free(ctx, m->fingerprint);
+    qsae__free(ctx, m->values.value);
+    qsae__free(ctx, m->values.low);
+    qsae__free(ctx, m->values.high);
+    qsae__free(ctx, m);
+    qsae__context_unref(ctx);
+    *metric = NULL;
+}
+
+const char *qsae_metric_kind(const qsae_metric *metric)
+{
+    return metric ? metric->kind->name : "";
+}
+
+int32_t qsae__metric_check(const qsae_metric *m, const qsae__kind *kind, const char *call)
+{
+    if (!m)
+        return qsae__fail(QSAE_EINVAL, "%s: metric must not be NULL", call);
+    if (m->kind != kind)
+        return qsae__fail(QSAE_EINVAL, "%s: expected a metric of kind %s, found %s", call,
+                          kind->name, m->kind->name);
+    return QSAE_OK;
+}
+
+/* ---- results ---- */
+
+static int32_t find_result(const qsae_metric *m, const char *name)
+{
+    for (int32_t i = 0; i < m->kind->n_results; i++)
+        if (strcmp(m->kind->results[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+void qsae__set(const qsae_metric *m, qsae__values *v, const char *name, double value)
+{
+    const int32_t i = find_result(m, name);
+    if (i >= 0)
+        v->value[i] = value;
+}
+
+void qsae__set_interval(const qsae_metric *m, qsae__values *v, const char *name,
+                        const double *groups, int64_t n, qsae__statistic f)
+{
+    const int32_t i = find_result(m, name);
+    if (i >= 0)
+        qsae__jackknife(m, groups, n, f, v->value[i], &v->low[i], &v->high[i]);
+}
+
+static int32_t compute_common(qsae_metric *m, const double *sum)
+{
+    const qsae__tree *const tree = &m->state.tree;
+    qsae__values *const v = &m->values;
+    const int64_t span = tree->n ? qsae__tree_end(tree) - tree->node[0].first : 0;
+    qsae__set(m, v, "tokens", sum[S_ROWS]);
+    qsae__set(m, v, "nonfinite_rows", sum[S_NONFINITE]);
+    qsae__set(m, v, "excluded_tokens", sum[S_EXCLUDED]);
+    qsae__set(m, v, "gap_tokens", (double)(span - qsae__tree_tokens(tree)));
+    if (!m->kind->doc_sums)
+        return QSAE_OK;
+    double *groups = NULL;
+    int64_t n = 0;
+    const int32_t st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, NULL, &n);
+    qsae__set(m, v, "documents", (double)n);
+    qsae__free(m->ctx, groups);
+    return st;
+}
+
+int32_t qsae__compute(qsae_metric *m)
+{
+    if (m->fresh)
+        return QSAE_OK;
+    double *sum = NULL;
+    const qsae__fpenv env = qsae__fpenv_enter();
+    int32_t st = qsae__tree_fold(&m->state.tree, &sum);
+    for (int32_t i = 0; i < m->kind->n_results; i++)
+        m->values.value[i] = m->values.low[i] = m->values.high[i] = NAN;
+    if (st == QSAE_OK)
+        st = compute_common(m, sum);
+    if (st == QSAE_OK)
+        st = m->kind->compute(m, sum, &m->values);
+    qsae__free(m->ctx, sum);
+    qsae__fpenv_leave(env);
+    m->fresh = st == QSAE_OK;
+    return st;
+}
+
+int32_t qsae_metric_count(const qsae_metric *metric)
+{
+    return metric ? metric->kind->n_results : 0;
+}
+
+int32_t qsae_metric_value(qsae_metric *metric, int32_t i, qsae_value *value)
+{
+    if (!metric || !value || i < 0 || i >= metric->kind->n_results)
+        return qsae__fail(QSAE_EINVAL, "qsae_metric_value: NULL argument, or no result %d", (int)i);
+    const int32_t st = qsae__compute(metric);
+    if (st != QSAE_OK)
+        return st;
+    const qsae__result *const r = &metric->kind->results[i];
+    const qsae_value all = { .struct_size = sizeof all, .name = r->name, .unit = r->unit,
+                             .description = r->description, .value = metric->values.value[i],
+                             .low = metric->values.low[i], .high = metric->values.high[i] };
+    return qsae__info_copy(value, &all, sizeof all, "qsae_value");
+}
+
+int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *value)
+{
+    if (!metric || !name || !value)
+        return qsae__fail(QSAE_EINVAL, "qsae_metric_get: NULL argument");
+    const int32_t i = find_result(metric, name);
+    if (i < 0)
+        return qsae__fail(QSAE_ENOENT, "a metric of kind %s has no result \"%s\"",
+                          metric->kind->name, name);
+    const int32_t st = qsae__compute(metric);
+    if (st == QSAE_OK)
+        *value = metric->values.value[i];
+    return st;
+}
+
+/* ---- merging ---- */
+
+static int32_t check_same(const qsae_metric *a, const qsae_metric *b)
+{
+    if (a->kind != b->kind)
+        return qsae__fail(QSAE_EMISMATCH, "kind: %s and %s", a->kind->name, b->kind->name);
+    const struct {
+        const char *name;
+        int64_t a, b;
+    } fields[] = {
+        { "d", a->d, b->d },
+        { "features", a->features, b->features },
+        { "batch_rows", a->batch_rows, b->batch_rows },
+        { "memory", (int64_t)a->memory, (int64_t)b->memory },
+    };
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
+        if (fields[i].a != fields[i].b)
+            return qsae__fail(QSAE_EMISMATCH, "%s: %lld and %lld", fields[i].name,
+                              (long long)fields[i].a, (long long)fields[i].b);
+    if (a->active_rate != b->active_rate)
+        return qsae__fail(QSAE_EMISMATCH, "active_rate: %g and %g", a->active_rate, b->active_rate);
+    if (strcmp(a->fingerprint, b->fingerprint) != 0)
+        return qsae__fail(QSAE_EMISMATCH, "fingerprint: \"%s\" and \"%s\"", a->fingerprint,
+                          b->fingerprint);
+    for (int64_t i = 0; i < b->state.tree.n; i++) {
+        const qsae__node *const node = &b->state.tree.node[i];
+        if (qsae__tree_overlaps(&a->state.tree, node->first, node->tokens))
+            return qsae__fail(QSAE_EMISMATCH,
+                              "tokens %lld..%lld overlap tokens that were already added",
+                              (long long)node->first, (long long)(node->first + node->tokens - 1));
+    }
+    return QSAE_OK;
+}
+
+static int32_t add_runs(qsae_context *ctx, qsae__runs *to, const qsae__runs *from)
+{
+    const int32_t st = qsae__grow(ctx, &to->run, &to->capacity, to->n + from->n, sizeof *to->run);
+    if (st != QSAE_OK || from->n == 0)
+        return st;
+    memcpy(to->run + to->n, from->run, (size_t)from->n * sizeof *to->run);
+    to->n += from->n;
+    qsae__runs_sort(to);
+    return QSAE_OK;
+}
+
+static int32_t add_sample(qsae_context *ctx, qsae__sample *to, const qsae__sample *from)
+{
+    if (to->words == 0)
+        return QSAE_OK;
+    const int32_t st = qsae__sample_reserve(ctx, to, from->n);
+    if (st != QSAE_OK)
+        return st;
+    to->stride = to->stride > from->stride ? to->stride : from->stride;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < to->n; i++)
+        if (qsae__sample_wants(to, (int64_t)to->data[i * to->words]))
+            memmove(to->data + kept++ * to->words, to->data + i * to->words,
+                    (size_t)to->words * sizeof *to->data);
+    to->n = kept;
+    for (int64_t i = 0; i < from->n; i++) {
+        const uint64_t *const record = from->data + i * from->words;
+        if (qsae__sample_wants(to, (int64_t)record[0]))
+            memcpy(qsae__sample_push(to, (int64_t)record[0]), record + 1,
+                   (size_t)(to->words - 1) * sizeof *record);
+    }
+    qsae__sample_settle(to);
+    return QSAE_OK;
+}
+
+/* s += the state of `from`. */
+static int32_t add_state(qsae_metric *m, qsae__state *s, const qsae__state *from)
+{
+    int32_t st = qsae__tree_add(&s->tree, &from->tree);
+    if (st == QSAE_OK)
+        st = add_runs(m->ctx, &s->docs, &from->docs);
+    if (st == QSAE_OK)
+        st = add_runs(m->ctx, &s->groups, &from->groups);
+    if (st == QSAE_OK)
+        st = add_sample(m->ctx, &s->sample, &from->sample);
+    if (st == QSAE_OK && m->kind->batches)
+        st = qsae__batches_add(m, &s->batches, &from->batches);
+    for (int64_t i = 0; i < per_kind(m, m->kind->n_counts); i++)
+        s->counts[i] += from->counts[i];
+    for (int64_t i = 0; i < per_kind(m, m->kind->n_maxima); i++)
+        s->maxima[i] = s->maxima[i] > from->maxima[i] ? s->maxima[i] : from->maxima[i];
+    return st;
+}
+
+int32_t qsae_metric_merge(qsae_metric *metric, const qsae_metric *from)
+{
+    if (!metric || !from)
+        return qsae__fail(QSAE_EINVAL, "qsae_metric_merge: metric and from must not be NULL");
+    int32_t st = check_same(metric, from);
+    if (st != QSAE_OK)
+        return st;
+    qsae__state s;
+    st = qsae__state_init(metric, &s);
+    if (st != QSAE_OK)
+        return st;
+    const qsae__fpenv env = qsae__fpenv_enter();
+    st = add_state(metric, &s, &metric->state);
+    if (st == QSAE_OK)
+        st = add_state(metric, &s, &from->state);
+    qsae__fpenv_leave(env);
+    if (st != QSAE_OK) {
+        qsae__state_free(metric, &s);
+        return st;
+    }
+    qsae__state_free(metric, &metric->state);
+    metric->state = s;
+    metric->fresh = false;
+    return QSAE_OK;
+}
+
+void qsae_metric_reset(qsae_metric *metric)
+{
+    if (!metric)
+        return;
+    qsae__state *const s = &metric->state;
+    qsae__state kept = { .counts = s->counts, .maxima = s->maxima };
+    kept.tree = s->tree;
+    kept.sample = s->sample;
+    kept.sample.n = 0;
+    kept.sample.stride = 1;
+    kept.batches.done = s->batches.done;
+    for (int64_t i = 0; i < per_kind(metric, metric->kind->n_counts); i++)
+        s->counts[i] = 0;
+    for (int64_t i = 0; i < per_kind(metric, metric->kind->n_maxima); i++)
+        s->maxima[i] = 0;
+    s->counts = NULL;
+    s->maxima = NULL;
+    s->sample.data = NULL;
+    qsae__state_free(metric, s);
+    kept.tree.node = kept.batches.done.node = NULL;
+    kept.tree.n = kept.tree.capacity = kept.batches.done.n = kept.batches.done.capacity = 0;
+    *s = kept;
+    metric->fresh = false;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Parts that the blocks of the families are made of. Buffers are f32 [rows, columns]; in bf16
+ * compute they hold bf16 values and every result is rounded where PyTorch rounds it (models.md
+ * B.2). */
+#ifndef QSAE_MODEL_BLOCK_H
+#define QSAE_MODEL_BLOCK_H
+
+#include "model/attention.h"
+#include "model/internal.h"
+
+/* Scratch of a pass; everything lies in the slab. */
+typedef struct qsae__buffers {
+    float *normed;        /* [rows, width] input of attention or MLP */
+    float *out;           /* [rows, width] output of attention or MLP */
+    float *q;             /* [rows, heads * head_dim] */
+    float *k, *v;         /* [rows, kv_heads * head_dim] */
+    float *z;             /* [rows, heads * head_dim] output of the heads */
+    float *gate, *up;     /* [rows, mlp_width]; share memory with q, k, v, z */
+    float *worker;        /* [threads, worker_floats] for attention */
+    int64_t worker_floats;
+} qsae__buffers;
+
+/* One step of one model on one slab. */
+typedef struct qsae__run {
+    qsae_model *m;
+    const qsae__slab *slab;
+    const qsae__ops *ops;
+    int64_t rows;
+    int32_t bf16;
+    qsae__buffers b;
+} qsae__run;
+
+/* Lays the buffers into the slab's scratch; QSAE_EINVAL if the slab was opened for other models. */
+int32_t qsae__run_init(qsae_model *m, const qsae__slab *slab, qsae__run *run);
+/* Floats of scratch that a pass of the model needs; QSAE_EOVERFLOW. */
+int32_t qsae__run_floats(const qsae_model *m, int64_t n_seq, int64_t n_tokens, int64_t *floats);
+
+/* n values at x by the family's RMSNorm; y may be x. */
+void qsae__norm_vector(const qsae__run *run, const float *w, const float *x, float *y, int64_t n);
+/* y[rows, width] = norm of x by the family's rule. */
+int32_t qsae__norm_rows(const qsae__run *run, const float *w, const float *x, float *y);
+/* x += a, or x += norm(a) with a post-norm w. */
+int32_t qsae__add_rows(const qsae__run *run, const float *w, float *a, float *x);
+/* run->b.out = attention(run->b.normed), mlp(run->b.normed) */
+int32_t qsae__attention_part(const qsae__run *run, int64_t layer);
+int32_t qsae__mlp_part(const qsae__run *run, int64_t layer);
+
+/* x += attention(norm x); x += mlp(norm x); with the family's post-norms and QK-norms where it has
+ * them (Llama, Gemma 3). */
+int32_t qsae__block_sequential(const qsae__run *run, int64_t layer);
+
+#endif

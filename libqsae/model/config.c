@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "model/config.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "model/family.h"
+
+/* Bounds that no published model comes near; they keep every product of two sizes small. */
+#define MAX_LAYERS 4096
+#define MAX_WIDTH (1 << 20)
+#define MAX_HEADS 65536
+#define MAX_HEAD_DIM 8192
+#define MAX_MLP (1 << 24)
+#define MAX_VOCAB (INT32_MAX - 1)
+
+bool qsae__config_has(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    return v && !json_is_null(v);
+}
+
+int32_t qsae__config_size(const json_t *o, const char *where, const char *key, int64_t low,
+                          int64_t high, int64_t *out)
+{
+    const json_t *v = json_object_get(o, key);
+    if (v && json_is_null(v))
+        return qsae__fail(QSAE_EFORMAT, "%s: %s: expected an integer, found null", where, key);
+    return qsae__json_i64(o, where, key, false, low, high, out, NULL);
+}
+
+int32_t qsae__config_positive(const json_t *o, const char *where, const char *key, double *out)
+{
+    double v = *out;
+    const int32_t st = qsae__json_f64(o, where, key, false, &v, NULL);
+    if (st != QSAE_OK)
+        return st;
+    if (qsae__config_has(o, key) && !(isfinite(v) && v > 0))
+        return qsae__fail(QSAE_EFORMAT, "%s: %s: expected a positive number, found %g", where, key,
+                          v);
+    *out = v;
+    return QSAE_OK;
+}
+
+int32_t qsae__config_activation(const json_t *o, const char *where, const char *key,
+                                enum qsae__activation *out)
+{
+    const char *name = NULL;
+    const int32_t st = qsae__json_str(o, where, key, false, &name, NULL);
+    if (st != QSAE_OK || !name)
+        return st;
+    if (!strcmp(name, "silu") || !strcmp(name, "swish"))
+        *out = QSAE__ACT_SILU;
+    else if (!strcmp(name, "gelu_pytorch_tanh"))
+        *out = QSAE__ACT_GELU_TANH;
+    else
+        return qsae__fail(QSAE_EUNSUPPORTED,
+                          "%s: %s: \"%.64s\" is not supported (silu, gelu_pytorch_tanh are)", where,
+                          key, name);
+    return QSAE_OK;
+}
+
+/* An id, null, or a list of ids of which the first counts. */
+static int32_t read_id(const json_t *o, const char *where, const char *key, int32_t *out)
+{
+    const json_t *v = json_object_get(o, key);
+    if (!v)
+        return QSAE_OK;
+    *out = -1;
+    if (json_is_array(v))
+        v = json_array_get(v, 0);
+    if (!v || json_is_null(v))
+        return QSAE_OK;
+    if (!json_is_integer(v) || json_integer_value(v) < -1 || json_integer_value(v) > INT32_MAX)
+        return qsae__fail(QSAE_EFORMAT, "%s: %s: expected a token id, found %s", where, key,
+                          qsae__json_type_name(v));
+    *out = (int32_t)json_integer_value(v);
+    return QSAE_OK;
+}
+
+int32_t qsae__config_common(const json_t *o, const char *where, qsae__config *c)
+{
+    const struct {
+        const char *key;
+        int64_t high, *out;
+    } sizes[] = {
+        { "vocab_size", MAX_VOCAB, &c->vocab },
+        { "hidden_size", MAX_WIDTH, &c->width },
+        { "intermediate_size", MAX_MLP, &c->mlp_width },
+        { "num_hidden_layers", MAX_LAYERS, &c->layers },
+        { "num_attention_heads", MAX_HEADS, &c->heads },
+        { "max_position_embeddings", INT64_MAX, &c->max_positions },
+    };
+    int32_t st = QSAE_OK;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && st == QSAE_OK; i++)
+        st = qsae__config_size(o, where, sizes[i].key, 1, sizes[i].high, sizes[i].out);
+    if (st == QSAE_OK)
+        st = qsae__config_positive(o, where, "rms_norm_eps", &c->eps);
+    if (st == QSAE_OK)
+        st = qsae__json_bool(o, where, "attention_bias", false, &c->attention_bias, NULL);
+    if (st == QSAE_OK)
+        st = read_id(o, where, "bos_token_id", &c->bos);
+    if (st == QSAE_OK)
+        st = read_id(o, where, "eos_token_id", &c->eos);
+    return st;
+}
+
+/* Relations between sizes that the architecture needs. */
+static int32_t check(const char *where, const qsae__config *c)
+{
+    if (c->heads % c->kv_heads != 0)
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: num_attention_heads %" PRId64
+                          " is not a multiple of num_key_value_heads %" PRId64,
+                          where, c->heads, c->kv_heads);
+    if (c->width % c->heads != 0)
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: hidden_size %" PRId64
+                          " is not a multiple of num_attention_heads %" PRId64,
+                          where, c->width, c->heads);
+    if (c->head_dim < 2 || c->head_dim > MAX_HEAD_DIM || c->head_dim % 2 != 0)
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: head_dim: expected an even number in 2..%d, found %" PRId64, where,
+                          MAX_HEAD_DIM, c->head_dim);
+    return QSAE_OK;
+}
+
+/* Families outside the table are refused by name, and so is what would change the mathematics. */
+static int32_t find_family(const json_t *top, const char *path, const qsae__family **family,
+                           const json_t **text)
+{
+    const char *type = NULL;
+    int32_t st = qsae__json_str(top, path, "model_type", true, &type, NULL);
+    if (st != QSAE_OK)
+        return st;
+    *family = qsae__family_find(type);
+    if (!*family)
+        return qsae__fail(QSAE_EUNSUPPORTED,
+                          "%s: model_type \"%.64s\" is not supported (supported: %s)", path, type,
+                          qsae__family_names());
+    if (qsae__config_has(top, "quantization_config"))
+        return qsae__fail(
+            QSAE_EUNSUPPORTED,
+            "%s: quantization_config: checkpoints stored quantized are not supported; "
+            "open the original one with a condition",
+            path);
+    *text = top;
+    if (!(*family)->text_key)
+        return QSAE_OK;
+    st = qsae__json_get(top, path, (*family)->text_key, true, JSON_OBJECT, text);
+    if (st != QSAE_OK)
+        return st;
+    type = (*family)->text_type;
+    st = qsae__json_str(*text, path, "model_type", false, &type, NULL);
+    if (st == QSAE_OK && strcmp(type, (*family)->text_type) != 0)
+        return qsae__fail(QSAE_EUNSUPPORTED,
+                          "%s: %s.model_type \"%.64s\" is not supported (expected \"%s\")", path,
+                          (*family)->text_key, type, (*family)->text_type);
+    return st;
+}
+
+int32_t qsae__config_load(qsae_context *ctx, const char *path, qsae__config *out)
+{
+    json_t *top = NULL;
+    const json_t *text = NULL;
+    const qsae__family *family = NULL;
+    memset(out, 0, sizeof *out);
+    int32_t st = qsae__json_load(ctx, path, &top);
+    if (st != QSAE_OK)
+        return st;
+    if (!json_is_object(top))
+        st = qsae__fail(QSAE_EFORMAT, "%s: expected an object, found %s", path,
+                        qsae__json_type_name(top));
+    if (st == QSAE_OK)
+        st = find_family(top, path, &family, &text);
+    if (st == QSAE_OK) {
+        out->family = family;
+        st = family->read(ctx, top, text, path, out);
+    }
+    if (st == QSAE_OK)
+        st = check(path, out);
+    json_decref(top);
+    if (st != QSAE_OK)
+        qsae__config_free(ctx, out);
+    return st;
+}
+
+void qsae__config_free(qsae_context *ctx, qsae__config *c)
+{
+    qsae__free(ctx, c->sliding);
+    memset(c, 0, sizeof *c);
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_MODEL_CONFIG_H
+#define QSAE_MODEL_CONFIG_H
+
+#include "formats/formats.h"
+
+enum qsae__activation { QSAE__ACT_SILU, QSAE__ACT_GELU_TANH };
+
+enum qsae__rope_type { QSAE__ROPE_DEFAULT, QSAE__ROPE_LINEAR, QSAE__ROPE_LLAMA3 };
+
+/* Rotary positions of one layer type (specs: transformers' modeling_rope_utils). */
+typedef struct qsae__rope {
+    enum qsae__rope_type type;
+    double theta;
+    double factor;          /* linear, llama3 */
+    double low, high;       /* llama3 */
+    double original;        /* llama3: context length before scaling */
+} qsae__rope;
+
+struct qsae__family;
+
+/* Layer types: index of `rope`, value of `sliding`. */
+enum { QSAE__FULL, QSAE__SLIDING, QSAE__LAYER_TYPES };
+
+/* What config.json means, defaults filled in. */
+typedef struct qsae__config {
+    const struct qsae__family *family;
+    int64_t layers, width, heads, kv_heads, head_dim, mlp_width, vocab, max_positions;
+    int64_t window;          /* keys a sliding layer sees, the token itself included; 0 = none */
+    uint8_t *sliding;        /* [layers] 1 on sliding layers */
+    qsae__rope rope[QSAE__LAYER_TYPES];
+    double eps;
+    double attn_scale;
+    double final_cap;        /* 0 = none */
+    enum qsae__activation activation;
+    bool attention_bias, mlp_bias, tied;
+    int32_t bos, eos;        /* -1 = none */
+} qsae__config;
+
+/* Reads and checks config.json. */
+int32_t qsae__config_load(qsae_context *ctx, const char *path, qsae__config *out);
+void qsae__config_free(qsae_context *ctx, qsae__config *c);
+
+/*
+ * Helpers of the families. `where` names file and object in messages. A missing key leaves *out
+ * (the default) as it is.
+ */
+
+/* A size: present means an integer in [low, high]; null is an error. */
+int32_t qsae__config_size(const json_t *o, const char *where, const char *key, int64_t low,
+                          int64_t high, int64_t *out);
+/* A finite positive number; null leaves *out. */
+int32_t qsae__config_positive(const json_t *o, const char *where, const char *key, double *out);
+/* Activation by name; one this library does not run is QSAE_EUNSUPPORTED. */
+int32_t qsae__config_activation(const json_t *o, const char *where, const char *key,
+                                enum qsae__activation *out);
+/* Sizes that all families have under the same key. */
+int32_t qsae__config_common(const json_t *o, const char *where, qsae__config *c);
+
+/* Whether a member is there and not null. */
+bool qsae__config_has(const json_t *o, const char *key);
+
+/* rope.c: merges one rope dictionary into *rope, which holds the defaults. */
+int32_t qsae__rope_read(const json_t *dict, const char *where, const char *key, qsae__rope *rope);
+/* rope.c: f [head_dim / 2], the frequencies in f32 as torch computes them. */
+void qsae__rope_frequencies(const qsae__rope *rope, int64_t head_dim, float *f);
+/* rope.c: cos, sin [n_tokens, head_dim / 2]; bf16: rounded. */
+void qsae__rope_table(const qsae__rope *rope, int64_t head_dim, int64_t n_tokens, int32_t bf16,
+                      float *cosine, float *sine);
+
+#endif

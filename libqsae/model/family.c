@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "model/family.h"
+
+#include <string.h>
+
+static const qsae__family *const families[] = {
+    &qsae__family_llama,
+    &qsae__family_gemma3_text,
+    &qsae__family_gemma3,
+};
+
+const qsae__family *qsae__family_find(const char *model_type)
+{
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
+        if (!strcmp(families[i]->model_type, model_type))
+            return families[i];
+    return NULL;
+}
+
+const char *qsae__family_names(void)
+{
+    return "llama, gemma3_text, gemma3";
+}

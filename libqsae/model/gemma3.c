@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Gemma 3, text part: transformers' models/gemma3. Its attn_logit_softcapping key has no effect
+ * there, and none here. */
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "model/block.h"
+#include "model/family.h"
+
+/* Dictionaries per layer type (new form), one dictionary, or flat keys (old form), in any mixture:
+ * rope_scaling and a single rope_parameters speak of the full layers. */
+static int32_t read_rope(const json_t *o, const char *where, qsae__config *c)
+{
+    qsae__rope *const full = &c->rope[QSAE__FULL], *const sliding = &c->rope[QSAE__SLIDING];
+    const json_t *params = NULL, *dict = NULL, *local = NULL, *scaling = NULL;
+    *full = (qsae__rope){ .theta = 1e6, .original = (double)c->max_positions };
+    *sliding = (qsae__rope){ .theta = 1e4, .original = (double)c->max_positions };
+    int32_t st = qsae__config_positive(o, where, "rope_theta", &full->theta);
+    if (st == QSAE_OK)
+        st = qsae__config_positive(o, where, "rope_local_base_freq", &sliding->theta);
+    if (st == QSAE_OK)
+        st = qsae__json_get(o, where, "rope_parameters", false, JSON_OBJECT, &params);
+    if (st != QSAE_OK)
+        return st;
+    if (params && (json_object_get(params, "full_attention") ||
+                   json_object_get(params, "sliding_attention"))) {
+        st = qsae__json_get(params, where, "full_attention", false, JSON_OBJECT, &dict);
+        if (st == QSAE_OK)
+            st = qsae__json_get(params, where, "sliding_attention", false, JSON_OBJECT, &local);
+    } else {
+        dict = params;
+    }
+    if (st == QSAE_OK && dict)
+        st = qsae__rope_read(dict, where, "rope_parameters", full);
+    if (st == QSAE_OK && local)
+        st = qsae__rope_read(local, where, "rope_parameters.sliding_attention", sliding);
+    if (st == QSAE_OK)
+        st = qsae__json_get(o, where, "rope_scaling", false, JSON_OBJECT, &scaling);
+    if (st == QSAE_OK && scaling)
+        st = qsae__rope_read(scaling, where, "rope_scaling", full);
+    return st;
+}
+
+static int32_t read_pattern(const json_t *o, const char *where, int64_t *pattern)
+{
+    const char *keys[] = { "_sliding_window_pattern", "sliding_window_pattern" };
+    int32_t st = QSAE_OK;
+    *pattern = 6;
+    for (int i = 0; i < 2 && st == QSAE_OK; i++)
+        st = qsae__json_i64(o, where, keys[i], false, 1, INT32_MAX, pattern, NULL);
+    return st;
+}
+
+static int32_t read_layers(const json_t *o, const char *where, qsae__config *c)
+{
+    const json_t *types = NULL;
+    int64_t pattern;
+    int32_t st = read_pattern(o, where, &pattern);
+    if (st == QSAE_OK)
+        st = qsae__json_get(o, where, "layer_types", false, JSON_ARRAY, &types);
+    if (st != QSAE_OK)
+        return st;
+    if (types && (int64_t)json_array_size(types) != c->layers)
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: layer_types: expected %" PRId64
+                          " entries (num_hidden_layers), found %zu",
+                          where, c->layers, json_array_size(types));
+    for (int64_t n = 0; n < c->layers; n++) {
+        c->sliding[n] = (n + 1) % pattern != 0;
+        if (!types)
+            continue;
+        const char *type = json_string_value(json_array_get(types, (size_t)n));
+        if (!type)
+            return qsae__fail(QSAE_EFORMAT, "%s: layer_types[%" PRId64 "]: expected a string",
+                              where, n);
+        c->sliding[n] = !strcmp(type, "sliding_attention");
+        if (!c->sliding[n] && strcmp(type, "full_attention") != 0)
+            return qsae__fail(QSAE_EUNSUPPORTED,
+                              "%s: layer_types[%" PRId64 "]: \"%.64s\" is not supported "
+                              "(full_attention, sliding_attention are)",
+                              where, n, type);
+    }
+    return QSAE_OK;
+}
+
+static int32_t read_window(const json_t *o, const char *where, qsae__config *c)
+{
+    bool any = false;
+    for (int64_t n = 0; n < c->layers; n++)
+        any = any || c->sliding[n];
+    c->window = 4096;
+    if (any && json_is_null(json_object_get(o, "sliding_window")))
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: sliding_window: expected an integer, found null, but there are "
+                          "sliding layers",
+                          where);
+    const int32_t st =
+        qsae__json_i64(o, where, "sliding_window", false, 1, INT32_MAX, &c->window, NULL);
+    if (!any)
+        c->window = 0;
+    return st;
+}
+
+/* false, null, absent and "vision" keep text causal; true (embedding models) does not. */
+static int32_t check_causal(const json_t *o, const char *where)
+{
+    const json_t *v = json_object_get(o, "use_bidirectional_attention");
+    if (!v || json_is_null(v) || json_is_false(v) ||
+        (json_is_string(v) && !strcmp(json_string_value(v), "vision")))
+        return QSAE_OK;
+    return qsae__fail(QSAE_EUNSUPPORTED,
+                      "%s: use_bidirectional_attention: only causal models are supported", where);
+}
+
+static int32_t read_keys(const json_t *top, const json_t *o, const char *where, qsae__config *c)
+{
+    double scalar = 256;
+    c->tied = true;
+    int32_t st = qsae__config_common(o, where, c);
+    if (st == QSAE_OK)
+        st = qsae__config_size(o, where, "num_key_value_heads", 1, c->heads, &c->kv_heads);
+    if (st == QSAE_OK)
+        st = qsae__config_size(o, where, "head_dim", 1, INT32_MAX, &c->head_dim);
+    if (st == QSAE_OK)
+        st = qsae__config_activation(o, where, "hidden_activation", &c->activation);
+    if (st == QSAE_OK)
+        st = qsae__config_positive(o, where, "query_pre_attn_scalar", &scalar);
+    if (st == QSAE_OK)
+        st = qsae__config_positive(o, where, "final_logit_softcapping", &c->final_cap);
+    if (st == QSAE_OK && top != o)
+        st = qsae__json_bool(top, where, "tie_word_embeddings", false, &c->tied, NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_bool(o, where, "tie_word_embeddings", false, &c->tied, NULL);
+    c->attn_scale = 1.0 / sqrt(scalar);
+    return st;
+}
+
+static int32_t read(qsae_context *ctx, const json_t *top, const json_t *o, const char *where,
+                    qsae__config *c)
+{
+    c->vocab = 262208;
+    c->width = 2304;
+    c->mlp_width = 9216;
+    c->layers = 26;
+    c->heads = 8;
+    c->kv_heads = 4;
+    c->head_dim = 256;
+    c->max_positions = 131072;
+    c->eps = 1e-6;
+    c->activation = QSAE__ACT_GELU_TANH;
+    c->bos = 2;
+    c->eos = 1;
+    int32_t st = check_causal(o, where);
+    if (st == QSAE_OK)
+        st = read_keys(top, o, where, c);
+    if (st != QSAE_OK)
+        return st;
+    c->sliding = qsae__calloc(ctx, c->layers, 1);
+    if (!c->sliding)
+        return QSAE_ENOMEM;
+    st = read_layers(o, where, c);
+    if (st == QSAE_OK)
+        st = read_window(o, where, c);
+    if (st == QSAE_OK)
+        st = read_rope(o, where, c);
+    return st;
+}
+
+#define GEMMA3 \
+    .name = "gemma3", \
+    .norms = { [QSAE__NORM_ATTN_IN] = "input_layernorm", \
+               [QSAE__NORM_Q] = "self_attn.q_norm", \
+               [QSAE__NORM_K] = "self_attn.k_norm", \
+               [QSAE__NORM_ATTN_OUT] = "post_attention_layernorm", \
+               [QSAE__NORM_MLP_IN] = "pre_feedforward_layernorm", \
+               [QSAE__NORM_MLP_OUT] = "post_feedforward_layernorm" }, \
+    .norm = QSAE__NORM_GEMMA, .scale_embedding = true, .read = read, .block = qsae__block_sequential
+
+const qsae__family qsae__family_gemma3_text = { .model_type = "gemma3_text", GEMMA3 };
+
+/* The vision wrapper of 4B, 12B and 27B; vision tensors are not looked at. */
+const qsae__family qsae__family_gemma3 = { .model_type = "gemma3",
+                                           .text_key = "text_config",
+                                           .text_type = "gemma3_text",
+                                           GEMMA3 };

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Fingerprint of a checkpoint: XXH3-128 over what the configuration means (not how it is spelled)
+ * and over the text model's tensors, ordered by name without the prefix. Shards, vision tensors and
+ * the model's place on disk do not change it.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/internal.h"
+
+struct named {
+    const char *name; /* without the prefix */
+    const qsae__tensor *tensor;
+};
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct named *)a)->name, ((const struct named *)b)->name);
+}
+
+static void add_f64(qsae__hasher *h, double v)
+{
+    int64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    qsae__hasher_i64(h, bits);
+}
+
+static void add_config(qsae__hasher *h, const qsae__config *c)
+{
+    const int64_t sizes[] = { c->layers, c->width, c->heads, c->kv_heads, c->head_dim, c->mlp_width,
+                              c->vocab, c->window, c->activation, c->attention_bias, c->mlp_bias,
+                              c->tied };
+    qsae__hasher_string(h, c->family->name);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        qsae__hasher_i64(h, sizes[i]);
+    qsae__hasher_update(h, c->sliding, (size_t)c->layers);
+    for (int i = 0; i < QSAE__LAYER_TYPES; i++) {
+        const qsae__rope *const r = &c->rope[i];
+        qsae__hasher_i64(h, r->type);
+        add_f64(h, r->theta);
+        add_f64(h, r->type == QSAE__ROPE_DEFAULT ? 1 : r->factor);
+        if (r->type == QSAE__ROPE_LLAMA3) {
+            add_f64(h, r->low);
+            add_f64(h, r->high);
+            add_f64(h, r->original);
+        }
+    }
+    add_f64(h, c->eps);
+    add_f64(h, c->attn_scale);
+    add_f64(h, c->final_cap);
+}
+
+static void add_tensor(qsae__hasher *h, const struct named *n)
+{
+    const qsae__tensor *const t = n->tensor;
+    qsae__hasher_string(h, n->name);
+    qsae__hasher_string(h, qsae_dtype_name(t->dtype));
+    qsae__hasher_i64(h, t->rank);
+    for (int i = 0; i < t->rank; i++)
+        qsae__hasher_i64(h, t->shape[i]);
+    qsae__hasher_update(h, t->data, (size_t)t->bytes);
+}
+
+/* Tensors of the text model; list NULL: only counted. */
+static int64_t collect(const qsae_weights *w, struct named *list)
+{
+    const size_t skip = strlen(w->prefix);
+    int64_t n = 0;
+#define ADD(t, s) \
+    do { \
+        if ((t) && list) \
+            list[n] = (struct named){ (t)->name + (s), (t) }; \
+        n += (t) != NULL; \
+    } while (0)
+    ADD(w->embed, skip);
+    ADD(w->norm, skip);
+    if (w->head != w->embed) {
+        if (list)
+            list[n] = (struct named){ "lm_head.weight", w->head };
+        n++;
+    }
+    for (int64_t i = 0; i < w->config.layers; i++) {
+        const qsae__layer_tensors *const l = &w->layers[i];
+        for (int p = 0; p < QSAE__PROJ_COUNT; p++) {
+            ADD(l->weight[p], skip);
+            ADD(l->bias[p], skip);
+        }
+        for (int k = 0; k < QSAE__NORM_COUNT; k++)
+            ADD(l->norm[k], skip);
+    }
+#undef ADD
+    return n;
+}
+
+static int32_t compute(qsae_weights *w)
+{
+    const int64_t n = collect(w, NULL);
+    qsae__hasher *h = NULL;
+    struct named *list = qsae__calloc(w->ctx, n, sizeof *list);
+    if (!list)
+        return QSAE_ENOMEM;
+    const int32_t st = qsae__hasher_open(w->ctx, &h);
+    if (st == QSAE_OK) {
+        collect(w, list);
+        qsort(list, (size_t)n, sizeof *list, by_name);
+        add_config(h, &w->config);
+        for (int64_t i = 0; i < n; i++)
+            add_tensor(h, &list[i]);
+        qsae__hasher_hex(h, w->hash);
+        qsae__hasher_close(w->ctx, &h);
+    }
+    qsae__free(w->ctx, list);
+    return st;
+}
+
+int32_t qsae__weights_hash(qsae_weights *w)
+{
+    pthread_mutex_lock(&w->mutex);
+    const int32_t st = w->hash[0] ? QSAE_OK : compute(w);
+    pthread_mutex_unlock(&w->mutex);
+    return st;
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Structures behind the handles of model.h. */
+#ifndef QSAE_MODEL_INTERNAL_H
+#define QSAE_MODEL_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "formats/formats.h"
+#include "model/family.h"
+#include "model/model.h"
+
+/* Linear layers of a block. */
+enum {
+    QSAE__Q_PROJ,
+    QSAE__K_PROJ,
+    QSAE__V_PROJ,
+    QSAE__O_PROJ,
+    QSAE__GATE_PROJ,
+    QSAE__UP_PROJ,
+    QSAE__DOWN_PROJ,
+    QSAE__PROJ_COUNT
+};
+
+typedef struct qsae__proj_slot {
+    const char *path;   /* within a layer */
+    const char *module; /* last part: name for selectors */
+    const char *group;  /* "attn" or "mlp" */
+} qsae__proj_slot;
+
+extern const qsae__proj_slot qsae__proj_slots[QSAE__PROJ_COUNT];
+
+/* [out, in] of a projection. */
+void qsae__proj_shape(const qsae__config *c, int proj, int64_t shape[2]);
+
+/* Tensors of one layer; biases and norms a family lacks are NULL. */
+typedef struct qsae__layer_tensors {
+    const qsae__tensor *weight[QSAE__PROJ_COUNT]; /* [out, in] */
+    const qsae__tensor *bias[QSAE__PROJ_COUNT];   /* [out] */
+    const qsae__tensor *norm[QSAE__NORM_COUNT];   /* [width], [head_dim] for Q and K */
+} qsae__layer_tensors;
+
+struct qsae_weights {
+    qsae_context *ctx;
+    atomic_int refs;
+    char *path;
+    char *prefix;                  /* of the text model's tensor names, "" or ending in '.' */
+    qsae__config config;
+    qsae__tensors *tensors;
+    const qsae__tensor *embed;     /* [vocab, width] */
+    const qsae__tensor *head;      /* [vocab, width]; embed if tied */
+    const qsae__tensor *norm;      /* [width] */
+    qsae__layer_tensors *layers;   /* [config.layers] */
+    int64_t parameters;
+    pthread_mutex_t mutex;         /* of hash */
+    char hash[QSAE__HASH_SIZE];    /* "" until asked for */
+};
+
+qsae_weights *qsae__weights_ref(qsae_weights *w);
+void qsae__weights_unref(qsae_weights *w);
+/* hash.c: fills w->hash. */
+int32_t qsae__weights_hash(qsae_weights *w);
+/* Fills *info from the checkpoint, the hash only if asked for. */
+int32_t qsae__weights_describe(const qsae_weights *w, bool with_hash, qsae_model_info *info);
+
+/* One layer ready to run. */
+typedef struct qsae__layer {
+    qsae__linear *proj[QSAE__PROJ_COUNT];
+    const float *norm[QSAE__NORM_COUNT];
+} qsae__layer;
+
+/* Rotary tables [rope_tokens, head_dim / 2] per layer type. */
+typedef struct qsae__rope_tables {
+    float *cosine[QSAE__LAYER_TYPES], *sine[QSAE__LAYER_TYPES];
+    int64_t n_tokens;
+} qsae__rope_tables;
+
+struct qsae_model {
+    qsae_context *ctx;
+    qsae_weights *weights;
+    const qsae__config *config;   /* of weights */
+    qsae__condition condition;
+    int32_t compute, attention;
+    int32_t bf16;                 /* compute == QSAE_COMPUTE_BF16 */
+    qsae__layer *layers;
+    float *norms;                 /* [layers * norms of a layer + width], converted copies */
+    float *biases;                /* of all projections, converted copies */
+    const float *final_norm;      /* [width] */
+    float sigma;                  /* factor of the embedding */
+    qsae__dense head;
+    qsae__panels head_panels;
+    qsae__rope_tables rope;       /* grown by qsae__slab_open */
+    qsae_model_cost cost;
+    atomic_flag busy;
+};
+
+/* Values of a tensor as this model sees them: rounded to the condition's weights= and to the
+ * compute dtype. dst [n], from element `first`. */
+void qsae__model_values(const qsae_model *m, const qsae__tensor *t, int64_t first, int64_t n,
+                        float *dst);
+
+/* Refuses a model, slab or pointer that does not fit. */
+int32_t qsae__model_check_ids(const qsae_model *m, const int32_t *ids, int64_t n_seq,
+                              int64_t n_tokens);
+
+#endif

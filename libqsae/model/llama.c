@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Llama 2 and 3 and what is built like them: transformers' models/llama. */
+#include <math.h>
+
+#include "model/block.h"
+#include "model/family.h"
+
+/* rope_scaling (old) wins over rope_parameters (new), as transformers converts them. */
+static int32_t read_rope(const json_t *o, const char *where, qsae__config *c)
+{
+    qsae__rope *const rope = &c->rope[QSAE__FULL];
+    const json_t *dict = NULL;
+    const char *key = "rope_scaling";
+    *rope = (qsae__rope){ .theta = 10000, .original = (double)c->max_positions };
+    int32_t st = qsae__config_positive(o, where, "rope_theta", &rope->theta);
+    if (st == QSAE_OK)
+        st = qsae__json_get(o, where, key, false, JSON_OBJECT, &dict);
+    if (st == QSAE_OK && !dict) {
+        key = "rope_parameters";
+        st = qsae__json_get(o, where, key, false, JSON_OBJECT, &dict);
+        if (st == QSAE_OK && dict && qsae__config_has(dict, "full_attention"))
+            st = qsae__json_get(dict, where, key = "full_attention", false, JSON_OBJECT, &dict);
+    }
+    if (st == QSAE_OK && dict)
+        st = qsae__rope_read(dict, where, key, rope);
+    c->rope[QSAE__SLIDING] = *rope;
+    return st;
+}
+
+static int32_t read(qsae_context *ctx, const json_t *top, const json_t *o, const char *where,
+                    qsae__config *c)
+{
+    (void)top;
+    c->vocab = 32000;
+    c->width = 4096;
+    c->mlp_width = 11008;
+    c->layers = 32;
+    c->heads = 32;
+    c->max_positions = 2048;
+    c->eps = 1e-6;
+    c->activation = QSAE__ACT_SILU;
+    c->bos = 1;
+    c->eos = 2;
+    int32_t st = qsae__config_common(o, where, c);
+    if (st != QSAE_OK)
+        return st;
+    c->kv_heads = c->heads; /* null means the same as absent for these two */
+    c->head_dim = c->width / c->heads;
+    st = qsae__json_i64(o, where, "num_key_value_heads", false, 1, c->heads, &c->kv_heads, NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_i64(o, where, "head_dim", false, 1, INT32_MAX, &c->head_dim, NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_bool(o, where, "mlp_bias", false, &c->mlp_bias, NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_bool(o, where, "tie_word_embeddings", false, &c->tied, NULL);
+    if (st == QSAE_OK)
+        st = qsae__config_activation(o, where, "hidden_act", &c->activation);
+    if (st == QSAE_OK)
+        st = read_rope(o, where, c);
+    if (st != QSAE_OK)
+        return st;
+    c->attn_scale = 1.0 / sqrt((double)c->head_dim);
+    c->sliding = qsae__calloc(ctx, c->layers, 1);
+    return c->sliding ? QSAE_OK : QSAE_ENOMEM;
+}
+
+const qsae__family qsae__family_llama = {
+    .model_type = "llama",
+    .name = "llama",
+    .norms = { [QSAE__NORM_ATTN_IN] = "input_layernorm",
+               [QSAE__NORM_MLP_IN] = "post_attention_layernorm" },
+    .norm = QSAE__NORM_LLAMA,
+    .read = read,
+    .block = qsae__block_sequential,
+};

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * model/: configuration, families, weights, blocks, attention, head, forward pass, taps. Includes
+ * codecs/, formats/, kernels/, core/ and itself; never sae/, text/ or metrics/.
+ */
+#ifndef QSAE_MODEL_MODEL_H
+#define QSAE_MODEL_MODEL_H
+
+#include <qsae/model.h>
+
+#include "codecs/codecs.h"
+
+/*
+ * A slab: the rows a pass runs at once, owned by the caller. x is the residual stream
+ * [n_seq * n_tokens, width] f32 (holding bf16 values in bf16 compute). Scratch belongs to the slab.
+ */
+typedef struct qsae__slab {
+    qsae_context *ctx;
+    int64_t n_seq, n_tokens;
+    int64_t width;
+    const int32_t *ids;   /* [n_seq, n_tokens], set by the caller before embed */
+    float *x;             /* [n_seq * n_tokens, width] */
+    void *scratch;        /* sized for one model shape */
+    size_t scratch_bytes;
+} qsae__slab;
+
+/* A slab that fits every model of `models` (NULL entries skipped). */
+int32_t qsae__slab_open(qsae_context *ctx, qsae_model *const *models, int64_t n_models,
+                        int64_t n_seq, int64_t n_tokens, qsae__slab *out);
+void qsae__slab_close(qsae__slab *slab);
+
+/* The forward pass as steps: x = embedding; x = block(layer, x); out[rows, width] = final norm of
+ * x. */
+int32_t qsae__model_embed(qsae_model *m, qsae__slab *slab);
+int32_t qsae__model_step(qsae_model *m, int64_t layer, qsae__slab *slab);
+int32_t qsae__model_final(qsae_model *m, const qsae__slab *slab, float *out);
+
+/* Head over k participants: vocabulary tiles stream through log-sum-exp, label logit, arg-max and
+ * divergence from participant 0. Outputs are [rows] each and may be NULL. */
+typedef struct qsae__head_rows {
+    qsae_model *model;
+    const float *final;   /* [rows, width] from qsae__model_final */
+    float *nll;           /* NaN where label < 0 */
+    float *kl;            /* KL(p_0 || p_this) in nats; NULL for participant 0 */
+    int32_t *top;         /* arg-max, lowest id on ties */
+    float *logits;        /* [rows, vocab] or NULL */
+} qsae__head_rows;
+
+/* All participants have the same vocabulary size. */
+int32_t qsae__head_run(qsae_context *ctx, int64_t rows, const int32_t *labels, int64_t k,
+                       const qsae__head_rows *participants, const qsae_cancel_token *cancel);
+
+/* Linear layers of the blocks, by index: module path and what LLM.int8 met there. */
+int64_t qsae__model_linears(const qsae_model *m);
+void qsae__model_linear_name(const qsae_model *m, int64_t i, char *name, size_t size);
+qsae__outliers qsae__model_outliers(const qsae_model *m, int64_t i);
+void qsae__model_set_outliers(qsae_model *m, int64_t i, const qsae__outliers *o);
+
+int32_t qsae__model_is_bf16(const qsae_model *m);
+qsae_context *qsae__model_context(const qsae_model *m);
+
+#endif

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Slabs: all memory of a pass, allocated once; and the steps of the forward pass on them. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "model/block.h"
+
+/* Positions are exact in f32 up to here. */
+#define MAX_TOKENS (1 << 24)
+
+/* Offsets in floats, each a multiple of 16. */
+struct layout {
+    int64_t normed, out, q, k, v, z, gate, up, worker, worker_floats, total;
+};
+
+static bool place(int64_t *total, int64_t rows, int64_t columns, int64_t *offset)
+{
+    int64_t n;
+    *offset = *total;
+    return qsae__mul_i64(rows, columns, &n) && qsae__add_i64(n, 15, &n) &&
+           qsae__add_i64(*total, n / 16 * 16, total);
+}
+
+static int32_t lay_out(const qsae_model *m, int64_t n_seq, int64_t n_tokens, struct layout *l)
+{
+    const qsae__config *const c = m->config;
+    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    int64_t rows, mlp;
+    memset(l, 0, sizeof *l);
+    bool ok = qsae__mul_i64(n_seq, n_tokens, &rows) &&
+              place(&l->total, rows, c->width, &l->normed) &&
+              place(&l->total, rows, c->width, &l->out);
+    mlp = l->total; /* the MLP begins when attention is done: its buffers take the same place */
+    ok = ok && place(&l->total, rows, q, &l->q) && place(&l->total, rows, kv, &l->k) &&
+         place(&l->total, rows, kv, &l->v) && place(&l->total, rows, q, &l->z);
+    ok = ok && place(&mlp, rows, c->mlp_width, &l->gate) && place(&mlp, rows, c->mlp_width, &l->up);
+    l->total = qsae__max_i64(l->total, mlp);
+    l->worker_floats =
+        qsae__attention_floats(c->heads, c->kv_heads, c->head_dim, n_tokens, m->attention);
+    if (!ok || !place(&l->total, m->ctx->threads, l->worker_floats, &l->worker))
+        return qsae__fail(QSAE_EOVERFLOW,
+                          "a pass over %" PRId64 " x %" PRId64 " tokens is too large", n_seq,
+                          n_tokens);
+    return QSAE_OK;
+}
+
+int32_t qsae__run_init(qsae_model *m, const qsae__slab *slab, qsae__run *run)
+{
+    struct layout l;
+    size_t bytes;
+    const int32_t st = lay_out(m, slab->n_seq, slab->n_tokens, &l);
+    if (st != QSAE_OK)
+        return st;
+    if (slab->width != m->config->width || !qsae__bytes(l.total, sizeof(float), &bytes) ||
+        bytes > slab->scratch_bytes || slab->n_tokens > m->rope.n_tokens)
+        return qsae__fail(QSAE_EINVAL, "the slab was not opened for this model (%s)",
+                          m->weights->path);
+    float *const base = slab->scratch;
+    *run = (qsae__run){
+        .m = m,
+        .slab = slab,
+        .ops = qsae__ops_get(m->ctx),
+        .rows = slab->n_seq * slab->n_tokens,
+        .bf16 = m->bf16,
+        .b = { .normed = base + l.normed,
+               .out = base + l.out,
+               .q = base + l.q,
+               .k = base + l.k,
+               .v = base + l.v,
+               .z = base + l.z,
+               .gate = base + l.gate,
+               .up = base + l.up,
+               .worker = base + l.worker,
+               .worker_floats = l.worker_floats },
+    };
+    return QSAE_OK;
+}
+
+int32_t qsae__run_floats(const qsae_model *m, int64_t n_seq, int64_t n_tokens, int64_t *floats)
+{
+    struct layout l;
+    const int32_t st = lay_out(m, n_seq, n_tokens, &l);
+    *floats = l.total;
+    return st;
+}
+
+/* Makes the model's rotary tables reach n_tokens. */
+static int32_t grow_rope(qsae_model *m, int64_t n_tokens)
+{
+    const int64_t half = m->config->head_dim / 2;
+    qsae__rope_tables fresh = { .n_tokens = n_tokens };
+    if (m->rope.n_tokens >= n_tokens)
+        return QSAE_OK;
+    bool ok = true;
+    for (int t = 0; t < QSAE__LAYER_TYPES && ok; t++) {
+        fresh.cosine[t] = qsae__alloc_array(m->ctx, n_tokens * half, sizeof(float));
+        fresh.sine[t] = qsae__alloc_array(m->ctx, n_tokens * half, sizeof(float));
+        ok = fresh.cosine[t] && fresh.sine[t];
+        if (ok)
+            qsae__rope_table(&m->config->rope[t], m->config->head_dim, n_tokens, m->bf16,
+                             fresh.cosine[t], fresh.sine[t]);
+    }
+    const qsae__rope_tables drop = ok ? m->rope : fresh;
+    if (ok)
+        m->rope = fresh;
+    for (int t = 0; t < QSAE__LAYER_TYPES; t++) {
+        qsae__free(m->ctx, drop.cosine[t]);
+        qsae__free(m->ctx, drop.sine[t]);
+    }
+    return ok ? QSAE_OK : QSAE_ENOMEM;
+}
+
+int32_t qsae__slab_open(qsae_context *ctx, qsae_model *const *models, int64_t n_models,
+                        int64_t n_seq, int64_t n_tokens, qsae__slab *out)
+{
+    int64_t most = 0, width = -1, rows;
+    size_t scratch, residual;
+    memset(out, 0, sizeof *out);
+    if (n_seq < 1 || n_tokens < 1 || n_tokens > MAX_TOKENS)
+        return qsae__fail(QSAE_EINVAL,
+                          "n_seq %" PRId64 ", n_tokens %" PRId64
+                          ": expected at least 1, at most %d tokens",
+                          n_seq, n_tokens, MAX_TOKENS);
+    for (int64_t i = 0; i < n_models; i++) {
+        int64_t floats;
+        if (!models[i])
+            continue;
+        if (width >= 0 && models[i]->config->width != width)
+            return qsae__fail(QSAE_EMISMATCH, "models of width %" PRId64 " and %" PRId64
+                              " cannot share a slab", width, models[i]->config->width);
+        width = models[i]->config->width;
+        int32_t st = qsae__run_floats(models[i], n_seq, n_tokens, &floats);
+        if (st == QSAE_OK)
+            st = grow_rope(models[i], n_tokens);
+        if (st != QSAE_OK)
+            return st;
+        most = qsae__max_i64(most, floats);
+    }
+    if (width < 0)
+        return qsae__fail(QSAE_EINVAL, "a slab needs a model");
+    if (!qsae__mul_i64(n_seq, n_tokens, &rows) || !qsae__mul_i64(rows, width, &rows) ||
+        !qsae__bytes(rows, sizeof(float), &residual) || !qsae__bytes(most, sizeof(float), &scratch))
+        return qsae__fail(QSAE_EOVERFLOW,
+                          "a pass over %" PRId64 " x %" PRId64 " tokens is too large", n_seq,
+                          n_tokens);
+    out->ctx = qsae__context_ref(ctx);
+    out->n_seq = n_seq;
+    out->n_tokens = n_tokens;
+    out->width = width;
+    out->x = qsae__alloc(ctx, residual);
+    out->scratch = qsae__alloc(ctx, scratch);
+    out->scratch_bytes = scratch;
+    if (out->x && out->scratch)
+        return QSAE_OK;
+    qsae__slab_close(out);
+    return QSAE_ENOMEM;
+}
+
+void qsae__slab_close(qsae__slab *slab)
+{
+    if (!slab || !slab->ctx)
+        return;
+    qsae__free(slab->ctx, slab->x);
+    qsae__free(slab->ctx, slab->scratch);
+    qsae__context_unref(slab->ctx);
+    memset(slab, 0, sizeof *slab);
+}
+
+int32_t qsae__model_check_ids(const qsae_model *m, const int32_t *ids, int64_t n_seq,
+                              int64_t n_tokens)
+{
+    for (int64_t i = 0; i < n_seq * n_tokens; i++)
+        if (ids[i] < 0 || ids[i] >= m->config->vocab)
+            return qsae__fail(QSAE_EINVAL,
+                              "token id %" PRId32 " at sequence %" PRId64 ", position %" PRId64
+                              ": expected 0..%" PRId64,
+                              ids[i], i / n_tokens, i % n_tokens, m->config->vocab - 1);
+    return QSAE_OK;
+}
+
+struct embed {
+    const qsae_model *m;
+    const qsae__slab *slab;
+    const qsae__ops *ops;
+};
+
+static int32_t embed_row(void *arg, int64_t row, int32_t worker)
+{
+    const struct embed *const e = arg;
+    const int64_t d = e->m->config->width;
+    float *const x = e->slab->x + row * d;
+    (void)worker;
+    qsae__model_values(e->m, e->m->weights->embed, (int64_t)e->slab->ids[row] * d, d, x);
+    if (e->m->config->family->scale_embedding) {
+        e->ops->scale(x, e->m->sigma, x, d);
+        if (e->m->bf16)
+            e->ops->round_bf16(x, d);
+    }
+    return QSAE_OK;
+}
+
+int32_t qsae__model_embed(qsae_model *m, qsae__slab *slab)
+{
+    int32_t st = qsae__model_check_ids(m, slab->ids, slab->n_seq, slab->n_tokens);
+    if (st != QSAE_OK)
+        return st;
+    if (slab->width != m->config->width)
+        return qsae__fail(QSAE_EINVAL, "the slab was not opened for this model (%s)",
+                          m->weights->path);
+    struct embed e = { m, slab, qsae__ops_get(m->ctx) };
+    const qsae__fpenv env = qsae__fpenv_enter();
+    st = qsae__parallel(m->ctx, slab->n_seq * slab->n_tokens, embed_row, &e);
+    qsae__fpenv_leave(env);
+    return st;
+}
+
+int32_t qsae__model_step(qsae_model *m, int64_t layer, qsae__slab *slab)
+{
+    qsae__run run;
+    if (layer < 0 || layer >= m->config->layers)
+        return qsae__fail(QSAE_EINVAL, "layer %" PRId64 ": expected 0..%" PRId64, layer,
+                          m->config->layers - 1);
+    int32_t st = qsae__run_init(m, slab, &run);
+    if (st != QSAE_OK)
+        return st;
+    const qsae__fpenv env = qsae__fpenv_enter();
+    st = m->config->family->block(&run, layer);
+    qsae__fpenv_leave(env);
+    return st;
+}
+
+int32_t qsae__model_final(qsae_model *m, const qsae__slab *slab, float *out)
+{
+    qsae__run run;
+    int32_t st = qsae__run_init(m, slab, &run);
+    if (st != QSAE_OK)
+        return st;
+    const qsae__fpenv env = qsae__fpenv_enter();
+    st = qsae__norm_rows(&run, m->final_norm, slab->x, out);
+    qsae__fpenv_leave(env);
+    return st;
+}

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What did compressing this language model do to its predictions and to its SAE features?
+
+ctypes bindings of libqsae; see doc/python.md. Arrays in and out are NumPy's.
+"""
+
+from . import metrics
+from ._arrays import Sparse, from_bf16, to_bf16
+from ._lib import LIBRARY_PATH, Error, version as _version
+from .audit import Audit, evaluate
+from .context import Context, cpu_best
+from .model import EditInfo, Model, Output, Weights
+from .quantizer import QMatrix, Quantizer, int8_quantize
+from .sae import SAE
+from .tensors import Tensors
+from .text import Chunk, Corpus, Tokenizer
+
+__version__ = _version()
+
+__all__ = ["Audit", "Chunk", "Context", "Corpus", "EditInfo", "Error", "LIBRARY_PATH", "Model",
+           "Output", "QMatrix", "Quantizer", "SAE", "Sparse", "Tensors", "Tokenizer", "Weights",
+           "cpu_best", "evaluate", "from_bf16", "int8_quantize", "metrics", "to_bf16"]

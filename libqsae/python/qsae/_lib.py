@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Finds and loads the shared library, and turns its statuses into exceptions."""
+
+import ctypes
+import ctypes.util
+import glob
+import os
+
+from . import _structs
+
+
+class Error(Exception):
+    """A call of the library failed.
+
+    status   negative number
+    name     e.g. "QSAE_EINVAL"
+    message  what, where, expected and found
+    """
+
+    def __init__(self, status, name, message):
+        super().__init__(status, name, message)
+        self.status = status
+        self.name = name
+        self.message = message
+
+    def __str__(self):
+        return f"{self.name}: {self.message}"
+
+
+def _candidates():
+    """Paths and names to try, best first."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    named = os.environ.get("QSAE_LIBRARY")
+    if named:
+        yield named
+        return  # what the user names is used or fails, never replaced
+    for name in ("libqsae.so.0", "libqsae.so", "libqsae.dylib"):
+        yield os.path.join(here, name)
+    try:
+        from ._installed import LIBRARY  # written by meson install
+        yield LIBRARY
+    except ImportError:
+        pass
+    # A checkout: the newest build folder beside libqsae/.
+    root = os.path.dirname(os.path.dirname(os.path.dirname(here)))
+    if os.path.exists(os.path.join(root, "include", "qsae", "qsae.h")):
+        built = glob.glob(os.path.join(glob.escape(root), "build*", "libqsae", "libqsae.so"))
+        yield from sorted(built, key=os.path.getmtime, reverse=True)
+    found = ctypes.util.find_library("qsae")
+    if found:
+        yield found
+    yield "libqsae.so.0"
+
+
+def _load():
+    tried = []
+    for path in _candidates():
+        if os.path.isabs(path) and not os.path.exists(path) and "QSAE_LIBRARY" not in os.environ:
+            tried.append(path)
+            continue
+        try:
+            return path, ctypes.CDLL(path)
+        except OSError as error:
+            tried.append(str(error))
+    raise ImportError("qsae: the shared library was not found; set QSAE_LIBRARY to its path. "
+                      "Tried: " + "; ".join(tried))
+
+
+def _check(status, function, _arguments):
+    """errcheck of calls that return a status; runs in the thread of the call."""
+    if status != 0:
+        raise Error(status, text(lib.qsae_status_name(status)), text(lib.qsae_error_message()))
+    return status
+
+
+def _bind(path, library):
+    try:
+        library.qsae_version_api.restype = ctypes.c_uint32
+        packed = library.qsae_version_api()
+    except AttributeError:
+        raise ImportError(f"qsae: {path} is not libqsae") from None
+    major, minor = packed >> 16, packed >> 8 & 255
+    if major != _structs.API_MAJOR or minor < _structs.API_MINOR:
+        raise ImportError(f"qsae: {path} has API {major}.{minor}, this package needs "
+                          f"{_structs.API_MAJOR}.{_structs.API_MINOR} or a later minor version")
+    for name, (result, *parameters) in _structs.PROTOTYPES.items():
+        try:
+            function = getattr(library, name)
+        except AttributeError:
+            raise ImportError(f"qsae: {path} lacks {name}: it is older than this package") from None
+        function.argtypes = parameters
+        function.restype = ctypes.c_int32 if result is _structs.Status else result
+        if result is _structs.Status:
+            function.errcheck = _check
+
+
+def text(value):
+    """str of a C string."""
+    return value.decode("utf-8", "replace") if value is not None else ""
+
+
+def version():
+    """Release of the library, with its revision if built from a checkout."""
+    return text(lib.qsae_version())
+
+
+def path_bytes(path):
+    """A file name as the C library takes it."""
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        fail("QSAE_EINVAL", f"{path!r}: a path with a NUL byte")
+    return encoded
+
+
+def string_bytes(value, what):
+    """A NUL-terminated UTF-8 argument."""
+    if not isinstance(value, str):
+        fail("QSAE_EINVAL", f"{what}: expected a string, found {type(value).__name__}")
+    encoded = value.encode("utf-8", "surrogatepass")
+    if b"\0" in encoded:
+        fail("QSAE_EINVAL", f"{what}: {value!r} has a NUL character")
+    return encoded
+
+
+LIBRARY_PATH, lib = _load()
+_bind(LIBRARY_PATH, lib)
+STATUS = {text(lib.qsae_status_name(-i)): -i for i in range(lib.qsae_status_count())}
+
+
+def fail(name, message):
+    """Raises Error as the library would."""
+    raise Error(STATUS[name], name, message)
+
+
+def choose(what, value, names):
+    """Number of a name; None is the default, 0."""
+    if value is None:
+        return 0
+    if value not in names:
+        fail("QSAE_EINVAL", f"{what}: {value!r} is unknown; expected {', '.join(map(str, names))}")
+    return names[value]
+
+
+def count(what, value, low=0, high=2**63 - 1):
+    """An integer in range (ctypes would cut it)."""
+    try:
+        number = value.__index__()
+    except AttributeError:
+        fail("QSAE_EINVAL", f"{what}: expected an integer, found {type(value).__name__}")
+    if not low <= number <= high:
+        fail("QSAE_EINVAL", f"{what}: expected {low}..{high}, found {number}")
+    return number
+
+
+def bos_policy(name):
+    """Number of a BOS policy; None is the default, 0."""
+    if name is None:
+        return 0
+    number = lib.qsae_bos_from_name(string_bytes(name, "bos"))
+    if number < 0:
+        fail("QSAE_EINVAL", f"bos: {name!r} is unknown; expected none, stream_start, doc_start or "
+                            "chunk_start")
+    return number

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The C structs, constants and prototypes, mirrored. tests/python/test_layout.py compares all three
+with the headers, so that this file cannot drift from them."""
+
+from ctypes import (CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64,
+                    c_size_t, c_uint32, c_uint64, c_void_p, sizeof)
+
+API_MAJOR, API_MINOR = 0, 1
+
+CONSTANTS = {
+    "QSAE_LOG_DEFAULT": 0, "QSAE_LOG_NONE": 1, "QSAE_LOG_ERROR": 2, "QSAE_LOG_WARNING": 3,
+    "QSAE_LOG_INFO": 4, "QSAE_LOG_DEBUG": 5,
+    "QSAE_FILES_DEFAULT": 0, "QSAE_FILES_MAP": 1, "QSAE_FILES_READ": 2,
+    "QSAE_MASK_EXCLUDED": 1, "QSAE_MASK_SPECIAL": 2, "QSAE_MASK_FIRST": 4,
+    "QSAE_BOS_DEFAULT": 0, "QSAE_BOS_NONE": 1, "QSAE_BOS_STREAM_START": 2,
+    "QSAE_BOS_DOC_START": 3, "QSAE_BOS_CHUNK_START": 4,
+    "QSAE_TEXT_DEFAULT": 0, "QSAE_TEXT_PLAIN": 1, "QSAE_TEXT_JSONL": 2,
+    "QSAE_COMPUTE_DEFAULT": 0, "QSAE_COMPUTE_F32": 1, "QSAE_COMPUTE_BF16": 2,
+    "QSAE_ATTN_DEFAULT": 0, "QSAE_ATTN_EAGER": 1, "QSAE_ATTN_SDPA": 2, "QSAE_ATTN_FP32": 3,
+    "QSAE_SITE_RESID_POST": 1,
+    "QSAE_METRIC_LEAF": 256,
+    "QSAE_PROFILE_DEFAULT": 0, "QSAE_PROFILE_ARTICLE": 1, "QSAE_PROFILE_PAPER": 2,
+    "QSAE_API_VERSION_MAJOR": API_MAJOR, "QSAE_API_VERSION_MINOR": API_MINOR,
+    "QSAE_API_VERSION_PATCH": 0,
+}
+
+
+class Struct(Structure):
+    """A C struct whose first member is struct_size. Starts zeroed, as _init functions leave it."""
+
+    def __init__(self, **members):
+        super().__init__(struct_size=sizeof(self), **members)
+
+    def as_dict(self, *without):
+        """Members by name, strings decoded."""
+        out = {}
+        for name, *_ in self._fields_:
+            if name in ("struct_size", "reserved") or name in without:
+                continue
+            value = getattr(self, name)
+            out[name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return out
+
+
+PROGRESS = CFUNCTYPE(c_int32, c_void_p, c_int64, c_int64, c_char_p, c_char_p)
+LOG = CFUNCTYPE(None, c_void_p, c_int32, c_char_p)
+ALLOC = CFUNCTYPE(c_void_p, c_void_p, c_size_t, c_size_t)
+FREE = CFUNCTYPE(None, c_void_p, c_void_p)
+
+
+class ContextSettings(Struct):
+    _fields_ = [("struct_size", c_size_t), ("cpu", c_char_p), ("log", LOG),
+                ("log_cookie", c_void_p), ("alloc", ALLOC), ("free", FREE),
+                ("alloc_cookie", c_void_p), ("threads", c_int32),
+                ("log_level", c_int32), ("files", c_int32), ("reserved", c_int32)]
+
+
+class Rows(Struct):
+    _fields_ = [("struct_size", c_size_t), ("data", c_void_p), ("n_rows", c_int64),
+                ("n_cols", c_int64), ("row_stride", c_int64), ("dtype", c_int32),
+                ("reserved", c_int32)]
+
+
+OBSERVER = CFUNCTYPE(c_int32, c_void_p, c_int32, c_int32, POINTER(Rows))
+
+
+class Positions(Struct):
+    _fields_ = [("struct_size", c_size_t), ("first_token", c_int64), ("document", c_void_p),
+                ("position", c_void_p), ("mask", c_void_p), ("n_rows", c_int64)]
+
+
+class TensorInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("file", c_char_p),
+                ("shape", c_int64 * 8), ("bytes", c_uint64), ("rank", c_int32), ("dtype", c_int32)]
+
+
+class TokenizerInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("vocab", c_int64), ("bos", c_int32), ("eos", c_int32),
+                ("pad", c_int32), ("unk", c_int32), ("adds_bos", c_int32), ("adds_eos", c_int32),
+                ("hash", c_char_p)]
+
+
+class CorpusSettings(Struct):
+    _fields_ = [("struct_size", c_size_t), ("text_field", c_char_p), ("separator", c_char_p),
+                ("context", c_int64), ("max_tokens", c_int64), ("bos_policy", c_int32),
+                ("format", c_int32), ("keep_tail", c_int32), ("cross_labels", c_int32),
+                ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p)]
+
+
+class CorpusInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("tokens", c_int64), ("stream_tokens", c_int64),
+                ("documents", c_int64), ("chunks", c_int64), ("context", c_int64),
+                ("predicted_tokens", c_int64), ("bos_policy", c_int32), ("cross_labels", c_int32),
+                ("token_hash", c_char_p)]
+
+
+class DocumentInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("first_token", c_int64), ("n_tokens", c_int64),
+                ("source", c_char_p), ("line", c_int64), ("metadata", c_char_p)]
+
+
+class ModelInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("type", c_char_p), ("path", c_char_p),
+                ("layers", c_int64), ("width", c_int64), ("vocab", c_int64), ("heads", c_int64),
+                ("kv_heads", c_int64), ("head_dim", c_int64), ("mlp_width", c_int64),
+                ("window", c_int64), ("max_positions", c_int64), ("parameters", c_int64),
+                ("tied", c_int32), ("bos", c_int32), ("eos", c_int32), ("dtype", c_int32),
+                ("hash", c_char_p)]
+
+
+class ModelSettings(Struct):
+    _fields_ = [("struct_size", c_size_t), ("condition", c_char_p), ("compute", c_int32),
+                ("attention", c_int32), ("progress", PROGRESS), ("progress_cookie", c_void_p),
+                ("cancel", c_void_p)]
+
+
+class ModelCost(Struct):
+    _fields_ = [("struct_size", c_size_t), ("weight_bytes", c_uint64),
+                ("quantized_bytes", c_uint64), ("quantized_weights", c_int64),
+                ("quantized_tensors", c_int64),
+                ("bits_per_weight", c_double), ("condition", c_char_p), ("compute", c_int32),
+                ("attention", c_int32), ("batch_dependent", c_int32)]
+
+
+class Tap(Struct):
+    _fields_ = [("struct_size", c_size_t), ("layer", c_int32), ("site", c_int32),
+                ("observe", OBSERVER), ("edit", OBSERVER), ("cookie", c_void_p)]
+
+
+class Pass(Struct):
+    _fields_ = [("struct_size", c_size_t), ("ids", c_void_p), ("labels", c_void_p),
+                ("n_seq", c_int64), ("n_tokens", c_int64), ("nll", c_void_p), ("logits", c_void_p),
+                ("taps", POINTER(Tap)), ("n_taps", c_int64), ("stop_layer", c_int32),
+                ("reserved", c_int32), ("progress", PROGRESS), ("progress_cookie", c_void_p),
+                ("cancel", c_void_p)]
+
+
+class Field(Struct):
+    _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("data", c_void_p),
+                ("bytes", c_uint64), ("shape", c_int64 * 4), ("rank", c_int32), ("dtype", c_int32)]
+
+
+class SaeSettings(Struct):
+    _fields_ = [("struct_size", c_size_t), ("dtype", c_int32), ("reserved", c_int32),
+                ("cancel", c_void_p)]
+
+
+class SaeInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("architecture", c_char_p), ("format", c_char_p),
+                ("hook", c_char_p), ("normalize", c_char_p), ("hash", c_char_p), ("path", c_char_p),
+                ("width", c_int64), ("width_out", c_int64), ("features", c_int64), ("k", c_int64),
+                ("context_size", c_int64), ("min_threshold", c_float), ("prepend_bos", c_int32),
+                ("apply_b_dec", c_int32), ("skip", c_int32), ("state_size", c_int32)]
+
+
+class MetricSettings(Struct):
+    _fields_ = [("struct_size", c_size_t), ("batch_rows", c_int64), ("memory", c_uint64),
+                ("fingerprint", c_char_p), ("active_rate", c_double)]
+
+
+class DivergenceRows(Struct):
+    _fields_ = [("struct_size", c_size_t), ("n", c_int64), ("nll_r", c_void_p), ("nll_q", c_void_p),
+                ("kl", c_void_p), ("top_r", c_void_p), ("top_q", c_void_p), ("label", c_void_p)]
+
+
+class SparseRows(Struct):
+    _fields_ = [("struct_size", c_size_t), ("n", c_int64), ("indptr", c_void_p),
+                ("indices", c_void_p), ("values", c_void_p)]
+
+
+class MetricValue(Struct):
+    _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("unit", c_char_p),
+                ("description", c_char_p), ("value", c_double), ("low", c_double),
+                ("high", c_double)]
+
+
+class AuditSettings(Struct):
+    _fields_ = [("struct_size", c_size_t), ("model", c_char_p), ("text", c_char_p),
+                ("conditions", POINTER(c_char_p)), ("saes", POINTER(c_char_p)),
+                ("n_conditions", c_int64), ("n_saes", c_int64), ("text_field", c_char_p),
+                ("state", c_char_p), ("context", c_int64), ("batch", c_int64),
+                ("max_tokens", c_int64), ("profile", c_int32), ("compute", c_int32),
+                ("attention", c_int32), ("bos_policy", c_int32), ("cross_labels", c_int32),
+                ("keep_tail", c_int32), ("null_control", c_int32), ("reserved", c_int32),
+                ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p)]
+
+
+# C name of each struct, for the comparison with the headers.
+STRUCTS = {
+    "qsae_context_settings": ContextSettings, "qsae_rows": Rows, "qsae_positions": Positions,
+    "qsae_tensor_info": TensorInfo, "qsae_tokenizer_info": TokenizerInfo,
+    "qsae_corpus_settings": CorpusSettings, "qsae_corpus_info": CorpusInfo,
+    "qsae_document_info": DocumentInfo, "qsae_model_info": ModelInfo,
+    "qsae_model_settings": ModelSettings, "qsae_model_cost": ModelCost, "qsae_tap": Tap,
+    "qsae_pass": Pass, "qsae_field": Field, "qsae_sae_settings": SaeSettings,
+    "qsae_sae_info": SaeInfo, "qsae_metric_settings": MetricSettings,
+    "qsae_divergence_rows": DivergenceRows, "qsae_sparse_rows": SparseRows,
+    "qsae_value": MetricValue, "qsae_audit_settings": AuditSettings,
+}
+
+
+class Status:
+    """Result type of calls that return a status: a negative one raises."""
+
+
+# Handles and arrays are plain addresses; ref is where a handle is stored, text a C string.
+_ptr, _text, _i32, _i64, _size = c_void_p, c_char_p, c_int32, c_int64, c_size_t
+_ref = POINTER(c_void_p)
+_out_i32, _out_i64, _out_size, _out_text = (POINTER(c_int32), POINTER(c_int64), POINTER(c_size_t),
+                                            POINTER(c_char_p))
+_rows, _at = POINTER(Rows), POINTER(Positions)
+
+
+def _init(struct):
+    return (None, POINTER(struct), _size)
+
+
+# name: (result, parameter...)
+PROTOTYPES = {
+    # version.h, common.h
+    "qsae_version": (_text,),
+    "qsae_version_api": (c_uint32,),
+    "qsae_status_name": (_text, _i32),
+    "qsae_status_message": (_text, _i32),
+    "qsae_status_count": (_i32,),
+    "qsae_error_message": (_text,),
+    "qsae_cancel_token_open": (Status, _ref),
+    "qsae_cancel_token_cancel": (None, _ptr),
+    "qsae_cancel_token_reset": (None, _ptr),
+    "qsae_cancel_token_close": (None, _ref),
+    # context.h
+    "qsae_context_settings_init": _init(ContextSettings),
+    "qsae_context_open": (Status, POINTER(ContextSettings), _ref),
+    "qsae_context_close": (None, _ref),
+    "qsae_context_threads": (_i32, _ptr),
+    "qsae_context_cpu": (_text, _ptr),
+    "qsae_cpu_best": (_text,),
+    "qsae_context_gemm": (_text, _ptr),
+    "qsae_context_blis": (_text, _ptr),
+    # tensor.h
+    "qsae_dtype_name": (_text, _i32),
+    "qsae_dtype_bits": (_i32, _i32),
+    "qsae_dtype_from_name": (_i32, _text),
+    "qsae_tensors_open": (Status, _ptr, _text, _ref),
+    "qsae_tensors_close": (None, _ref),
+    "qsae_tensors_count": (_i64, _ptr),
+    "qsae_tensors_get": (Status, _ptr, _i64, POINTER(TensorInfo)),
+    # text.h
+    "qsae_tokenizer_open": (Status, _ptr, _text, _ref),
+    "qsae_tokenizer_close": (None, _ref),
+    "qsae_tokenizer_encode": (Status, _ptr, _text, _size, _i32, _ptr, _i64, _out_i64),
+    "qsae_tokenizer_token": (Status, _ptr, _i32, _ref, _out_size),
+    "qsae_tokenizer_get_info": (Status, _ptr, POINTER(TokenizerInfo)),
+    "qsae_tokenizer_is_special": (_i32, _ptr, _i32),
+    "qsae_bos_name": (_text, _i32),
+    "qsae_bos_from_name": (_i32, _text),
+    "qsae_corpus_settings_init": _init(CorpusSettings),
+    "qsae_corpus_open": (Status, _ptr, _ptr, _text, POINTER(CorpusSettings), _ref),
+    "qsae_corpus_open_ids": (Status, _ptr, _ptr, _i64, _i64, _ref),
+    "qsae_corpus_close": (None, _ref),
+    "qsae_corpus_get_info": (Status, _ptr, POINTER(CorpusInfo)),
+    "qsae_corpus_chunk": (Status, _ptr, _i64, _ref, _ref, _ref, _out_i64),
+    "qsae_corpus_document": (Status, _ptr, _i64, POINTER(DocumentInfo)),
+    # model.h
+    "qsae_weights_open": (Status, _ptr, _text, _ref),
+    "qsae_weights_close": (None, _ref),
+    "qsae_weights_get_info": (Status, _ptr, POINTER(ModelInfo)),
+    "qsae_model_settings_init": _init(ModelSettings),
+    "qsae_model_open": (Status, _ptr, POINTER(ModelSettings), _ref),
+    "qsae_model_close": (None, _ref),
+    "qsae_model_get_info": (Status, _ptr, POINTER(ModelInfo)),
+    "qsae_model_get_cost": (Status, _ptr, POINTER(ModelCost)),
+    "qsae_site_name": (_text, _i32),
+    "qsae_site_from_name": (_i32, _text, _out_i32),
+    "qsae_pass_init": _init(Pass),
+    "qsae_model_forward": (Status, _ptr, POINTER(Pass)),
+    # quantizer.h
+    "qsae_quantizer_open": (Status, _ptr, _text, _ref),
+    "qsae_quantizer_close": (None, _ref),
+    "qsae_quantizer_spec": (_text, _ptr),
+    "qsae_quantizer_encode": (Status, _ptr, _rows, _i64, _i32, _ref),
+    "qsae_qmatrix_close": (None, _ref),
+    "qsae_qmatrix_rows": (_i64, _ptr),
+    "qsae_qmatrix_cols": (_i64, _ptr),
+    "qsae_qmatrix_bytes": (c_uint64, _ptr),
+    "qsae_qmatrix_decode": (Status, _ptr, _rows),
+    "qsae_qmatrix_field_count": (_i32, _ptr),
+    "qsae_qmatrix_field": (Status, _ptr, _i32, POINTER(Field)),
+    "qsae_qmatrix_linear": (Status, _ptr, _rows, _ptr, _i32, _rows),
+    "qsae_int8_quantize": (Status, _ptr, _rows, c_float, _ptr, _ptr, _ptr),
+    # sae.h
+    "qsae_sae_settings_init": _init(SaeSettings),
+    "qsae_sae_open": (Status, _ptr, _text, POINTER(SaeSettings), _ref),
+    "qsae_sae_close": (None, _ref),
+    "qsae_sae_get_info": (Status, _ptr, POINTER(SaeInfo)),
+    "qsae_sae_encode_sparse": (Status, _ptr, _rows, _ptr, _ptr, _ptr, _i64, _ptr, _out_i64),
+    "qsae_sae_encode": (Status, _ptr, _rows, _rows, _ptr),
+    "qsae_sae_decode_sparse": (Status, _ptr, _i64, _ptr, _ptr, _ptr, _ptr, _rows),
+    "qsae_sae_decode": (Status, _ptr, _rows, _ptr, _rows),
+    "qsae_sae_reconstruct": (Status, _ptr, _rows, _rows),
+    # metrics.h
+    "qsae_metric_leaf": (_i64,),
+    "qsae_metric_settings_init": _init(MetricSettings),
+    "qsae_metric_open_cross_entropy": (Status, _ptr, POINTER(MetricSettings), _ref),
+    "qsae_metric_open_divergence": (Status, _ptr, POINTER(MetricSettings), _ref),
+    "qsae_metric_open_reconstruction": (Status, _ptr, _i64, _i64, POINTER(MetricSettings), _ref),
+    "qsae_metric_open_features": (Status, _ptr, _i64, POINTER(MetricSettings), _ref),
+    "qsae_metric_open_drift": (Status, _ptr, _i64, POINTER(MetricSettings), _ref),
+    "qsae_metric_close": (None, _ref),
+    "qsae_metric_kind": (_text, _ptr),
+    "qsae_metric_update_cross_entropy": (Status, _ptr, _at, _i64, _ptr),
+    "qsae_metric_update_divergence": (Status, _ptr, _at, POINTER(DivergenceRows)),
+    "qsae_metric_update_divergence_logits": (Status, _ptr, _at, _rows, _rows, _ptr),
+    "qsae_metric_update_cross_entropy_logits": (Status, _ptr, _at, _rows, _ptr),
+    "qsae_metric_update_reconstruction": (Status, _ptr, _at, _rows, _rows, POINTER(SparseRows)),
+    "qsae_metric_update_features": (Status, _ptr, _at, POINTER(SparseRows), POINTER(SparseRows)),
+    "qsae_metric_update_drift": (Status, _ptr, _at, _rows, _rows, _rows, _rows),
+    "qsae_metric_count": (_i32, _ptr),
+    "qsae_metric_value": (Status, _ptr, _i32, POINTER(MetricValue)),
+    "qsae_metric_get": (Status, _ptr, _text, POINTER(c_double)),
+    "qsae_metric_features": (Status, _ptr, _text, _ptr, _i64),
+    "qsae_metric_merge": (Status, _ptr, _ptr),
+    "qsae_metric_reset": (None, _ptr),
+    "qsae_metric_save": (Status, _ptr, _text),
+    "qsae_metric_load": (Status, _ptr, _text),
+    # audit.h
+    "qsae_audit_settings_init": _init(AuditSettings),
+    "qsae_audit_open": (Status, _ptr, POINTER(AuditSettings), _ref),
+    "qsae_audit_close": (None, _ref),
+    "qsae_audit_run": (Status, _ptr),
+    "qsae_audit_result": (Status, _ptr, _out_text, _out_size),
+}

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""evaluate() and Audit: a model against compressed copies of itself."""
+
+import json
+from ctypes import byref, c_char_p, c_size_t
+
+from ._handle import Desk, Handle
+from ._lib import bos_policy, choose, count, fail, lib, path_bytes, string_bytes
+from ._structs import CONSTANTS, PROGRESS, AuditSettings
+from .context import Context
+from .model import ATTENTION, COMPUTE
+
+_PROFILES = {name: CONSTANTS["QSAE_PROFILE_" + name.upper()]
+             for name in ("default", "article", "paper")}
+
+
+def _strings(values, encode, what):
+    if isinstance(values, (str, bytes)):
+        fail("QSAE_EINVAL", f"{what}: expected a list, found one string")
+    encoded = [encode(value) for value in values]
+    return (c_char_p * max(len(encoded), 1))(*encoded), len(encoded)
+
+
+class Audit(Handle):
+    """A comparison on one text; evaluate() is the short way. Arguments as there."""
+
+    _close = lib.qsae_audit_close
+
+    def __init__(self, ctx, model_path, text, saes=(), conditions=(), profile=None, compute=None,
+                 attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
+                 cross_labels=False, keep_tail=False, progress=None):
+        super().__init__()
+        self._ctx = ctx
+        self._desk = desk = Desk()
+        self._progress = progress
+        # The audit keeps this callback for run(), so it leads to whichever desk is waiting.
+        self._report = PROGRESS(lambda *args: self._relay(*args)) if progress else PROGRESS()
+        settings = AuditSettings(progress=self._report, cancel=desk.token._handle)
+        settings.model, settings.text = path_bytes(model_path), path_bytes(text)
+        settings.conditions, settings.n_conditions = _strings(
+            conditions, lambda c: string_bytes(getattr(c, "spec", c), "condition"), "conditions")
+        settings.saes, settings.n_saes = _strings(saes, path_bytes, "saes")
+        settings.profile = choose("profile", profile, _PROFILES)
+        settings.compute = choose("compute", compute, COMPUTE)
+        settings.attention = choose("attn", attn, ATTENTION)
+        settings.context, settings.batch = count("context", context), count("batch", batch)
+        settings.max_tokens = count("tokens", tokens)
+        settings.bos_policy = bos_policy(bos)
+        settings.state = None if state is None else path_bytes(state)
+        settings.text_field = None if text_field is None else string_bytes(text_field, "text_field")
+        settings.cross_labels, settings.keep_tail = bool(cross_labels), bool(keep_tail)
+        desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
+
+    def _relay(self, _cookie, done, total, unit, phase):
+        desk = self._desk
+        return desk.guard(lambda: desk.ask(self._progress, done, total, unit.decode(),
+                                           phase.decode("utf-8", "replace")))
+
+    def run(self):
+        """Measures to the end of the text. What interrupts it (KeyboardInterrupt, an exception of
+        progress) leaves it at the last whole batch; a further call goes on from there."""
+        with self._use() as handle:
+            self._desk.again()
+            self._desk.run(lib.qsae_audit_run, handle)
+
+    def result(self):
+        """The result document (doc/result.md) of what has been measured so far, as a dict."""
+        return json.loads(self.result_text())
+
+    def result_text(self):
+        """The same as JSON text."""
+        data, size = c_char_p(), c_size_t()
+        with self._use() as handle:
+            lib.qsae_audit_result(handle, byref(data), byref(size))
+            return data.value.decode("utf-8")
+
+
+def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", compute=None,
+             attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
+             progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False):
+    """Compares a model with compressed copies of itself; returns the result document as a dict.
+
+    model_path    folder of the reference model
+    saes          list of "FOLDER", "FOLDER@LAYER" or "FOLDER@LAYER:SITE"
+    text          file or folder
+    conditions    list of condition strings, folders of other models, or Quantizer objects
+    profile       "default", "article" or "paper": what the arguments below are if not given
+    compute       "f32" or "bf16"
+    attn          "sdpa", "eager" or "fp32"
+    context       tokens per chunk
+    batch         chunks per logical batch
+    bos           "none", "stream_start", "doc_start" or "chunk_start"
+    tokens        stop after the chunk that reaches this many
+    threads, cpu  of the Context that is made if ctx is None
+    state         file: gone on from if it exists, kept up to date
+    progress      callable(done, total, unit, phase); what it raises ends the call
+    """
+    if text is None:
+        fail("QSAE_EINVAL", "evaluate: text is missing")
+    if ctx is not None and not (threads is None and cpu is None):
+        fail("QSAE_EINVAL", "evaluate: threads and cpu belong to ctx, which is given")
+    own = Context(threads, cpu) if ctx is None else None
+    try:
+        with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
+                   batch, bos, tokens, state, text_field, cross_labels, keep_tail,
+                   progress) as audit:
+            audit.run()
+            return audit.result()
+    finally:
+        if own is not None:
+            own.close()

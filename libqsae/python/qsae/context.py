@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Context: what every other object is opened on."""
+
+import logging
+import sys
+from ctypes import byref
+
+from ._handle import Handle
+from ._lib import count, choose, lib, string_bytes, text
+from ._structs import CONSTANTS, LOG, ContextSettings
+
+_LEVELS = {CONSTANTS["QSAE_LOG_ERROR"]: logging.ERROR,
+           CONSTANTS["QSAE_LOG_WARNING"]: logging.WARNING,
+           CONSTANTS["QSAE_LOG_INFO"]: logging.INFO, CONSTANTS["QSAE_LOG_DEBUG"]: logging.DEBUG}
+_LOG = {name: CONSTANTS["QSAE_LOG_" + name.upper()]
+        for name in ("none", "error", "warning", "info", "debug")}
+_FILES = {"map": CONSTANTS["QSAE_FILES_MAP"], "read": CONSTANTS["QSAE_FILES_READ"]}
+
+
+def _to_logging(level, message):
+    logging.getLogger("qsae").log(level, message)
+
+
+class Context(Handle):
+    """Worker threads, kernel level, log.
+
+    threads    as many as the process may run on if None
+    cpu        highest kernel level: "c", "avx2", "avx512", "avx512bf16", "amx"; None = CPU's best
+    log        callable(level, message), level as in the logging module, called from any thread; by
+               default lines go to the logger "qsae"
+    log_level  "none", "error", "warning" (default), "info" or "debug"
+    files      "map" (default), or "read" for files that others may change while they are in use
+    """
+
+    _close = lib.qsae_context_close
+
+    def __init__(self, threads=None, cpu=None, log=None, log_level=None, files=None):
+        super().__init__()
+        log = log or _to_logging
+
+        def line(_cookie, level, message):
+            try:
+                log(_LEVELS.get(level, logging.ERROR), text(message))
+            except BaseException:  # nobody to raise to: the caller may be any thread
+                sys.excepthook(*sys.exc_info())
+
+        # Objects that outlive close() still log: they keep this one, hence the callback, alive.
+        self._log = LOG(line)
+        settings = ContextSettings(log=self._log)
+        settings.threads = 0 if threads is None else count("threads", threads, 0, 2**31 - 1)
+        settings.cpu = None if cpu is None else string_bytes(cpu, "cpu")
+        settings.log_level = choose("log_level", log_level, _LOG)
+        settings.files = choose("files", files, _FILES)
+        lib.qsae_context_open(byref(settings), byref(self._handle))
+
+    @property
+    def threads(self):
+        return lib.qsae_context_threads(self.pointer)
+
+    @property
+    def cpu(self):
+        """Kernel level in use."""
+        return text(lib.qsae_context_cpu(self.pointer))
+
+    @property
+    def gemm(self):
+        """What computes f32 products."""
+        return text(lib.qsae_context_gemm(self.pointer))
+
+    @property
+    def blis(self):
+        """What BLIS chose on this machine."""
+        return text(lib.qsae_context_blis(self.pointer))
+
+
+def cpu_best():
+    """Highest kernel level of this machine."""
+    return text(lib.qsae_cpu_best())

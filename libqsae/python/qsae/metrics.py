@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Streaming accumulators.
+
+Every update may say where its rows come from: first (index of the first token; rows follow one
+another), document [n], position [n] in the chunk, mask [n] (EXCLUDED | SPECIAL | FIRST). Without
+first, rows follow the previous update. With first, updates may come in any order and shards merge
+to the same bytes.
+"""
+
+from ctypes import byref, c_double
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import address, matrix, sparse, vector
+from ._handle import Handle
+from ._lib import count, fail, lib, path_bytes, string_bytes, text
+from ._structs import CONSTANTS, DivergenceRows, MetricSettings, MetricValue, Positions
+
+EXCLUDED = CONSTANTS["QSAE_MASK_EXCLUDED"]
+SPECIAL = CONSTANTS["QSAE_MASK_SPECIAL"]
+FIRST = CONSTANTS["QSAE_MASK_FIRST"]
+
+_WIDE = ("F32", "F16", "BF16", "F64")
+
+
+class Value(NamedTuple):
+    """One result; value, low and high are NaN where not defined."""
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    description: str
+
+
+class _At:
+    """qsae_positions of one update and the arrays it points to."""
+
+    def __init__(self, n, first=None, document=None, position=None, mask=None):
+        self.struct = None
+        if first is None:
+            if not (document is None and position is None and mask is None):
+                fail("QSAE_EINVAL", "first: document, position and mask need the index of the "
+                                    "first token")
+            return
+        self.arrays = (vector(document, "document", n, np.int64),
+                       vector(position, "position", n, np.int32),
+                       vector(mask, "mask", n, np.uint8))
+        document, position, mask = map(address, self.arrays)
+        self.struct = Positions(first_token=count("first", first), document=document,
+                                position=position, mask=mask, n_rows=n)
+
+    @property
+    def ref(self):
+        return None if self.struct is None else byref(self.struct)
+
+
+class Metric(Handle):
+    """What all accumulators share.
+
+    batch_rows   rows of a batch for the batch-dependent variants (2048)
+    memory       bytes for values kept per token; beyond it a systematic sample is kept (256 MiB)
+    fingerprint  of the measurement: metrics merge only if it is equal
+    active_rate  Features: active if the firing rate is above this (0.001)
+    """
+
+    _close = lib.qsae_metric_close
+
+    def __init__(self, ctx, *shape, batch_rows=0, memory=0, fingerprint=None, active_rate=0.0):
+        super().__init__()
+        self._ctx = ctx
+        settings = MetricSettings(batch_rows=count("batch_rows", batch_rows),
+                                  memory=count("memory", memory, 0, 2**64 - 1),
+                                  active_rate=active_rate)
+        settings.fingerprint = None if fingerprint is None else string_bytes(fingerprint,
+                                                                             "fingerprint")
+        self._open(ctx.pointer, *shape, byref(settings), byref(self._handle))
+        self._keep = settings
+
+    @property
+    def kind(self):
+        return text(lib.qsae_metric_kind(self.pointer))
+
+    def values(self):
+        """All results, as Value."""
+        out = []
+        with self._use() as handle:
+            for i in range(lib.qsae_metric_count(handle)):
+                v = MetricValue()
+                lib.qsae_metric_value(handle, i, byref(v))
+                out.append(Value(text(v.name), v.value, v.low, v.high, text(v.unit),
+                                 text(v.description)))
+        return out
+
+    def result(self):
+        """dict of all results by name; NaN where not defined."""
+        return {v.name: v.value for v in self.values()}
+
+    def __getitem__(self, name):
+        value = c_double()
+        with self._use() as handle:
+            lib.qsae_metric_get(handle, string_bytes(name, "name"), byref(value))
+        return value.value
+
+    def merge(self, other):
+        """Adds the tokens of another metric of the same kind."""
+        if not isinstance(other, Metric):
+            fail("QSAE_EINVAL", f"merge: expected a metric, found {type(other).__name__}")
+        # Locks are taken in one order, so that a.merge(b) and b.merge(a) never wait for each other.
+        first, second = sorted((self, other), key=id)
+        with first._lock, second._lock:
+            lib.qsae_metric_merge(self.pointer, other.pointer)
+
+    def reset(self):
+        """Forgets all tokens."""
+        with self._use() as handle:
+            lib.qsae_metric_reset(handle)
+
+    def save(self, path):
+        """Writes the state to a file."""
+        with self._use() as handle:
+            lib.qsae_metric_save(handle, path_bytes(path))
+
+    def load(self, path):
+        """Replaces the state by a saved one of the same kind and shape."""
+        with self._use() as handle:
+            lib.qsae_metric_load(handle, path_bytes(path))
+
+    def _features(self, name, n):
+        out = np.empty(n, np.float64)
+        with self._use() as handle:
+            lib.qsae_metric_features(handle, string_bytes(name, "name"), address(out), n)
+        return out
+
+
+class CrossEntropy(Metric):
+    """Mean negative log-likelihood, perplexity."""
+
+    _open = lib.qsae_metric_open_cross_entropy
+
+    def update(self, nll=None, *, logits=None, labels=None, **at):
+        """nll, any shape (NaN = no label), or logits [..., vocab] with labels (-100 = none)."""
+        if (nll is None) == (logits is None) or (logits is None) != (labels is None):
+            fail("QSAE_EINVAL", "update: expected nll, or logits and labels")
+        if nll is not None:
+            nll = vector(nll, "nll")
+            where = _At(nll.size, **at)
+            with self._use() as handle:
+                lib.qsae_metric_update_cross_entropy(handle, where.ref, nll.size, address(nll))
+            return
+        rows = matrix(logits, "logits", ("F32",))
+        labels = vector(labels, "labels", len(rows.array), np.int32)
+        where = _At(len(rows.array), **at)
+        with self._use() as handle:
+            lib.qsae_metric_update_cross_entropy_logits(handle, where.ref, rows.ref,
+                                                        address(labels))
+
+
+class Divergence(Metric):
+    """Reference against compressed output distributions."""
+
+    _open = lib.qsae_metric_open_divergence
+
+    def update(self, nll_r=None, nll_q=None, kl=None, top_r=None, top_q=None, labels=None, *,
+               logits_r=None, logits_q=None, **at):
+        """Per-token arrays of one size, each optional (NaN in nll_r = no label); or logits_r,
+        logits_q [..., vocab] and labels (-100 = none)."""
+        if (logits_r is None) != (logits_q is None):
+            fail("QSAE_EINVAL", "update: expected both logits_r and logits_q")
+        if logits_r is not None:
+            if any(a is not None for a in (nll_r, nll_q, kl, top_r, top_q)) or labels is None:
+                fail("QSAE_EINVAL", "update: logits_r and logits_q go with labels alone")
+            return self._update_logits(logits_r, logits_q, labels, at)
+        given = {"nll_r": nll_r, "nll_q": nll_q, "kl": kl, "top_r": top_r, "top_q": top_q,
+                 "label": labels}
+        sizes = [np.size(a) for a in given.values() if a is not None]
+        if not sizes:
+            fail("QSAE_EINVAL", "update: no array is given")
+        kinds = {"nll_r": np.float32, "nll_q": np.float32, "kl": np.float32}
+        arrays = {name: vector(a, name, sizes[0], kinds.get(name, np.int32))
+                  for name, a in given.items()}
+        rows = DivergenceRows(n=sizes[0], **{name: address(a) for name, a in arrays.items()})
+        where = _At(sizes[0], **at)
+        with self._use() as handle:
+            lib.qsae_metric_update_divergence(handle, where.ref, byref(rows))
+
+    def _update_logits(self, logits_r, logits_q, labels, at):
+        r, q = matrix(logits_r, "logits_r", ("F32",)), matrix(logits_q, "logits_q", ("F32",))
+        labels = vector(labels, "labels", len(r.array), np.int32)
+        where = _At(len(r.array), **at)
+        with self._use() as handle:
+            lib.qsae_metric_update_divergence_logits(handle, where.ref, r.ref, q.ref,
+                                                     address(labels))
+
+
+class Reconstruction(Metric):
+    """Reconstruction error of rows of width d: every FVU variant, MSE, L0. features: of the SAE,
+    for dead-feature counts, 0 if unknown."""
+
+    _open = lib.qsae_metric_open_reconstruction
+
+    def __init__(self, ctx, d, features=0, **settings):
+        self._n = count("features", features)
+        super().__init__(ctx, count("d", d), self._n, **settings)
+
+    def update(self, x, y, acts=None, **at):
+        """x, y [..., d]; acts: the activations, Sparse, (indptr, indices, values) or dense."""
+        x, y = matrix(x, "x", _WIDE), matrix(y, "y", _WIDE)
+        acts = sparse(acts, "acts", self._n)
+        where = _At(len(x.array), **at)
+        with self._use() as handle:
+            lib.qsae_metric_update_reconstruction(handle, where.ref, x.ref, y.ref,
+                                                  None if acts is None else byref(acts.struct))
+
+    def features(self, name="fire"):
+        """Per-feature results, float64 [features]."""
+        return self._features(name, self._n)
+
+
+class Features(Metric):
+    """Feature survival: paired sparse activations of n features."""
+
+    _open = lib.qsae_metric_open_features
+
+    def __init__(self, ctx, n, **settings):
+        self._n = count("n", n)
+        super().__init__(ctx, self._n, **settings)
+
+    def update(self, r, q, **at):
+        """Activations of the same tokens, reference and compressed: Sparse, (indptr, indices,
+        values) or dense [..., n]."""
+        if r is None or q is None:
+            fail("QSAE_EINVAL", "update: expected r and q")
+        r, q = sparse(r, "r", self._n), sparse(q, "q", self._n)
+        where = _At(len(r), **at)
+        with self._use() as handle:
+            lib.qsae_metric_update_features(handle, where.ref, byref(r.struct), byref(q.struct))
+
+    def features(self, name):
+        """Per-feature results, float64 [n]: "r", "rate_r", "rate_q", "mean_r", "max_r", "max_q",
+        "fire_r", "fire_q", "cofire"."""
+        return self._features(name, self._n)
+
+
+class Drift(Metric):
+    """Noise floor: residual drift against reconstruction error, rows of width d."""
+
+    _open = lib.qsae_metric_open_drift
+
+    def __init__(self, ctx, d, **settings):
+        super().__init__(ctx, count("d", d), **settings)
+
+    def update(self, x_r, x_q, y_r=None, y_q=None, **at):
+        """Residual rows of both models [..., d], and both reconstructions or neither."""
+        rows = [None if a is None else matrix(a, name, _WIDE)
+                for name, a in (("x_r", x_r), ("x_q", x_q), ("y_r", y_r), ("y_q", y_q))]
+        where = _At(len(rows[0].array), **at)
+        with self._use() as handle:
+            lib.qsae_metric_update_drift(handle, where.ref, *[r and r.ref for r in rows])

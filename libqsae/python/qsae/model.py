@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Weights and Model: language models under a condition."""
+
+from ctypes import POINTER, byref, c_float, c_int32, cast
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import address, vector
+from ._handle import Desk, Handle
+from ._lib import choose, count, fail, lib, path_bytes, string_bytes, text
+from ._structs import CONSTANTS, OBSERVER, ModelCost, ModelInfo, ModelSettings, Pass, Tap
+from .quantizer import Quantizer
+
+COMPUTE = {"f32": CONSTANTS["QSAE_COMPUTE_F32"], "bf16": CONSTANTS["QSAE_COMPUTE_BF16"]}
+ATTENTION = {"eager": CONSTANTS["QSAE_ATTN_EAGER"], "sdpa": CONSTANTS["QSAE_ATTN_SDPA"],
+             "fp32": CONSTANTS["QSAE_ATTN_FP32"]}
+
+
+def _name_of(names, number):
+    return next(name for name, n in names.items() if n == number)
+
+
+class EditInfo(NamedTuple):
+    """Where an editor's rows come from; shape is (n_seq, n_tokens, width)."""
+    layer: int
+    site: str
+    shape: tuple
+
+
+class Output:
+    """What a pass left behind; None where it was not asked for.
+
+    nll     float32 [n_seq, n_tokens - 1], natural log, of the next token; with labels
+            [n_seq, n_tokens], NaN where there is none
+    logits  float32 [n_seq, n_tokens, vocab]
+    taps    dict of float32 [n_seq, n_tokens, width], by the keys that were asked for
+    """
+
+    def __init__(self, nll, logits, taps):
+        self.nll = nll
+        self.logits = logits
+        self.taps = taps
+
+
+class Weights(Handle):
+    """A Hugging Face folder, mapped: any number of models share it."""
+
+    _close = lib.qsae_weights_close
+
+    def __init__(self, ctx, path):
+        super().__init__()
+        self._ctx = ctx
+        lib.qsae_weights_open(ctx.pointer, path_bytes(path), byref(self._handle))
+
+    @property
+    def config(self):
+        return _config(lib.qsae_weights_get_info, self.pointer)
+
+    @property
+    def hash(self):
+        """XXH3-128 over configuration and tensors; the first call reads the files once."""
+        info = ModelInfo()
+        lib.qsae_weights_get_info(self.pointer, byref(info))
+        return text(info.hash)
+
+
+def _config(get_info, handle):
+    info = ModelInfo()
+    info.struct_size = ModelInfo.hash.offset  # without the hash, which reads the whole file
+    get_info(handle, byref(info))
+    out = info.as_dict("hash")
+    out["tied"] = bool(info.tied)
+    out["dtype"] = text(lib.qsae_dtype_name(info.dtype))
+    return out
+
+
+class Model(Handle):
+    """A runnable model.
+
+    path       a Hugging Face folder, or Weights
+    compute    "f32": nothing is rounded below f32; "bf16": results rounded as PyTorch does
+    quantizer  condition, e.g. "nf4:block=64@skip=down_proj", or a Quantizer; None = as stored
+    kv         KV-cache codec: not supported yet, raises QSAE_EUNSUPPORTED
+    attn       rounding of attention in bf16: "sdpa" (default), "eager", "fp32"
+    progress   callable(done, total, unit, phase) while weights are quantized
+
+    config     dict: type, path, layers, width, vocab, heads, kv_heads, head_dim, mlp_width, window,
+               max_positions, parameters, tied, bos, eos, dtype
+    cost       dict: condition, weight_bytes, bits_per_weight, quantized_bytes, compute, ...
+    """
+
+    _close = lib.qsae_model_close
+
+    def __init__(self, ctx, path, compute=None, quantizer=None, kv=None, attn=None, progress=None):
+        super().__init__()
+        if kv is not None:
+            fail("QSAE_EUNSUPPORTED", f"kv={kv!r}: this version keeps keys and values as computed")
+        self._ctx = ctx
+        if isinstance(quantizer, Quantizer):
+            quantizer = quantizer.spec
+        desk = Desk()
+        settings = ModelSettings(progress=desk.progress(progress), cancel=desk.token._handle)
+        settings.condition = None if quantizer is None else string_bytes(quantizer, "quantizer")
+        settings.compute = choose("compute", compute, COMPUTE)
+        settings.attention = choose("attn", attn, ATTENTION)
+        own = not isinstance(path, Weights)
+        weights = Weights(ctx, path) if own else path
+        try:
+            desk.run(lib.qsae_model_open, weights.pointer, byref(settings), byref(self._handle))
+        finally:
+            if own:
+                weights.close()  # the model keeps what it needs
+        self._token = desk.token
+        self.config = _config(lib.qsae_model_get_info, self.pointer)
+        self.layers = self.config["layers"]
+        self.width = self.config["width"]
+        self.vocab = self.config["vocab"]
+        cost = ModelCost()
+        lib.qsae_model_get_cost(self.pointer, byref(cost))
+        self.cost = cost.as_dict()
+        self.cost["compute"] = _name_of(COMPUTE, cost.compute)
+        self.cost["attention"] = _name_of(ATTENTION, cost.attention or ATTENTION["sdpa"])
+        self.cost["batch_dependent"] = bool(cost.batch_dependent)
+
+    @property
+    def hash(self):
+        """XXH3-128 of the checkpoint; the first call reads its files once."""
+        info = ModelInfo()
+        lib.qsae_model_get_info(self.pointer, byref(info))
+        return text(info.hash)
+
+    def forward(self, ids, taps=(), logits=False, edits=None, labels=None, nll=True, progress=None):
+        """Runs the model over one logical batch; returns Output.
+
+        ids     [n_seq, n_tokens], or [n_tokens] for one sequence
+        taps    places to record: (layer, "resid_post"), or a hook name ("blocks.2.hook_resid_post")
+        logits  True: keep all of them
+        edits   dict of place: callable(rows, info). rows is a float32 array
+                [n_seq * n_tokens, width] that may be changed in place; what is returned instead, if
+                not None, replaces it. Taps record edited rows. An exception ends the pass and is
+                raised here.
+        labels  [n_seq, n_tokens], -100 = none; None = the next token
+        nll     False: leave the head out; with logits False the pass ends at the last tap
+        """
+        ids = np.asarray(ids)
+        if ids.ndim == 1:
+            ids = ids[np.newaxis]
+        if ids.ndim != 2:
+            fail("QSAE_EINVAL", f"ids: expected [n_seq, n_tokens], found {ids.ndim} axes")
+        shape = ids.shape
+        ids = vector(ids, "ids", dtype=np.int32)
+        labels = vector(labels, "labels", ids.size, np.int32)
+        out = Output(np.empty(shape, np.float32) if nll else None,
+                     np.empty(shape + (self.vocab,), np.float32) if logits else None, {})
+        desk = Desk()
+        places = [self._edit(desk, key, function, shape) for key, function in (edits or {}).items()]
+        places += [self._tap(desk, key, out.taps, shape) for key in taps]
+        array = (Tap * max(len(places), 1))(*places)
+        setup = Pass(ids=address(ids), labels=address(labels), n_seq=shape[0], n_tokens=shape[1],
+                     nll=address(out.nll), logits=address(out.logits), taps=array,
+                     n_taps=len(places), progress=desk.progress(progress),
+                     cancel=desk.token._handle)
+        with self._use() as handle:
+            desk.run(lib.qsae_model_forward, handle, byref(setup))
+        if out.nll is not None and labels is None:
+            out.nll = out.nll[:, :-1]
+        return out
+
+    def _place(self, key):
+        """(layer, site) numbers of a key."""
+        layer = c_int32(-1)
+        if isinstance(key, str):
+            site = lib.qsae_site_from_name(string_bytes(key, "taps"), byref(layer))
+        elif isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], str):
+            layer.value = count("layer", key[0], 0, 2**31 - 1)
+            site = lib.qsae_site_from_name(string_bytes(key[1], "site"), None)
+        else:
+            fail("QSAE_EINVAL", f"{key!r}: expected (layer, site) or a hook name")
+        if not site or layer.value < 0:
+            fail("QSAE_EUNSUPPORTED", f"{key!r}: no such place; expected (layer, 'resid_post') or "
+                                      "'blocks.LAYER.hook_resid_post'")
+        return layer.value, site
+
+    def _tap(self, desk, key, taps, shape):
+        layer, site = self._place(key)
+        room = taps[key] = np.empty(shape + (self.width,), np.float32)
+
+        def observe(_cookie, _layer, _site, rows):
+            return desk.guard(lambda: np.copyto(room, _view(rows).reshape(room.shape)))
+        return Tap(layer=layer, site=site, observe=OBSERVER(observe))
+
+    def _edit(self, desk, key, function, shape):
+        layer, site = self._place(key)
+        info = EditInfo(layer, text(lib.qsae_site_name(site)), shape + (self.width,))
+
+        def apply(rows):
+            # A copy, so that rows an editor keeps never become a view of freed memory.
+            mine = _view(rows).copy()
+            result = function(mine, info)
+            result = np.asarray(mine if result is None else result)
+            if result.size != mine.size or result.shape[-1:] != mine.shape[-1:]:
+                fail("QSAE_EINVAL", f"edit of {key!r}: expected rows of shape {mine.shape}, found "
+                                    f"{result.shape}")
+            np.copyto(_view(rows), result.reshape(mine.shape), casting="same_kind")
+
+        def edit(_cookie, _layer, _site, rows):
+            return desk.guard(lambda: desk.ask(apply, rows))
+        return Tap(layer=layer, site=site, edit=OBSERVER(edit))
+
+
+def _view(rows):
+    """C memory of a callback's rows as an array [n_rows, n_cols]."""
+    r = rows.contents
+    n, cols, stride = r.n_rows, r.n_cols, r.row_stride
+    if n == 0 or cols == 0:
+        return np.empty((n, cols), np.float32)
+    flat = np.ctypeslib.as_array(cast(r.data, POINTER(c_float)), ((n - 1) * stride + cols,))
+    return np.lib.stride_tricks.as_strided(flat, (n, cols), (4 * stride, 4))

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Quantizer and QMatrix: weight codecs on arrays."""
+
+from ctypes import byref
+
+import numpy as np
+
+from ._arrays import address, copy_out, dtype_number, empty, from_bf16, matrix, output, vector
+from ._handle import Handle
+from ._lib import count, fail, lib, string_bytes, text
+from ._structs import Field
+
+
+class Quantizer(Handle):
+    """One weight codec, e.g. Quantizer(ctx, "nf4:block=64,double=1").
+
+    spec    canonical form, every option listed
+    """
+
+    _close = lib.qsae_quantizer_close
+
+    def __init__(self, ctx, spec):
+        super().__init__()
+        self._ctx = ctx
+        lib.qsae_quantizer_open(ctx.pointer, string_bytes(spec, "spec"), byref(self._handle))
+        self.spec = text(lib.qsae_quantizer_spec(self.pointer))
+
+    def encode(self, weight, heads=0, strict=False):
+        """QMatrix of a weight [out, in].
+
+        heads   for rtn:axis=tl: number of heads of a Q, K or V projection, 0 for every other matrix
+        strict  NaN or infinity raises instead of being encoded
+        """
+        rows = matrix(weight, "weight")
+        if len(rows.lead) != 1:
+            fail("QSAE_EINVAL", f"weight: expected [out, in], found {len(rows.lead) + 1} axes")
+        out = QMatrix(self._ctx, self.spec)
+        lib.qsae_quantizer_encode(self.pointer, rows.ref, count("heads", heads), bool(strict),
+                                  byref(out._handle))
+        return out
+
+
+class QMatrix(Handle):
+    """An encoded weight [out, in]; made by Quantizer.encode()."""
+
+    _close = lib.qsae_qmatrix_close
+
+    def __init__(self, ctx, spec):
+        super().__init__()
+        self._ctx = ctx
+        self.spec = spec
+
+    @property
+    def shape(self):
+        return lib.qsae_qmatrix_rows(self.pointer), lib.qsae_qmatrix_cols(self.pointer)
+
+    @property
+    def nbytes(self):
+        """Bytes of codes and scales."""
+        return lib.qsae_qmatrix_bytes(self.pointer)
+
+    def decode(self, dtype="f32"):
+        """The matrix as "f32", "f16" or "bf16" (uint16 bit patterns)."""
+        out = output(*self.shape, dtype)
+        lib.qsae_qmatrix_decode(self.pointer, out.ref)
+        return out.array
+
+    def fields(self):
+        """The raw arrays by their bitsandbytes names; BF16 ones as uint16 bit patterns."""
+        out = {}
+        for i in range(lib.qsae_qmatrix_field_count(self.pointer)):
+            field = Field()
+            lib.qsae_qmatrix_field(self.pointer, i, byref(field))
+            out[text(field.name)] = copy_out(field.data, tuple(field.shape[:field.rank]),
+                                             field.dtype)
+        return out
+
+    def linear(self, x, bias=None, dtype="f32"):
+        """y = x W^T + bias as the codec defines it, float32 [..., out].
+
+        x      [..., in]; all rows are one call of the layer (LLM.int8 takes its outlier columns
+               from them)
+        dtype  of the activations: x must hold values of it, results are rounded to it
+        """
+        rows = matrix(x, "x", ("F32", "BF16"))
+        if rows.array.dtype != np.float32:
+            rows = matrix(from_bf16(rows.shaped()), "x")
+        n_out = self.shape[0]
+        y = empty(rows.lead, n_out)
+        bias = vector(bias, "bias", n_out)
+        lib.qsae_qmatrix_linear(self.pointer, rows.ref, address(bias), dtype_number(dtype), y.ref)
+        return y.shaped()
+
+
+def int8_quantize(ctx, x, threshold=0.0):
+    """First phase of LLM.int8 on activations [n, cols] (cast to float16 first): codes int8
+    [n, cols], row maxima [n], outlier columns as a bool array [cols]."""
+    rows = matrix(x, "x")
+    codes = np.empty(rows.array.shape, np.int8)
+    scales = np.empty(len(codes), np.float32)
+    outlier = np.zeros(codes.shape[1], np.uint8)
+    lib.qsae_int8_quantize(ctx.pointer, rows.ref, threshold, address(codes), address(scales),
+                           address(outlier))
+    return codes.reshape(rows.lead + codes.shape[1:]), scales.reshape(rows.lead), outlier != 0

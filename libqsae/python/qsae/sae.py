@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""SAE: sparse autoencoders on arrays."""
+
+from ctypes import byref, c_int64
+
+import numpy as np
+
+from ._arrays import Sparse, address, dtype_number, empty, matrix, vector
+from ._handle import Desk, Handle
+from ._lib import Error, fail, lib, path_bytes
+from ._structs import SaeInfo, SaeSettings
+
+
+class SAE(Handle):
+    """A sparse autoencoder: SAELens, Gemma Scope or Gemma Scope 2 folder or file.
+
+    dtype         None = as stored, in f32; "bf16", "f16": weights rounded to it first
+    width         of its input; width_out of its output
+    features      number of features
+    architecture  "standard", "jumprelu", "topk", ...
+    hook          hook name as the files give it, "" if they do not
+    state_size    floats per row that decode needs from encode (input normalisation), often 0
+    info          dict of all that is known, with k, normalize, hash, ...
+
+    x is any array [..., width] of float32, float16 or bfloat16 (see _arrays); other types become
+    float32.
+    """
+
+    _close = lib.qsae_sae_close
+
+    def __init__(self, ctx, path, dtype=None):
+        super().__init__()
+        self._ctx = ctx
+        desk = Desk()
+        settings = SaeSettings(cancel=desk.token._handle)
+        settings.dtype = 0 if dtype is None else dtype_number(dtype)
+        desk.run(lib.qsae_sae_open, ctx.pointer, path_bytes(path), byref(settings),
+                 byref(self._handle))
+        self._token = desk.token  # the handle may look at it as long as it lives
+        info = SaeInfo()
+        lib.qsae_sae_get_info(self.pointer, byref(info))
+        self.info = info.as_dict()
+        for name in ("width", "width_out", "features", "architecture", "hook", "state_size"):
+            setattr(self, name, self.info[name])
+        self._per_row = 64  # entries expected per row
+
+    def _state(self, n, state=None):
+        if not self.state_size:
+            return None
+        return np.empty((n, self.state_size), np.float32) if state is None else \
+            vector(state, "state", n * self.state_size)
+
+    def encode(self, x, return_state=False):
+        """Activations, float32 [..., features]. return_state: also the state that decode() needs
+        for SAEs with state_size > 0 (None for others)."""
+        rows = matrix(x, "x")
+        acts, state = empty(rows.lead, self.features), self._state(len(rows.array))
+        with self._use() as handle:
+            lib.qsae_sae_encode(handle, rows.ref, acts.ref, address(state))
+        return (acts.shaped(), state) if return_state else acts.shaped()
+
+    def encode_sparse(self, x):
+        """Activations as Sparse (indptr, indices, values); rows of x in order. Its state member is
+        what decode() needs."""
+        rows = matrix(x, "x")
+        n = len(rows.array)
+        indptr, nnz, state = np.empty(n + 1, np.int64), c_int64(), self._state(n)
+        capacity = n * self._per_row
+        with self._use() as handle:
+            while True:
+                indices = np.empty(capacity, np.int32)
+                values = np.empty(capacity, np.float32)
+                try:
+                    lib.qsae_sae_encode_sparse(handle, rows.ref, address(indptr), address(indices),
+                                               address(values), capacity, address(state),
+                                               byref(nnz))
+                    break
+                except Error as error:
+                    if error.name != "QSAE_ESPACE" or nnz.value <= capacity:
+                        raise
+                    capacity = nnz.value
+        self._per_row = max(self._per_row, -(-5 * nnz.value // (4 * max(n, 1))))
+        return Sparse(indptr, indices[:nnz.value].copy(), values[:nnz.value].copy(), self.features,
+                      state)
+
+    def decode(self, acts, state=None):
+        """Rows of activations: dense [..., features] or Sparse; float32 [..., width_out], without
+        the skip connection. state: from encode(x, return_state=True); a Sparse brings its own."""
+        if isinstance(acts, tuple):
+            acts = Sparse(*acts, self.features)
+        if isinstance(acts, Sparse):
+            return self._decode_sparse(acts, acts.state if state is None else state)
+        rows = matrix(acts, "acts", ("F32",))
+        y = empty(rows.lead, self.width_out)
+        state = self._given_state(len(rows.array), state)
+        with self._use() as handle:
+            lib.qsae_sae_decode(handle, rows.ref, address(state), y.ref)
+        return y.shaped()
+
+    def _given_state(self, n, state):
+        if not self.state_size:
+            return None
+        if state is None:
+            fail("QSAE_EINVAL", "decode: this SAE normalises its input "
+                                f"({self.info['normalize']}); pass the state of "
+                                "encode(x, return_state=True), or use reconstruct(x)")
+        return self._state(n, state)
+
+    def _decode_sparse(self, acts, state):
+        y = empty((len(acts),), self.width_out)
+        state = self._given_state(len(acts), state)
+        with self._use() as handle:
+            lib.qsae_sae_decode_sparse(handle, len(acts), address(acts.indptr),
+                                       address(acts.indices), address(acts.values), address(state),
+                                       y.ref)
+        return y.array
+
+    def reconstruct(self, x):
+        """The whole module: decode(encode(x)), normalisation and skip connection included."""
+        rows = matrix(x, "x")
+        y = empty(rows.lead, self.width_out)
+        with self._use() as handle:
+            lib.qsae_sae_reconstruct(handle, rows.ref, y.ref)
+        return y.shaped()

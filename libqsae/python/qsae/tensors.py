@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Tensors: what lies in a safetensors, npz or npy file or folder."""
+
+from ctypes import byref
+
+from ._handle import Handle
+from ._lib import lib, path_bytes, text
+from ._structs import TensorInfo
+
+
+class Tensors(Handle):
+    """A sequence of dicts with name, shape, dtype ("F32", ...), bytes and file, ordered by name."""
+
+    _close = lib.qsae_tensors_close
+
+    def __init__(self, ctx, path):
+        super().__init__()
+        self._ctx = ctx
+        lib.qsae_tensors_open(ctx.pointer, path_bytes(path), byref(self._handle))
+
+    def __len__(self):
+        return lib.qsae_tensors_count(self.pointer)
+
+    def __getitem__(self, i):
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        info = TensorInfo()
+        lib.qsae_tensors_get(self.pointer, i % len(self), byref(info))
+        out = info.as_dict("rank")
+        out["shape"] = tuple(info.shape[:info.rank])
+        out["dtype"] = text(lib.qsae_dtype_name(info.dtype))
+        return out

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Tokenizer and Corpus."""
+
+import ctypes
+import json
+from ctypes import byref, c_int64, c_size_t, c_void_p
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import address, vector
+from ._handle import Desk, Handle
+from ._lib import bos_policy, choose, count, fail, lib, path_bytes, string_bytes, text
+from ._structs import CONSTANTS, CorpusInfo, CorpusSettings, DocumentInfo, TokenizerInfo
+
+_FORMATS = {"plain": CONSTANTS["QSAE_TEXT_PLAIN"], "jsonl": CONSTANTS["QSAE_TEXT_JSONL"]}
+
+
+def _id(value):
+    return count("id", value, -2**31, 2**31 - 1)
+
+
+class Tokenizer(Handle):
+    """A tokenizer read from tokenizer.json, or from the folder that holds it.
+
+    info    dict: vocab, bos, eos, pad, unk (-1 = none), adds_bos, adds_eos, hash
+    """
+
+    _close = lib.qsae_tokenizer_close
+
+    def __init__(self, ctx, path):
+        super().__init__()
+        self._ctx = ctx
+        lib.qsae_tokenizer_open(ctx.pointer, path_bytes(path), byref(self._handle))
+        info = TokenizerInfo()
+        lib.qsae_tokenizer_get_info(self.pointer, byref(info))
+        self.info = info.as_dict()
+        self.vocab = info.vocab
+        self.bos, self.eos, self.pad, self.unk = info.bos, info.eos, info.pad, info.unk
+
+    def encode(self, string, special=True):
+        """Ids (int32) of a str or UTF-8 bytes; special: with the BOS and EOS the template adds."""
+        if isinstance(string, str):
+            string = string.encode("utf-8", "surrogatepass")
+        elif not isinstance(string, (bytes, bytearray)):
+            fail("QSAE_EINVAL", f"encode: expected str or bytes, found {type(string).__name__}")
+        string = bytes(string)
+        n = c_int64()
+        capacity = len(string) + 16  # a token is a byte or more, but for the template's
+        while True:
+            ids = np.empty(capacity, np.int32)
+            try:
+                lib.qsae_tokenizer_encode(self.pointer, string, len(string), bool(special),
+                                          address(ids), capacity, byref(n))
+                return ids[:n.value].copy()
+            except Exception as error:
+                if getattr(error, "name", "") != "QSAE_ESPACE" or n.value <= capacity:
+                    raise
+                capacity = n.value
+
+    def token(self, id):
+        """Bytes an id stands for in running text."""
+        data, size = c_void_p(), c_size_t()
+        lib.qsae_tokenizer_token(self.pointer, _id(id), byref(data), byref(size))
+        return ctypes.string_at(data, size.value) if size.value else b""
+
+    def is_special(self, id):
+        return bool(lib.qsae_tokenizer_is_special(self.pointer, _id(id)))
+
+
+class Chunk(NamedTuple):
+    """Arrays [n_tokens]; labels are -100 where a position predicts nothing."""
+    ids: np.ndarray
+    labels: np.ndarray
+    document: np.ndarray
+
+
+class Corpus(Handle):
+    """Text, tokenized and cut into chunks; a sequence of Chunk.
+
+    path          a file or a folder
+    context       tokens per chunk (512)
+    max_tokens    stop after the first chunk that reaches this many; 0 = all
+    bos           "none", "stream_start", "doc_start" or "chunk_start"; None = chunk_start, or none
+                  if the tokenizer has no BOS
+    format        "plain" or "jsonl"; None = by name
+    text_field    key of the text in JSON lines ("text")
+    separator     between documents of plain text ("<|endoftext|>")
+    keep_tail     keep a last, shorter chunk
+    cross_labels  the last position of a chunk predicts the first token of the next one
+    progress      callable(done, total, unit, phase)
+
+    info          dict: tokens, stream_tokens, documents, chunks, context, predicted_tokens,
+                  bos_policy, cross_labels, token_hash
+    """
+
+    _close = lib.qsae_corpus_close
+
+    def __init__(self, ctx, tokenizer, path, context=0, max_tokens=0, bos=None, format=None,
+                 text_field=None, separator=None, keep_tail=False, cross_labels=False,
+                 progress=None):
+        super().__init__()
+        self._ctx = ctx
+        desk = Desk()
+        settings = CorpusSettings(progress=desk.progress(progress), cancel=desk.token._handle)
+        settings.context = count("context", context)
+        settings.max_tokens = count("max_tokens", max_tokens)
+        settings.bos_policy = bos_policy(bos)
+        settings.format = choose("format", format, _FORMATS)
+        settings.text_field = text_field and string_bytes(text_field, "text_field")
+        settings.separator = separator and string_bytes(separator, "separator")
+        settings.keep_tail, settings.cross_labels = bool(keep_tail), bool(cross_labels)
+        desk.run(lib.qsae_corpus_open, ctx.pointer, tokenizer.pointer, path_bytes(path),
+                 byref(settings), byref(self._handle))
+        self._describe()
+
+    @classmethod
+    def from_ids(cls, ctx, ids):
+        """A corpus of ids the caller has: [n_chunks, context]."""
+        ids = np.asarray(ids)
+        if ids.ndim != 2:
+            fail("QSAE_EINVAL", f"ids: expected [n_chunks, context], found {ids.ndim} axes")
+        self = cls.__new__(cls)
+        Handle.__init__(self)
+        self._ctx = ctx
+        flat = vector(ids, "ids", dtype=np.int32)
+        lib.qsae_corpus_open_ids(ctx.pointer, address(flat), *ids.shape, byref(self._handle))
+        self._describe()
+        return self
+
+    def _describe(self):
+        info = CorpusInfo()
+        lib.qsae_corpus_get_info(self.pointer, byref(info))
+        self.info = info.as_dict()
+        self.info["bos_policy"] = text(lib.qsae_bos_name(info.bos_policy))
+
+    def __len__(self):
+        return self.info["chunks"]
+
+    def __getitem__(self, i):
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        ids, labels, document, n = c_void_p(), c_void_p(), c_void_p(), c_int64()
+        lib.qsae_corpus_chunk(self.pointer, i % len(self), byref(ids), byref(labels),
+                              byref(document), byref(n))
+
+        def copy(pointer, dtype):
+            size = n.value * np.dtype(dtype).itemsize
+            return np.frombuffer(ctypes.string_at(pointer, size), dtype).copy()
+        return Chunk(copy(ids, np.int32), copy(labels, np.int32), copy(document, np.int64))
+
+    def document(self, i):
+        """dict: first_token, n_tokens, source, line, metadata (parsed JSON)."""
+        info = DocumentInfo()
+        lib.qsae_corpus_document(self.pointer, count("document", i, -2**63), byref(info))
+        out = info.as_dict()
+        out["metadata"] = json.loads(out["metadata"] or "{}")
+        return out

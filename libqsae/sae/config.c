@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Configuration files of SAEs (cfg.json of SAELens, old and new; config.json of Gemma Scope 2). */
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sae/parts.h"
+
+#define MAX_SIZE ((int64_t)1 << 40)
+
+static const struct {
+    const char *name;
+    enum qsae__activation activation;
+    bool transcoder, skip;
+} architectures[] = {
+    { "standard", QSAE__RELU, false, false },
+    { "gated", QSAE__GATED, false, false },
+    { "jumprelu", QSAE__JUMPRELU, false, false },
+    { "topk", QSAE__TOPK, false, false },
+    { "transcoder", QSAE__RELU, true, false },
+    { "skip_transcoder", QSAE__RELU, true, true },
+    { "jumprelu_transcoder", QSAE__JUMPRELU, true, false },
+    { "jumprelu_skip_transcoder", QSAE__JUMPRELU, true, true },
+};
+
+void qsae__sae_config_free(qsae_context *ctx, qsae__sae_config *c)
+{
+    qsae__free(ctx, c->architecture);
+    qsae__free(ctx, c->format);
+    qsae__free(ctx, c->hook);
+    memset(c, 0, sizeof *c);
+}
+
+static int32_t set_string(qsae_context *ctx, char **slot, const char *value)
+{
+    char *s = qsae__strdup(ctx, value);
+    if (!s)
+        return QSAE_ENOMEM;
+    qsae__free(ctx, *slot);
+    *slot = s;
+    return QSAE_OK;
+}
+
+static int32_t set_architecture(qsae_context *ctx, const char *where, const char *name,
+                                qsae__sae_config *c)
+{
+    for (size_t i = 0; i < sizeof architectures / sizeof architectures[0]; i++) {
+        if (strcmp(name, architectures[i].name) != 0)
+            continue;
+        c->activation = architectures[i].activation;
+        c->transcoder = architectures[i].transcoder;
+        c->skip = architectures[i].skip;
+        return set_string(ctx, &c->architecture, name);
+    }
+    return qsae__fail(QSAE_EUNSUPPORTED,
+                      "%s: key \"architecture\": \"%s\" is not supported; supported are standard, "
+                      "gated, jumprelu, topk and the transcoder forms of standard and jumprelu%s",
+                      where, name,
+                      strstr(name, "batchtopk") ? " (save it for inference with SAELens first, "
+                                                  "which turns it into jumprelu)" : "");
+}
+
+/* Leading number of a version string, -1 if there is none. */
+static long version_major(const char *v)
+{
+    return isdigit((unsigned char)v[0]) ? strtol(v, NULL, 10) : -1;
+}
+
+/* Keys moved from the top level to "metadata" in SAELens 6: looked up in both. */
+static const json_t *lookup(const json_t *cfg, const json_t *meta, const char *key)
+{
+    const json_t *v = meta ? json_object_get(meta, key) : NULL;
+    if (!v || json_is_null(v))
+        v = json_object_get(cfg, key);
+    return v && !json_is_null(v) ? v : NULL;
+}
+
+static int32_t read_normalize(const json_t *cfg, const char *where, qsae__sae_config *c)
+{
+    const json_t *const v = json_object_get(cfg, "normalize_activations");
+    c->normalize = QSAE__NORM_NONE;
+    if (!v || json_is_null(v) || json_is_false(v))
+        return QSAE_OK;
+    const char *const s = json_is_true(v) ? "expected_average_only_in" : json_string_value(v);
+    if (!s)
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: key \"normalize_activations\": expected a string, found "
+                          "%s", where, qsae__json_type_name(v));
+    if (strcmp(s, "none") == 0)
+        return QSAE_OK;
+    if (strcmp(s, "layer_norm") == 0) {
+        c->normalize = QSAE__NORM_LAYER;
+        return QSAE_OK;
+    }
+    if (strcmp(s, "constant_norm_rescale") == 0) {
+        c->normalize = QSAE__NORM_CONSTANT;
+        return QSAE_OK;
+    }
+    if (strcmp(s, "expected_average_only_in") == 0)
+        return qsae__fail(QSAE_EUNSUPPORTED,
+                          "%s: key \"normalize_activations\": \"%s\": the SAE is unscaled (the "
+                          "scale sqrt(d_in) / mean |x| is not in the file); fold it into the "
+                          "weights with SAELens' fold_activation_norm_scaling_factor and save "
+                          "it again",
+                          where, s);
+    return qsae__fail(QSAE_EUNSUPPORTED,
+                      "%s: key \"normalize_activations\": \"%s\" is not supported", where, s);
+}
+
+/* Old files name the activation function apart from the architecture (sae.md B.3). */
+static int32_t read_activation(qsae_context *ctx, const json_t *cfg, const char *where,
+                               qsae__sae_config *c)
+{
+    const json_t *v = json_object_get(cfg, "activation_fn_str");
+    if (!v || json_is_null(v))
+        v = json_object_get(cfg, "activation_fn");
+    if (!v || json_is_null(v))
+        return QSAE_OK;
+    const char *const s = json_string_value(v);
+    if (!s)
+        return qsae__fail(QSAE_EFORMAT, "%s: key \"activation_fn\": expected a string, found %s",
+                          where, qsae__json_type_name(v));
+    if (strcmp(s, "relu") == 0)
+        return QSAE_OK;
+    if (strcmp(s, "topk") != 0)
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: key \"activation_fn\": \"%s\" is not supported",
+                          where, s);
+    int32_t st = set_architecture(ctx, where, "topk", c);
+    const json_t *kwargs = NULL;
+    if (st == QSAE_OK)
+        st = qsae__json_get(cfg, where, "activation_fn_kwargs", true, JSON_OBJECT, &kwargs);
+    if (st == QSAE_OK)
+        st = qsae__json_i64(kwargs, where, "k", true, 1, MAX_SIZE, &c->k, NULL);
+    return st;
+}
+
+/* What has no meaning for plain rows, or changes them in a way this library does not copy. */
+static int32_t refuse_options(const json_t *cfg, const json_t *meta, const char *where)
+{
+    static const char *const heads[] = { "hook_head_index", "hook_point_head_index" };
+    for (size_t i = 0; i < 2; i++)
+        if (lookup(cfg, meta, heads[i]))
+            return qsae__fail(QSAE_EUNSUPPORTED,
+                              "%s: key \"%s\": SAEs of one attention head are not "
+                              "supported", where, heads[i]);
+    const json_t *const kwargs = lookup(cfg, meta, "model_from_pretrained_kwargs");
+    if (kwargs && json_is_true(json_object_get(kwargs, "center_writing_weights")))
+        return qsae__fail(QSAE_EUNSUPPORTED,
+                          "%s: key \"center_writing_weights\": true: SAEs of models "
+                          "with centred writing weights are not supported", where);
+    const char *reshape = NULL;
+    const int32_t st = qsae__json_str(cfg, where, "reshape_activations", false, &reshape, NULL);
+    if (st != QSAE_OK)
+        return st;
+    if (reshape && strcmp(reshape, "none") != 0 && strcmp(reshape, "hook_z") != 0)
+        return qsae__fail(QSAE_EUNSUPPORTED,
+                          "%s: key \"reshape_activations\": \"%s\" is not supported",
+                          where, reshape);
+    const char *dtype = NULL;
+    const int32_t st2 = qsae__json_str(cfg, where, "dtype", false, &dtype, NULL);
+    if (st2 != QSAE_OK || !dtype)
+        return st2;
+    const char *const d = strncmp(dtype, "torch.", 6) == 0 ? dtype + 6 : dtype;
+    static const char *const known[] = { "float32", "float64", "float16", "bfloat16" };
+    for (size_t i = 0; i < 4; i++)
+        if (strcmp(d, known[i]) == 0)
+            return QSAE_OK;
+    return qsae__fail(QSAE_EUNSUPPORTED, "%s: key \"dtype\": \"%s\" is not supported", where,
+                      dtype);
+}
+
+static int32_t read_sizes(const json_t *cfg, const char *where, qsae__sae_config *c)
+{
+    int32_t found = 0;
+    int32_t st = qsae__json_i64(cfg, where, "d_in", true, 1, MAX_SIZE, &c->d_in, NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_i64(cfg, where, "d_sae", false, 1, MAX_SIZE, &c->d_sae, &found);
+    if (st == QSAE_OK && !found) {
+        double expansion = 0;
+        st = qsae__json_f64(cfg, where, "expansion_factor", false, &expansion, &found);
+        if (st == QSAE_OK && found && expansion > 0 && expansion < 1e9)
+            c->d_sae = (int64_t)(expansion * (double)c->d_in);
+    }
+    if (st == QSAE_OK)
+        st = qsae__json_i64(cfg, where, "d_out", false, 1, MAX_SIZE, &c->d_out, NULL);
+    return st;
+}
+
+static int32_t read_origin(qsae_context *ctx, const json_t *cfg, const json_t *meta,
+                           const char *where, bool old, qsae__sae_config *c)
+{
+    static const char *const hooks[] = { "hook_name", "hook_point", "hf_hook_name" };
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *const v = lookup(cfg, meta, hooks[i]);
+        if (!v)
+            continue;
+        if (!json_is_string(v))
+            return qsae__fail(QSAE_EFORMAT, "%s: key \"%s\": expected a string, found %s", where,
+                              hooks[i], qsae__json_type_name(v));
+        const int32_t st = set_string(ctx, &c->hook, json_string_value(v));
+        if (st != QSAE_OK)
+            return st;
+        break;
+    }
+    const json_t *v = lookup(cfg, meta, "context_size");
+    if (v && json_is_integer(v) && json_integer_value(v) > 0)
+        c->context_size = json_integer_value(v);
+    v = lookup(cfg, meta, "prepend_bos");
+    c->prepend_bos = v && json_is_boolean(v) ? json_is_true(v) : old ? 1 : -1;
+    return QSAE_OK;
+}
+
+static int32_t parse_saelens(qsae_context *ctx, const json_t *cfg, const char *where,
+                             qsae__sae_config *c)
+{
+    if (!json_is_object(cfg))
+        return qsae__fail(QSAE_EFORMAT, "%s: expected an object, found %s", where,
+                          qsae__json_type_name(cfg));
+    const json_t *meta = NULL;
+    const char *name = "standard", *version = NULL;
+    bool b_dec = true, flag = false;
+    int32_t st = qsae__json_get(cfg, where, "metadata", false, JSON_OBJECT, &meta);
+    if (st == QSAE_OK)
+        st = qsae__json_str(cfg, where, "sae_lens_version", false, &version, NULL);
+    if (st == QSAE_OK && !version && meta)
+        st = qsae__json_str(meta, where, "sae_lens_version", false, &version, NULL);
+    const bool old = !version || version_major(version) < 6;
+    if (st == QSAE_OK)
+        st = qsae__json_str(cfg, where, "architecture", false, &name, NULL);
+    if (st == QSAE_OK)
+        st = set_architecture(ctx, where, name, c);
+    if (st == QSAE_OK && old)
+        st = read_activation(ctx, cfg, where, c);
+    if (st == QSAE_OK)
+        st = refuse_options(cfg, meta, where);
+    if (st == QSAE_OK)
+        st = read_sizes(cfg, where, c);
+    b_dec = !c->transcoder;
+    if (st == QSAE_OK)
+        st = qsae__json_bool(cfg, where, "apply_b_dec_to_input", false, &b_dec, NULL);
+    if (st == QSAE_OK && b_dec && c->transcoder)
+        st = qsae__fail(QSAE_EFORMAT, "%s: key \"apply_b_dec_to_input\": expected false for "
+                        "architecture \"%s\", found true", where, name);
+    c->apply_b_dec = b_dec;
+    if (st == QSAE_OK)
+        st = read_normalize(cfg, where, c);
+    if (st == QSAE_OK && c->activation == QSAE__TOPK && !c->k) {
+        c->k = 100;
+        st = qsae__json_i64(cfg, where, "k", false, 1, MAX_SIZE, &c->k, NULL);
+    }
+    if (st == QSAE_OK && c->activation == QSAE__TOPK)
+        st = qsae__json_bool(cfg, where, "rescale_acts_by_decoder_norm", false, &c->rescale_by_norm,
+                             NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_bool(cfg, where, "finetuning_scaling_factor", false, &flag, NULL);
+    c->scaling_allowed = flag;
+    return st == QSAE_OK ? read_origin(ctx, cfg, meta, where, old, c) : st;
+}
+
+int32_t qsae__sae_config_saelens(qsae_context *ctx, const char *path, qsae__sae_config *out)
+{
+    memset(out, 0, sizeof *out);
+    json_t *cfg = NULL;
+    int32_t st = qsae__json_load(ctx, path, &cfg);
+    if (st == QSAE_OK)
+        st = set_string(ctx, &out->format, "saelens");
+    if (st == QSAE_OK)
+        st = set_string(ctx, &out->hook, "");
+    if (st == QSAE_OK)
+        st = parse_saelens(ctx, cfg, path, out);
+    json_decref(cfg);
+    if (st != QSAE_OK)
+        qsae__sae_config_free(ctx, out);
+    return st;
+}
+
+/* Number after the last "layer_" of a path; -1 if there is none. */
+static int64_t layer_of_path(const char *path)
+{
+    int64_t layer = -1;
+    for (const char *p = path; (p = strstr(p, "layer_")) != NULL; p += 6)
+        if (isdigit((unsigned char)p[6]))
+            layer = strtol(p + 6, NULL, 10);
+    return layer;
+}
+
+/* Hook name of a published folder whose files are silent (sae.md B.4, B.5); "" if it does not
+ * tell. */
+static int32_t hook_of_path(qsae_context *ctx, const char *folder, bool scope2, qsae__sae_config *c)
+{
+    static const struct {
+        const char *part;
+        bool scope2;
+        const char *hook;
+    } sites[] = {
+        { "resid_post", true, "model.layers.%lld.output" },
+        { "mlp_out", true, "model.layers.%lld.post_feedforward_layernorm.output" },
+        { "attn_out", true, "model.layers.%lld.self_attn.o_proj.input" },
+        { "transcoder", true, "model.layers.%lld.pre_feedforward_layernorm.output" },
+        { "-res", false, "blocks.%lld.hook_resid_post" },
+        { "-mlp", false, "blocks.%lld.hook_mlp_out" },
+        { "-att", false, "blocks.%lld.attn.hook_z" },
+    };
+    char hook[96] = "";
+    const int64_t layer = layer_of_path(folder);
+    for (size_t i = 0; layer >= 0 && !hook[0] && i < sizeof sites / sizeof sites[0]; i++)
+        if (sites[i].scope2 == scope2 && strstr(folder, sites[i].part)) {
+            const char *const at = strstr(sites[i].hook, "%lld");
+            snprintf(hook, sizeof hook, "%.*s%lld%s", (int)(at - sites[i].hook), sites[i].hook,
+                     (long long)layer, at + 4);
+        }
+    return set_string(ctx, &c->hook, hook);
+}
+
+static int32_t parse_scope2(qsae_context *ctx, const json_t *cfg, const char *where,
+                            qsae__sae_config *c)
+{
+    if (!json_is_object(cfg))
+        return qsae__fail(QSAE_EFORMAT, "%s: expected an object, found %s", where,
+                          qsae__json_type_name(cfg));
+    const char *name = "jump_relu", *type = "sae", *hook = NULL;
+    int32_t st = qsae__json_str(cfg, where, "architecture", false, &name, NULL);
+    if (st == QSAE_OK && strcmp(name, "jump_relu") != 0)
+        st = qsae__fail(QSAE_EUNSUPPORTED,
+                        "%s: key \"architecture\": expected \"jump_relu\", found "
+                        "\"%s\"", where, name);
+    if (st == QSAE_OK)
+        st = qsae__json_str(cfg, where, "type", false, &type, NULL);
+    if (st == QSAE_OK && strcmp(type, "sae") != 0 && strcmp(type, "transcoder") != 0)
+        st = qsae__fail(QSAE_EUNSUPPORTED,
+                        "%s: key \"type\": \"%s\" is not supported; supported are sae "
+                        "and transcoder", where, type);
+    if (st == QSAE_OK)
+        st = qsae__json_i64(cfg, where, "width", false, 1, MAX_SIZE, &c->d_sae, NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_bool(cfg, where, "affine_connection", false, &c->skip, NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_str(cfg, where, "hf_hook_point_in", false, &hook, NULL);
+    if (st == QSAE_OK && hook)
+        st = set_string(ctx, &c->hook, hook);
+    if (st == QSAE_OK && strcmp(type, "transcoder") == 0) {
+        c->transcoder = true;
+        st = set_string(ctx, &c->architecture,
+                        c->skip ? "jumprelu_skip_transcoder" : "jumprelu_transcoder");
+    }
+    return st;
+}
+
+int32_t qsae__sae_config_scope2(qsae_context *ctx, const char *path, const char *folder,
+                                qsae__sae_config *out)
+{
+    memset(out, 0, sizeof *out);
+    json_t *cfg = NULL;
+    out->activation = QSAE__JUMPRELU;
+    out->lower_case = true;
+    out->prepend_bos = -1;
+    int32_t st = set_string(ctx, &out->format, "gemma-scope-2");
+    if (st == QSAE_OK)
+        st = set_string(ctx, &out->architecture, "jumprelu");
+    if (st == QSAE_OK)
+        st = hook_of_path(ctx, folder, true, out);
+    if (st == QSAE_OK && !path && strstr(folder, "/transcoder")) {
+        out->transcoder = true;
+        st = set_string(ctx, &out->architecture, "jumprelu_transcoder");
+    }
+    if (st == QSAE_OK && path)
+        st = qsae__json_load(ctx, path, &cfg);
+    if (st == QSAE_OK && path)
+        st = parse_scope2(ctx, cfg, path, out);
+    json_decref(cfg);
+    if (st != QSAE_OK)
+        qsae__sae_config_free(ctx, out);
+    return st;
+}
+
+int32_t qsae__sae_config_scope1(qsae_context *ctx, const char *folder, qsae__sae_config *out)
+{
+    memset(out, 0, sizeof *out);
+    out->activation = QSAE__JUMPRELU;
+    out->prepend_bos = -1;
+    int32_t st = set_string(ctx, &out->format, "gemma-scope");
+    if (st == QSAE_OK)
+        st = set_string(ctx, &out->architecture, "jumprelu");
+    if (st == QSAE_OK)
+        st = hook_of_path(ctx, folder, false, out);
+    if (st != QSAE_OK)
+        qsae__sae_config_free(ctx, out);
+    return st;
+}

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Opening an SAE: parameters from the mapped file, checked against each other and the
+ * configuration. */
+#include <math.h>
+#include <string.h>
+
+#include "sae/parts.h"
+
+/* Tensor of either spelling: W_enc, or w_enc as some releases write it. */
+static const qsae__tensor *find_tensor(const qsae__tensors *t, const char *name)
+{
+    const qsae__tensor *found = qsae__tensors_find(t, name);
+    if (!found && name[0] == 'W') {
+        char lower[32] = "w";
+        strncat(lower, name + 1, sizeof lower - 2);
+        found = qsae__tensors_find(t, lower);
+    }
+    return found;
+}
+
+static bool is_float(int32_t dtype)
+{
+    return dtype == QSAE_F32 || dtype == QSAE_F16 || dtype == QSAE_BF16 || dtype == QSAE_F64;
+}
+
+static int32_t need(const qsae_sae *sae, const char *name, int32_t rank, const int64_t *shape,
+                    const qsae__tensor **out)
+{
+    const qsae__tensor *const t = find_tensor(sae->tensors, name);
+    const int32_t st = qsae__tensors_need(sae->tensors, t ? t->name : name, rank, shape, out);
+    if (st != QSAE_OK)
+        return st;
+    if (!is_float((*out)->dtype))
+        return qsae__fail(QSAE_EUNSUPPORTED,
+                          "%s: tensor \"%s\": expected F32, F16, BF16 or F64, found "
+                          "%s", (*out)->file, (*out)->name, qsae_dtype_name((*out)->dtype));
+    return QSAE_OK;
+}
+
+/* A parameter vector of n elements in f32. */
+static int32_t need_vector(qsae_sae *sae, const char *name, int64_t n, float **out)
+{
+    const qsae__tensor *t;
+    const int32_t st = need(sae, name, 1, &n, &t);
+    if (st != QSAE_OK)
+        return st;
+    float *const v = qsae__alloc_array(sae->ctx, n, sizeof *v);
+    if (!v)
+        return QSAE_ENOMEM;
+    *out = v;
+    if (!qsae__to_f32(t->dtype, t->data, n, v))
+        return qsae__fail(QSAE_EINTERNAL, "%s: tensor \"%s\" cannot be read", t->file, t->name);
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(v[i]))
+            return qsae__fail(QSAE_ENONFINITE, "%s: tensor \"%s\": element %lld is not finite",
+                              t->file, t->name, (long long)i);
+    return QSAE_OK;
+}
+
+static int32_t check_size(const qsae_sae *sae, const char *key, int64_t config, int64_t found)
+{
+    if (config && config != found)
+        return qsae__fail(QSAE_EMISMATCH, "%s: the configuration says %s = %lld, the tensors %lld",
+                          sae->path, key, (long long)config, (long long)found);
+    return QSAE_OK;
+}
+
+/* Sizes come from the tensors; a configuration that disagrees is an error. */
+static int32_t load_matrices(qsae_sae *sae)
+{
+    qsae__sae_config *const c = &sae->config;
+    const int64_t any[2] = { -1, -1 };
+    int32_t st = need(sae, "W_enc", 2, any, &sae->w_enc);
+    if (st != QSAE_OK)
+        return st;
+    const int64_t d_in = sae->w_enc->shape[0], d_sae = sae->w_enc->shape[1];
+    const int64_t dec[2] = { d_sae, -1 };
+    st = need(sae, "W_dec", 2, dec, &sae->w_dec);
+    if (st != QSAE_OK)
+        return st;
+    const int64_t d_out = sae->w_dec->shape[1];
+    if (d_in < 1 || d_sae < 1 || d_out < 1 || d_sae > INT32_MAX)
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: sizes %lld, %lld, %lld (d_in, d_sae, d_out) out of range",
+                          sae->path, (long long)d_in, (long long)d_sae, (long long)d_out);
+    if (d_in != d_out && !c->transcoder)
+        return qsae__fail(QSAE_EMISMATCH, "%s: W_enc has %lld inputs but W_dec %lld outputs; only "
+                          "transcoders may differ", sae->path, (long long)d_in, (long long)d_out);
+    if ((st = check_size(sae, "d_in", c->d_in, d_in)) != QSAE_OK ||
+        (st = check_size(sae, "d_sae", c->d_sae, d_sae)) != QSAE_OK ||
+        (st = check_size(sae, "d_out", c->d_out, d_out)) != QSAE_OK)
+        return st;
+    if (c->activation == QSAE__TOPK && c->k > d_sae)
+        return qsae__fail(QSAE_EMISMATCH, "%s: k = %lld is more than the %lld features", sae->path,
+                          (long long)c->k, (long long)d_sae);
+    c->d_in = d_in;
+    c->d_sae = d_sae;
+    c->d_out = d_out;
+    sae->enc = (qsae__dense){ .data = sae->w_enc->data, .dtype = sae->w_enc->dtype,
+                              .round = sae->round, .n_stride = 1, .k_stride = d_sae };
+    return QSAE_OK;
+}
+
+/* W_skip [d_out, d_in] (y += x W_skip^T), or Gemma Scope 2's affine_skip_connection [d_in, d_out],
+ * which is its transpose. */
+static int32_t load_skip(qsae_sae *sae, bool config_silent)
+{
+    qsae__sae_config *const c = &sae->config;
+    const char *const name = c->lower_case ? "affine_skip_connection" : "W_skip";
+    const bool there = find_tensor(sae->tensors, name) != NULL;
+    if (there && !c->skip && !config_silent)
+        return qsae__fail(QSAE_EMISMATCH, "%s: tensor \"%s\" is there, but the configuration says "
+                          "there is no skip connection", sae->path, name);
+    if (!there && !c->skip)
+        return QSAE_OK;
+    const int64_t plain[2] = { c->d_out, c->d_in }, turned[2] = { c->d_in, c->d_out };
+    const int32_t st = need(sae, name, 2, c->lower_case ? turned : plain, &sae->w_skip);
+    c->skip = true;
+    if (st == QSAE_OK)
+        sae->skip = (qsae__dense){ .data = sae->w_skip->data, .dtype = sae->w_skip->dtype,
+                                   .round = sae->round,
+                                   .n_stride = c->lower_case ? 1 : c->d_in,
+                                   .k_stride = c->lower_case ? c->d_out : 1 };
+    return st;
+}
+
+static int32_t load_threshold(qsae_sae *sae)
+{
+    const int64_t n = sae->config.d_sae;
+    const bool logs = !find_tensor(sae->tensors, "threshold") &&
+                      find_tensor(sae->tensors, "log_threshold");
+    const int32_t st = need_vector(sae, logs ? "log_threshold" : "threshold", n, &sae->threshold);
+    if (st != QSAE_OK)
+        return st;
+    sae->min_threshold = INFINITY;
+    for (int64_t i = 0; i < n; i++) {
+        if (logs)
+            sae->threshold[i] = expf(sae->threshold[i]);
+        if (sae->threshold[i] < sae->min_threshold)
+            sae->min_threshold = sae->threshold[i];
+    }
+    return QSAE_OK;
+}
+
+/* |W_dec[i, :]| of the rounded rows, for topk with rescale_acts_by_decoder_norm. */
+static int32_t load_norms(qsae_sae *sae)
+{
+    const int64_t n = sae->config.d_sae, d = sae->config.d_out;
+    const size_t size = (size_t)qsae_dtype_bits(sae->w_dec->dtype) / 8;
+    float *const row = qsae__alloc_array(sae->ctx, d, sizeof *row);
+    sae->norms = qsae__alloc_array(sae->ctx, n, sizeof *sae->norms);
+    if (!row || !sae->norms) {
+        qsae__free(sae->ctx, row);
+        return QSAE_ENOMEM;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        qsae__to_f32(sae->w_dec->dtype, (const char *)sae->w_dec->data + (size_t)(i * d) * size, d,
+                     row);
+        if (sae->round)
+            qsae__round(sae->ctx, sae->round, row, d);
+        double sum = 0;
+        for (int64_t j = 0; j < d; j++)
+            sum += (double)row[j] * row[j];
+        sae->norms[i] = (float)sqrt(sum);
+    }
+    qsae__free(sae->ctx, row);
+    return QSAE_OK;
+}
+
+/* scaling_factor: all ones are dropped; others belong to a finetuned SAE that must say so. */
+static int32_t load_scale(qsae_sae *sae)
+{
+    const int64_t n = sae->config.d_sae;
+    if (!find_tensor(sae->tensors, "scaling_factor"))
+        return QSAE_OK;
+    int32_t st = need_vector(sae, "scaling_factor", n, &sae->scale);
+    bool ones = st == QSAE_OK;
+    for (int64_t i = 0; i < n && ones; i++)
+        ones = fabsf(sae->scale[i] - 1.0f) <= 1e-5f;
+    if (st == QSAE_OK && ones) {
+        qsae__free(sae->ctx, sae->scale);
+        sae->scale = NULL;
+    } else if (st == QSAE_OK && !sae->config.scaling_allowed) {
+        st = qsae__fail(QSAE_EMISMATCH, "%s: tensor \"scaling_factor\" is not all ones, but "
+                        "finetuning_scaling_factor is not set", sae->path);
+    }
+    return st;
+}
+
+static int32_t load_parameters(qsae_sae *sae, bool config_silent)
+{
+    const qsae__sae_config *const c = &sae->config;
+    int32_t st = load_matrices(sae);
+    if (st == QSAE_OK)
+        st = load_skip(sae, config_silent);
+    if (st == QSAE_OK)
+        st = need_vector(sae, "b_dec", c->d_out, &sae->b_dec);
+    if (st == QSAE_OK)
+        st = need_vector(sae, c->activation == QSAE__GATED ? "b_gate" : "b_enc", c->d_sae,
+                         &sae->b_enc);
+    if (st == QSAE_OK && c->activation == QSAE__JUMPRELU)
+        st = load_threshold(sae);
+    if (st == QSAE_OK && c->activation == QSAE__GATED) {
+        st = need_vector(sae, "r_mag", c->d_sae, &sae->gain);
+        for (int64_t i = 0; st == QSAE_OK && i < c->d_sae; i++)
+            sae->gain[i] = expf(sae->gain[i]);
+        if (st == QSAE_OK)
+            st = need_vector(sae, "b_mag", c->d_sae, &sae->b_mag);
+    }
+    if (st == QSAE_OK && c->rescale_by_norm)
+        st = load_norms(sae);
+    return st == QSAE_OK ? load_scale(sae) : st;
+}
+
+static int32_t load_config(qsae_sae *sae, const qsae__sae_place *place)
+{
+    switch (place->format) {
+    case QSAE__SAELENS:
+        return qsae__sae_config_saelens(sae->ctx, place->config, &sae->config);
+    case QSAE__SCOPE1:
+        return qsae__sae_config_scope1(sae->ctx, place->folder, &sae->config);
+    default:
+        return qsae__sae_config_scope2(sae->ctx, place->config, place->folder, &sae->config);
+    }
+}
+
+void qsae_sae_settings_init(qsae_sae_settings *s, size_t size)
+{
+    qsae__settings_init(s, size);
+}
+
+int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_settings *settings,
+                      qsae_sae **out)
+{
+    if (out)
+        *out = NULL;
+    if (!context || !path || !out)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_open: context, path and out must not be NULL");
+    qsae_sae_settings s;
+    int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_sae_settings");
+    if (st != QSAE_OK)
+        return st;
+    if (s.reserved || (s.dtype && s.dtype != QSAE_F32 && s.dtype != QSAE_BF16 &&
+                       s.dtype != QSAE_F16))
+        return qsae__fail(QSAE_EINVAL,
+                          "qsae_sae_open: dtype must be 0, F32, BF16 or F16 and reserved 0");
+    qsae__sae_place place = { .folder = NULL };
+    qsae_sae *sae = qsae__calloc(context, 1, sizeof *sae);
+    if (!sae)
+        return QSAE_ENOMEM;
+    sae->ctx = qsae__context_ref(context);
+    sae->cancel = s.cancel;
+    sae->round = s.dtype == QSAE_F32 ? 0 : s.dtype;
+    sae->path = qsae__strdup(context, path);
+    st = sae->path ? qsae__sae_find(context, path, &place) : QSAE_ENOMEM;
+    /* Parameters first: a pickle is told by its content, whatever lies beside it. */
+    if (st == QSAE_OK)
+        st = qsae__tensors_load(context, place.params, &sae->tensors);
+    if (st == QSAE_OK)
+        st = load_config(sae, &place);
+    if (st == QSAE_OK)
+        st = load_parameters(sae, !place.config);
+    sae->state_size = sae->config.normalize == QSAE__NORM_LAYER ? 2 :
+                      sae->config.normalize == QSAE__NORM_CONSTANT ? 1 : 0;
+    qsae__sae_place_free(context, &place);
+    if (st != QSAE_OK) {
+        qsae_sae_close(&sae);
+        return st;
+    }
+    *out = sae;
+    return QSAE_OK;
+}
+
+void qsae_sae_close(qsae_sae **sae)
+{
+    if (!sae || !*sae)
+        return;
+    qsae_sae *const s = *sae;
+    qsae_context *const ctx = s->ctx;
+    qsae__tensors_unref(&s->tensors);
+    qsae__sae_config_free(ctx, &s->config);
+    qsae__free(ctx, s->path);
+    qsae__free(ctx, s->b_enc);
+    qsae__free(ctx, s->b_dec);
+    qsae__free(ctx, s->threshold);
+    qsae__free(ctx, s->gain);
+    qsae__free(ctx, s->b_mag);
+    qsae__free(ctx, s->norms);
+    qsae__free(ctx, s->scale);
+    qsae__free(ctx, s);
+    qsae__context_unref(ctx);
+    *sae = NULL;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Byte-pair encoding as the `tokenizers` crate does it (models/bpe): characters, byte fallback and
+ * unknown tokens become symbols; the adjacent pair of lowest rank merges first, ties to the left.
+ */
+#ifndef QSAE_TEXT_BPE_H
+#define QSAE_TEXT_BPE_H
+
+#include "text/vocab.h"
+
+#define QSAE__CHAR_IDS 0x3000 /* code points with a direct table */
+
+typedef struct qsae__merge {
+    uint64_t pair;        /* UINT64_MAX = empty slot */
+    uint32_t rank;
+    int32_t id;           /* of the merged token */
+} qsae__merge;
+
+typedef struct qsae__bpe {
+    qsae_context *ctx;
+    qsae__vocab vocab;
+    qsae__merge *merges;  /* [n_merges] slots, open addressing */
+    int64_t n_merges;
+    /* Pairs of symbols that lie side by side in some merged token. Elsewhere no merge ever crosses,
+     * so a word is cut there and memory and cache stay small even if a word is a whole document. */
+    qsae__pair_set joints;
+    char *unk_token;      /* NULL = none */
+    int32_t unk;          /* its id, -1 if not in the vocabulary */
+    bool byte_fallback, fuse_unk, ignore_merges;
+    int32_t byte_ids[256];
+    int32_t char_ids[QSAE__CHAR_IDS];
+} qsae__bpe;
+
+/* Reads the "model" of tokenizer.json; file_size bounds ids. */
+int32_t qsae__bpe_read(qsae__bpe *b, qsae_context *ctx, const json_t *json, const char *where,
+                       int64_t file_size);
+void qsae__bpe_free(qsae__bpe *b);
+
+typedef struct qsae__ids {
+    qsae_context *ctx;
+    int32_t *data;
+    int64_t count, capacity;
+} qsae__ids;
+
+int32_t qsae__ids_add(qsae__ids *ids, const int32_t *more, int64_t n);
+
+typedef struct qsae__symbol {
+    int32_t id;           /* -1: merged into its left neighbour */
+    int32_t prev, next;   /* -1 at the ends */
+} qsae__symbol;
+
+typedef struct qsae__candidate {
+    uint64_t order;       /* rank << 32 | position of the left symbol */
+    int32_t id;
+    int32_t reserved;
+} qsae__candidate;
+
+/* Working memory of one thread. */
+typedef struct qsae__bpe_scratch {
+    qsae_context *ctx;
+    qsae__symbol *symbols;
+    qsae__candidate *heap;
+    int64_t n_symbols, symbols_capacity;
+    int64_t n_heap, heap_capacity;
+} qsae__bpe_scratch;
+
+void qsae__bpe_scratch_free(qsae__bpe_scratch *s);
+
+/* Appends the ids of one word (well-formed UTF-8). */
+int32_t qsae__bpe_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
+                       qsae__ids *ids);
+
+#endif

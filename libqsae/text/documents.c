@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "text/documents.h"
+
+#include <string.h>
+
+#include "text/utf8.h"
+
+static bool has_ending(const char *name, const char *ending)
+{
+    const size_t n = strlen(name), m = strlen(ending);
+
+    return n > m && strcmp(name + n - m, ending) == 0;
+}
+
+static int32_t add_record(qsae__documents *d, const char *text, uint64_t size, int64_t line,
+                          bool jsonl)
+{
+    const int32_t status = qsae__grow(d->ctx, &d->records, &d->capacity, d->count + 1,
+                                      sizeof *d->records);
+
+    if (status == QSAE_OK)
+        d->records[d->count++] = (qsae__record){ text, size, (int32_t)d->n_files - 1, jsonl, line };
+    return status;
+}
+
+static int32_t find_lines(qsae__documents *d, const char *text, uint64_t size)
+{
+    const char *end = text + size;
+    int32_t status = QSAE_OK;
+
+    for (int64_t line = 1; text < end && status == QSAE_OK; line++) {
+        const char *stop = memchr(text, '\n', (size_t)(end - text));
+        const char *next = stop == NULL ? end : stop + 1, *p = text;
+        if (stop == NULL)
+            stop = end;
+        while (p < stop && (*p == ' ' || *p == '\t' || *p == '\r'))
+            p++;
+        if (p < stop)
+            status = add_record(d, text, (uint64_t)(stop - text), line, true);
+        text = next;
+    }
+    return status;
+}
+
+static int32_t find_separated(qsae__documents *d, const char *text, uint64_t size,
+                              const char *separator)
+{
+    const size_t n = strlen(separator);
+    const char *end = text + size;
+    int32_t status = QSAE_OK;
+
+    for (int64_t index = 1; text < end && status == QSAE_OK; index++) {
+        const char *stop = n == 0 ? NULL : memmem(text, (size_t)(end - text), separator, n);
+        status = add_record(d, text, (uint64_t)((stop == NULL ? end : stop) - text), index, false);
+        text = stop == NULL ? end : stop + n;
+    }
+    return status;
+}
+
+static int32_t add_file(qsae__documents *d, const char *path, int32_t format, const char *separator)
+{
+    qsae__file *file = NULL;
+    int64_t capacity = d->files_capacity;
+    bool jsonl = format == QSAE_TEXT_JSONL;
+    int32_t status;
+
+    if (format == QSAE_TEXT_DEFAULT) {
+        if (has_ending(path, ".zst") || has_ending(path, ".gz") || has_ending(path, ".xz") ||
+            has_ending(path, ".parquet"))
+            return qsae__fail(QSAE_EUNSUPPORTED, "%s: compressed text; decompress it first", path);
+        jsonl = has_ending(path, ".jsonl") || has_ending(path, ".ndjson");
+    }
+    if (d->n_files == INT32_MAX)
+        return qsae__fail(QSAE_EOVERFLOW, "%s: too many files", path);
+    status = qsae__grow(d->ctx, &d->files, &capacity, d->n_files + 1, sizeof *d->files);
+    if (status == QSAE_OK)
+        status = qsae__grow(d->ctx, &d->sources, &d->files_capacity, d->n_files + 1,
+                            sizeof *d->sources);
+    if (status == QSAE_OK)
+        status = qsae__file_open(d->ctx, path, &file);
+    if (status != QSAE_OK)
+        return status;
+    d->files[d->n_files] = file;
+    d->sources[d->n_files] = NULL;
+    d->n_files++;
+    d->sources[d->n_files - 1] = qsae__strdup(d->ctx, path);
+    if (d->sources[d->n_files - 1] == NULL)
+        return QSAE_ENOMEM;
+    d->bytes += file->size;
+    return jsonl ? find_lines(d, (const char *)file->data, file->size)
+                 : find_separated(d, (const char *)file->data, file->size, separator);
+}
+
+static int32_t add_folder(qsae__documents *d, const char *folder, int32_t format,
+                          const char *separator)
+{
+    char **names = NULL;
+    int64_t n = 0;
+    int32_t status = qsae__folder_list(d->ctx, folder, &names, &n);
+
+    for (int64_t i = 0; i < n && status == QSAE_OK; i++) {
+        char *path = qsae__path_join(d->ctx, folder, names[i]);
+        status = path == NULL ? QSAE_ENOMEM : add_file(d, path, format, separator);
+        qsae__free(d->ctx, path);
+    }
+    qsae__folder_list_free(d->ctx, names, n);
+    return status;
+}
+
+int32_t qsae__documents_open(qsae__documents *d, qsae_context *ctx, const char *path,
+                             int32_t format, const char *separator)
+{
+    int32_t status;
+
+    memset(d, 0, sizeof *d);
+    d->ctx = ctx;
+    status = qsae__folder_exists(path) ? add_folder(d, path, format, separator)
+                                       : add_file(d, path, format, separator);
+    if (status != QSAE_OK)
+        qsae__documents_free(d);
+    return status;
+}
+
+void qsae__documents_close_files(qsae__documents *d)
+{
+    for (int64_t i = 0; i < d->n_files && d->files != NULL; i++)
+        qsae__file_close(&d->files[i]);
+    qsae__free(d->ctx, d->files);
+    qsae__free(d->ctx, d->records);
+    d->files = NULL;
+    d->records = NULL;
+    d->count = d->capacity = 0;
+}
+
+void qsae__documents_free(qsae__documents *d)
+{
+    if (d->ctx == NULL)
+        return;
+    qsae__documents_close_files(d);
+    for (int64_t i = 0; i < d->n_files; i++)
+        qsae__free(d->ctx, d->sources[i]);
+    qsae__free(d->ctx, d->sources);
+    memset(d, 0, sizeof *d);
+}
+
+static bool python_space(uint32_t c)
+{
+    return qsae__is_space(c) || (c >= 0x1c && c <= 0x1f);
+}
+
+int32_t qsae__strip(const char **text, size_t *size)
+{
+    const char *start = *text, *end = *text + *size;
+    size_t bad;
+
+    if (!qsae__utf8_check(*text, *size, &bad))
+        return qsae__fail(QSAE_EFORMAT, "text is not UTF-8: byte 0x%02x at offset %zu",
+                          (unsigned)(uint8_t)(*text)[bad], bad);
+    while (start < end && python_space(qsae__utf8_get(start)))
+        start += qsae__utf8_len(*start);
+    while (end > start && python_space(qsae__utf8_get(qsae__utf8_prev(end))))
+        end = qsae__utf8_prev(end);
+    *text = start;
+    *size = (size_t)(end - start);
+    return QSAE_OK;
+}

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "text/normalize.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <utf8proc.h>
+
+#include "text/utf8.h"
+
+static const struct {
+    const char *name;
+    int32_t options;
+} forms[] = {
+    { "NFC", UTF8PROC_STABLE | UTF8PROC_COMPOSE },
+    { "NFD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE },
+    { "NFKC", UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT },
+    { "NFKD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT },
+};
+
+static int32_t read_content(qsae__normalizer *n, const json_t *json, const char *where,
+                            const char *key, qsae__norm_step *step)
+{
+    const char *text = NULL;
+    const int32_t status = qsae__json_str(json, where, key, true, &text, NULL);
+
+    if (status != QSAE_OK)
+        return status;
+    step->content_size = strlen(text);
+    step->content = qsae__strdup(n->ctx, text);
+    return step->content == NULL ? QSAE_ENOMEM : QSAE_OK;
+}
+
+static int32_t read_strip(const json_t *json, const char *where, qsae__norm_step *step)
+{
+    int32_t status = qsae__json_bool(json, where, "strip_left", true, &step->left, NULL);
+
+    if (status == QSAE_OK)
+        status = qsae__json_bool(json, where, "strip_right", true, &step->right, NULL);
+    return status;
+}
+
+static int32_t read_sequence(qsae__normalizer *n, const json_t *json, const char *where)
+{
+    const json_t *list = NULL;
+    int32_t status = qsae__json_get(json, where, "normalizers", true, JSON_ARRAY, &list);
+
+    for (size_t i = 0; status == QSAE_OK && i < json_array_size(list); i++)
+        status = qsae__normalizer_read(n, json_array_get(list, i), where);
+    return status;
+}
+
+int32_t qsae__normalizer_read(qsae__normalizer *n, const json_t *json, const char *where)
+{
+    const char *type = NULL;
+    qsae__norm_step *step;
+    int32_t status;
+
+    if (json == NULL || json_is_null(json))
+        return QSAE_OK;
+    status = qsae__json_str(json, where, "type", true, &type, NULL);
+    if (status != QSAE_OK)
+        return status;
+    if (strcmp(type, "Sequence") == 0)
+        return read_sequence(n, json, where); /* as deep as the JSON may be */
+    status = qsae__grow(n->ctx, &n->steps, &n->capacity, n->count + 1, sizeof *n->steps);
+    if (status != QSAE_OK)
+        return status;
+    step = &n->steps[n->count++];
+    memset(step, 0, sizeof *step);
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+        if (strcmp(type, forms[i].name) == 0) {
+            step->kind = QSAE__NORM_UNICODE;
+            step->form = forms[i].options;
+            return QSAE_OK;
+        }
+    if (strcmp(type, "Prepend") == 0) {
+        step->kind = QSAE__NORM_PREPEND;
+        return read_content(n, json, where, "prepend", step);
+    }
+    if (strcmp(type, "Replace") == 0) {
+        step->kind = QSAE__NORM_REPLACE;
+        status = read_content(n, json, where, "content", step);
+        if (status == QSAE_OK)
+            status = qsae__pattern_read(n->ctx, json_object_get(json, "pattern"), where,
+                                        &step->pattern);
+        if (status == QSAE_OK && qsae__pattern_may_be_empty(step->pattern))
+            status = qsae__fail(QSAE_EUNSUPPORTED, "%s: Replace: the regular expression matches "
+                                "the empty string", where);
+        return status;
+    }
+    if (strcmp(type, "Lowercase") == 0) {
+        step->kind = QSAE__NORM_LOWERCASE;
+        return QSAE_OK;
+    }
+    if (strcmp(type, "Strip") == 0) {
+        step->kind = QSAE__NORM_STRIP;
+        return read_strip(json, where, step);
+    }
+    return qsae__fail(QSAE_EUNSUPPORTED, "%s: normalizer \"%s\" is not supported", where, type);
+}
+
+void qsae__normalizer_free(qsae__normalizer *n)
+{
+    for (int64_t i = 0; i < n->count; i++) {
+        qsae__free(n->ctx, n->steps[i].content);
+        qsae__pattern_close(n->ctx, &n->steps[i].pattern);
+    }
+    if (n->ctx != NULL)
+        qsae__free(n->ctx, n->steps);
+    n->steps = NULL;
+    n->count = n->capacity = 0;
+}
+
+static int32_t replace(const qsae__norm_step *step, const char *text, size_t size,
+                       qsae__strbuf *out, bool *cut)
+{
+    qsae__search s = { .pattern = step->pattern, .text = text, .size = size };
+    size_t start, end, last = 0;
+    int32_t found;
+
+    while ((found = qsae__search_next(&s, &start, &end)) == 1) {
+        qsae__strbuf_add(out, text + last, start - last);
+        qsae__strbuf_add(out, step->content, step->content_size);
+        *cut |= start == 0 && end > 0 && step->content_size == 0;
+        last = end;
+    }
+    qsae__search_end(&s);
+    if (found < 0)
+        return found;
+    qsae__strbuf_add(out, text + last, size - last);
+    return out->status;
+}
+
+static bool is_ascii(const char *text, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        if ((uint8_t)text[i] >= 0x80)
+            return false;
+    return true;
+}
+
+static int32_t unicode_form(const qsae__norm_step *step, const char *text, size_t size,
+                            qsae__strbuf *out)
+{
+    utf8proc_uint8_t *mapped = NULL;
+    utf8proc_ssize_t n;
+
+    if (is_ascii(text, size)) {
+        qsae__strbuf_add(out, text, size);
+        return out->status;
+    }
+    n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size, &mapped,
+                     (utf8proc_option_t)step->form);
+    if (n < 0)
+        return qsae__fail(n == UTF8PROC_ERROR_NOMEM ? QSAE_ENOMEM : QSAE_EFORMAT,
+                          "normalization: %s", utf8proc_errmsg(n));
+    qsae__strbuf_add(out, mapped, (size_t)n);
+    free(mapped);
+    return out->status;
+}
+
+static int32_t lowercase(const char *text, size_t size, qsae__strbuf *out)
+{
+    char buffer[4];
+
+    for (size_t i = 0; i < size; i += qsae__utf8_len(text[i])) {
+        const uint32_t c = qsae__utf8_get(text + i);
+        if (c == 0x130) /* the one character whose full mapping is longer */
+            qsae__strbuf_add(out, "i\xcc\x87", 3);
+        else
+            qsae__strbuf_add(out, buffer,
+                             qsae__utf8_put((uint32_t)utf8proc_tolower((utf8proc_int32_t)c),
+                                            buffer));
+    }
+    return out->status;
+}
+
+static int32_t strip(const qsae__norm_step *step, const char *text, size_t size, qsae__strbuf *out,
+                     bool *cut)
+{
+    const char *start = text, *end = text + size;
+
+    while (step->left && start < end && qsae__is_space(qsae__utf8_get(start)))
+        start += qsae__utf8_len(*start);
+    while (step->right && end > start && qsae__is_space(qsae__utf8_get(qsae__utf8_prev(end))))
+        end = qsae__utf8_prev(end);
+    *cut |= start > text;
+    qsae__strbuf_add(out, start, (size_t)(end - start));
+    return out->status;
+}
+
+int32_t qsae__normalize(const qsae__normalizer *n, const char *text, size_t text_size,
+                        qsae__strbuf buffers[2], const char **out, size_t *size, bool *cut)
+{
+    bool deleted = false;
+    int32_t status = QSAE_OK;
+
+    *out = text;
+    *size = text_size;
+    for (int64_t i = 0; status == QSAE_OK && i < n->count; i++) {
+        const qsae__norm_step *step = &n->steps[i];
+        qsae__strbuf *b = &buffers[i % 2];
+        b->size = 0;
+        switch (step->kind) {
+        case QSAE__NORM_PREPEND:
+            if (*size > 0)
+                qsae__strbuf_add(b, step->content, step->content_size);
+            qsae__strbuf_add(b, *out, *size);
+            status = b->status;
+            break;
+        case QSAE__NORM_REPLACE:
+            status = replace(step, *out, *size, b, &deleted);
+            break;
+        case QSAE__NORM_UNICODE:
+            status = unicode_form(step, *out, *size, b);
+            break;
+        case QSAE__NORM_LOWERCASE:
+            status = lowercase(*out, *size, b);
+            break;
+        default:
+            status = strip(step, *out, *size, b, &deleted);
+            break;
+        }
+        *out = b->data;
+        *size = (size_t)b->size;
+    }
+    if (cut != NULL)
+        *cut = deleted;
+    return status;
+}

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "text/pattern.h"
+
+#include <string.h>
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include "text/utf8.h"
+
+struct qsae__pattern {
+    char *string;       /* or NULL */
+    size_t size;
+    pcre2_code *regex;  /* or NULL */
+    pcre2_general_context *general;
+};
+
+/* PCRE2's \s also holds U+180E; the reference engine takes Unicode White_Space. */
+#define SPACES "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}" \
+               "\\x{202f}\\x{205f}\\x{3000}"
+
+static void *pcre_alloc(size_t size, void *ctx)
+{
+    return qsae__alloc(ctx, size);
+}
+
+static void pcre_free(void *p, void *ctx)
+{
+    qsae__free(ctx, p);
+}
+
+/* Rewrites the classes in which Oniguruma and PCRE2 differ; refuses what cannot be rewritten. */
+static int32_t translate(const char *regex, const char *where, qsae__strbuf *out)
+{
+    int depth = 0;
+
+    for (const char *p = regex; *p != '\0'; p++) {
+        if (*p != '\\') {
+            if (*p == '[' && depth > 0 && p[1] != ':')
+                return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression with nested classes: "
+                                  "%s", where, regex);
+            if (depth > 0 && p[0] == '&' && p[1] == '&')
+                return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression with class "
+                                  "intersection: %s", where, regex);
+            if (*p == '[' && depth == 0 && (p[1] == ']' || (p[1] == '^' && p[2] == ']')))
+                return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression with an empty class: %s",
+                                  where, regex);
+            if (*p == '[' && depth > 0) { /* [:name:] */
+                const char *end = strstr(p, ":]");
+                if (end == NULL)
+                    return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression: %s", where, regex);
+                qsae__strbuf_add(out, p, (size_t)(end + 2 - p));
+                p = end + 1;
+                continue;
+            }
+            depth += *p == '[';
+            depth -= *p == ']' && depth > 0;
+            qsae__strbuf_add(out, p, 1);
+            continue;
+        }
+        p++;
+        if (*p == 's')
+            qsae__strbuf_addf(out, depth > 0 ? "%s" : "[%s]", SPACES);
+        else if (*p == 'S' && depth == 0)
+            qsae__strbuf_addf(out, "[^%s]", SPACES);
+        else if (*p == 'S' || *p == 'h' || *p == 'H' || *p == 'Q' || *p == '\0')
+            return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression escape \\%.1s is not "
+                              "supported there: %s", where, p, regex);
+        else
+            qsae__strbuf_add(out, p - 1, 2);
+    }
+    return out->status;
+}
+
+int32_t qsae__pattern_regex(qsae_context *ctx, const char *regex, const char *where,
+                            qsae__pattern **out)
+{
+    qsae__pattern *p = qsae__calloc(ctx, 1, sizeof *p);
+    pcre2_compile_context *compile = NULL;
+    qsae__strbuf text;
+    int error = 0;
+    PCRE2_SIZE offset = 0;
+    int32_t status;
+
+    *out = NULL;
+    if (p == NULL)
+        return QSAE_ENOMEM;
+    qsae__strbuf_init(&text, ctx);
+    qsae__strbuf_add(&text, "", 0);
+    status = translate(regex, where, &text);
+    if (status != QSAE_OK)
+        goto fail;
+    status = QSAE_ENOMEM;
+    p->general = pcre2_general_context_create(pcre_alloc, pcre_free, ctx);
+    compile = pcre2_compile_context_create(p->general);
+    if (p->general == NULL || compile == NULL)
+        goto fail;
+    pcre2_set_max_pattern_length(compile, 65536);
+    p->regex = pcre2_compile((PCRE2_SPTR)text.data, (PCRE2_SIZE)text.size,
+                             PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
+                             compile);
+    if (p->regex == NULL) {
+        char reason[128] = "";
+        if (error == PCRE2_ERROR_HEAP_FAILED)
+            goto fail; /* our allocator has set the message */
+        pcre2_get_error_message(error, (PCRE2_UCHAR *)reason, sizeof reason);
+        status = qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression \"%s\": %s", where, regex,
+                            reason);
+        goto fail;
+    }
+    (void)pcre2_jit_compile(p->regex, PCRE2_JIT_COMPLETE); /* without it the interpreter runs */
+    *out = p;
+    p = NULL;
+    status = QSAE_OK;
+fail:
+    pcre2_compile_context_free(compile);
+    qsae__strbuf_free(&text);
+    qsae__pattern_close(ctx, &p);
+    return status;
+}
+
+int32_t qsae__pattern_string(qsae_context *ctx, const char *s, size_t size, qsae__pattern **out)
+{
+    qsae__pattern *p = qsae__calloc(ctx, 1, sizeof *p);
+
+    *out = NULL;
+    if (p == NULL)
+        return QSAE_ENOMEM;
+    p->string = qsae__strndup(ctx, s, size);
+    p->size = size;
+    if (p->string == NULL) {
+        qsae__free(ctx, p);
+        return QSAE_ENOMEM;
+    }
+    *out = p;
+    return QSAE_OK;
+}
+
+int32_t qsae__pattern_read(qsae_context *ctx, const json_t *json, const char *where,
+                           qsae__pattern **out)
+{
+    const json_t *regex = json_object_get(json, "Regex");
+    const json_t *string = json_is_string(json) ? json : json_object_get(json, "String");
+
+    *out = NULL;
+    if (json_is_string(regex))
+        return qsae__pattern_regex(ctx, json_string_value(regex), where, out);
+    if (!json_is_string(string))
+        return qsae__fail(QSAE_EFORMAT, "%s: pattern: expected String or Regex, found %s", where,
+                          qsae__json_type_name(json));
+    if (json_string_length(string) == 0)
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: pattern: an empty string", where);
+    return qsae__pattern_string(ctx, json_string_value(string), json_string_length(string), out);
+}
+
+void qsae__pattern_close(qsae_context *ctx, qsae__pattern **pp)
+{
+    qsae__pattern *p = *pp;
+
+    if (p == NULL)
+        return;
+    pcre2_code_free(p->regex);
+    pcre2_general_context_free(p->general);
+    qsae__free(ctx, p->string);
+    qsae__free(ctx, p);
+    *pp = NULL;
+}
+
+bool qsae__pattern_is(const qsae__pattern *p, const char *s)
+{
+    return p->string != NULL && p->size == strlen(s) && memcmp(p->string, s, p->size) == 0;
+}
+
+bool qsae__pattern_may_be_empty(const qsae__pattern *p)
+{
+    uint32_t empty = 0;
+
+    return p->regex != NULL && pcre2_pattern_info(p->regex, PCRE2_INFO_MATCHEMPTY, &empty) == 0 &&
+           empty != 0;
+}
+
+static int32_t find_regex(qsae__search *s, size_t *start, size_t *end)
+{
+    const pcre2_code *code = s->pattern->regex;
+    PCRE2_SIZE *ovector;
+    int rc;
+
+    if (s->match_data == NULL)
+        s->match_data = pcre2_match_data_create(1, s->pattern->general);
+    if (s->match_data == NULL)
+        return qsae__fail(QSAE_ENOMEM, "out of memory: regular expression match");
+    rc = pcre2_match(code, (PCRE2_SPTR)s->text, s->size, s->at, PCRE2_NO_UTF_CHECK, s->match_data,
+                     NULL);
+    if (rc == PCRE2_ERROR_NOMATCH)
+        return 0;
+    if (rc == PCRE2_ERROR_NOMEMORY)
+        return qsae__fail(QSAE_ENOMEM, "out of memory: regular expression match");
+    if (rc < 0)
+        return qsae__fail(QSAE_EUNSUPPORTED, "the tokenizer's regular expression exceeds the match "
+                          "limits (%d)", rc);
+    ovector = pcre2_get_ovector_pointer(s->match_data);
+    if (ovector[1] < ovector[0])
+        return qsae__fail(QSAE_EUNSUPPORTED, "the tokenizer's regular expression moves its start");
+    *start = ovector[0];
+    *end = ovector[1];
+    return 1;
+}
+
+int32_t qsae__search_next(qsae__search *s, size_t *start, size_t *end)
+{
+    while (s->at <= s->size) {
+        if (s->pattern->string != NULL) {
+            const char *hit = s->pattern->size == 1
+                                  ? memchr(s->text + s->at, s->pattern->string[0], s->size - s->at)
+                                  : memmem(s->text + s->at, s->size - s->at, s->pattern->string,
+                                           s->pattern->size);
+            if (hit == NULL)
+                return 0;
+            *start = (size_t)(hit - s->text);
+            *end = *start + s->pattern->size;
+        } else {
+            const int32_t found = find_regex(s, start, end);
+            if (found != 1)
+                return found;
+        }
+        if (*start == *end && s->matched && s->last_end == *end) {
+            if (s->at == s->size)
+                return 0;
+            s->at += qsae__utf8_len(s->text[s->at]);
+            continue;
+        }
+        s->at = s->last_end = *end;
+        s->matched = true;
+        return 1;
+    }
+    return 0;
+}
+
+void qsae__search_end(qsae__search *s)
+{
+    if (s->match_data != NULL)
+        pcre2_match_data_free(s->match_data);
+    s->match_data = NULL;
+}

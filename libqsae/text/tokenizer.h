@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * text/: tokenizer.json, pre-tokenizers, corpus, packing. Includes formats/, core/ and itself;
+ * never model/, sae/ or metrics/.
+ */
+#ifndef QSAE_TEXT_TOKENIZER_H
+#define QSAE_TEXT_TOKENIZER_H
+
+#include <qsae/text.h>
+
+#include "text/bpe.h"
+#include "text/match.h"
+#include "text/normalize.h"
+#include "text/pretokenize.h"
+
+struct qsae_tokenizer {
+    qsae_context *ctx;
+    char hash[QSAE__HASH_SIZE];
+    qsae__bpe model;
+    qsae__normalizer normalizer;
+    qsae__pretokenizer pretokenizer;
+    qsae__added *added;         /* [n_added] */
+    char **contents;            /* [n_added] */
+    int64_t n_added;
+    qsae__matcher raw;          /* normalized = false: matched before the normalizer */
+    qsae__matcher normalized;   /* normalized = true: after it */
+    qsae__ids prefix, suffix;   /* the post-processor's template */
+    char *views;                /* what tokens stand for in text */
+    int64_t *view_at;           /* [vocab + 1] */
+    uint8_t *known;             /* [vocab] 0 unused, 1 token, 2 special token */
+    int64_t vocab;              /* highest id + 1 */
+    int32_t bos, eos, pad, unk; /* -1 = none */
+};
+
+/* Id of a token by its text, added tokens first; -1. */
+int32_t qsae__token_id(const qsae_tokenizer *t, const char *content);
+
+/* Parts of reading: the post_processor, and the views after everything else. */
+int32_t qsae__template_read(qsae_tokenizer *t, const json_t *json, const char *where);
+int32_t qsae__views_build(qsae_tokenizer *t, const json_t *decoder);
+
+/* Working memory of one thread that encodes. */
+typedef struct qsae__encoder {
+    const qsae_tokenizer *tokenizer;
+    qsae__strbuf buffers[2];
+    qsae__pieces pieces;
+    qsae__bpe_scratch scratch;
+    qsae__ids ids;              /* result */
+    const char *text;           /* present text of a walk over added tokens */
+    bool at_start;
+} qsae__encoder;
+
+void qsae__encoder_init(qsae__encoder *e, const qsae_tokenizer *t);
+void qsae__encoder_free(qsae__encoder *e);
+
+/* Sets e->ids to the ids of text without special tokens. QSAE_EFORMAT if it is not UTF-8. */
+int32_t qsae__encoder_run(qsae__encoder *e, const char *text, size_t size);
+
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Tokens of a model by string and by id, and hash tables over pairs of ids. */
+#ifndef QSAE_TEXT_VOCAB_H
+#define QSAE_TEXT_VOCAB_H
+
+#include "formats/formats.h"
+
+typedef struct qsae__vocab {
+    qsae_context *ctx;
+    char *bytes;          /* all strings, one after the other */
+    uint32_t *offsets;    /* [count] into bytes */
+    uint32_t *sizes;      /* [count]; UINT32_MAX: no such id */
+    uint32_t *slots;      /* [n_slots] id + 1, 0 = empty; open addressing on XXH3 */
+    int64_t count;        /* highest id + 1 */
+    int64_t n_slots;
+} qsae__vocab;
+
+/* Reads {string: id}; ids are below `limit` (the file's size, so that tables stay linear in it). */
+int32_t qsae__vocab_read(qsae__vocab *v, qsae_context *ctx, const json_t *json, const char *where,
+                         int64_t limit);
+void qsae__vocab_free(qsae__vocab *v);
+
+/* Id of a string, -1 if there is none. */
+int32_t qsae__vocab_find(const qsae__vocab *v, const char *s, size_t size);
+
+/* A set of pairs of ids that grows. */
+typedef struct qsae__pair_set {
+    qsae_context *ctx;
+    uint64_t *keys;       /* [slots], UINT64_MAX = empty */
+    int64_t slots, count;
+} qsae__pair_set;
+
+static inline uint64_t qsae__pair(int32_t a, int32_t b)
+{
+    return (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
+}
+
+static inline uint64_t qsae__pair_hash(uint64_t pair)
+{
+    pair *= UINT64_C(0x9e3779b97f4a7c15);
+    return pair ^ pair >> 32;
+}
+
+int32_t qsae__pair_set_add(qsae__pair_set *s, uint64_t pair);
+void qsae__pair_set_free(qsae__pair_set *s);
+
+static inline bool qsae__pair_set_has(const qsae__pair_set *s, uint64_t pair)
+{
+    if (s->count == 0)
+        return false;
+    for (uint64_t i = qsae__pair_hash(pair) & (uint64_t)(s->slots - 1);;
+         i = (i + 1) & (uint64_t)(s->slots - 1)) {
+        if (s->keys[i] == pair)
+            return true;
+        if (s->keys[i] == UINT64_MAX)
+            return false;
+    }
+}
+
+#endif

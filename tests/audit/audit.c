@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The whole audit on the bundled model: against transformers' and SAELens' figures, and against itself. */
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "../support.h"
+
+#define DATA QSAE_TEST_EXAMPLES
+
+static const char *const sae_path = DATA "/tiny-gemma3-sae";
+
+static void defaults(qsae_audit_settings *s)
+{
+    qsae_audit_settings_init(s, sizeof *s);
+    s->model = DATA "/tiny-gemma3";
+    s->text = DATA "/eval.jsonl";
+    s->profile = QSAE_PROFILE_ARTICLE;
+    s->compute = QSAE_COMPUTE_F32;
+    s->context = 256;
+    s->saes = &sae_path;
+    s->n_saes = 1;
+}
+
+static json_t *result_of(qsae_audit *audit)
+{
+    const char *text;
+    size_t size;
+    json_error_t error;
+    assert_ok(qsae_audit_result(audit, &text, &size));
+    assert_int_equal(strlen(text), size);
+    json_t *result = json_loads(text, JSON_REJECT_DUPLICATES, &error);
+    assert_non_null(result);
+    return result;
+}
+
+static json_t *run(qsae_context *ctx, const qsae_audit_settings *s)
+{
+    qsae_audit *audit;
+    assert_ok(qsae_audit_open(ctx, s, &audit));
+    assert_ok(qsae_audit_run(audit));
+    json_t *result = result_of(audit);
+    qsae_audit_close(&audit);
+    assert_null(audit);
+    return result;
+}
+
+static double at(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    if (!json_is_number(v))
+        fail_msg("%s is not a number", key);
+    return json_number_value(v);
+}
+
+static void near(const char *what, double got, double want, double tolerance)
+{
+    if (!(fabs(got - want) <= tolerance))
+        fail_msg("%s: expected %.10g within %.2g, found %.10g", what, want, tolerance, got);
+}
+
+/* What depends on the run, not on what was measured. */
+static void strip(json_t *result)
+{
+    json_object_del(result, "timing");
+    json_object_del(result, "numerics");
+    json_t *list = json_copy(json_object_get(result, "conditions")), *who;
+    size_t i;
+    json_array_append(list, json_object_get(result, "reference"));
+    json_array_foreach(list, i, who) {
+        json_object_del(who, "tokens_per_second");
+        json_object_del(who, "peak_rss_bytes");
+    }
+    json_decref(list);
+}
+
+static const char *const two[] = { "nf4", "rtn:bits=4" };
+
+static void test_reference(void **state)
+{
+    (void)state;
+    json_error_t error;
+    json_t *reference = json_load_file(DATA "/reference.json", 0, &error);
+    assert_non_null(reference);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        const char *const null[] = { "none" };
+        qsae_context *ctx = open_context(NULL, 2);
+        qsae_audit_settings s;
+        defaults(&s);
+        s.compute = bf16 ? QSAE_COMPUTE_BF16 : QSAE_COMPUTE_F32;
+        s.conditions = null;
+        s.n_conditions = 1;
+        json_t *result = run(ctx, &s);
+        const json_t *want = json_object_get(reference, bf16 ? "bf16" : "f32");
+        const json_t *wsae = json_object_get(want, "sae"), *wc = json_object_get(reference, "corpus");
+        const json_t *got = json_object_get(result, "reference"), *gc = json_object_get(result, "corpus");
+        const json_t *gsae = json_array_get(json_object_get(got, "saes"), 0);
+        near("documents", at(gc, "documents"), at(wc, "documents"), 0);
+        near("tokens", at(gc, "tokens"), at(wc, "chunk_tokens"), 0);
+        near("stream", at(gc, "stream_tokens"), at(wc, "tokens"), 0);
+        near("predicted", at(gc, "predicted_tokens"), at(wc, "predicted_tokens"), 0);
+        near("ce", at(got, "ce"), at(want, "ce"), bf16 ? 2e-4 : 1e-6);
+        near("fvu_dim", at(gsae, "fvu_dim"), at(wsae, "fvu_dim"), bf16 ? 1e-4 : 1e-6);
+        near("fvu_scalar", at(gsae, "fvu_scalar"), at(wsae, "fvu_scalar"), bf16 ? 1e-4 : 1e-6);
+        near("mse", at(gsae, "mse"), at(wsae, "mse"), bf16 ? 1e-3 : 1e-5);
+        near("l0", at(gsae, "l0"), at(wsae, "l0"), bf16 ? 2e-2 : 1e-3);
+        near("dead", at(gsae, "dead_features"), at(wsae, "dead_features"), 0);
+        /* The null control is exact: the same weights give the same bits. */
+        const json_t *same = json_array_get(json_object_get(result, "conditions"), 0);
+        const json_t *ssae = json_array_get(json_object_get(same, "saes"), 0);
+        const json_t *survival = json_object_get(ssae, "survival");
+        near("null dce", at(same, "dce"), 0, 0);
+        near("null kl", at(same, "kl_max"), 0, 0);
+        near("null top-1", at(same, "top1_agreement"), 1, 0);
+        near("null P", at(json_object_get(ssae, "noise"), "p"), 0, 0);
+        near("null survival", at(survival, "survived"), at(survival, "active"), 0);
+        near("null r", at(survival, "min_r"), 1, 1e-12);
+        json_decref(result);
+        qsae_context_close(&ctx);
+    }
+    json_decref(reference);
+}
+
+static void test_same_bits(void **state)
+{
+    (void)state;
+    json_t *first = NULL;
+    const int32_t threads[] = { 1, 2, 3, 8 };
+    for (int i = 0; i < 4; i++) {
+        qsae_context *ctx = open_context(NULL, threads[i]);
+        qsae_audit_settings s;
+        defaults(&s);
+        s.max_tokens = 9000;
+        s.conditions = two;
+        s.n_conditions = 2;
+        json_t *result = run(ctx, &s);
+        strip(result);
+        if (!first)
+            first = json_incref(result);
+        assert_true(json_equal(first, result));
+        json_decref(result);
+        qsae_context_close(&ctx);
+    }
+    json_decref(first);
+}
+
+/* Another batch: the same nll for every token, hence the same sums. */
+static void test_batch(void **state)
+{
+    (void)state;
+    json_t *results[2];
+    for (int i = 0; i < 2; i++) {
+        qsae_context *ctx = open_context(NULL, 2);
+        qsae_audit_settings s;
+        defaults(&s);
+        s.max_tokens = 8192;
+        s.batch = i ? 4 : 1;
+        s.conditions = two;
+        s.n_conditions = 2;
+        results[i] = run(ctx, &s);
+        qsae_context_close(&ctx);
+    }
+    for (size_t c = 0; c < 2; c++) {
+        const json_t *a = json_array_get(json_object_get(results[0], "conditions"), c);
+        const json_t *b = json_array_get(json_object_get(results[1], "conditions"), c);
+        const json_t *sa = json_array_get(json_object_get(a, "saes"), 0);
+        const json_t *sb = json_array_get(json_object_get(b, "saes"), 0);
+        for (const char *const *k = (const char *const[]){ "ce", "dce", "kl_mean", "kl_max", NULL }; *k;
+             k++)
+            assert_true(json_equal(json_object_get(a, *k), json_object_get(b, *k)));
+        for (const char *const *k = (const char *const[]){ "fvu_dim", "l0", "survival", NULL }; *k; k++)
+            assert_true(json_equal(json_object_get(sa, *k), json_object_get(sb, *k)));
+    }
+    json_decref(results[0]);
+    json_decref(results[1]);
+}
+
+struct stop {
+    int64_t at;
+    qsae_cancel_token *token;
+};
+
+static int32_t stop_at(void *cookie, int64_t done, int64_t total, const char *unit, const char *phase)
+{
+    const struct stop *s = cookie;
+    (void)total;
+    (void)unit;
+    if (strcmp(phase, "measure") == 0 && done >= s->at)
+        qsae_cancel_token_cancel(s->token);
+    return 0;
+}
+
+/* Stopped, resumed from the file in new handles, stopped again: the same document as in one go. */
+static void test_resume(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/qsae-audit-XXXXXX";
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    unlink(path);
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    struct stop stop = { 0 };
+    assert_ok(qsae_cancel_token_open(&stop.token));
+    defaults(&s);
+    s.max_tokens = 9000;
+    s.conditions = two;
+    s.n_conditions = 2;
+    json_t *whole = run(ctx, &s), *resumed;
+    s.state = path;
+    s.cancel = stop.token;
+    s.progress = stop_at;
+    s.progress_cookie = &stop;
+    for (int64_t at_token = 2048; at_token <= 6144; at_token += 4096) {
+        qsae_audit *audit;
+        stop.at = at_token;
+        assert_ok(qsae_audit_open(ctx, &s, &audit));
+        assert_fails(qsae_audit_run(audit), QSAE_ECANCELED, "canceled");
+        qsae_audit_close(&audit);
+        qsae_cancel_token_reset(stop.token);
+    }
+    stop.at = INT64_MAX;
+    resumed = run(ctx, &s);
+    strip(whole);
+    strip(resumed);
+    assert_true(json_equal(whole, resumed));
+    /* The finished state: nothing left to measure, the same document again. */
+    json_t *again = run(ctx, &s);
+    strip(again);
+    assert_true(json_equal(whole, again));
+    json_decref(again);
+    json_decref(resumed);
+    json_decref(whole);
+    qsae_audit *audit;
+    s.max_tokens = 5000;
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EMISMATCH, "another measurement");
+    s.max_tokens = 9000;
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    fseek(f, 200, SEEK_SET);
+    const int byte = fgetc(f);
+    fseek(f, 200, SEEK_SET);
+    fputc(byte ^ 1, f);
+    fclose(f);
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EFORMAT, "damaged");
+    assert_null(audit);
+    assert_int_equal(truncate(path, 60), 0);
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EFORMAT, path);
+    unlink(path);
+    qsae_cancel_token_close(&stop.token);
+    qsae_context_close(&ctx);
+}
+
+/* A run that was canceled goes on in the same handle. */
+static void test_cancel(void **state)
+{
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    struct stop stop = { .at = 3000 };
+    qsae_audit *audit;
+    assert_ok(qsae_cancel_token_open(&stop.token));
+    defaults(&s);
+    s.max_tokens = 6000;
+    s.conditions = two;
+    s.n_conditions = 1;
+    json_t *whole = run(ctx, &s);
+    s.cancel = stop.token;
+    s.progress = stop_at;
+    s.progress_cookie = &stop;
+    assert_ok(qsae_audit_open(ctx, &s, &audit));
+    assert_fails(qsae_audit_run(audit), QSAE_ECANCELED, "canceled");
+    json_t *part = result_of(audit);
+    assert_true(json_is_false(json_object_get(part, "complete")));
+    json_decref(part);
+    stop.at = INT64_MAX;
+    qsae_cancel_token_reset(stop.token);
+    assert_ok(qsae_audit_run(audit));
+    json_t *result = result_of(audit);
+    strip(whole);
+    strip(result);
+    assert_true(json_equal(whole, result));
+    json_decref(whole);
+    json_decref(result);
+    qsae_audit_close(&audit);
+    qsae_cancel_token_close(&stop.token);
+    qsae_context_close(&ctx);
+}
+
+static int32_t refuse(void *cookie, int64_t done, int64_t total, const char *unit, const char *phase)
+{
+    (void)cookie;
+    (void)total;
+    (void)unit;
+    return strcmp(phase, "measure") == 0 && done > 0 ? 77 : 0;
+}
+
+static void test_settings(void **state)
+{
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    qsae_audit *audit;
+    defaults(&s);
+    s.max_tokens = 3000;
+    s.progress = refuse;
+    assert_ok(qsae_audit_open(ctx, &s, &audit));
+    assert_int_equal(qsae_audit_run(audit), 77); /* the callback's value, unchanged */
+    qsae_audit_close(&audit);
+    s.progress = NULL;
+
+    const char *bad = "nf5";
+    s.conditions = &bad;
+    s.n_conditions = 1;
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EINVAL, "nf5");
+    assert_null(audit);
+    s.n_conditions = 0;
+    const char *no_sae = DATA "/tiny-gemma3-sae@6";
+    s.saes = &no_sae;
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EMISMATCH, "layer 6");
+    no_sae = DATA "/nothing@3";
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_ENOENT, "nothing");
+    no_sae = DATA "/tiny-gemma3-sae@3:hook_q";
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EUNSUPPORTED, "hook_q");
+    s.saes = &sae_path;
+    s.model = DATA;
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_ENOENT, "json");
+    s.model = NULL;
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EINVAL, "model");
+    defaults(&s);
+    s.text = "/nowhere.txt";
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_ENOENT, "/nowhere.txt");
+    defaults(&s);
+    s.profile = 9;
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EINVAL, "profile");
+    defaults(&s);
+    s.text_field = "story";
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EFORMAT, "story");
+    qsae_context_close(&ctx);
+}
+
+/* Another checkpoint as a condition; an article run without conditions brings its own. */
+static void test_conditions(void **state)
+{
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    const char *folder = DATA "/tiny-gemma3";
+    defaults(&s);
+    s.max_tokens = 6000;
+    s.conditions = &folder;
+    s.n_conditions = 1;
+    json_t *result = run(ctx, &s);
+    const json_t *c = json_array_get(json_object_get(result, "conditions"), 0);
+    assert_string_equal(json_string_value(json_object_get(c, "label")), folder);
+    near("dce", at(c, "dce"), 0, 0);
+    json_decref(result);
+    s.n_conditions = 0;
+    result = run(ctx, &s);
+    const json_t *list = json_object_get(result, "conditions");
+    assert_int_equal(json_array_size(list), 2);
+    assert_true(json_is_true(json_object_get(json_array_get(list, 0), "batch_dependent")));
+    assert_true(json_is_false(json_object_get(json_array_get(list, 1), "batch_dependent")));
+    near("int8 bits", at(json_array_get(list, 0), "bits_per_weight"), 8, 0.5);
+    near("nf4 bits", at(json_array_get(list, 1), "bits_per_weight"), 4.127, 0.01);
+    assert_int_equal(json_array_size(json_object_get(result, "snapshots")), 1);
+    json_decref(result);
+    qsae_context_close(&ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_reference), cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_batch),     cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_cancel),    cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_conditions),
+    };
+    return cmocka_run_group_tests_name("audit", tests, NULL, NULL);
+}

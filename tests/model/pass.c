@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The public pass: arguments, taps, editors, cancellation. */
+#include "model_test.h"
+
+#define T 6
+
+static const int32_t ids[2 * T] = { 1, 5, 9, 13, 2, 40, 1, 7, 7, 60, 3, 11 };
+
+struct probe {
+    qsae_context *ctx;
+    qsae_model *m;
+    qsae_pass p;
+    float nll[2 * T];
+};
+
+static void open_probe(struct probe *x, const char *model, int compute)
+{
+    x->ctx = test_context(2, NULL);
+    x->m = test_model(x->ctx, test_model_path(model), NULL, compute, 0);
+    qsae_pass_init(&x->p, sizeof x->p);
+    x->p.ids = ids;
+    x->p.n_seq = 2;
+    x->p.n_tokens = T;
+    x->p.nll = x->nll;
+}
+
+static void close_probe(struct probe *x)
+{
+    qsae_model_close(&x->m);
+    assert_null(x->m);
+    qsae_model_close(&x->m);
+    qsae_context_close(&x->ctx);
+}
+
+static int32_t seen[64];
+static int n_seen;
+
+struct note {
+    int32_t number, result;
+    float add;
+    struct probe *x;
+};
+
+static int32_t observe(void *cookie, int32_t layer, int32_t site, const qsae_rows *rows)
+{
+    const struct note *n = cookie;
+    assert_int_equal(site, QSAE_SITE_RESID_POST);
+    assert_int_equal(rows->n_rows, 2 * T);
+    assert_true(n_seen < 64);
+    seen[n_seen++] = layer * 100 + n->number;
+    return n->result;
+}
+
+static int32_t edit(void *cookie, int32_t layer, int32_t site, qsae_rows *rows)
+{
+    const struct note *n = cookie;
+    float *x = rows->data;
+    (void)site;
+    assert_true(n_seen < 64);
+    seen[n_seen++] = layer * 100 + 50 + n->number;
+    for (int64_t i = 0; i < rows->n_rows * rows->n_cols; i++)
+        x[i] += n->add;
+    return n->result;
+}
+
+static qsae_tap tap(int32_t layer, struct note *n, bool observes, bool edits)
+{
+    return (qsae_tap){ .struct_size = sizeof(qsae_tap),
+                       .layer = layer,
+                       .site = QSAE_SITE_RESID_POST,
+                       .observe = observes ? observe : NULL,
+                       .edit = edits ? edit : NULL,
+                       .cookie = n };
+}
+
+static void test_order(void **state)
+{
+    struct probe x;
+    struct note n[4] = { { .number = 0 }, { .number = 1 }, { .number = 2 }, { .number = 3 } };
+    (void)state;
+    open_probe(&x, "llama_gqa", 0);
+    qsae_tap taps[4] = { tap(2, &n[0], true, false), tap(1, &n[1], true, false),
+                         tap(1, &n[2], true, true), tap(1, &n[3], false, true) };
+    x.p.taps = taps;
+    x.p.n_taps = 4;
+    n_seen = 0;
+    OK(qsae_model_forward(x.m, &x.p));
+    const int32_t want[] = { 101, 152, 102, 153, 200 };
+    assert_int_equal(n_seen, 5);
+    assert_memory_equal(seen, want, sizeof want);
+    close_probe(&x);
+}
+
+static float kept[2 * T * 64];
+
+static int32_t keep(void *cookie, int32_t layer, int32_t site, const qsae_rows *rows)
+{
+    (void)cookie;
+    (void)layer;
+    (void)site;
+    memcpy(kept, rows->data, (size_t)(rows->n_rows * rows->n_cols) * sizeof(float));
+    return 0;
+}
+
+static void test_editor(void **state)
+{
+    struct probe x;
+    struct note n = { .add = 0.3f }, zero = { .add = 0 };
+    float plain[2 * T];
+    (void)state;
+    open_probe(&x, "llama_gqa", QSAE_COMPUTE_BF16);
+    OK(qsae_model_forward(x.m, &x.p));
+    memcpy(plain, x.nll, sizeof plain);
+    qsae_tap taps[2] = { tap(1, &zero, false, true), tap(1, &n, false, false) };
+    taps[1].observe = keep;
+    x.p.taps = taps;
+    x.p.n_taps = 2;
+    n_seen = 0;
+    OK(qsae_model_forward(x.m, &x.p));
+    assert_memory_equal(plain, x.nll, (T - 1) * sizeof(float)); /* an edit that changes nothing */
+    taps[0].cookie = &n;
+    OK(qsae_model_forward(x.m, &x.p));
+    assert_true(fabsf(plain[0] - x.nll[0]) > 1e-4f);
+    for (int i = 0; i < 2 * T * 32; i++) /* rounded again in bf16 */
+        assert_true(kept[i] == qsae__round_bf16(kept[i]));
+    close_probe(&x);
+}
+
+static void test_tap_errors(void **state)
+{
+    struct probe x;
+    struct note n = { .number = 1 };
+    (void)state;
+    open_probe(&x, "llama_gqa", 0);
+    qsae_tap t[2] = { tap(0, &n, true, false), tap(0, &n, true, false) };
+    x.p.taps = t;
+    x.p.n_taps = 2;
+    t[1].layer = 3;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "tap 1: layer 3");
+    t[1].layer = -1;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "tap 1: layer -1");
+    t[1] = tap(0, &n, true, false);
+    t[1].site = 9;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "site 9");
+    t[1] = tap(0, &n, false, false);
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "neither");
+    t[1] = tap(0, &n, true, false);
+    t[1].struct_size = 8;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "tap 1: struct_size");
+    x.p.taps = NULL;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "n_taps");
+    x.p.taps = t;
+    x.p.n_taps = -1;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "n_taps");
+    /* a callback's value ends the pass and comes back unchanged */
+    n.result = 77;
+    x.p.n_taps = 1;
+    assert_int_equal(qsae_model_forward(x.m, &x.p), 77);
+    n.result = 0;
+    OK(qsae_model_forward(x.m, &x.p));
+    close_probe(&x);
+}
+
+static void test_arguments(void **state)
+{
+    struct probe x;
+    int32_t bad[2 * T];
+    int32_t labels[2 * T];
+    (void)state;
+    open_probe(&x, "llama_gqa", 0);
+    memcpy(bad, ids, sizeof bad);
+    bad[T + 2] = 96;
+    x.p.ids = bad;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "96 at sequence 1, position 2");
+    bad[T + 2] = -1;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "-1 at sequence 1, position 2");
+    x.p.ids = NULL;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "ids");
+    x.p.ids = ids;
+    memcpy(labels, ids, sizeof labels);
+    labels[3] = 96;
+    x.p.labels = labels;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "label 96 at sequence 0, position 3");
+    labels[3] = -100;
+    OK(qsae_model_forward(x.m, &x.p));
+    assert_true(isnan(x.nll[3]) && !isnan(x.nll[T - 1]) && x.nll[0] > 0);
+    x.p.labels = NULL;
+    OK(qsae_model_forward(x.m, &x.p));
+    assert_true(isnan(x.nll[T - 1]) && isnan(x.nll[2 * T - 1]) && !isnan(x.nll[3]));
+    x.p.n_seq = 0;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "n_seq");
+    x.p.n_seq = INT64_MAX / 2;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "n_seq");
+    x.p.n_seq = 2;
+    x.p.stop_layer = 1;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "stop_layer");
+    x.p.stop_layer = 9;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "stop_layer");
+    REFUSED(qsae_model_forward(NULL, &x.p), QSAE_EINVAL, "NULL");
+    REFUSED(qsae_model_forward(x.m, NULL), QSAE_EINVAL, "NULL");
+    x.p.struct_size = 3;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "struct_size");
+    close_probe(&x);
+}
+
+struct counter {
+    qsae_cancel_token *token;
+    int64_t calls, cancel_at, result_at;
+    struct probe *x;
+    int32_t nested;
+};
+
+static int32_t count(void *cookie, int64_t done, int64_t total, const char *unit, const char *phase)
+{
+    struct counter *c = cookie;
+    assert_string_equal(unit, "layers");
+    assert_non_null(phase);
+    assert_true(done >= 1 && done <= total);
+    c->calls++;
+    if (done == c->cancel_at)
+        qsae_cancel_token_cancel(c->token);
+    if (c->x)
+        c->nested = qsae_model_forward(c->x->m, &c->x->p);
+    return done == c->result_at ? 5 : 0;
+}
+
+static void test_stop_and_cancel(void **state)
+{
+    struct probe x;
+    struct note n = { .number = 0 };
+    struct counter c = { .cancel_at = 2 };
+    float plain[2 * T];
+    (void)state;
+    open_probe(&x, "llama_gqa", 0);
+    OK(qsae_model_forward(x.m, &x.p));
+    memcpy(plain, x.nll, sizeof plain);
+    OK(qsae_cancel_token_open(&c.token));
+    x.p.progress = count;
+    x.p.progress_cookie = &c;
+    x.p.cancel = c.token;
+    assert_int_equal(qsae_model_forward(x.m, &x.p), QSAE_ECANCELED);
+    assert_int_equal(c.calls, 2);
+    qsae_cancel_token_reset(c.token);
+    c = (struct counter){ .token = c.token, .result_at = 1 };
+    assert_int_equal(qsae_model_forward(x.m, &x.p), 5);
+    c = (struct counter){ .token = c.token, .x = &x }; /* a pass inside the pass */
+    OK(qsae_model_forward(x.m, &x.p));
+    assert_int_equal(c.nested, QSAE_EBUSY);
+    for (int i = 0; i < 2 * T; i++)
+        assert_true(isnan(plain[i]) ? isnan(x.nll[i]) : plain[i] == x.nll[i]);
+    /* without outputs only the blocks the taps need are run */
+    c = (struct counter){ .token = c.token };
+    x.p.nll = NULL;
+    OK(qsae_model_forward(x.m, &x.p));
+    assert_int_equal(c.calls, 0);
+    qsae_tap t = tap(1, &n, true, false);
+    x.p.taps = &t;
+    x.p.n_taps = 1;
+    n_seen = 0;
+    OK(qsae_model_forward(x.m, &x.p));
+    assert_int_equal(c.calls, 2);
+    assert_int_equal(n_seen, 1);
+    x.p.stop_layer = 1;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "tap at layer 1");
+    x.p.stop_layer = 3;
+    c.calls = 0;
+    OK(qsae_model_forward(x.m, &x.p));
+    assert_int_equal(c.calls, 3);
+    qsae_cancel_token_cancel(c.token);
+    assert_int_equal(qsae_model_forward(x.m, &x.p), QSAE_ECANCELED);
+    qsae_cancel_token_close(&c.token);
+    close_probe(&x);
+}
+
+static void test_sites(void **state)
+{
+    int32_t layer = 5;
+    (void)state;
+    assert_string_equal(qsae_site_name(QSAE_SITE_RESID_POST), "resid_post");
+    assert_null(qsae_site_name(0));
+    assert_int_equal(qsae_site_from_name("resid_post", &layer), QSAE_SITE_RESID_POST);
+    assert_int_equal(layer, 5);
+    assert_int_equal(qsae_site_from_name("blocks.3.hook_resid_post", &layer), QSAE_SITE_RESID_POST);
+    assert_int_equal(layer, 3);
+    assert_int_equal(qsae_site_from_name("model.layers.17.output", &layer), QSAE_SITE_RESID_POST);
+    assert_int_equal(layer, 17);
+    assert_int_equal(qsae_site_from_name("blocks.3.hook_resid_post", NULL), QSAE_SITE_RESID_POST);
+    const char *const unknown[] = { "",
+                                    "resid",
+                                    "blocks.3.hook_resid_pre",
+                                    "blocks..hook_resid_post",
+                                    "blocks.x.hook_resid_post",
+                                    "blocks.3.hook_resid_postx",
+                                    "blocks.99999999999.hook_resid_post" };
+    for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++)
+        assert_int_equal(qsae_site_from_name(unknown[i], &layer), 0);
+    assert_int_equal(qsae_site_from_name(NULL, &layer), 0);
+    assert_int_equal(layer, 17);
+}
+
+const struct CMUnitTest pass_tests[] = {
+    cmocka_unit_test(test_order),     cmocka_unit_test(test_editor),
+    cmocka_unit_test(test_tap_errors), cmocka_unit_test(test_arguments),
+    cmocka_unit_test(test_stop_and_cancel), cmocka_unit_test(test_sites),
+};
+const size_t n_pass_tests = sizeof pass_tests / sizeof pass_tests[0];

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The ctypes mirrors against the C headers."""
+
+import ctypes
+import glob
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import unittest
+
+from support import ROOT, Case
+
+from qsae import _structs
+
+INCLUDE = os.path.join(ROOT, "include")
+
+
+def compiler():
+    command = shlex.split(os.environ.get("CC", "cc"))
+    if not shutil.which(command[0]):
+        raise unittest.SkipTest(f"no C compiler ({command[0]})")
+    return command
+
+
+def headers():
+    """All headers without comments, in one string."""
+    out = []
+    for path in sorted(glob.glob(os.path.join(INCLUDE, "qsae", "*.h"))):
+        with open(path, encoding="utf-8") as file:
+            out.append(re.sub(r"/\*.*?\*/", " ", file.read(), flags=re.S))
+    return "\n".join(out)
+
+
+def prototypes():
+    """name: (result, [parameter...]) as C text."""
+    out = {}
+    pattern = r"QSAE_API\s+([\w\s*]+?)\b(qsae_\w+)\s*\(([^)]*)\)\s*;"
+    for result, name, parameters in re.findall(pattern, headers()):
+        parameters = " ".join(parameters.split())
+        out[name] = (result.strip(), [] if parameters == "void" else parameters.split(", "))
+    return out
+
+
+INTEGERS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "uint32_t": ctypes.c_uint32,
+            "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t, "float": ctypes.c_float,
+            "double": ctypes.c_double}
+
+
+def is_pointer(kind):
+    return kind in (ctypes.c_void_p, ctypes.c_char_p) or hasattr(kind, "contents")
+
+
+class Layout(Case):
+    def run_c(self, body):
+        """Lines printed by a C program that includes qsae.h."""
+        folder = self.folder()
+        source, program = os.path.join(folder, "p.c"), os.path.join(folder, "p")
+        with open(source, "w", encoding="utf-8") as file:
+            file.write("#include <stddef.h>\n#include <stdio.h>\n#include <qsae/qsae.h>\n"
+                       f"int main(void)\n{{\n{body}\nreturn 0;\n}}\n")
+        done = subprocess.run([*compiler(), "-std=c11", "-I", INCLUDE, source, "-o", program],
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return subprocess.run([program], capture_output=True, text=True, check=True) \
+            .stdout.splitlines()
+
+    def test_every_struct_is_mirrored(self):
+        named = set(re.findall(r"typedef struct (qsae_\w+) \{", headers()))
+        self.assertEqual(named, set(_structs.STRUCTS))
+
+    def test_sizes_and_offsets(self):
+        expected, body = [], []
+        for name, struct in _structs.STRUCTS.items():
+            expected.append(f"{name} {ctypes.sizeof(struct)}")
+            body.append(f'printf("{name} %zu\\n", sizeof({name}));')
+            for member, *_ in struct._fields_:
+                at = getattr(struct, member)
+                expected.append(f"{name}.{member} {at.offset} {at.size}")
+                body.append(f'printf("{name}.{member} %zu %zu\\n", offsetof({name}, {member}), '
+                            f"sizeof((({name} *)0)->{member}));")
+        found = self.run_c("\n".join(body))
+        self.assertGreater(len(found), 150)
+        self.assertEqual(found, expected)
+
+    def test_no_member_is_missing(self):
+        for name, body in re.findall(r"typedef struct (qsae_\w+) \{(.*?)\n\}", headers(), re.S):
+            members = re.findall(r"(\w+)(?:\[\d+\])?\s*[;,]", body)
+            mirrored = [member for member, *_ in _structs.STRUCTS[name]._fields_]
+            self.assertEqual(members, mirrored, name)
+
+    def test_constants(self):
+        named = set(re.findall(r"^#define (QSAE_[A-Z0-9_]+) +\d", headers(), re.M))
+        self.assertEqual(named, set(_structs.CONSTANTS))
+        body = "\n".join(f'printf("{name} %d\\n", {name});' for name in _structs.CONSTANTS)
+        self.assertEqual(self.run_c(body), [f"{k} {v}" for k, v in _structs.CONSTANTS.items()])
+
+    def test_statuses(self):
+        from qsae import _lib
+        found = self.run_c('#define P(name, number, text) printf("QSAE_%s %d\\n", #name, number);\n'
+                           "QSAE_STATUS_MAP(P)")
+        self.assertEqual(found, [f"{name} {number}" for name, number in _lib.STATUS.items()])
+
+    def test_every_function_is_bound(self):
+        self.assertEqual(set(prototypes()), set(_structs.PROTOTYPES))
+
+    def test_prototypes(self):
+        for name, (result, parameters) in prototypes().items():
+            with self.subTest(name):
+                mirrored_result, *mirrored = _structs.PROTOTYPES[name]
+                if mirrored_result is _structs.Status:
+                    self.assertEqual(result, "int32_t")
+                elif mirrored_result is None:
+                    self.assertEqual(result, "void")
+                elif result.endswith("*"):
+                    self.assertEqual(mirrored_result, ctypes.c_char_p)
+                else:
+                    self.assertEqual(mirrored_result, INTEGERS[result])
+                self.assertEqual(len(mirrored), len(parameters))
+                for text, kind in zip(parameters, mirrored):
+                    if "*" in text:
+                        self.assertTrue(is_pointer(kind), text)
+                        struct = getattr(kind, "_type_", None)
+                        for c_name, mirror in _structs.STRUCTS.items():
+                            self.assertEqual(struct is mirror, re.search(rf"\b{c_name} ", text)
+                                             is not None, text)
+                    else:
+                        self.assertEqual(kind, INTEGERS[text.split()[0]], text)
+
+    def test_calls_that_return_no_status(self):
+        # int32_t results that are not statuses must not raise when they are negative.
+        plain = {name for name, (result, *_) in _structs.PROTOTYPES.items()
+                 if result is ctypes.c_int32}
+        self.assertEqual(plain, {
+            "qsae_status_count", "qsae_context_threads", "qsae_dtype_bits", "qsae_dtype_from_name",
+            "qsae_tokenizer_is_special", "qsae_bos_from_name", "qsae_site_from_name",
+            "qsae_qmatrix_field_count", "qsae_metric_count"})
+
+
+class Loading(Case):
+    def load(self, library):
+        """Standard error of an import that fails."""
+        path = os.pathsep.join(sys.path)
+        done = subprocess.run([sys.executable, "-B", "-c", "import qsae"], capture_output=True,
+                              text=True, env={**os.environ, "QSAE_LIBRARY": library,
+                                              "PYTHONPATH": path})
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("ImportError: qsae: ", done.stderr)
+        return done.stderr
+
+    def stub(self, body):
+        folder = self.folder()
+        source, library = os.path.join(folder, "stub.c"), os.path.join(folder, "libqsae.so")
+        with open(source, "w", encoding="utf-8") as file:
+            file.write(body)
+        subprocess.run([*compiler(), "-shared", "-fPIC", source, "-o", library], check=True)
+        return library
+
+    def test_missing_library(self):
+        self.assertIn("/nowhere/libqsae.so", self.load("/nowhere/libqsae.so"))
+
+    def test_other_library(self):
+        self.assertIn("is not libqsae", self.load(self.stub("int x;\n")))
+
+    def test_other_major_version(self):
+        body = "unsigned qsae_version_api(void) { return 9u << 16; }\n"
+        self.assertIn("has API 9.0", self.load(self.stub(body)))
+
+    def test_older_library(self):
+        body = "unsigned qsae_version_api(void) { return 1u << 8; }\n"
+        self.assertIn("lacks qsae_version", self.load(self.stub(body)))

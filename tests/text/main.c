@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "text_test.h"
+
+#include <dirent.h>
+#include <unistd.h>
+
+char test_folder[256];
+qsae_context *test_ctx;
+
+int test_setup(void **state)
+{
+    const char *base = getenv("TMPDIR");
+
+    (void)state;
+    snprintf(test_folder, sizeof test_folder, "%s/qsae-text-XXXXXX", base != NULL ? base : "/tmp");
+    return mkdtemp(test_folder) == NULL;
+}
+
+static void clear(const char *folder)
+{
+    DIR *dir = opendir(folder);
+
+    for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
+        char path[768];
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        if (e->d_name[0] != '.' && unlink(path) != 0)
+            clear(path);
+    }
+    if (dir != NULL)
+        closedir(dir);
+    rmdir(folder);
+}
+
+int test_teardown(void **state)
+{
+    (void)state;
+    clear(test_folder);
+    return 0;
+}
+
+const char *test_path(const char *name)
+{
+    static char paths[8][640];
+    static int next;
+    char *p = paths[next++ % 8];
+
+    snprintf(p, sizeof paths[0], "%s/%s", test_folder, name);
+    return p;
+}
+
+void test_write_bytes(const char *name, const void *data, size_t size)
+{
+    FILE *f = fopen(test_path(name), "wb");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+}
+
+void test_write(const char *name, const char *text)
+{
+    test_write_bytes(name, text, strlen(text));
+}
+
+int32_t test_open(const char *json, qsae_tokenizer **out)
+{
+    test_write("tokenizer.json", json);
+    return qsae_tokenizer_open(test_ctx, test_folder, out);
+}
+
+bool test_message(const char *part)
+{
+    if (strstr(qsae_error_message(), part) != NULL)
+        return true;
+    print_error("expected \"%s\" in \"%s\"\n", part, qsae_error_message());
+    return false;
+}
+
+static int run(const struct CMUnitTest *tests, size_t n, const char *name)
+{
+    return _cmocka_run_group_tests(name, tests, n, test_setup, test_teardown);
+}
+
+int main(void)
+{
+    qsae_context_settings s;
+    int failed = 0;
+
+    qsae_context_settings_init(&s, sizeof s);
+    s.threads = 2;
+    if (qsae__context_new(&s, &test_ctx) != QSAE_OK)
+        return 1;
+    failed += run(fixture_tests, n_fixture_tests, "fixtures");
+    failed += run(tokenizer_tests, n_tokenizer_tests, "tokenizer");
+    failed += run(corpus_tests, n_corpus_tests, "corpus");
+    qsae__context_unref(test_ctx);
+    return failed != 0;
+}

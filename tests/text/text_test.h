@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef QSAE_TESTS_TEXT_TEST_H
+#define QSAE_TESTS_TEXT_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <qsae/qsae.h>
+
+#include "text/corpus.h"
+
+extern char test_folder[256];
+extern qsae_context *test_ctx; /* 2 threads */
+
+int test_setup(void **state);
+int test_teardown(void **state);
+const char *test_path(const char *name);
+void test_write(const char *name, const char *text);
+void test_write_bytes(const char *name, const void *data, size_t size);
+
+/* Writes text as NAME and opens it as a tokenizer. */
+int32_t test_open(const char *json, qsae_tokenizer **out);
+
+/* True if the present error message holds part. */
+bool test_message(const char *part);
+
+extern const struct CMUnitTest fixture_tests[], tokenizer_tests[], corpus_tests[];
+extern const size_t n_fixture_tests, n_tokenizer_tests, n_corpus_tests;
+
+#endif
