@@ -8,6 +8,7 @@
 #include "kernels/convert.h"
 #include "kernels/gemm_kernels.h"
 #include "kernels/half.h"
+#include "kernels/ops.h"
 
 enum { GEMM_OWN, GEMM_BLIS };
 
@@ -68,22 +69,20 @@ float qsae__gemm_dot(int64_t k, const float *a, const float *w, int64_t w_stride
     return sum;
 }
 
-static void round_to(int32_t dtype, float *x, int64_t n)
-{
-    if (dtype == QSAE_BF16)
-        for (int64_t i = 0; i < n; i++)
-            x[i] = qsae__round_bf16(x[i]);
-    else if (dtype == QSAE_F16)
-        for (int64_t i = 0; i < n; i++)
-            x[i] = qsae__round_f16(x[i]);
-}
-
 /* n values at element offset `at`, widened and rounded. */
 static void dense_run(const qsae__dense *d, int64_t at, int64_t n, float *dst)
 {
-    const size_t size = (size_t)qsae_dtype_bits(d->dtype) / 8;
-    (void)qsae__to_f32(d->dtype, (const char *)d->data + (size_t)at * size, n, dst);
-    round_to(d->round, dst, n);
+    const qsae__ops *const ops = qsae__ops_level(d->level);
+    const char *src = (const char *)d->data + (size_t)at * ((size_t)qsae_dtype_bits(d->dtype) / 8);
+    if (d->dtype == QSAE_BF16)
+        ops->widen_bf16(src, dst, n);
+    else
+        (void)qsae__to_f32(d->dtype, src, n, dst);
+    if (d->round == QSAE_BF16)
+        ops->round_bf16(dst, n);
+    else if (d->round == QSAE_F16)
+        for (int64_t i = 0; i < n; i++)
+            dst[i] = qsae__round_f16(dst[i]);
 }
 
 /* Rows along k (k_stride 1): eight rows at a time, transposed into the panel. */

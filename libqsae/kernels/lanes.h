@@ -55,12 +55,52 @@ INLINE v16 v_select(i16 mask, v16 a, v16 b)
     return (v16)(((i16)a & mask) | ((i16)b & ~mask));
 }
 
+/* Comparisons of vectors wider than a register are taken apart lane by lane (gcc 12), so they are made in
+ * registers of the level's own width. */
+#if defined(__AVX512F__)
+#define NATIVE 64
+#elif defined(__AVX2__)
+#define NATIVE 32
+#else
+#define NATIVE 16
+#endif
+typedef float vn __attribute__((vector_size(NATIVE)));
+typedef int32_t in __attribute__((vector_size(NATIVE)));
+
+/* -1 where a < b, else 0. */
+INLINE i16 v_less(v16 a, v16 b)
+{
+    vn x[64 / NATIVE], y[64 / NATIVE];
+    in r[64 / NATIVE];
+    i16 mask;
+    memcpy(x, &a, sizeof a);
+    memcpy(y, &b, sizeof b);
+    for (int i = 0; i < 64 / NATIVE; i++)
+        r[i] = x[i] < y[i];
+    memcpy(&mask, r, sizeof mask);
+    return mask;
+}
+
+/* -1 where x is NaN: its magnitude bits are above infinity's. */
+INLINE i16 v_nan(v16 x)
+{
+    return (0x7f800000 - ((i16)x & 0x7fffffff)) >> 31;
+}
+
 INLINE v16 v_round_bf16(v16 x)
 {
     const u16v u = (u16v)x;
     const u16v even = u + 0x7fffu + ((u >> 16) & 1u);
-    const i16 nan = (i16)((u & 0x7fffffffu) > 0x7f800000u);
-    return v_select(nan, (v16)((u | 0x400000u) & 0xffff0000u), (v16)(even & 0xffff0000u));
+    return v_select(v_nan(x), (v16)((u | 0x400000u) & 0xffff0000u), (v16)(even & 0xffff0000u));
+}
+
+/* 16 bf16 values at any address, widened. */
+INLINE v16 v_load_bf16(const void *p)
+{
+    typedef uint16_t h16 __attribute__((vector_size(32)));
+    h16 h;
+    memcpy(&h, p, sizeof h);
+    return (v16)(__builtin_convertvector(h, u16v) << 16);
 }
 
 /* Folds the lanes by the fixed tree: 8 apart, 4 apart, 2 apart, 1 apart. */
@@ -91,8 +131,8 @@ INLINE double d_fold(d16 v)
 INLINE v16 v_exp(v16 x)
 {
     const v16 low = v_set(-104.0f), high = v_set(89.0f);
-    v16 c = v_select(x < low, low, x); /* NaN stays */
-    c = v_select(c > high, high, c);
+    v16 c = v_select(v_less(x, low), low, x); /* NaN stays */
+    c = v_select(v_less(high, c), high, c);
     const v16 magic = v_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the nearest integer */
     const v16 t = c * 1.44269504088896341f + magic;
     const v16 n = t - magic;
@@ -110,7 +150,7 @@ INLINE v16 v_exp(v16 x)
     const i16 k1 = k >> 1, k2 = k - k1;
     const v16 s1 = (v16)((k1 + 127) << 23), s2 = (v16)((k2 + 127) << 23);
     const v16 y = p * s1 * s2;
-    return v_select(x != x, x, y);
+    return v_select(v_nan(x), x, y);
 }
 
 /* tanh, below 2 ulp (Cephes tanhf). */
@@ -126,7 +166,7 @@ INLINE v16 v_tanh(v16 x)
     p = p * z + 1.33314422036e-1f;
     p = p * z - 3.33332819422e-1f;
     const v16 small = p * z * a + a;
-    return (v16)((u16v)v_select(a < v_set(0.625f), small, big) | sign);
+    return (v16)((u16v)v_select(v_less(a, v_set(0.625f)), small, big) | sign);
 }
 
 #endif

@@ -11,20 +11,20 @@
  */
 INLINE v16 v_exp_coarse(v16 x)
 {
-    v16 c = v_select(x < EXP_LOW, v_set(EXP_LOW), x);
-    c = v_select(c > EXP_HIGH, v_set(EXP_HIGH), c);
-    c = v_select(x != x, v_set(0.0f), c);
+    v16 c = v_select(v_less(x, v_set(EXP_LOW)), v_set(EXP_LOW), x);
+    c = v_select(v_less(v_set(EXP_HIGH), c), v_set(EXP_HIGH), c);
+    c = v_select(v_nan(x), v_set(0.0f), c);
     const v16 s = c * 1.44269502162933349609375f;
     const v16 whole = __builtin_convertvector(__builtin_convertvector(s, i16), v16);
-    const v16 f = s - v_select(whole > s, whole - 1.0f, whole);
+    const v16 f = s - v_select(v_less(s, whole), whole - 1.0f, whole);
     v16 p = f * -0.079204240219773236f - 0.22433836478672356f;
     p = p * f + 0.30354260500649682f;
     p = p * f + 0.00010703434948458272f;
     const v16 bits = (s - p) * 8388608.0f + 1065353216.0f; /* 2^23, 127 * 2^23 */
     v16 y = (v16)__builtin_convertvector(bits, i16);
-    y = v_select(x < EXP_LOW, v_set(0.0f), y);
-    y = v_select(x > EXP_HIGH, v_set(__builtin_inff()), y);
-    return v_select(x != x, x, y);
+    y = v_select(v_less(x, v_set(EXP_LOW)), v_set(0.0f), y);
+    y = v_select(v_less(v_set(EXP_HIGH), x), v_set(__builtin_inff()), y);
+    return v_select(v_nan(x), x, y);
 }
 
 static float nn_exp_sum_coarse(const float *x, float m, float *y, int64_t n, int64_t n_coarse)

@@ -6,14 +6,19 @@ extern const qsae__ops qsae__ops_c;
 extern const qsae__ops qsae__ops_avx2, qsae__ops_avx512;
 #endif
 
-const qsae__ops *qsae__ops_get(const qsae_context *ctx)
+const qsae__ops *qsae__ops_level(int32_t level)
 {
 #if defined(__x86_64__)
-    if (ctx->level >= QSAE__LEVEL_AVX512)
+    if (level >= QSAE__LEVEL_AVX512)
         return &qsae__ops_avx512;
-    if (ctx->level >= QSAE__LEVEL_AVX2)
+    if (level >= QSAE__LEVEL_AVX2)
         return &qsae__ops_avx2;
 #endif
-    (void)ctx;
+    (void)level;
     return &qsae__ops_c;
+}
+
+const qsae__ops *qsae__ops_get(const qsae_context *ctx)
+{
+    return qsae__ops_level(ctx->level);
 }

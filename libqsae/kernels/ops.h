@@ -12,6 +12,8 @@
 typedef struct qsae__ops {
     /* x[i] = rb(x[i]) */
     void (*round_bf16)(float *x, int64_t n);
+    /* y[i] = bf16 value i at src (any alignment) */
+    void (*widen_bf16)(const void *src, float *y, int64_t n);
     /* y[i] = exp(x[i]); error below 2 ulp; exp(-inf) = 0, overflow to inf, NaN to NaN */
     void (*exp)(const float *x, float *y, int64_t n);
     /* y[i] = tanh(x[i]) */
@@ -49,7 +51,8 @@ typedef struct qsae__ops {
                  int32_t bf16);
 } qsae__ops;
 
-/* Operations at the level of the context. Static storage. */
+/* Operations at the level of the context, or at a level. Static storage. */
 const qsae__ops *qsae__ops_get(const qsae_context *ctx);
+const qsae__ops *qsae__ops_level(int32_t level);
 
 #endif

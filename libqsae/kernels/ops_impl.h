@@ -33,17 +33,30 @@ static void op_round_bf16(float *x, int64_t n)
     op_round_copy(x, x, n);
 }
 
+static void op_widen_bf16(const void *src, float *dst, int64_t n)
+{
+    const char *p = src;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        v_store(dst + i, v_load_bf16(p + 2 * i));
+    for (; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + 2 * i, sizeof h);
+        dst[i] = qsae__bf16_to_f32(h);
+    }
+}
+
 static float op_max(const float *x, int64_t n)
 {
     v16 m = v_set(-__builtin_inff());
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         const v16 v = v_load(x + i);
-        m = v_select(v > m, v, m);
+        m = v_select(v_less(m, v), v, m);
     }
     if (i < n) {
         const v16 v = v_load_part(x + i, n - i, -__builtin_inff());
-        m = v_select(v > m, v, m);
+        m = v_select(v_less(m, v), v, m);
     }
     float best = -__builtin_inff();
     for (int l = 0; l < LANES; l++)
@@ -248,6 +261,7 @@ static void op_rope(const float *x, const float *c, const float *s, float *y, in
 
 const qsae__ops OPS = {
     .round_bf16 = op_round_bf16,
+    .widen_bf16 = op_widen_bf16,
     .exp = op_exp,
     .tanh = op_tanh,
     .silu = op_silu,

@@ -184,7 +184,7 @@ enum { S_ROWS, S_NONFINITE, S_EXCLUDED, S_HEAD };
     { "nonfinite_rows", "tokens", "rows with NaN or infinity, kept out of everything else" }, \
     { "excluded_tokens", "tokens", "rows whose mask says excluded" }, \
     { "gap_tokens", "tokens", "tokens missing between the first and the last one seen" }, \
-    { "documents", "1", "documents with at least one counted row" }
+    { "documents", "documents", "documents with at least one counted row" }
 
 int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, int64_t features,
                           const qsae_metric_settings *s, qsae_metric **out);

@@ -18,11 +18,26 @@ bool qsae__sample_wants(const qsae__sample *s, int64_t token)
     return s->words > 0 && (mix((uint64_t)token) & (s->stride - 1)) == 0;
 }
 
+/* Doubles, but not beyond the budget: the largest part of a metric's memory. */
 int32_t qsae__sample_reserve(qsae_context *ctx, qsae__sample *s, int64_t more)
 {
-    if (s->words == 0)
+    const int64_t need = s->n + more;
+    if (s->words == 0 || need <= s->capacity)
         return QSAE_OK;
-    return qsae__grow(ctx, &s->data, &s->capacity, s->n + more, (size_t)s->words * sizeof *s->data);
+    int64_t size;
+    const int64_t doubled = qsae__min_i64(qsae__max_i64(2 * s->capacity, 16), s->limit);
+    const int64_t capacity = qsae__max_i64(need, doubled);
+    uint64_t *const data = qsae__mul_i64(capacity, s->words, &size)
+                               ? qsae__alloc_array(ctx, size, sizeof *data) : NULL;
+    if (!data)
+        return qsae__fail(QSAE_ENOMEM, "out of memory: a sample of %lld tokens",
+                          (long long)capacity);
+    if (s->n)
+        memcpy(data, s->data, (size_t)(s->n * s->words) * sizeof *data);
+    qsae__free(ctx, s->data);
+    s->data = data;
+    s->capacity = capacity;
+    return QSAE_OK;
 }
 
 uint64_t *qsae__sample_push(qsae__sample *s, int64_t token)

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from support import MODEL, SAE, TEXT, Case
+from support import MODEL, ROOT, SAE, TEXT, Case
 
 import qsae
 
@@ -38,6 +38,20 @@ class Evaluate(Case):
         self.assertAlmostEqual(condition["dce"], condition["ce"] - result["reference"]["ce"], 12)
         self.assertEqual(condition["saes"][0]["layer"], result["reference"]["saes"][0]["layer"])
         json.dumps(result, allow_nan=False)
+
+    def test_every_key_is_described(self):
+        def keys(value):
+            if isinstance(value, list):
+                return set().union(*map(keys, value))
+            if not isinstance(value, dict):
+                return set()
+            return set(value).union(*map(keys, value.values()))
+
+        with open(os.path.join(ROOT, "doc", "result.md"), encoding="utf-8") as file:
+            page = file.read()
+        found = keys(qsae.evaluate(MODEL, **{**SMALL, "tokens": 6000, "conditions": ["llm.int8"]}))
+        self.assertGreater(len(found), 150)
+        self.assertEqual([key for key in sorted(found) if f"`{key}`" not in page], [])
 
     def test_equals_the_parts(self):
         """The same measurement, put together by hand from Model, SAE and metrics."""

@@ -1,0 +1,25 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# The manual against the tree: links lead somewhere, every option of evaluate is described.
+# usage: docs.sh SOURCE_DIR
+set -u
+source=$1
+. "$source/tests/install/tap.sh"
+
+for page in "$source"/README.md "$source"/doc/*.md; do
+    dead=
+    for link in $(grep -oE '\]\([^)#: ]+' "$page" | sed 's/^](//'); do
+        [ -e "$(dirname "$page")/$link" ] || dead="$dead $link"
+    done
+    empty "links of ${page##*/}" "$dead"
+done
+
+options=$(grep -oE '\{ "[a-z-]+", (required|no)_argument' "$source/examples/evaluate.c" |
+    sed 's/{ "\([a-z-]*\)".*/\1/')
+check "evaluate has options" test "$(echo "$options" | wc -l)" -gt 15
+missing=
+for option in $options; do
+    grep -q -- "\`--$option[ \`]" "$source/doc/evaluate.md" || missing="$missing --$option"
+done
+empty "options in doc/evaluate.md" "$missing"
+finish
