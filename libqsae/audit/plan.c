@@ -174,12 +174,17 @@ static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
     return QSAE_OK;
 }
 
+/* Rows and values a metric keeps for medians and quantiles; exact for tens of thousands of tokens of a
+ * small model, a sample beyond. Many conditions and SAEs must fit beside the weights. */
+#define METRIC_MEMORY ((uint64_t)64 << 20)
+
 static int32_t open_metrics(qsae_audit *a, struct participant *p)
 {
     qsae_metric_settings s;
     qsae_metric_settings_init(&s, sizeof s);
     s.batch_rows = a->batch * a->corpus_info.context;
     s.fingerprint = a->fingerprint;
+    s.memory = METRIC_MEMORY;
     const bool first = p == a->participants;
     int32_t st = qsae_metric_open_cross_entropy(a->ctx, &s, &p->cross_entropy);
     if (st == QSAE_OK && !first)

@@ -108,7 +108,9 @@ static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)
         json_object_set_new(o, "architecture", json_string(a->saes[i].info.architecture));
         json_object_set_new(o, "features", json_integer(a->saes[i].info.features));
         json_object_set_new(o, "hash", json_string(a->saes[i].info.hash));
-        int32_t st = add_metric(o, NULL, p->saes[i].reconstruction);
+        json_t *intervals = json_object();
+        int32_t st = add_metric(o, intervals, p->saes[i].reconstruction);
+        json_object_set_new(o, "intervals", intervals);
         if (st != QSAE_OK)
             return st;
         if (!p->saes[i].drift)
@@ -124,8 +126,11 @@ static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)
             json_object_set_new(o, key, number(value_of(p->saes[i].reconstruction, *k) -
                                                value_of(r->saes[i].reconstruction, *k)));
         }
-        if ((st = add_metric(noise, NULL, p->saes[i].drift)) != QSAE_OK ||
-            (st = add_metric(survival, NULL, p->saes[i].survival)) != QSAE_OK)
+        intervals = json_object();
+        if ((st = add_metric(noise, intervals, p->saes[i].drift)) == QSAE_OK)
+            st = add_metric(survival, NULL, p->saes[i].survival);
+        json_object_set_new(noise, "intervals", intervals);
+        if (st != QSAE_OK)
             return st;
     }
     return QSAE_OK;
