@@ -31,6 +31,17 @@ static json_t *value_json(const qsae_value *v)
                : number(v->value);
 }
 
+/* One result as it stands in the document; null for a name the metric does not have. */
+static json_t *named(qsae_metric *m, const char *name)
+{
+    for (int32_t i = 0; m && i < qsae_metric_count(m); i++) {
+        qsae_value v = { .struct_size = sizeof v };
+        if (qsae_metric_value(m, i, &v) == QSAE_OK && strcmp(v.name, name) == 0)
+            return value_json(&v);
+    }
+    return json_null();
+}
+
 /*
  * All results of a metric into `to`; "mask/name" goes to masks.mask.name; intervals (may be NULL)
  * receives [low, high] of those that have one. Keys that are there already stay.
@@ -203,7 +214,7 @@ static json_t *snapshot_of(qsae_audit *a, struct participant *p)
     json_t *o = json_object(), *list = json_array();
     json_object_set_new(o, "label", json_string(p->label));
     for (const char *const *k = (const char *const[]){ "ce", "ppl", "predicted", NULL }; *k; k++)
-        json_object_set_new(o, *k, number(value_of(p->cross_entropy, *k)));
+        json_object_set_new(o, *k, named(p->cross_entropy, *k));
     if (p->divergence)
         for (const char *const *k = (const char *const[]){ "dce", "dce_percent", "kl_mean", NULL }; *k;
              k++)

@@ -79,6 +79,8 @@ static void strip(json_t *result)
 
 static const char *const two[] = { "nf4", "rtn:bits=4" };
 
+static const char *const levels[] = { "nf4@compute=f32", "llm.int8", "rtn:bits=4" };
+
 static void test_reference(void **state)
 {
     (void)state;
@@ -136,6 +138,30 @@ static void test_same_bits(void **state)
         s.max_tokens = 9000;
         s.conditions = two;
         s.n_conditions = 2;
+        json_t *result = run(ctx, &s);
+        strip(result);
+        if (!first)
+            first = json_incref(result);
+        assert_true(json_equal(first, result));
+        json_decref(result);
+        qsae_context_close(&ctx);
+    }
+    json_decref(first);
+}
+
+/* Every CPU level gives the document of the others: all products and sums are in a stated order. */
+static void test_levels(void **state)
+{
+    (void)state;
+    json_t *first = NULL;
+    for (int level = 0; level_name(level); level++) {
+        qsae_context *ctx = open_context(level_name(level), 2);
+        qsae_audit_settings s;
+        defaults(&s);
+        s.max_tokens = 1000;
+        s.compute = QSAE_COMPUTE_BF16;
+        s.conditions = levels;
+        s.n_conditions = 3;
         json_t *result = run(ctx, &s);
         strip(result);
         if (!first)
@@ -376,9 +402,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference), cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_batch),     cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_cancel),    cmocka_unit_test(test_settings),
-        cmocka_unit_test(test_conditions),
+        cmocka_unit_test(test_levels),    cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_resume),    cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_settings),  cmocka_unit_test(test_conditions),
     };
     return cmocka_run_group_tests_name("audit", tests, NULL, NULL);
 }

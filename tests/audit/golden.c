@@ -136,8 +136,11 @@ static const json_t *participant(const json_t *o, int64_t p)
 static const char *split(const char *path, char *part, size_t size)
 {
     const char *slash = strchr(path, '/');
-    snprintf(part, size, "%.*s", slash ? (int)(slash - path) : (int)strlen(path), path);
-    return slash ? slash + 1 : path + strlen(path);
+    const size_t n = slash ? (size_t)(slash - path) : strlen(path);
+    assert_true(n < size);
+    memcpy(part, path, n);
+    part[n] = 0;
+    return path + n + (slash != NULL);
 }
 
 /* values.snapshots.TOKENS.KEY, values.sae.NAME.fvu.all.snapshots.TOKENS.KEY */
