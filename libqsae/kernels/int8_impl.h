@@ -40,7 +40,11 @@ INLINE acc_t zero(void)
 }
 INLINE int32_t fold(acc_t c)
 {
-    return _mm512_reduce_add_epi32(c);
+    uint32_t t[16], s = 0; /* with BIAS the sum may wrap on the way */
+    memcpy(t, &c, sizeof t);
+    for (int i = 0; i < 16; i++)
+        s += t[i];
+    return (int32_t)s;
 }
 #elif defined(__AVX512BW__)
 #define MR 4
@@ -65,7 +69,11 @@ INLINE acc_t zero(void)
 }
 INLINE int32_t fold(acc_t c)
 {
-    return _mm512_reduce_add_epi32(c);
+    uint32_t t[16], s = 0; /* with BIAS the sum may wrap on the way */
+    memcpy(t, &c, sizeof t);
+    for (int i = 0; i < 16; i++)
+        s += t[i];
+    return (int32_t)s;
 }
 #elif defined(__AVX2__)
 #define MR 2
@@ -257,7 +265,8 @@ static void round_f16(float *x, int64_t n)
     for (int64_t i = 0; i < n; i += WIDTH) {
         const vf v = load(x, i, n, 0.0f);
         const vi a = magnitude(v), sign = (vi)v & ~0x7fffffff;
-        const vi normal = (a + 0xfff + ((a >> 13) & 1)) & ~0x1fff;
+        /* of NaN this wraps; it is replaced below */
+        const vi normal = (vi)((vu)a + 0xfffu + (((vu)a >> 13) & 1u)) & ~0x1fff;
         const vf small = ((vf)a + 0.5f) - 0.5f; /* leaves a multiple of 2^-24 */
         vi y = pick(a < 0x38800000, (vi)small, normal);
         y = pick(a >= 0x477ff000, (vi){ 0 } + 0x7f800000, y);

@@ -14,7 +14,10 @@ const char *qsae_site_name(int32_t site)
 
 int32_t qsae_site_from_name(const char *name, int32_t *layer)
 {
-    const char *const full[][2] = { { "blocks.", ".hook_" SITE }, { "model.layers.", ".output" } };
+    const char *const full[][2] = { { "blocks.", ".hook_" SITE },
+                                    { "model.layers.", ".output" },
+                                    { "model.language_model.layers.", ".output" },
+                                    { "language_model.model.layers.", ".output" } };
     if (!name)
         return 0;
     if (!strcmp(name, SITE) || !strcmp(name, "hook_" SITE))

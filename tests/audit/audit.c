@@ -158,7 +158,8 @@ static void test_levels(void **state)
         qsae_context *ctx = open_context(level_name(level), 2);
         qsae_audit_settings s;
         defaults(&s);
-        s.max_tokens = 1000;
+        s.max_tokens = 500; /* level c calls a library function per multiply-add */
+        s.batch = 1;
         s.compute = QSAE_COMPUTE_BF16;
         s.conditions = levels;
         s.n_conditions = 3;
