@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
-# Installs what libqsae is built from, on Debian 12 or later. Names as arguments are added to the list.
+# Installs what libqsae is built from, on Debian 12 or later. Arguments are added to the list.
 set -eu
 packages="gcc libc6-dev pkg-config meson ninja-build git libblis-pthread-dev libxxhash-dev
     libjansson-dev libzip-dev libpcre2-dev libutf8proc-dev libcmocka-dev $*"

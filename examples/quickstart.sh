@@ -5,7 +5,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 examples/packages.sh
-[ -f build/build.ninja ] || meson setup build -Dtests=false -Dpython=disabled >build-setup.log 2>&1 ||
+[ -f build/build.ninja ] ||
+    meson setup build -Dtests=false -Dpython=disabled >build-setup.log 2>&1 ||
     { cat build-setup.log; exit 1; }
 rm -f build-setup.log
 ninja -C build examples/evaluate >/dev/null

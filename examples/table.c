@@ -69,7 +69,8 @@ static void predictions(char (*row)[CELL], const json_t *who)
 
 static void features(char (*row)[CELL], const json_t *sae)
 {
-    const json_t *noise = json_object_get(sae, "noise"), *survival = json_object_get(sae, "survival");
+    const json_t *noise = json_object_get(sae, "noise"),
+                 *survival = json_object_get(sae, "survival");
     const char *verdict = json_string_value(json_object_get(noise, "verdict"));
     snprintf(row[8], CELL, "%.40s @%lld", json_string_value(json_object_get(sae, "name")),
              (long long)json_integer_value(json_object_get(sae, "layer")));
@@ -122,11 +123,14 @@ static void footer(FILE *out, const json_t *result)
                 get(v, "max_ratio"), json_string_value(json_object_get(v, "verdict")));
     if (!isnan(change))
         fprintf(out, "stabilization: FVU moves by at most %.1e between the last two budgets: %s\n",
-                change, json_is_true(json_object_get(stable, "stable")) ? "stable" : "not yet stable");
+                change,
+                json_is_true(json_object_get(stable, "stable")) ? "stable" : "not yet stable");
     json_array_foreach(json_object_get(result, "conditions"), i, v)
         if (json_is_true(json_object_get(v, "batch_dependent")))
-            fprintf(out, "%s: outlier columns come from the whole batch, so its figures depend on the "
-                    "batch\n", json_string_value(json_object_get(v, "label")));
+            fprintf(out,
+                    "%s: outlier columns come from the whole batch, so its figures depend on the "
+                    "batch\n",
+                    json_string_value(json_object_get(v, "label")));
 }
 
 void table_print(FILE *out, const json_t *result)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What every test program shares: cmocka with its headers, assertions on statuses, seeded numbers. */
+/* What every test program shares: cmocka with its headers, assertions on statuses, seeded numbers.
+ */
 #ifndef TESTS_SUPPORT_H
 #define TESTS_SUPPORT_H
 

@@ -16,20 +16,20 @@ typedef struct qsae_audit qsae_audit;
 
 #define QSAE_PROFILE_DEFAULT 0 /**< libqsae's own: BOS at chunk start, first position excluded from
                                     feature statistics */
-#define QSAE_PROFILE_ARTICLE 1 /**< "A Black Box Made Less Opaque (part 4)": context 512, batch 4, BOS at
-                                    document start, bf16, snapshots at 5k..500k tokens */
+#define QSAE_PROFILE_ARTICLE 1 /**< "A Black Box Made Less Opaque (part 4)": context 512, batch 4,
+                                    BOS at document start, bf16, snapshots at 5k..500k tokens */
 #define QSAE_PROFILE_PAPER 2   /**< arXiv 2606.03002: context 512, batch 4, no BOS */
 
 typedef struct qsae_audit_settings {
     size_t struct_size;
     const char *model;        /**< folder of the reference model */
     const char *text;         /**< file or folder */
-    const char *const *conditions; /**< [n_conditions]: condition strings, or folders of other models */
+    const char *const *conditions; /**< [n_conditions]: condition strings, or model folders */
     const char *const *saes;  /**< [n_saes]: FOLDER[@LAYER[:SITE]] */
     int64_t n_conditions;
     int64_t n_saes;
     const char *text_field;   /**< as in text.h */
-    const char *state;        /**< state file: resumed from if it exists, written while running; NULL */
+    const char *state;        /**< file to resume from if it exists, kept up to date; or NULL */
     int64_t context;          /**< tokens per chunk; 0 = the profile's */
     int64_t batch;            /**< chunks per logical batch; 0 = the profile's */
     int64_t max_tokens;       /**< 0 = all (article: the largest budget) */
@@ -58,14 +58,14 @@ QSAE_API int32_t qsae_audit_open(qsae_context *context, const qsae_audit_setting
 QSAE_API void qsae_audit_close(qsae_audit **audit);
 
 /**
- * Measures up to the end of the text. After QSAE_ECANCELED the state is at the last whole batch and a
- * further call goes on from there.
+ * Measures up to the end of the text. After QSAE_ECANCELED the state is at the last whole batch and
+ * a further call goes on from there.
  */
 QSAE_API int32_t qsae_audit_run(qsae_audit *audit);
 
 /**
  * The result document (JSON, see doc/result.md) of what has been measured so far.
- * @param json  receives a NUL-terminated string that belongs to the audit, valid until its next call
+ * @param json  receives a NUL-terminated string of the audit's, valid until its next call
  */
 QSAE_API int32_t qsae_audit_result(qsae_audit *audit, const char **json, size_t *n_bytes);
 

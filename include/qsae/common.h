@@ -24,13 +24,13 @@ QSAE_BEGIN_DECLS
 /*
  * Rules that hold for every call of the library.
  *
- * Status    A call that can fail returns int32_t: QSAE_OK or one of the negative numbers below. What
- *           went wrong in detail is in qsae_error_message() of the calling thread.
+ * Status    A call that can fail returns int32_t: QSAE_OK or one of the negative numbers below.
+ *           What went wrong in detail is in qsae_error_message() of the calling thread.
  * Handles   qsae_x_open(..., &out) sets *out on success and NULLs it on failure, leaving nothing
- *           behind. qsae_x_close(&x) accepts NULL and a NULL handle, and NULLs the variable. Handles
- *           keep what they were opened on alive: the order of closing does not matter.
- * Settings  Structs start with struct_size; fill them with qsae_x_settings_init(&s, sizeof s) and set
- *           what you need. Zero means the default. They are copied, strings included.
+ *           behind. qsae_x_close(&x) accepts NULL and a NULL handle, and NULLs the variable.
+ *           Handles keep what they were opened on alive: the order of closing does not matter.
+ * Settings  Structs start with struct_size; fill them with qsae_x_settings_init(&s, sizeof s) and
+ *           set what you need. Zero means the default. They are copied, strings included.
  * Strings   UTF-8, NUL-terminated unless a length is passed. Returned strings belong to the handle.
  * Counts    int64_t counts elements, size_t counts bytes, strides count elements.
  * Globals   None: two users of the library in one process never meet. The library prints nothing.

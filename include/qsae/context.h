@@ -8,8 +8,8 @@ QSAE_BEGIN_DECLS
 
 /**
  * What every other handle is opened on: worker threads, allocator, log, kernel level.
- * Thread-safety: safe. A context runs one parallel operation at a time, others queue. It must not be
- * used in a child after fork(); such a call returns QSAE_EENV.
+ * Thread-safety: safe. A context runs one parallel operation at a time, others queue. It must not
+ * be used in a child after fork(); such a call returns QSAE_EENV.
  */
 typedef struct qsae_context qsae_context;
 
@@ -21,7 +21,7 @@ typedef struct qsae_context qsae_context;
 #define QSAE_LOG_DEBUG 5
 
 #define QSAE_FILES_DEFAULT 0 /**< as QSAE_FILES_MAP */
-#define QSAE_FILES_MAP 1     /**< map files: fast, shared; a file truncated while in use raises SIGBUS */
+#define QSAE_FILES_MAP 1     /**< map files: fast, shared; truncating one in use raises SIGBUS */
 #define QSAE_FILES_READ 2    /**< read files into memory: for files that others may change */
 
 /** Receives log lines (no newline at the end), from any thread, one at a time. */
@@ -74,8 +74,8 @@ QSAE_API const char *qsae_context_cpu(const qsae_context *context);
 QSAE_API const char *qsae_cpu_best(void);
 
 /**
- * What computes f32 products: e.g. "avx512" for a kernel of the library, "blis-0.9.0/haswell" for BLIS.
- * BLIS serves where its kernel has the defined summation order and is not slower than ours.
+ * What computes f32 products: e.g. "avx512" for a kernel of the library, "blis-0.9.0/haswell" for
+ * BLIS. BLIS serves where its kernel has the defined summation order and is not slower than ours.
  */
 QSAE_API const char *qsae_context_gemm(const qsae_context *context);
 

@@ -7,9 +7,9 @@
 QSAE_BEGIN_DECLS
 
 /*
- * Streaming accumulators. Every update carries the index of its first token (qsae_positions), so that
- * updates may be split anywhere, shards merge in any order to the same bytes, and overlaps are refused.
- * Sums are f64, kept per block of 256 tokens (QSAE_METRIC_LEAF) and folded in a fixed tree.
+ * Streaming accumulators. Every update carries the index of its first token (qsae_positions), so
+ * that updates may be split anywhere, shards merge in any order to the same bytes, and overlaps are
+ * refused. Sums are f64, kept per block of 256 tokens (QSAE_METRIC_LEAF), folded in a fixed tree.
  * Without positions (NULL) rows follow the previous update.
  */
 
@@ -25,7 +25,7 @@ QSAE_API int64_t qsae_metric_leaf(void);
 
 typedef struct qsae_metric_settings {
     size_t struct_size;
-    int64_t batch_rows;        /**< rows of a batch for the batch-dependent variants (V3..V7); 0 = 2048 */
+    int64_t batch_rows;        /**< rows of a batch, for the variants V3..V7; 0 = 2048 */
     uint64_t memory;           /**< bytes for values kept per token (quantiles) and rows kept for
                                     medians; beyond it a systematic sample is kept; 0 = 256 MiB */
     const char *fingerprint;   /**< measurement fingerprint, part of the state; NULL = "" */
@@ -77,8 +77,8 @@ typedef struct qsae_divergence_rows {
 QSAE_API int32_t qsae_metric_update_divergence(qsae_metric *metric, const qsae_positions *at,
                                                const qsae_divergence_rows *rows);
 
-/** The same from whole logit rows (engines that have them): logits [n, vocab] f32, label [n] with -100
- * for none. */
+/** The same from whole logit rows (engines that have them): logits [n, vocab] f32, label [n] with
+ * -100 for none. */
 QSAE_API int32_t qsae_metric_update_divergence_logits(qsae_metric *metric, const qsae_positions *at,
                                                       const qsae_rows *logits_r,
                                                       const qsae_rows *logits_q,
@@ -102,7 +102,7 @@ typedef struct qsae_sparse_rows {
 /**
  * Adds rows and their reconstructions.
  * @param x, y   [n, d] f32, f16, bf16 or f64
- * @param acts   the sparse activations, NULL if not known (L0 and firing statistics are then missing)
+ * @param acts   the sparse activations, NULL if not known (then no L0 and firing statistics)
  */
 QSAE_API int32_t qsae_metric_update_reconstruction(qsae_metric *metric, const qsae_positions *at,
                                                    const qsae_rows *x, const qsae_rows *y,
@@ -124,7 +124,7 @@ QSAE_API int32_t qsae_metric_update_drift(qsae_metric *metric, const qsae_positi
 /** One result. */
 typedef struct qsae_value {
     size_t struct_size;
-    const char *name;         /**< e.g. "fvu_dim", "ce"; a mask other than all: "no_specials/fvu_dim" */
+    const char *name;         /**< e.g. "fvu_dim", "ce"; under a mask: "no_specials/fvu_dim" */
     const char *unit;         /**< "nats", "1", "tokens", ... */
     const char *description;  /**< formula */
     double value;             /**< NaN if not defined (yet) */
@@ -146,8 +146,8 @@ QSAE_API int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *
 QSAE_API int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *values,
                                       int64_t capacity);
 
-/** Adds the tokens of `from` to `metric`. QSAE_EMISMATCH names the differing field; overlapping tokens
- * are refused. On error `metric` is unchanged. */
+/** Adds the tokens of `from` to `metric`. QSAE_EMISMATCH names the differing field; overlapping
+ * tokens are refused. On error `metric` is unchanged. */
 QSAE_API int32_t qsae_metric_merge(qsae_metric *metric, const qsae_metric *from);
 
 /** Forgets all tokens. */

@@ -7,14 +7,14 @@
 QSAE_BEGIN_DECLS
 
 /**
- * A checkpoint: configuration and mapped tensors. Any number of models are made from it; tensors that
- * they do not change are shared. Thread-safety: safe.
+ * A checkpoint: configuration and mapped tensors. Any number of models are made from it; tensors
+ * that they do not change are shared. Thread-safety: safe.
  */
 typedef struct qsae_weights qsae_weights;
 
 /**
  * Opens a Hugging Face folder (config.json and model.safetensors, one file or sharded with index).
- * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE, QSAE_EUNSUPPORTED (model type or feature by name),
+ * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE, QSAE_EUNSUPPORTED (model type or feature),
  *         QSAE_EMISMATCH (a tensor's shape is not what the configuration implies), QSAE_EIO,
  *         QSAE_ENOMEM
  */
@@ -49,7 +49,7 @@ QSAE_API int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_i
 
 #define QSAE_ATTN_DEFAULT 0 /**< sdpa */
 #define QSAE_ATTN_EAGER 1   /**< scores, probabilities rounded step by step (bf16) */
-#define QSAE_ATTN_SDPA 2    /**< PyTorch's CPU flash kernel: online softmax over blocks of 512 keys */
+#define QSAE_ATTN_SDPA 2    /**< PyTorch's CPU flash kernel: online softmax, 512 keys a block */
 #define QSAE_ATTN_FP32 3    /**< no rounding inside attention */
 
 typedef struct qsae_model_settings {
@@ -115,8 +115,8 @@ typedef int32_t (*qsae_observer)(void *cookie, int32_t layer, int32_t site, cons
 /** As qsae_observer, but may change the rows in place; in bf16 compute they are rounded again. */
 typedef int32_t (*qsae_editor)(void *cookie, int32_t layer, int32_t site, qsae_rows *rows);
 
-/** One place to look at or to change. Callbacks run on the caller's thread, one at a time, ordered by
- * (layer, site, registration). They may use SAEs and metrics of the same context, but not run or
+/** One place to look at or to change. Callbacks run on the caller's thread, one at a time, ordered
+ * by (layer, site, registration). They may use SAEs and metrics of the same context, but not run or
  * close this model. */
 typedef struct qsae_tap {
     size_t struct_size;
@@ -134,12 +134,12 @@ typedef struct qsae_pass {
                                   last position */
     int64_t n_seq;           /**< >= 1; all sequences of a call form one logical batch */
     int64_t n_tokens;        /**< >= 1, positions 0..n_tokens-1 */
-    float *nll;              /**< [n_seq, n_tokens] natural log; NaN where there is no label; or NULL */
+    float *nll;              /**< [n_seq, n_tokens] natural log; NaN without label; or NULL */
     float *logits;           /**< [n_seq, n_tokens, vocab] or NULL */
     const qsae_tap *taps;    /**< [n_taps]; struct_size of the first is the stride of the array */
     int64_t n_taps;
-    int32_t stop_layer;      /**< with nll and logits NULL: run blocks below this one; 0 = as many as
-                                  the taps need */
+    int32_t stop_layer;      /**< with nll and logits NULL: run blocks below this one; 0 = as many
+                                  as the taps need */
     int32_t reserved;
     qsae_progress_callback progress; /**< unit "layers" */
     void *progress_cookie;
@@ -149,8 +149,8 @@ typedef struct qsae_pass {
 QSAE_API void qsae_pass_init(qsae_pass *pass, size_t size);
 
 /**
- * Runs the model over a batch. Nothing but the asked-for outputs is kept; logits of more than a tile
- * exist only if asked for.
+ * Runs the model over a batch. Nothing but the asked-for outputs is kept; logits of more than a
+ * tile exist only if asked for.
  * @return QSAE_EINVAL (id out of range: where), QSAE_ENOMEM, QSAE_ECANCELED, or what a callback
  *         returned. The model stays usable; outputs are then undefined.
  */

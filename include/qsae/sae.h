@@ -21,8 +21,9 @@ typedef struct qsae_sae_settings {
 QSAE_API void qsae_sae_settings_init(qsae_sae_settings *s, size_t size);
 
 /**
- * Opens an SAE folder or file: SAELens (cfg.json + sae_weights.safetensors), Gemma Scope (params.npz),
- * Gemma Scope 2 (params.safetensors, config.json). Weights stay mapped where the format allows.
+ * Opens an SAE folder or file: SAELens (cfg.json + sae_weights.safetensors), Gemma Scope
+ * (params.npz), Gemma Scope 2 (params.safetensors, config.json). Weights stay mapped where
+ * the format allows.
  * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE (with the conversion to use), QSAE_EUNSUPPORTED
  *         (architecture or option by name), QSAE_EMISMATCH (shapes), QSAE_EIO, QSAE_ENOMEM
  */

@@ -82,7 +82,7 @@ typedef struct qsae_tensor_info {
 } qsae_tensor_info;
 
 /**
- * Read-only listing of the tensors of a file or folder (safetensors, one file or sharded; npz; npy).
+ * Read-only listing of the tensors of a file or folder (safetensors, sharded or not; npz; npy).
  * Thread-safety: safe for reading.
  */
 typedef struct qsae_tensors qsae_tensors;

@@ -12,18 +12,18 @@ QSAE_BEGIN_DECLS
 typedef struct qsae_tokenizer qsae_tokenizer;
 
 /**
- * Reads a tokenizer.json (byte-fallback BPE in the Llama/Gemma style) and, where the folder has one,
- * tokenizer_config.json for the BOS, EOS and padding tokens.
+ * Reads a tokenizer.json (byte-fallback BPE in the Llama/Gemma style) and, where the folder has
+ * one, tokenizer_config.json for the BOS, EOS and padding tokens.
  * @param path  tokenizer.json, or a folder that holds it
- * @return QSAE_ENOENT, QSAE_EFORMAT (file, key, expected, found), QSAE_EUNSUPPORTED (a component this
- *         library does not run is named), QSAE_EIO, QSAE_ENOMEM, QSAE_EINVAL
+ * @return QSAE_ENOENT, QSAE_EFORMAT (file, key, expected, found), QSAE_EUNSUPPORTED (a component
+ *         this library does not run is named), QSAE_EIO, QSAE_ENOMEM, QSAE_EINVAL
  */
 QSAE_API int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokenizer **out);
 QSAE_API void qsae_tokenizer_close(qsae_tokenizer **tokenizer);
 
 /**
  * Encodes text.
- * @param text         UTF-8, [n_bytes], NUL bytes allowed; invalid UTF-8: QSAE_EFORMAT with the offset
+ * @param text         UTF-8, [n_bytes], NUL bytes allowed; invalid UTF-8: QSAE_EFORMAT with offset
  * @param add_special  non-zero: apply the post-processor's template (BOS, EOS)
  * @param ids          [capacity] receives the ids; NULL if capacity is 0
  * @param n_ids        receives the number of ids, also when it exceeds capacity
@@ -52,7 +52,8 @@ typedef struct qsae_tokenizer_info {
     const char *hash;        /**< 32 hex digits: XXH3-128 of tokenizer.json */
 } qsae_tokenizer_info;
 
-QSAE_API int32_t qsae_tokenizer_get_info(const qsae_tokenizer *tokenizer, qsae_tokenizer_info *info);
+QSAE_API int32_t qsae_tokenizer_get_info(const qsae_tokenizer *tokenizer,
+                                         qsae_tokenizer_info *info);
 
 /** 1 if the token is special (added_tokens[].special), else 0. */
 QSAE_API int32_t qsae_tokenizer_is_special(const qsae_tokenizer *tokenizer, int32_t id);
@@ -70,7 +71,7 @@ QSAE_API const char *qsae_bos_name(int32_t policy);
 QSAE_API int32_t qsae_bos_from_name(const char *name);
 
 #define QSAE_TEXT_DEFAULT 0 /**< by name: .jsonl, .ndjson = JSON lines; else plain text */
-#define QSAE_TEXT_PLAIN 1   /**< documents separated by <|endoftext|>; surrounding white space dropped */
+#define QSAE_TEXT_PLAIN 1   /**< documents separated by <|endoftext|>, stripped of white space */
 #define QSAE_TEXT_JSONL 2   /**< one JSON object per line */
 
 typedef struct qsae_corpus_settings {
@@ -99,13 +100,14 @@ typedef struct qsae_corpus qsae_corpus;
 
 /**
  * Reads and tokenizes text.
- * @param path  a file, or a folder (every regular file, by name in byte order, one document each for
- *              plain text without separators)
+ * @param path  a file, or a folder (every regular file, by name in byte order, one document
+ *              each for plain text without separators)
  * @return QSAE_ENOENT, QSAE_EFORMAT (file, line, key), QSAE_EINVAL (no document, or less than one
  *         chunk of text), QSAE_EIO, QSAE_ENOMEM, QSAE_ECANCELED
  */
-QSAE_API int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer, const char *path,
-                                  const qsae_corpus_settings *settings, qsae_corpus **out);
+QSAE_API int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer,
+                                  const char *path, const qsae_corpus_settings *settings,
+                                  qsae_corpus **out);
 
 /**
  * A corpus of ids the caller has: rows of one length.
@@ -125,7 +127,7 @@ typedef struct qsae_corpus_info {
     int64_t predicted_tokens; /**< positions that have a label */
     int32_t bos_policy;
     int32_t cross_labels;
-    const char *token_hash;   /**< 32 hex digits: XXH3-128 of ids, chunk length, BOS policy, labels */
+    const char *token_hash;   /**< 32 hex digits: XXH3-128 of ids, chunk length, BOS, labels */
 } qsae_corpus_info;
 
 QSAE_API int32_t qsae_corpus_get_info(const qsae_corpus *corpus, qsae_corpus_info *info);
@@ -146,7 +148,7 @@ typedef struct qsae_document_info {
     int64_t n_tokens;
     const char *source;      /**< file it came from */
     int64_t line;            /**< 1-based line (JSON lines) or index in the file (plain text) */
-    const char *metadata;    /**< JSON object: the line without its text field; "{}" for plain text */
+    const char *metadata;    /**< JSON object: the line without its text; "{}" for plain text */
 } qsae_document_info;
 
 QSAE_API int32_t qsae_corpus_document(const qsae_corpus *corpus, int64_t document,

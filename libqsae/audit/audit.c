@@ -32,7 +32,8 @@ void qsae_audit_settings_init(qsae_audit_settings *s, size_t size)
     qsae__settings_init(s, size);
 }
 
-int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settings, qsae_audit **out)
+int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settings,
+                        qsae_audit **out)
 {
     if (!context || !out)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_open: %s is NULL", context ? "out" : "context");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * audit/: a comparison of conditions on one corpus: plan, paired pass, snapshots, resume, result
- * document. Wires model/, sae/, text/ and metrics/ together; knows no file format and no kernel. It may
- * include every other folder of libqsae/ but kernels/.
+ * document. Wires model/, sae/, text/ and metrics/ together; knows no file format and no kernel. It
+ * may include every other folder of libqsae/ but kernels/.
  */
 #ifndef QSAE_AUDIT_AUDIT_H
 #define QSAE_AUDIT_AUDIT_H

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The paired pass over one logical batch. All models run first, then the head streams over all of them,
- * then the metrics are updated: what stops a pass early leaves no metric half updated. Conditions go in
- * groups that fit the memory for their rows; a group that is done stays done when the next is stopped.
+ * The paired pass over one logical batch. All models run first, then the head streams over all of
+ * them, then the metrics are updated: what stops a pass early leaves no metric half updated.
+ * Conditions go in groups that fit the memory for their rows; a group that is done stays done when
+ * the next is stopped.
  */
 #include <string.h>
 
@@ -144,10 +145,11 @@ int32_t qsae__pass_open(qsae_audit *a)
         return QSAE_ENOMEM;
     const int64_t context = a->corpus_info.context;
     const int64_t batch = qsae__min_i64(a->batch, a->corpus_info.chunks);
-    int32_t st = qsae__mul_i64(batch, context, &p->rows_max)
-                     ? QSAE_OK
-                     : qsae__fail(QSAE_EOVERFLOW, "a batch of %lld chunks of %lld tokens is too large",
-                                  (long long)batch, (long long)context);
+    int32_t st =
+        qsae__mul_i64(batch, context, &p->rows_max)
+            ? QSAE_OK
+            : qsae__fail(QSAE_EOVERFLOW, "a batch of %lld chunks of %lld tokens is too large",
+                         (long long)batch, (long long)context);
     qsae_model **models = qsae__calloc(a->ctx, a->n_participants, sizeof *models);
     if (!models)
         st = QSAE_ENOMEM;
@@ -173,7 +175,7 @@ int32_t qsae__pass_open(qsae_audit *a)
     return st;
 }
 
-/* Gathers chunks next_chunk.. into the batch's arrays. A shorter last chunk is a batch of its own. */
+/* Gathers chunks next_chunk.. into the batch's arrays. A shorter last chunk makes its own. */
 static int32_t gather(qsae_audit *a, struct pass *p)
 {
     const int64_t context = a->corpus_info.context;
@@ -359,7 +361,8 @@ int32_t qsae__pass_batch(qsae_audit *a)
         st = forward(a, p, &a->participants[0], &p->rows[0]);
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++) {
         const double start = qsae__now();
-        st = reconstruct(p, a->saes[i].sae, p->rows[0].taps[p->sae_tap[i]], &p->csr_r[i], p->y_r[i]);
+        st =
+            reconstruct(p, a->saes[i].sae, p->rows[0].taps[p->sae_tap[i]], &p->csr_r[i], p->y_r[i]);
         a->participants[0].seconds += qsae__now() - start;
     }
     int64_t next = 1;

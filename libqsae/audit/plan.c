@@ -113,8 +113,8 @@ static int32_t check_pair(qsae_audit *a, const struct participant *p)
     if (st != QSAE_OK || (st = qsae_model_get_info(p->model, &q)) != QSAE_OK)
         return st;
     if (r.vocab != q.vocab)
-        return qsae__fail(QSAE_EMISMATCH, "%s: vocabulary of %lld, the reference has %lld", p->label,
-                          (long long)q.vocab, (long long)r.vocab);
+        return qsae__fail(QSAE_EMISMATCH, "%s: vocabulary of %lld, the reference has %lld",
+                          p->label, (long long)q.vocab, (long long)r.vocab);
     if (r.width != q.width || r.layers != q.layers)
         return qsae__fail(QSAE_EMISMATCH,
                           "%s: %lld layers of width %lld, the reference has %lld of %lld", p->label,
@@ -135,9 +135,11 @@ static int32_t split_sae(qsae_audit *a, const char *text, struct audit_sae *out)
     if (given) {
         out->layer = layer > INT32_MAX ? INT32_MAX : (int32_t)layer;
         if (*end == ':' && !(out->site = qsae_site_from_name(end + 1, NULL)))
-            return qsae__fail(QSAE_EUNSUPPORTED, "SAE %s: site %s; expected resid_post", text, end + 1);
+            return qsae__fail(QSAE_EUNSUPPORTED, "SAE %s: site %s; expected resid_post", text,
+                              end + 1);
     }
-    out->name = given ? qsae__strndup(a->ctx, text, (size_t)(at - text)) : qsae__strdup(a->ctx, text);
+    out->name =
+        given ? qsae__strndup(a->ctx, text, (size_t)(at - text)) : qsae__strdup(a->ctx, text);
     return out->name ? QSAE_OK : QSAE_ENOMEM;
 }
 
@@ -153,7 +155,8 @@ static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
     if (out->layer < 0) {
         const int32_t site = qsae_site_from_name(out->info.hook, &layer);
         if (!*out->info.hook)
-            return qsae__fail(QSAE_EINVAL, "SAE %s: its files name no hook; give %s@LAYER", text, text);
+            return qsae__fail(QSAE_EINVAL, "SAE %s: its files name no hook; give %s@LAYER", text,
+                              text);
         if (!site)
             return qsae__fail(QSAE_EUNSUPPORTED,
                               "SAE %s: hook \"%s\" is not available; only resid_post is, or give "
@@ -174,8 +177,8 @@ static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
     return QSAE_OK;
 }
 
-/* Rows and values a metric keeps for medians and quantiles; exact for tens of thousands of tokens of a
- * small model, a sample beyond. Many conditions and SAEs must fit beside the weights. */
+/* Rows and values a metric keeps for medians and quantiles; exact for tens of thousands of tokens
+ * of a small model, a sample beyond. Many conditions and SAEs must fit beside the weights. */
 #define METRIC_MEMORY ((uint64_t)64 << 20)
 
 static int32_t open_metrics(qsae_audit *a, struct participant *p)
@@ -251,7 +254,8 @@ static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
     c.progress_cookie = s->progress_cookie;
     c.cancel = s->cancel;
     int32_t st = qsae_tokenizer_open(a->ctx, s->model, &a->tokenizer);
-    if (st != QSAE_OK || (st = qsae_corpus_open(a->ctx, a->tokenizer, s->text, &c, &a->corpus)) != 0)
+    if (st != QSAE_OK ||
+        (st = qsae_corpus_open(a->ctx, a->tokenizer, s->text, &c, &a->corpus)) != 0)
         return st;
     a->corpus_info.struct_size = sizeof a->corpus_info;
     return qsae_corpus_get_info(a->corpus, &a->corpus_info);
@@ -285,9 +289,10 @@ static void warn_bos(qsae_audit *a)
     qsae_tokenizer_info info = { .struct_size = sizeof info };
     if (a->corpus_info.bos_policy == QSAE_BOS_NONE &&
         qsae_tokenizer_get_info(a->tokenizer, &info) == QSAE_OK && info.adds_bos)
-        qsae__log(a->ctx, QSAE_LOG_WARNING,
-                  "the tokenizer of this model adds BOS, but the text is scored without it: expect a "
-                  "model far off its training distribution");
+        qsae__log(
+            a->ctx, QSAE_LOG_WARNING,
+            "the tokenizer of this model adds BOS, but the text is scored without it: expect a "
+            "model far off its training distribution");
 }
 
 int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The result document (doc/result.md). Keys may be added, never renamed; undefined values are null. */
+/* The result document (doc/result.md). Keys may be added, never renamed; undefined is null. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -130,8 +130,8 @@ static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)
         json_object_set_new(o, "noise", noise);
         json_object_set_new(o, "survival", survival);
         struct participant *const r = &a->participants[0];
-        for (const char *const *k = (const char *const[]){ "fvu_dim", "fvu_scalar", "l0", NULL }; *k;
-             k++) {
+        for (const char *const *k = (const char *const[]){ "fvu_dim", "fvu_scalar", "l0", NULL };
+             *k; k++) {
             char key[32];
             snprintf(key, sizeof key, "d%s", *k);
             json_object_set_new(o, key, number(value_of(p->saes[i].reconstruction, *k) -
@@ -216,8 +216,8 @@ static json_t *snapshot_of(qsae_audit *a, struct participant *p)
     for (const char *const *k = (const char *const[]){ "ce", "ppl", "predicted", NULL }; *k; k++)
         json_object_set_new(o, *k, named(p->cross_entropy, *k));
     if (p->divergence)
-        for (const char *const *k = (const char *const[]){ "dce", "dce_percent", "kl_mean", NULL }; *k;
-             k++)
+        for (const char *const *k = (const char *const[]){ "dce", "dce_percent", "kl_mean", NULL };
+             *k; k++)
             json_object_set_new(o, *k, number(value_of(p->divergence, *k)));
     json_object_set_new(o, "saes", list);
     for (int64_t i = 0; i < a->n_saes; i++) {
@@ -275,7 +275,8 @@ static json_t *stabilization(qsae_audit *a)
     const int64_t n = (int64_t)json_array_size(a->snapshots), headline = headline_snapshot(a);
     double change = NAN;
     for (int64_t i = 0; i < n; i++)
-        json_array_append(budgets, json_object_get(json_array_get(a->snapshots, (size_t)i), "tokens"));
+        json_array_append(budgets,
+                          json_object_get(json_array_get(a->snapshots, (size_t)i), "tokens"));
     for (int64_t p = 0; p < a->n_participants; p++)
         for (int64_t s = 0; s < a->n_saes; s++) {
             json_t *line = sae_head(&a->saes[s]), *values = json_array();

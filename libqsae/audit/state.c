@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * State of a run that was stopped: magic, fingerprint of the measurement, position, snapshots and the
- * metrics' own states, then XXH3-128 of all that. Read as an untrusted file.
+ * State of a run that was stopped: magic, fingerprint of the measurement, position, snapshots and
+ * the metrics' own states, then XXH3-128 of all that. Read as an untrusted file.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -163,7 +163,8 @@ static int32_t get_snapshots(qsae_audit *a, struct reader *r)
     if (st != QSAE_OK)
         return st;
     json_error_t error;
-    json_t *snapshots = json_loadb((const char *)data, (size_t)size, JSON_REJECT_DUPLICATES, &error);
+    json_t *snapshots =
+        json_loadb((const char *)data, (size_t)size, JSON_REJECT_DUPLICATES, &error);
     if (!json_is_array(snapshots)) {
         json_decref(snapshots);
         return qsae__fail(QSAE_EFORMAT, "%s: snapshots: %s", r->path, error.text);
@@ -206,10 +207,11 @@ static int32_t check_whole(const struct reader *r, const char *fingerprint)
     if (memcmp(hex, r->data + r->size - hash, hash) != 0)
         return qsae__fail(QSAE_EFORMAT, "%s: damaged (checksum differs)", r->path);
     if (memcmp(fingerprint, r->data + sizeof magic, hash) != 0)
-        return qsae__fail(QSAE_EMISMATCH,
-                          "%s: state of another measurement (fingerprint %.32s, this one has %s): model, "
-                          "SAE, text, conditions or settings differ; use another file or delete it",
-                          r->path, (const char *)r->data + sizeof magic, fingerprint);
+        return qsae__fail(
+            QSAE_EMISMATCH,
+            "%s: state of another measurement (fingerprint %.32s, this one has %s): model, "
+            "SAE, text, conditions or settings differ; use another file or delete it",
+            r->path, (const char *)r->data + sizeof magic, fingerprint);
     return QSAE_OK;
 }
 

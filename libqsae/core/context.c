@@ -14,8 +14,8 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 
-/* The default allocator. Large blocks are aligned to, and advised as, huge pages: a 4 KiB page walk per
- * row of a weight tile costs more than the arithmetic. */
+/* The default allocator. Large blocks are aligned to, and advised as, huge pages: a 4 KiB page walk
+ * per row of a weight tile costs more than the arithmetic. */
 static void *alloc_default(void *cookie, size_t size, size_t alignment)
 {
     (void)cookie;

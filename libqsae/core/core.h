@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * core/: status and messages, checked size arithmetic, memory, log, threads, CPU levels, hashing,
- * file mapping and atomic file writing. The lowest folder: it includes only itself and include/qsae/.
+ * file mapping and atomic file writing. The lowest folder: it includes only itself and
+ * include/qsae/.
  */
 #ifndef QSAE_CORE_CORE_H
 #define QSAE_CORE_CORE_H

@@ -36,7 +36,8 @@ int32_t qsae__cpu_level(void)
     __get_cpuid_count(7, 1, &a71, &t0, &t1, &t2);
     if (!(c7 >> 11 & 1) || !(a71 >> 5 & 1))
         return QSAE__LEVEL_AVX512;
-    const bool amx = (d7 >> 22 & 1) && (d7 >> 24 & 1) && (d7 >> 25 & 1) && (os & 0x60000) == 0x60000;
+    const bool amx =
+        (d7 >> 22 & 1) && (d7 >> 24 & 1) && (d7 >> 25 & 1) && (os & 0x60000) == 0x60000;
     if (!amx || syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) != 0)
         return QSAE__LEVEL_AVX512BF16;
     return QSAE__LEVEL_AMX;

@@ -17,7 +17,9 @@
 
 static int32_t fail_errno(const char *path, const char *what, int e)
 {
-    const int32_t st = e == ENOENT || e == ENOTDIR ? QSAE_ENOENT : e == ENOMEM ? QSAE_ENOMEM : QSAE_EIO;
+    const int32_t st = e == ENOENT || e == ENOTDIR ? QSAE_ENOENT
+                       : e == ENOMEM               ? QSAE_ENOMEM
+                                                   : QSAE_EIO;
     return qsae__fail(st, "%s: cannot %s: %s", path, what, strerror(e));
 }
 

@@ -8,7 +8,8 @@
 
 #include "core/context.h"
 
-/* The one file reader: a regular file, mapped read-only or read whole (qsae_context_settings.files). */
+/* The one file reader: a regular file, mapped read-only or read whole
+ * (qsae_context_settings.files). */
 typedef struct qsae__file {
     const uint8_t *data;   /* any alignment is only by the operating system's page */
     uint64_t size;
@@ -33,7 +34,7 @@ bool qsae__folder_exists(const char *path);
 /* folder + "/" + name; NULL with ENOMEM. */
 char *qsae__path_join(qsae_context *ctx, const char *folder, const char *name);
 
-/* Names of the regular files in a folder, byte order, NULL-terminated array; one allocation each. */
+/* Names of the regular files in a folder, byte order; one allocation each. */
 int32_t qsae__folder_list(qsae_context *ctx, const char *path, char ***names, int64_t *count);
 void qsae__folder_list_free(qsae_context *ctx, char **names, int64_t count);
 

@@ -21,7 +21,8 @@ void *qsae__alloc_array(qsae_context *ctx, int64_t count, size_t size)
 {
     size_t bytes;
     if (!qsae__bytes(count, size, &bytes)) {
-        qsae__fail(QSAE_ENOMEM, "out of memory: %lld elements of %zu bytes", (long long)count, size);
+        qsae__fail(QSAE_ENOMEM, "out of memory: %lld elements of %zu bytes", (long long)count,
+                   size);
         return NULL;
     }
     return qsae__alloc(ctx, bytes);

@@ -7,8 +7,8 @@
 
 #include "core/context.h"
 
-/* 64-byte aligned memory of the context's allocator. NULL with QSAE_ENOMEM's message set. Size 0 gives
- * a valid pointer. */
+/* 64-byte aligned memory of the context's allocator. NULL with QSAE_ENOMEM's message set. Size 0
+ * gives a valid pointer. */
 void *qsae__alloc(qsae_context *ctx, size_t size);
 
 /* count * size bytes, zeroed; an overflow is out of memory. */
@@ -19,8 +19,8 @@ void *qsae__alloc_array(qsae_context *ctx, int64_t count, size_t size);
 
 void qsae__free(qsae_context *ctx, void *p);
 
-/* Makes *p (of *capacity elements) hold at least need elements of size bytes, doubling; contents are
- * kept. QSAE_OK or QSAE_ENOMEM with *p unchanged. */
+/* Makes *p (of *capacity elements) hold at least need elements of size bytes, doubling; contents
+ * are kept. QSAE_OK or QSAE_ENOMEM with *p unchanged. */
 int32_t qsae__grow(qsae_context *ctx, void *p, int64_t *capacity, int64_t need, size_t size);
 
 char *qsae__strdup(qsae_context *ctx, const char *s);

@@ -21,14 +21,15 @@ int32_t qsae__settings_copy(void *dst, size_t size, const void *src, const char 
     size_t given;
     memcpy(&given, src, sizeof given);
     if (given < sizeof given || given > 4096)
-        return qsae__fail(QSAE_EINVAL,
-                          "%s: struct_size is %zu; call its _init function first (this library: %zu)",
-                          what, given, size);
+        return qsae__fail(
+            QSAE_EINVAL,
+            "%s: struct_size is %zu; call its _init function first (this library: %zu)", what,
+            given, size);
     for (size_t i = size; i < given; i++)
         if (((const unsigned char *)src)[i])
             return qsae__fail(QSAE_EINVAL,
-                              "%s: byte %zu is set, beyond the %zu bytes this library knows", what, i,
-                              size);
+                              "%s: byte %zu is set, beyond the %zu bytes this library knows", what,
+                              i, size);
     const size_t n = given < size ? given : size;
     memcpy((char *)dst + sizeof given, (const char *)src + sizeof given, n - sizeof given);
     return QSAE_OK;

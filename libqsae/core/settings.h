@@ -9,9 +9,9 @@
 void qsae__settings_init(void *s, size_t size);
 
 /*
- * Copies a caller's struct (first member: size_t struct_size) into dst of size bytes; what the caller's
- * struct lacks is zero. src NULL = all zero. A struct_size below sizeof(size_t), or a non-zero byte
- * beyond what this library knows, is QSAE_EINVAL naming `what`.
+ * Copies a caller's struct (first member: size_t struct_size) into dst of size bytes; what the
+ * caller's struct lacks is zero. src NULL = all zero. A struct_size below sizeof(size_t), or a
+ * non-zero byte beyond what this library knows, is QSAE_EINVAL naming `what`.
  */
 int32_t qsae__settings_copy(void *dst, size_t size, const void *src, const char *what);
 

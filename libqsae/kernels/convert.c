@@ -88,8 +88,8 @@ int32_t qsae__rows_check(const qsae_rows *rows, const char *what, uint32_t dtype
     if (!rows)
         return qsae__fail(QSAE_EINVAL, "%s: NULL", what);
     if (rows->struct_size < sizeof *rows)
-        return qsae__fail(QSAE_EINVAL, "%s: struct_size is %zu, expected %zu", what, rows->struct_size,
-                          sizeof *rows);
+        return qsae__fail(QSAE_EINVAL, "%s: struct_size is %zu, expected %zu", what,
+                          rows->struct_size, sizeof *rows);
     if (rows->dtype <= 0 || rows->dtype > 31 || !(dtypes >> rows->dtype & 1))
         return qsae__fail(QSAE_EINVAL, "%s: dtype %s is not allowed here", what,
                           qsae_dtype_name(rows->dtype));

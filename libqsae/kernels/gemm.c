@@ -105,8 +105,8 @@ static void fill_rows(const qsae__dense *d, int64_t n0, int64_t cols, int64_t k0
     }
 }
 
-static void dense_fill(const void *self, int64_t n0, int64_t n1, int64_t k0, int64_t k1, float *tile,
-                       int64_t panel)
+static void dense_fill(const void *self, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
+                       float *tile, int64_t panel)
 {
     const qsae__dense *const d = self;
     const int64_t kb = k1 - k0;
@@ -179,8 +179,8 @@ static int32_t run_tile(void *arg, int64_t tile, int32_t worker)
                        : QSAE_OK;
 }
 
-/* Tiles as wide as the scratch allows, but enough of them to keep the threads evenly busy. The split
- * changes no bit: a sum is never cut. */
+/* Tiles as wide as the scratch allows, but enough of them to keep the threads evenly busy. The
+ * split changes no bit: a sum is never cut. */
 static void choose_tiles(struct task *t, int64_t threads)
 {
     const int64_t n = t->w->n, want = threads * 3;

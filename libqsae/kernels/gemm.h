@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The one GEMM of the library: C[m, n] = A[m, k] W[n, k]^T in f32, defined as follows. k is cut into
- * blocks of QSAE__GEMM_KB; inside a block an element is a chain of fused multiply-adds from zero in
- * ascending k; block sums are added in ascending order. Plain C, our AVX2 and AVX-512 kernels and BLIS
- * (where its self-test shows this order) give the same bits.
+ * The one GEMM of the library: C[m, n] = A[m, k] W[n, k]^T in f32, defined as follows. k is cut
+ * into blocks of QSAE__GEMM_KB; inside a block an element is a chain of fused multiply-adds from
+ * zero in ascending k; block sums are added in ascending order. Plain C, our AVX2 and AVX-512
+ * kernels and BLIS (where its self-test shows this order) give the same bits.
  */
 #ifndef QSAE_KERNELS_GEMM_H
 #define QSAE_KERNELS_GEMM_H
@@ -42,8 +42,8 @@ qsae__panels qsae__panels_dense(const qsae__dense *d, int64_t n, int64_t k);
 /* Called for each finished tile C[m0..m1, n0..n1] (c points at its first element), from workers;
  * tiles come in any order and do not overlap. Non-zero ends the product with that status. */
 typedef struct qsae__epilogue {
-    int32_t (*tile)(void *self, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *c, int64_t ldc,
-                    int32_t worker);
+    int32_t (*tile)(void *self, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *c,
+                    int64_t ldc, int32_t worker);
     void *self;
 } qsae__epilogue;
 

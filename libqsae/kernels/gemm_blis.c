@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * f32 products by BLIS: one thread, no small-matrix path, row-stored operands. BLIS picks its kernel once
- * per process; on a CPU it does not know it takes one without fused multiply-add, which is not our
- * product, so the probe compares bits before anything relies on it.
+ * f32 products by BLIS: one thread, no small-matrix path, row-stored operands. BLIS picks its
+ * kernel once per process; on a CPU it does not know it takes one without fused multiply-add, which
+ * is not our product, so the probe compares bits before anything relies on it.
  */
 #include <errno.h>
 #include <math.h>
@@ -42,14 +42,17 @@ int32_t qsae__blis_environment(int32_t best)
     errno = 0;
     const long id = strtol(text, &end, 10);
     if (errno || end == text || *end)
-        return qsae__fail(QSAE_EENV, "BLIS_ARCH_TYPE: expected a number, found \"%s\"; unset it", text);
+        return qsae__fail(QSAE_EENV, "BLIS_ARCH_TYPE: expected a number, found \"%s\"; unset it",
+                          text);
     if (id == -1)
         return QSAE_OK;
     const int32_t level = id >= 0 && id < BLIS_NUM_ARCHS ? arch_level((arch_t)id) : -1;
     if (level < 0 || level > best)
-        return qsae__fail(QSAE_EENV,
-                          "BLIS_ARCH_TYPE: %ld is no kernel that BLIS can run here (it would abort or "
-                          "crash); unset it", id);
+        return qsae__fail(
+            QSAE_EENV,
+            "BLIS_ARCH_TYPE: %ld is no kernel that BLIS can run here (it would abort or "
+            "crash); unset it",
+            id);
     return QSAE_OK;
 }
 
@@ -62,8 +65,8 @@ void qsae__blis_block(int64_t m, int64_t n, int64_t kb, const float *a, int64_t 
     bli_rntm_disable_l3_sup(&rntm);
     float one = 1.0f, beta = add ? 1.0f : 0.0f;
     /* BLIS does not write through a and b. */
-    bli_sgemm_ex(BLIS_NO_TRANSPOSE, BLIS_NO_TRANSPOSE, m, n, kb, &one, (float *)(uintptr_t)a, lda, 1,
-                 (float *)(uintptr_t)tile, ld, 1, &beta, c, ldc, 1, NULL, &rntm);
+    bli_sgemm_ex(BLIS_NO_TRANSPOSE, BLIS_NO_TRANSPOSE, m, n, kb, &one, (float *)(uintptr_t)a, lda,
+                 1, (float *)(uintptr_t)tile, ld, 1, &beta, c, ldc, 1, NULL, &rntm);
 }
 
 bool qsae__blis_probe(char *name, size_t size, int32_t *level)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Vectors of QSAE__LANES floats in the compiler's generic vector types: the same operations at every
- * level, lowered to whatever registers the level has. Only for files compiled per level.
+ * Vectors of QSAE__LANES floats in the compiler's generic vector types: the same operations at
+ * every level, lowered to whatever registers the level has. Only for files compiled per level.
  */
 #ifndef QSAE_KERNELS_LANES_H
 #define QSAE_KERNELS_LANES_H
@@ -55,8 +55,8 @@ INLINE v16 v_select(i16 mask, v16 a, v16 b)
     return (v16)(((i16)a & mask) | ((i16)b & ~mask));
 }
 
-/* Comparisons of vectors wider than a register are taken apart lane by lane (gcc 12), so they are made in
- * registers of the level's own width. */
+/* Comparisons of vectors wider than a register are taken apart lane by lane (gcc 12), so they are
+ * made in registers of the level's own width. */
 #if defined(__AVX512F__)
 #define NATIVE 64
 #elif defined(__AVX2__)
@@ -125,15 +125,16 @@ INLINE double d_fold(d16 v)
 }
 
 /*
- * exp, below 1.5 ulp: x = n ln 2 + r with n nearest and ln 2 in two parts, polynomial of degree 6 in r
- * (Cephes expf), scaled by 2^n in two halves so that subnormal results are right.
+ * exp, below 1.5 ulp: x = n ln 2 + r with n nearest and ln 2 in two parts, polynomial of degree 6
+ * in r (Cephes expf), scaled by 2^n in two halves so that subnormal results are right.
  */
 INLINE v16 v_exp(v16 x)
 {
     const v16 low = v_set(-104.0f), high = v_set(89.0f);
     v16 c = v_select(v_less(x, low), low, x); /* NaN stays */
     c = v_select(v_less(high, c), high, c);
-    const v16 magic = v_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the nearest integer */
+    const v16 magic =
+        v_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the nearest integer */
     const v16 t = c * 1.44269504088896341f + magic;
     const v16 n = t - magic;
     v16 r = c - n * 0.693359375f;

@@ -129,9 +129,10 @@ static float op_dot(const float *x, const float *y, int64_t n)
 }
 
 /*
- * The order of PyTorch's row sum (SumKernel.cpp, vectors of 8 lanes): four vectors side by side; after 16
- * rounds their sums move up a level, after 256 another; then the four, the tail and the lanes one by one.
- * An RMSNorm with these bits keeps LLM.int8's activation codes where a reference run has them.
+ * The order of PyTorch's row sum (SumKernel.cpp, vectors of 8 lanes): four vectors side by side;
+ * after 16 rounds their sums move up a level, after 256 another; then the four, the tail and the
+ * lanes one by one. An RMSNorm with these bits keeps LLM.int8's activation codes where a reference
+ * run has them.
  */
 static float op_sum_sq(const float *x, int64_t n)
 {
@@ -176,7 +177,8 @@ static float op_sum_sq(const float *x, int64_t n)
             v_store(dst + i, (expression)); \
         } \
         if (i < n) { \
-            const v16 x = v_load_part(src + i, n - i, 0.0f), z = v_load_part(other + i, n - i, 0.0f); \
+            const v16 x = v_load_part(src + i, n - i, 0.0f), \
+                      z = v_load_part(other + i, n - i, 0.0f); \
             v_store_part(dst + i, (expression), n - i); \
         } \
     }
@@ -204,12 +206,14 @@ static void op_add(const float *x, const float *z, float *y, int64_t n, int32_t 
     (bf16 ? add_bf16 : add_f32)(x, z, y, n);
 }
 
-static void op_norm_gemma(const float *x, float r, const float *w, float *y, int64_t n, int32_t bf16)
+static void op_norm_gemma(const float *x, float r, const float *w, float *y, int64_t n,
+                          int32_t bf16)
 {
     (bf16 ? gemma_bf16 : gemma_f32)(x, r, w, y, n);
 }
 
-static void op_norm_llama(const float *x, float r, const float *w, float *y, int64_t n, int32_t bf16)
+static void op_norm_llama(const float *x, float r, const float *w, float *y, int64_t n,
+                          int32_t bf16)
 {
     (bf16 ? llama_bf16 : llama_f32)(x, r, w, y, n);
 }
@@ -246,7 +250,8 @@ static void op_rope(const float *x, const float *c, const float *s, float *y, in
     int64_t i = 0;
     v16 ya, yb;
     for (; i + LANES <= half; i += LANES) {
-        rope_step(v_load(x + i), v_load(x + half + i), v_load(c + i), v_load(s + i), &ya, &yb, bf16);
+        rope_step(v_load(x + i), v_load(x + half + i), v_load(c + i), v_load(s + i), &ya, &yb,
+                  bf16);
         v_store(y + i, ya);
         v_store(y + half + i, yb);
     }

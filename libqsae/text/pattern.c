@@ -43,12 +43,13 @@ static int32_t translate(const char *regex, const char *where, qsae__strbuf *out
                 return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression with class "
                                   "intersection: %s", where, regex);
             if (*p == '[' && depth == 0 && (p[1] == ']' || (p[1] == '^' && p[2] == ']')))
-                return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression with an empty class: %s",
-                                  where, regex);
+                return qsae__fail(QSAE_EUNSUPPORTED,
+                                  "%s: regular expression with an empty class: %s", where, regex);
             if (*p == '[' && depth > 0) { /* [:name:] */
                 const char *end = strstr(p, ":]");
                 if (end == NULL)
-                    return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression: %s", where, regex);
+                    return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression: %s", where,
+                                      regex);
                 qsae__strbuf_add(out, p, (size_t)(end + 2 - p));
                 p = end + 1;
                 continue;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The whole audit on the bundled model: against transformers' and SAELens' figures, and against itself. */
+/* The whole audit on the bundled model: against transformers' and SAELens' figures, and against
+ * itself. */
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -97,8 +98,10 @@ static void test_reference(void **state)
         s.n_conditions = 1;
         json_t *result = run(ctx, &s);
         const json_t *want = json_object_get(reference, bf16 ? "bf16" : "f32");
-        const json_t *wsae = json_object_get(want, "sae"), *wc = json_object_get(reference, "corpus");
-        const json_t *got = json_object_get(result, "reference"), *gc = json_object_get(result, "corpus");
+        const json_t *wsae = json_object_get(want, "sae"),
+                     *wc = json_object_get(reference, "corpus");
+        const json_t *got = json_object_get(result, "reference"),
+                     *gc = json_object_get(result, "corpus");
         const json_t *gsae = json_array_get(json_object_get(got, "saes"), 0);
         near("documents", at(gc, "documents"), at(wc, "documents"), 0);
         near("tokens", at(gc, "tokens"), at(wc, "chunk_tokens"), 0);
@@ -195,10 +198,11 @@ static void test_batch(void **state)
         const json_t *b = json_array_get(json_object_get(results[1], "conditions"), c);
         const json_t *sa = json_array_get(json_object_get(a, "saes"), 0);
         const json_t *sb = json_array_get(json_object_get(b, "saes"), 0);
-        for (const char *const *k = (const char *const[]){ "ce", "dce", "kl_mean", "kl_max", NULL }; *k;
-             k++)
+        for (const char *const *k = (const char *const[]){ "ce", "dce", "kl_mean", "kl_max", NULL };
+             *k; k++)
             assert_true(json_equal(json_object_get(a, *k), json_object_get(b, *k)));
-        for (const char *const *k = (const char *const[]){ "fvu_dim", "l0", "survival", NULL }; *k; k++)
+        for (const char *const *k = (const char *const[]){ "fvu_dim", "l0", "survival", NULL }; *k;
+             k++)
             assert_true(json_equal(json_object_get(sa, *k), json_object_get(sb, *k)));
     }
     json_decref(results[0]);
@@ -210,7 +214,8 @@ struct stop {
     qsae_cancel_token *token;
 };
 
-static int32_t stop_at(void *cookie, int64_t done, int64_t total, const char *unit, const char *phase)
+static int32_t stop_at(void *cookie, int64_t done, int64_t total, const char *unit,
+                       const char *phase)
 {
     const struct stop *s = cookie;
     (void)total;
@@ -318,7 +323,8 @@ static void test_cancel(void **state)
     qsae_context_close(&ctx);
 }
 
-static int32_t refuse(void *cookie, int64_t done, int64_t total, const char *unit, const char *phase)
+static int32_t refuse(void *cookie, int64_t done, int64_t total, const char *unit,
+                      const char *phase)
 {
     (void)cookie;
     (void)total;

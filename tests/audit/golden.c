@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Every figure of golden.json (transformers + bitsandbytes + SAELens on a real trained model), under the
- * tolerance rule its notes state: |ours - value| <= 4 max(spread, |exact - value|) + floor, where spread is
- * what a mere change of summation order does (also for bf16: the rounding flow is copied step by step).
+ * Every figure of golden.json (transformers + bitsandbytes + SAELens on a real trained model),
+ * under the tolerance rule of its notes: |ours - value| <= 4 max(spread, |exact - value|) + floor,
+ * where spread is what a mere change of summation order does (also for bf16: its flow is copied
+ * step by step).
  *
- * Three places are wider than that rule, because a discrete event weighs more than the floor allows:
- * - LLM.int8 in an f32 model: spread comes from two variants that share most operations with the base run,
- *   attention's products excepted. Ours share none, so about twice as many activation codes land on the
- *   other side of a rounding boundary. Judged by max(spread, other_flow).
+ * Three places are wider than that rule, as a discrete event weighs more than the floor allows:
+ * - LLM.int8 in an f32 model: spread comes from two variants that share most operations with the
+ *   base run, attention's products excepted. Ours share none, so about twice as many activation
+ *   codes land on the other side of a rounding boundary. Judged by max(spread, other_flow).
  * - share_E, share_e, share_cross: one top-k event moves them by its squared size over sum_delta2.
  * - counts of flipped predictions: near ties; 1% of the count on top of the floor.
  */
@@ -144,7 +145,8 @@ static const char *split(const char *path, char *part, size_t size)
 }
 
 /* values.snapshots.TOKENS.KEY, values.sae.NAME.fvu.all.snapshots.TOKENS.KEY */
-static const json_t *find_snapshot(const json_t *result, int64_t p, const char *sae, const char *rest)
+static const json_t *find_snapshot(const json_t *result, int64_t p, const char *sae,
+                                   const char *rest)
 {
     char tokens[32];
     const char *key = split(rest, tokens, sizeof tokens);
@@ -185,7 +187,7 @@ static const json_t *find(const json_t *result, int64_t p, const char *path)
     return json_object_get(sae, rest);
 }
 
-/* The variants that give the spread were run without masks: a masked figure has that of its `all`. */
+/* The variants that give the spread were run without masks: a masked figure has that of `all`. */
 static double number_at(const json_t *object, const char *path)
 {
     char all[256];
@@ -240,8 +242,9 @@ static void check_leaf(const json_t *golden, const struct condition *c, const ch
 }
 
 /* Walks values; `below` is the path inside the result that `results[which]` belongs to. */
-static void walk(const json_t *golden, const struct condition *c, const char *path, const char *below,
-                 const json_t *value, const json_t *result, int64_t p, struct counts *n)
+static void walk(const json_t *golden, const struct condition *c, const char *path,
+                 const char *below, const json_t *value, const json_t *result, int64_t p,
+                 struct counts *n)
 {
     if (!json_is_object(value)) {
         check_leaf(golden, c, path, below, result, p, value, n);

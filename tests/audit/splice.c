@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Editors: the residual rows of layer 2 replaced by SAE(x), by zero and by their mean, against the spliced
- * cross-entropies of golden.json (transformers with a forward hook, SAELens).
+ * Editors: the residual rows of layer 2 replaced by SAE(x), by zero and by their mean, against the
+ * spliced cross-entropies of golden.json (transformers with a forward hook, SAELens).
  */
 #include <math.h>
 #include <stdlib.h>
@@ -105,9 +105,9 @@ static double at(const json_t *o, const char *key)
     return json_number_value(json_object_get(o, key));
 }
 
-/* Tolerance: golden.json's order-only spread of the condition's own ce, four times, and a floor for a few
- * features next to their threshold; another 1e-4 where the condition rounds activations, as the
- * reconstruction that takes their place passes the same roundings again. */
+/* Tolerance: golden.json's order-only spread of the condition's own ce, four times, and a floor for
+ * a few features next to their threshold; another 1e-4 where the condition rounds activations, as
+ * the reconstruction that takes their place passes the same roundings again. */
 static void check(const char *name, const char *key, double got, const json_t *condition)
 {
     const json_t *values = json_object_get(condition, "values");
@@ -139,7 +139,8 @@ static void test_splice(void **state)
     assert_ok(qsae_corpus_open(ctx, tokenizer, MODEL "/tinystories-valid.txt", &cs, &corpus));
     assert_ok(qsae_weights_open(ctx, MODEL, &weights));
     for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++) {
-        const json_t *c = json_object_get(json_object_get(golden, "conditions"), conditions[i].name);
+        const json_t *c =
+            json_object_get(json_object_get(golden, "conditions"), conditions[i].name);
         qsae_model *model;
         qsae_model_settings s;
         double mean[64] = { 0 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Speed of whole forward passes with cross-entropy on a large checkpoint, beside the rate of the f32
- * product alone in the same run. usage: bench_model FOLDER [SEQUENCES [TOKENS]]
+ * Speed of whole forward passes with cross-entropy on a large checkpoint, beside the rate of the
+ * f32 product alone in the same run. usage: bench_model FOLDER [SEQUENCES [TOKENS]]
  */
 #include <math.h>
 #include <stdio.h>

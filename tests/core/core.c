@@ -129,7 +129,8 @@ static void test_blis_environment(void **state)
     qsae_context *ctx;
     if (!level_name(1))
         skip();
-    for (const char *const *v = (const char *const[]){ "haswell", "99", "1", "-7", NULL }; *v; v++) {
+    for (const char *const *v = (const char *const[]){ "haswell", "99", "1", "-7", NULL }; *v;
+         v++) {
         setenv("BLIS_ARCH_TYPE", *v, 1);
         assert_fails(qsae_context_open(NULL, &ctx), QSAE_EENV, "BLIS_ARCH_TYPE");
     }
@@ -251,7 +252,8 @@ static void test_files(void **state)
     rmdir(folder);
     assert_true(qsae__plain_name("model-00001-of-00002.safetensors"));
     for (const char *const *v =
-             (const char *const[]){ "", ".", "..", "a/b", "/a", "a\\b", "a\nb", "\x7f", NULL }; *v; v++)
+             (const char *const[]){ "", ".", "..", "a/b", "/a", "a\\b", "a\nb", "\x7f", NULL };
+         *v; v++)
         assert_false(qsae__plain_name(*v));
 }
 
@@ -409,8 +411,8 @@ static void test_log(void **state)
 static void test_version(void **state)
 {
     (void)state;
-    assert_int_equal(qsae_version_api(), QSAE_API_VERSION_MAJOR << 16 | QSAE_API_VERSION_MINOR << 8 |
-                                             QSAE_API_VERSION_PATCH);
+    assert_int_equal(qsae_version_api(), QSAE_API_VERSION_MAJOR << 16 |
+                                             QSAE_API_VERSION_MINOR << 8 | QSAE_API_VERSION_PATCH);
     assert_true(strlen(qsae_version()) > 4);
     assert_int_equal(qsae_dtype_bits(QSAE_BF16), 16);
     assert_int_equal(qsae_dtype_from_name("F8_E4M3"), QSAE_F8_E4M3);

@@ -67,9 +67,9 @@ static void check(const struct problem *p)
 }
 
 static const int64_t shapes[][3] = {
-    { 1, 1, 1 },    { 1, 31, 7 },   { 3, 32, 256 },  { 5, 33, 257 },  { 6, 16, 64 },  { 7, 48, 512 },
-    { 13, 65, 300 }, { 14, 64, 100 }, { 15, 40, 511 }, { 29, 700, 270 }, { 2, 513, 33 }, { 40, 17, 1024 },
-    { 16, 96, 1024 }, { 28, 64, 2048 },
+    { 1, 1, 1 },    { 1, 31, 7 },     { 3, 32, 256 },   { 5, 33, 257 },   { 6, 16, 64 },
+    { 7, 48, 512 }, { 13, 65, 300 },  { 14, 64, 100 },  { 15, 40, 511 },  { 29, 700, 270 },
+    { 2, 513, 33 }, { 40, 17, 1024 }, { 16, 96, 1024 }, { 28, 64, 2048 },
 };
 
 void test_gemm_levels(void **state)
@@ -149,8 +149,9 @@ static int32_t negate(void *self, int64_t m0, int64_t m1, int64_t n0, int64_t n1
     for (int64_t i = 0; i < m1 - m0; i++)
         for (int64_t j = 0; j < n1 - n0; j++)
             c[i * ldc + j] = -c[i * ldc + j];
-    return self && m0 <= *(int64_t *)self && *(int64_t *)self < m1 ? qsae__fail(QSAE_EIO, "epilogue")
-                                                                   : QSAE_OK;
+    return self && m0 <= *(int64_t *)self && *(int64_t *)self < m1
+               ? qsae__fail(QSAE_EIO, "epilogue")
+               : QSAE_OK;
 }
 
 void test_gemm_threads(void **state)
@@ -163,8 +164,9 @@ void test_gemm_threads(void **state)
     const int32_t counts[] = { 1, 2, 3, 8 };
     for (int t = 0; t < 4; t++) {
         qsae_context *ctx = open_context(NULL, counts[t]);
-        const qsae__dense d = { .data = p.w, .dtype = QSAE_F32, .level = ctx->level, .n_stride = p.k,
-                                .k_stride = 1 };
+        const qsae__dense d = {
+            .data = p.w, .dtype = QSAE_F32, .level = ctx->level, .n_stride = p.k, .k_stride = 1
+        };
         const qsae__panels w = qsae__panels_dense(&d, p.n, p.k);
         const qsae__epilogue e = { .tile = negate };
         assert_ok(qsae__gemm(ctx, p.m, p.a, p.lda, &w, p.c, p.ldc, &e));

@@ -6,8 +6,8 @@
 #include "../support.h"
 #include "kernels.h"
 
-/* With the argument "blis", BLIS is told to take its AVX2 kernel, so that its path runs on machines whose
- * CPU it does not know. */
+/* With the argument "blis", BLIS is told to take its AVX2 kernel, so that its path runs on machines
+ * whose CPU it does not know. */
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "blis") == 0 && level_name(1)) {

@@ -15,7 +15,8 @@ static double ulp_error(float got, double want)
     if ((double)got == want)
         return 0;
     const float near = (float)want;
-    const double spacing = fmax((double)(nextafterf(fabsf(near), INFINITY) - fabsf(near)), 0x1p-149);
+    const double spacing =
+        fmax((double)(nextafterf(fabsf(near), INFINITY) - fabsf(near)), 0x1p-149);
     return fabs((double)got - want) / spacing;
 }
 
@@ -66,8 +67,8 @@ void test_ops_accuracy(void **state)
 typedef void (*unary)(const float *, float *, int64_t);
 
 /* Everything an operation table computes from x, z, w, into one buffer. */
-static int64_t all_ops(const qsae__ops *ops, const float *x, const float *z, const float *w, int64_t n,
-                       float *out)
+static int64_t all_ops(const qsae__ops *ops, const float *x, const float *z, const float *w,
+                       int64_t n, float *out)
 {
     float *o = out;
     const unary list[] = { ops->exp, ops->tanh, ops->silu, ops->gelu_tanh };
@@ -206,7 +207,8 @@ void test_convert(void **state)
     float data[8] = { 1, 2, 3, 4, 5, 6, 7, 8 }, back[8];
     unsigned char raw[65];
     const uint32_t all = 1u << QSAE_F32 | 1u << QSAE_BF16;
-    for (const int32_t *t = (const int32_t[]){ QSAE_F32, QSAE_F16, QSAE_BF16, QSAE_F64, 0 }; *t; t++) {
+    for (const int32_t *t = (const int32_t[]){ QSAE_F32, QSAE_F16, QSAE_BF16, QSAE_F64, 0 }; *t;
+         t++) {
         assert_true(qsae__from_f32(*t, data, 8, raw + 1)); /* odd addresses are fine */
         assert_true(qsae__to_f32(*t, raw + 1, 8, back));
         assert_memory_equal(data, back, sizeof data);

@@ -61,7 +61,7 @@ static void rows_of(int rows, int64_t kb, const float *a, int64_t lda, const flo
 static void block(int64_t m, int64_t n, int64_t kb, const float *a, int64_t lda, const float *tile,
                   float *c, int64_t ldc, bool add)
 {
-    /* Rows a multiple of 4 KiB apart fall into one cache set: copy such a block of rows together. */
+    /* Rows a multiple of 4 KiB apart fall into one cache set: copy such rows together. */
     float near[MR * (QSAE__GEMM_KB + 16)];
     const bool copy = lda % 1024 == 0 && n > QSAE__PANEL;
     for (int64_t i = 0; i < m; i += MR) {
