@@ -2,11 +2,33 @@
 /* Sharded safetensors: {"metadata": {"total_size": n}, "weight_map": {tensor: file}}. */
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "formats/set.h"
 
+/* The one kind of link that is followed: FILE -> ../../blobs/HASH, as the Hugging Face cache lays out
+ * models--X--Y/snapshots/REVISION/FILE, if that is a regular file. */
+static bool is_cache_link(qsae_context *ctx, const char *folder, const char *path)
+{
+    static const char blobs[] = "../../blobs/";
+    char target[sizeof blobs + 64];
+    struct stat st;
+    const ssize_t n = readlink(path, target, sizeof target);
+    const size_t prefix = sizeof blobs - 1;
+    if (n < 0 || (size_t)n >= sizeof target || memcmp(target, blobs, prefix) != 0)
+        return false;
+    target[n] = 0;
+    const size_t digits = strspn(target + prefix, "0123456789abcdef");
+    if ((digits != 40 && digits != 64) || prefix + digits != (size_t)n)
+        return false;
+    char *const full = qsae__path_join(ctx, folder, target);
+    const bool regular = full && lstat(full, &st) == 0 && S_ISREG(st.st_mode);
+    qsae__free(ctx, full);
+    return regular;
+}
+
 /* Opens one shard. A name in an index is hostile: it may reach neither elsewhere nor through a
- * link. */
+ * link of its own making. */
 static int32_t open_shard(qsae__tensors *t, const char *folder, const char *index, const char *name)
 {
     qsae__file *file = NULL;
@@ -21,9 +43,10 @@ static int32_t open_shard(qsae__tensors *t, const char *folder, const char *inde
         return QSAE_ENOMEM;
     if (lstat(path, &st) != 0)
         status = qsae__fail(QSAE_ENOENT, "%s: shard \"%s\" is missing", index, name);
-    else if (S_ISLNK(st.st_mode))
-        status = qsae__fail(QSAE_EFORMAT, "%s: shard \"%s\" is a symbolic link; links are refused, "
-                            "copy the files into the folder", index, name);
+    else if (S_ISLNK(st.st_mode) && !is_cache_link(t->ctx, folder, path))
+        status = qsae__fail(QSAE_EFORMAT,
+                            "%s: shard \"%s\" is a symbolic link; only those of the Hugging Face "
+                            "cache are followed, copy the files into the folder", index, name);
     else
         status = qsae__file_open(t->ctx, path, &file);
     qsae__free(t->ctx, path);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "formats_test.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "numpy_files.h"
@@ -89,6 +90,45 @@ static void test_index_refused(void **state)
     test_remove("link.safetensors");
 }
 
+/* models--X--Y/snapshots/REVISION/FILE -> ../../blobs/HASH opens; other links there do not. */
+static void test_cache_links(void **state)
+{
+    (void)state;
+    static const char *const hash = "0123456789abcdef0123456789abcdef01234567";
+    char root[] = "/tmp/qsae-cache-XXXXXX", path[256], file[256], name[80];
+    qsae__tensors *t = NULL;
+    assert_non_null(mkdtemp(root));
+    for (const char *const *d =
+             (const char *const[]){ "blobs", "snapshots", "snapshots/main", NULL }; *d; d++) {
+        snprintf(path, sizeof path, "%s/%s", root, *d);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    snprintf(name, sizeof name, "../../blobs/%s", hash);
+    const float value = 1;
+    const qsae__tensor a = { .name = "a", .data = &value, .bytes = 4, .shape = { 1 }, .rank = 1,
+                             .dtype = QSAE_F32 };
+    snprintf(file, sizeof file, "%s/blobs/%s", root, hash);
+    assert_int_equal(qsae__safetensors_write(test_contexts[0], file, &a, 1), QSAE_OK);
+    snprintf(path, sizeof path, "%s/snapshots/main/model.safetensors.index.json", root);
+    static const char index[] = "{\"weight_map\":{\"a\":\"s1.safetensors\"}}";
+    assert_int_equal(qsae__file_write(test_contexts[0], path, index, sizeof index - 1), QSAE_OK);
+    snprintf(path, sizeof path, "%s/snapshots/main", root);
+    snprintf(file, sizeof file, "%s/snapshots/main/s1.safetensors", root);
+    for (int ok = 0; ok < 2; ok++) {
+        assert_int_equal(symlink(ok ? name : "../../blobs/../blobs/x", file), 0);
+        assert_int_equal(qsae__tensors_load(test_contexts[0], path, &t),
+                         ok ? QSAE_OK : QSAE_EFORMAT);
+        qsae__tensors_unref(&t);
+        unlink(file);
+    }
+    for (const char *const *f = (const char *const[]){
+             "snapshots/main/model.safetensors.index.json", "snapshots/main", "snapshots",
+             "blobs/0123456789abcdef0123456789abcdef01234567", "blobs", "", NULL }; *f; f++) {
+        snprintf(path, sizeof path, "%s/%s", root, *f);
+        assert_int_equal(remove(path), 0);
+    }
+}
+
 static void test_folders(void **state)
 {
     qsae__tensors *t = NULL;
@@ -173,7 +213,8 @@ static void test_out_of_memory(void **state)
 const struct CMUnitTest index_tests[] = {
     cmocka_unit_test(test_shards),
     cmocka_unit_test(test_index_refused),
-    cmocka_unit_test(test_folders),
+    cmocka_unit_test(test_cache_links),
+        cmocka_unit_test(test_folders),
     cmocka_unit_test(test_out_of_memory),
 };
 const size_t n_index_tests = sizeof index_tests / sizeof *index_tests;
