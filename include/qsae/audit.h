@@ -46,6 +46,7 @@ typedef struct qsae_audit_settings {
     qsae_cancel_token *cancel;
 } qsae_audit_settings;
 
+/** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */
 QSAE_API void qsae_audit_settings_init(qsae_audit_settings *s, size_t size);
 
 /**
@@ -55,6 +56,8 @@ QSAE_API void qsae_audit_settings_init(qsae_audit_settings *s, size_t size);
  */
 QSAE_API int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settings,
                                  qsae_audit **out);
+
+/** Closes *audit and NULLs it; a running qsae_audit_run must have returned. NULL is fine. */
 QSAE_API void qsae_audit_close(qsae_audit **audit);
 
 /**

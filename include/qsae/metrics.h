@@ -32,6 +32,7 @@ typedef struct qsae_metric_settings {
     double active_rate;        /**< features: active if firing rate > this; 0 = 0.001 */
 } qsae_metric_settings;
 
+/** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_metric_settings). */
 QSAE_API void qsae_metric_settings_init(qsae_metric_settings *s, size_t size);
 
 /** Cross-entropy: mean negative log-likelihood, perplexity. */
@@ -50,6 +51,8 @@ QSAE_API int32_t qsae_metric_open_features(qsae_context *context, int64_t featur
 /** Noise floor: residual drift against reconstruction error, rows of width d. */
 QSAE_API int32_t qsae_metric_open_drift(qsae_context *context, int64_t d,
                                         const qsae_metric_settings *s, qsae_metric **out);
+
+/** Closes *metric and NULLs it. NULL is fine. */
 QSAE_API void qsae_metric_close(qsae_metric **metric);
 
 /** "cross_entropy", "divergence", "reconstruction", "features" or "drift". Static storage. */
@@ -57,7 +60,11 @@ QSAE_API const char *qsae_metric_kind(const qsae_metric *metric);
 
 /**
  * Adds per-token negative log-likelihoods.
+ * @param at   where the rows come from (n_rows = n), NULL = they follow the previous update
+ * @param n    rows, >= 0
  * @param nll  [n] natural log; NaN = position without label, skipped
+ * @return QSAE_EINVAL (another kind, bad counts), QSAE_EMISMATCH (tokens that were added already),
+ *         QSAE_ENOMEM. On error the metric is unchanged.
  */
 QSAE_API int32_t qsae_metric_update_cross_entropy(qsae_metric *metric, const qsae_positions *at,
                                                   int64_t n, const float *nll);
@@ -74,6 +81,12 @@ typedef struct qsae_divergence_rows {
     const int32_t *label;
 } qsae_divergence_rows;
 
+/**
+ * Adds per-token comparisons.
+ * @param at    where the rows come from, NULL = they follow the previous update
+ * @param rows  what is known of them; nll_r and nll_q are required, the rest may be NULL
+ * @return as qsae_metric_update_cross_entropy
+ */
 QSAE_API int32_t qsae_metric_update_divergence(qsae_metric *metric, const qsae_positions *at,
                                                const qsae_divergence_rows *rows);
 
@@ -101,6 +114,7 @@ typedef struct qsae_sparse_rows {
 
 /**
  * Adds rows and their reconstructions.
+ * @param at     where the rows come from, NULL = they follow the previous update
  * @param x, y   [n, d] f32, f16, bf16 or f64
  * @param acts   the sparse activations, NULL if not known (then no L0 and firing statistics)
  */
@@ -108,14 +122,16 @@ QSAE_API int32_t qsae_metric_update_reconstruction(qsae_metric *metric, const qs
                                                    const qsae_rows *x, const qsae_rows *y,
                                                    const qsae_sparse_rows *acts);
 
-/** Adds paired sparse activations, reference and compressed, of the same tokens. */
+/** Adds paired sparse activations, reference and compressed, of the same tokens. Returns as
+ * qsae_metric_update_cross_entropy; an index out of range is QSAE_EINVAL. */
 QSAE_API int32_t qsae_metric_update_features(qsae_metric *metric, const qsae_positions *at,
                                              const qsae_sparse_rows *r, const qsae_sparse_rows *q);
 
 /**
  * Adds residual rows of both models and, if an SAE is there, their reconstructions.
  * @param x_r, x_q  [n, d]
- * @param y_r, y_q  [n, d] or both NULL
+ * @param y_r, y_q  [n, d] or both NULL; the same in every update
+ * @return as qsae_metric_update_cross_entropy
  */
 QSAE_API int32_t qsae_metric_update_drift(qsae_metric *metric, const qsae_positions *at,
                                           const qsae_rows *x_r, const qsae_rows *x_q,
@@ -131,8 +147,10 @@ typedef struct qsae_value {
     double low, high;         /**< interval, NaN if there is none */
 } qsae_value;
 
-/** Number of results, and result i (0..count-1); names are fixed per kind. */
+/** Number of results; names are fixed per kind. */
 QSAE_API int32_t qsae_metric_count(const qsae_metric *metric);
+
+/** Result i. QSAE_EINVAL (i out of range), QSAE_ENOMEM. Strings are static. */
 QSAE_API int32_t qsae_metric_value(qsae_metric *metric, int32_t i, qsae_value *value);
 
 /** One result by name: QSAE_ENOENT if the kind has no such name. *value is NaN if not defined. */
@@ -141,7 +159,8 @@ QSAE_API int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *
 /**
  * Per-feature results of kind "features" (r, rate_r, rate_q, mean_r, max_r, max_q, fire_r, fire_q,
  * cofire) and "reconstruction" (fire).
- * @param values  [features]
+ * @param values  [capacity], capacity >= features
+ * @return QSAE_ENOENT (the kind has no such name), QSAE_ESPACE, QSAE_EINVAL, QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *values,
                                       int64_t capacity);
@@ -153,10 +172,12 @@ QSAE_API int32_t qsae_metric_merge(qsae_metric *metric, const qsae_metric *from)
 /** Forgets all tokens. */
 QSAE_API void qsae_metric_reset(qsae_metric *metric);
 
-/** Writes the state to a file (temporary file, fsync, rename). */
+/** Writes the state to a file (temporary file, fsync, rename). QSAE_EIO, QSAE_ENOENT (folder),
+ * QSAE_ENOMEM; an old file is then untouched. */
 QSAE_API int32_t qsae_metric_save(const qsae_metric *metric, const char *path);
 
-/** Replaces the state by a saved one of the same kind and shape. On error `metric` is unchanged. */
+/** Replaces the state by a saved one. QSAE_EFORMAT (damaged), QSAE_EMISMATCH (kind, shape, settings
+ * or fingerprint: named), QSAE_ENOENT, QSAE_EIO, QSAE_ENOMEM. On error `metric` is unchanged. */
 QSAE_API int32_t qsae_metric_load(qsae_metric *metric, const char *path);
 
 QSAE_END_DECLS

@@ -19,6 +19,8 @@ typedef struct qsae_weights qsae_weights;
  *         QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights **out);
+
+/** Closes *weights and NULLs it; models made of it stay usable. NULL is fine. */
 QSAE_API void qsae_weights_close(qsae_weights **weights);
 
 typedef struct qsae_model_info {
@@ -40,7 +42,8 @@ typedef struct qsae_model_info {
                                    on the first call that asks (reads the file once) */
 } qsae_model_info;
 
-/** Describes a checkpoint. info->hash is filled only if info->struct_size covers it. */
+/** Describes a checkpoint. info->struct_size set by the caller; info->hash is filled only if it is
+ * covered (the first such call reads the file). QSAE_EINVAL, QSAE_ENOMEM. */
 QSAE_API int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_info *info);
 
 #define QSAE_COMPUTE_DEFAULT 0 /**< f32 */
@@ -62,6 +65,7 @@ typedef struct qsae_model_settings {
     qsae_cancel_token *cancel;
 } qsae_model_settings;
 
+/** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_model_settings). */
 QSAE_API void qsae_model_settings_init(qsae_model_settings *s, size_t size);
 
 /**
@@ -78,7 +82,11 @@ typedef struct qsae_model qsae_model;
  */
 QSAE_API int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settings,
                                  qsae_model **out);
+
+/** Closes *model and NULLs it. Not while a pass runs. NULL is fine. */
 QSAE_API void qsae_model_close(qsae_model **model);
+
+/** Describes the checkpoint of a model, as qsae_weights_get_info. */
 QSAE_API int32_t qsae_model_get_info(const qsae_model *model, qsae_model_info *info);
 
 typedef struct qsae_model_cost {
@@ -94,6 +102,7 @@ typedef struct qsae_model_cost {
     int32_t batch_dependent;   /**< 1: results depend on which sequences share a call (LLM.int8) */
 } qsae_model_cost;
 
+/** What the model weighs. cost->struct_size set by the caller; QSAE_EINVAL. */
 QSAE_API int32_t qsae_model_get_cost(const qsae_model *model, qsae_model_cost *cost);
 
 #define QSAE_SITE_RESID_POST 1 /**< output of a decoder block, after its last residual add */
@@ -146,6 +155,7 @@ typedef struct qsae_pass {
     qsae_cancel_token *cancel;
 } qsae_pass;
 
+/** Zeroes *pass up to size bytes and sets struct_size. size: sizeof(qsae_pass). */
 QSAE_API void qsae_pass_init(qsae_pass *pass, size_t size);
 
 /**

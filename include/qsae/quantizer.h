@@ -27,6 +27,8 @@ typedef struct qsae_quantizer qsae_quantizer;
  * @return QSAE_EINVAL (offset, what is wrong, what is allowed), QSAE_EUNSUPPORTED, QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quantizer **out);
+
+/** Closes *quantizer and NULLs it. NULL is fine. */
 QSAE_API void qsae_quantizer_close(qsae_quantizer **quantizer);
 
 /** Canonical form of the specification; belongs to the handle. */
@@ -47,10 +49,14 @@ typedef struct qsae_qmatrix qsae_qmatrix;
  */
 QSAE_API int32_t qsae_quantizer_encode(const qsae_quantizer *quantizer, const qsae_rows *weight,
                                        int64_t heads, int32_t strict, qsae_qmatrix **out);
+
+/** Closes *matrix and NULLs it; its fields go with it. NULL is fine. */
 QSAE_API void qsae_qmatrix_close(qsae_qmatrix **matrix);
 
-/** Rows (outputs) and columns (inputs) of the matrix. */
+/** Rows: outputs of the layer. */
 QSAE_API int64_t qsae_qmatrix_rows(const qsae_qmatrix *matrix);
+
+/** Columns: inputs of the layer. */
 QSAE_API int64_t qsae_qmatrix_cols(const qsae_qmatrix *matrix);
 
 /** Bytes of codes and scales. */
@@ -59,6 +65,7 @@ QSAE_API uint64_t qsae_qmatrix_bytes(const qsae_qmatrix *matrix);
 /**
  * Decodes the whole matrix.
  * @param out  [rows, cols] f32, f16 or bf16: one rounding from the f32 product of code and scale
+ * @return QSAE_EINVAL, QSAE_EMISMATCH (shape)
  */
 QSAE_API int32_t qsae_qmatrix_decode(const qsae_qmatrix *matrix, qsae_rows *out);
 
@@ -73,7 +80,10 @@ typedef struct qsae_field {
     int32_t dtype;
 } qsae_field;
 
+/** Number of arrays. */
 QSAE_API int32_t qsae_qmatrix_field_count(const qsae_qmatrix *matrix);
+
+/** Array i (0..count-1). field->struct_size set by the caller. QSAE_EINVAL. */
 QSAE_API int32_t qsae_qmatrix_field(const qsae_qmatrix *matrix, int32_t i, qsae_field *field);
 
 /**
@@ -83,6 +93,7 @@ QSAE_API int32_t qsae_qmatrix_field(const qsae_qmatrix *matrix, int32_t i, qsae_
  * @param dtype QSAE_F32, QSAE_BF16 or QSAE_F16: dtype of the activations; results are rounded to it
  * @param y     [n, rows] f32
  * All n rows are one call of the layer: LLM.int8 chooses its outlier columns from them.
+ * @return QSAE_EINVAL, QSAE_EMISMATCH (shapes), QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows *x,
                                      const float *bias, int32_t dtype, qsae_rows *y);
@@ -94,6 +105,7 @@ QSAE_API int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows
  * @param codes      [n, cols] int8
  * @param scales     [n] row absmax
  * @param outlier    [cols] 1 for outlier columns, or NULL
+ * @return QSAE_EINVAL, QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_int8_quantize(qsae_context *context, const qsae_rows *x, float threshold,
                                     int8_t *codes, float *scales, uint8_t *outlier);

@@ -15,9 +15,10 @@ typedef struct qsae_sae_settings {
     size_t struct_size;
     int32_t dtype;           /**< 0 = f32; QSAE_BF16, QSAE_F16: weights rounded to it first */
     int32_t reserved;
-    qsae_cancel_token *cancel;
+    qsae_cancel_token *cancel; /**< ends encode and decode; must outlive the SAE; or NULL */
 } qsae_sae_settings;
 
+/** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_sae_settings). */
 QSAE_API void qsae_sae_settings_init(qsae_sae_settings *s, size_t size);
 
 /**
@@ -29,6 +30,8 @@ QSAE_API void qsae_sae_settings_init(qsae_sae_settings *s, size_t size);
  */
 QSAE_API int32_t qsae_sae_open(qsae_context *context, const char *path,
                                const qsae_sae_settings *settings, qsae_sae **out);
+
+/** Closes *sae and NULLs it. NULL is fine. */
 QSAE_API void qsae_sae_close(qsae_sae **sae);
 
 typedef struct qsae_sae_info {
@@ -51,6 +54,8 @@ typedef struct qsae_sae_info {
     int32_t state_size;       /**< floats per row that decode needs from encode; 0 if none */
 } qsae_sae_info;
 
+/** Describes an SAE. info->struct_size set by the caller; the first call for the hash reads
+ * all parameters. QSAE_EINVAL, QSAE_ENOMEM. */
 QSAE_API int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info);
 
 /**

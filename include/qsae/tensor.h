@@ -92,7 +92,11 @@ typedef struct qsae_tensors qsae_tensors;
  * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE, QSAE_EUNSUPPORTED, QSAE_EIO, QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_tensors_open(qsae_context *context, const char *path, qsae_tensors **out);
+
+/** Closes *tensors and NULLs it; its names go with it. NULL is fine. */
 QSAE_API void qsae_tensors_close(qsae_tensors **tensors);
+
+/** Number of tensors. */
 QSAE_API int64_t qsae_tensors_count(const qsae_tensors *tensors);
 
 /** Describes tensor i (0..count-1, ordered by name). info->struct_size set by the caller. */

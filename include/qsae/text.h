@@ -19,6 +19,8 @@ typedef struct qsae_tokenizer qsae_tokenizer;
  *         this library does not run is named), QSAE_EIO, QSAE_ENOMEM, QSAE_EINVAL
  */
 QSAE_API int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokenizer **out);
+
+/** Closes *tokenizer and NULLs it; corpora made with it stay usable. NULL is fine. */
 QSAE_API void qsae_tokenizer_close(qsae_tokenizer **tokenizer);
 
 /**
@@ -52,6 +54,7 @@ typedef struct qsae_tokenizer_info {
     const char *hash;        /**< 32 hex digits: XXH3-128 of tokenizer.json */
 } qsae_tokenizer_info;
 
+/** Describes a tokenizer. info->struct_size set by the caller. QSAE_EINVAL. */
 QSAE_API int32_t qsae_tokenizer_get_info(const qsae_tokenizer *tokenizer,
                                          qsae_tokenizer_info *info);
 
@@ -90,6 +93,7 @@ typedef struct qsae_corpus_settings {
     qsae_cancel_token *cancel;
 } qsae_corpus_settings;
 
+/** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_corpus_settings). */
 QSAE_API void qsae_corpus_settings_init(qsae_corpus_settings *s, size_t size);
 
 /**
@@ -111,10 +115,14 @@ QSAE_API int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokeniz
 
 /**
  * A corpus of ids the caller has: rows of one length.
- * @param ids  [n_chunks, context], copied
+ * @param ids    [n_chunks, chunk], copied; each row is a document of its own
+ * @param chunk  tokens of a row, >= 2
+ * @return QSAE_EINVAL, QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_corpus_open_ids(qsae_context *context, const int32_t *ids, int64_t n_chunks,
                                       int64_t chunk, qsae_corpus **out);
+
+/** Closes *corpus and NULLs it; its arrays go with it. NULL is fine. */
 QSAE_API void qsae_corpus_close(qsae_corpus **corpus);
 
 typedef struct qsae_corpus_info {
@@ -130,6 +138,7 @@ typedef struct qsae_corpus_info {
     const char *token_hash;   /**< 32 hex digits: XXH3-128 of ids, chunk length, BOS, labels */
 } qsae_corpus_info;
 
+/** Describes a corpus. info->struct_size set by the caller. QSAE_EINVAL. */
 QSAE_API int32_t qsae_corpus_get_info(const qsae_corpus *corpus, qsae_corpus_info *info);
 
 /**
@@ -137,6 +146,8 @@ QSAE_API int32_t qsae_corpus_get_info(const qsae_corpus *corpus, qsae_corpus_inf
  * @param ids       token ids
  * @param labels    token each position predicts, -100 where it predicts nothing
  * @param document  document each token came from
+ * @param n_tokens  tokens of the chunk: the context, fewer in a kept tail
+ * @return QSAE_EINVAL (chunk out of range, NULL)
  */
 QSAE_API int32_t qsae_corpus_chunk(const qsae_corpus *corpus, int64_t chunk, const int32_t **ids,
                                    const int32_t **labels, const int64_t **document,
@@ -151,6 +162,7 @@ typedef struct qsae_document_info {
     const char *metadata;    /**< JSON object: the line without its text; "{}" for plain text */
 } qsae_document_info;
 
+/** Document `document` (0..documents-1). info->struct_size set by the caller. QSAE_EINVAL. */
 QSAE_API int32_t qsae_corpus_document(const qsae_corpus *corpus, int64_t document,
                                       qsae_document_info *info);
 
