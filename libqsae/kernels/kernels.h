@@ -4,8 +4,8 @@
  * decoders on plain structs. Knows no spec string, file or model. Includes core/ and itself.
  *
  * Operations written in plain C with a fixed order (sums in QSAE__LANES virtual lanes folded by a
- * fixed tree, no fused multiply-add) are compiled once per level from one template (*_impl.h): same
- * source, same order, hence the same bits at every level.
+ * fixed tree, multiply-adds fused only where written) are compiled once per level from one template
+ * (*_impl.h): same source, same order, hence the same bits at every level.
  */
 #ifndef QSAE_KERNELS_KERNELS_H
 #define QSAE_KERNELS_KERNELS_H

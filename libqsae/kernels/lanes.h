@@ -6,8 +6,13 @@
 #ifndef QSAE_KERNELS_LANES_H
 #define QSAE_KERNELS_LANES_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
 
 #include "kernels/kernels.h"
 
@@ -124,29 +129,49 @@ INLINE double d_fold(d16 v)
     return t[0];
 }
 
+/* a b + c with one rounding, at every level. */
+INLINE v16 v_fma(v16 a, v16 b, v16 c)
+{
+    v16 r;
+#if defined(__AVX512F__)
+    r = (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    __m256 x[2], y[2], z[2];
+    memcpy(x, &a, sizeof a);
+    memcpy(y, &b, sizeof b);
+    memcpy(z, &c, sizeof c);
+    for (int i = 0; i < 2; i++)
+        z[i] = _mm256_fmadd_ps(x[i], y[i], z[i]);
+    memcpy(&r, z, sizeof r);
+#else
+    for (int i = 0; i < LANES; i++)
+        r[i] = fmaf(a[i], b[i], c[i]);
+#endif
+    return r;
+}
+
 /*
- * exp, below 1.5 ulp: x = n ln 2 + r with n nearest and ln 2 in two parts, polynomial of degree 6
- * in r (Cephes expf), scaled by 2^n in two halves so that subnormal results are right.
+ * exp, below 1 ulp: x = n ln 2 + r with n nearest and ln 2 in two parts, polynomial of degree 7 in r,
+ * scaled by 2^n in two halves so that subnormal results are right. Coefficients and steps are those
+ * of SLEEF's expf (u10), which PyTorch uses: SiLU then has PyTorch's bits.
  */
 INLINE v16 v_exp(v16 x)
 {
     const v16 low = v_set(-104.0f), high = v_set(89.0f);
     v16 c = v_select(v_less(x, low), low, x); /* NaN stays */
     c = v_select(v_less(high, c), high, c);
-    const v16 magic =
-        v_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the nearest integer */
+    const v16 magic = v_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the integer */
     const v16 t = c * 1.44269504088896341f + magic;
     const v16 n = t - magic;
-    v16 r = c - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    v16 p = v_set(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r;
-    p = p + 1.0f;
+    v16 r = v_fma(n, v_set(-0.693145751953125f), c);
+    r = v_fma(n, v_set(-1.428606765330187045e-06f), r);
+    v16 p = v_set(0.000198527617612853646278381f);
+    p = v_fma(p, r, v_set(0.00139304355252534151077271f));
+    p = v_fma(p, r, v_set(0.00833336077630519866943359f));
+    p = v_fma(p, r, v_set(0.0416664853692054748535156f));
+    p = v_fma(p, r, v_set(0.166666671633720397949219f));
+    p = v_fma(p, r, v_set(0.5f));
+    p = v_fma(r * r, p, r) + 1.0f;
     const i16 k = (i16)t - (i16)magic;
     const i16 k1 = k >> 1, k2 = k - k1;
     const v16 s1 = (v16)((k1 + 127) << 23), s2 = (v16)((k2 + 127) << 23);

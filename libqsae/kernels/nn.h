@@ -14,6 +14,8 @@ typedef struct qsae__nn {
      * "Fast Exponential Computation on SIMD Architectures", 2015); 0 below -87.3, NaN to NaN.
      */
     float (*exp_sum_coarse)(const float *x, float m, float *y, int64_t n, int64_t n_coarse);
+    /* The same with the exponential of that kernel's f32 form, good to about 20 ulp. */
+    float (*exp_sum_u20)(const float *x, float m, float *y, int64_t n, int64_t n_coarse);
 } qsae__nn;
 
 /* Operations at the level of the context. Static storage. */

@@ -27,26 +27,56 @@ INLINE v16 v_exp_coarse(v16 x)
     return v_select(v_nan(x), x, y);
 }
 
-static float nn_exp_sum_coarse(const float *x, float m, float *y, int64_t n, int64_t n_coarse)
+/*
+ * exp good to about 20 units in the last place (PyTorch's exp_u20, Taylor-like polynomial of degree
+ * 5 after x = n ln 2 + r with ln 2 in one part), 0 below EXP_LOW.
+ */
+INLINE v16 v_exp_u20(v16 x)
 {
-    v16 sum = v_set(0.0f);
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const v16 v = v_load(x + i) - m, e = i < n_coarse ? v_exp_coarse(v) : v_exp(v);
-        v_store(y + i, e);
-        sum += e;
-    }
-    if (i < n) {
-        const v16 v = v_load_part(x + i, n - i, -__builtin_inff()) - m;
-        const v16 e = i < n_coarse ? v_exp_coarse(v) : v_exp(v);
-        v_store_part(y + i, e, n - i);
-        v16 t = v_set(0.0f);
-        memcpy(&t, &e, (size_t)(n - i) * sizeof(float));
-        sum += t;
-    }
-    return v_fold(sum);
+    v16 c = v_select(v_less(v_set(EXP_HIGH), x), v_set(EXP_HIGH), x);
+    c = v_select(v_less(c, v_set(EXP_LOW)), v_set(EXP_LOW), c);
+    c = v_select(v_nan(x), v_set(0.0f), c);
+    const v16 s = v_fma(c, v_set(1.44269502162933349609375f), v_set(0.5f));
+    const v16 whole = __builtin_convertvector(__builtin_convertvector(s, i16), v16);
+    const v16 n = v_select(v_less(s, whole), whole - 1.0f, whole); /* floor */
+    const v16 r = v_fma(-n, v_set(0.693147182464599609375f), c);
+    v16 p = v_fma(r, v_set(0.00828929059f), v_set(0.0418978221f));
+    p = v_fma(r, p, v_set(0.166676521f));
+    p = v_fma(r, p, v_set(0.499991506f));
+    p = v_fma(r, p, v_set(0.999999701f));
+    p = v_fma(r, p, v_set(1.0f));
+    const i16 k = __builtin_convertvector(n, i16);
+    v16 y = p * (v16)((k + 126) << 23) * 2.0f; /* 2^128 itself would not fit the exponent */
+    y = v_select(v_less(x, v_set(EXP_LOW)), v_set(0.0f), y);
+    return v_select(v_nan(x), x, y);
 }
+
+/* y = exp(x - m), the first n_coarse (a multiple of 16) by `coarse`, and their sum. */
+#define EXP_SUM(name, coarse) \
+    static float name(const float *x, float m, float *y, int64_t n, int64_t n_coarse) \
+    { \
+        v16 sum = v_set(0.0f); \
+        int64_t i = 0; \
+        for (; i + LANES <= n; i += LANES) { \
+            const v16 v = v_load(x + i) - m, e = i < n_coarse ? coarse(v) : v_exp(v); \
+            v_store(y + i, e); \
+            sum += e; \
+        } \
+        if (i < n) { \
+            const v16 v = v_load_part(x + i, n - i, -__builtin_inff()) - m; \
+            const v16 e = i < n_coarse ? coarse(v) : v_exp(v); \
+            v_store_part(y + i, e, n - i); \
+            v16 t = v_set(0.0f); \
+            memcpy(&t, &e, (size_t)(n - i) * sizeof(float)); \
+            sum += t; \
+        } \
+        return v_fold(sum); \
+    }
+
+EXP_SUM(nn_exp_sum_coarse, v_exp_coarse)
+EXP_SUM(nn_exp_sum_u20, v_exp_u20)
 
 const qsae__nn OPS = {
     .exp_sum_coarse = nn_exp_sum_coarse,
+    .exp_sum_u20 = nn_exp_sum_u20,
 };

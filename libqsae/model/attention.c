@@ -6,8 +6,8 @@
  *
  *   sdpa    keys in blocks of 512 with a running maximum and sum, as PyTorch's CPU kernel does
  *           (aten/src/ATen/native/cpu/FlashAttentionKernel.cpp, 2.13): the reciprocal of the sum
- *           comes last; in bf16, exponentials are rounded for the product with V only, the sum is
- *           of unrounded ones, and whole vectors of 16 keys use its coarse exponential (nn.h)
+ *           comes last; in bf16, exponentials are rounded for the product with V only and the sum
+ *           is of unrounded ones; whole vectors of 16 keys use its faster exponentials (nn.h)
  *   eager   whole rows; scores, scaled scores and probabilities rounded to bf16
  *   fp32    whole rows, nothing rounded but the result
  *
@@ -136,11 +136,10 @@ static int64_t scale_and_mask(const struct item *it, int64_t r, int64_t first, i
 /* x[i] = exp(x[i] - m) for keys first..; returns their sum. */
 static float exponentials(const struct item *it, float m, int64_t first, int64_t n, float *x)
 {
-    if (!it->a->bf16)
-        return it->ops->exp_sum(x, m, x, n);
     const int64_t block = first / KEY_BLOCK * KEY_BLOCK;
     const int64_t keys = qsae__min_i64(KEY_BLOCK, it->a->n_tokens - block);
-    return it->nn->exp_sum_coarse(x, m, x, n, keys / 16 * 16 - (first - block));
+    return (it->a->bf16 ? it->nn->exp_sum_coarse : it->nn->exp_sum_u20)(
+        x, m, x, n, keys / 16 * 16 - (first - block));
 }
 
 /* One row of one key block of the running softmax; leaves exponentials in the scores. */

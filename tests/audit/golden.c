@@ -5,12 +5,13 @@
  * where spread is what a mere change of summation order does (also for bf16: its flow is copied
  * step by step).
  *
- * Three places are wider than that rule, as a discrete event weighs more than the floor allows:
+ * Four places are wider than that rule, as a single event weighs more than the floor allows:
  * - LLM.int8 in an f32 model: spread comes from two variants that share most operations with the
  *   base run, attention's products excepted. Ours share none, so about twice as many activation
  *   codes land on the other side of a rounding boundary. Judged by max(spread, other_flow).
  * - share_E, share_e, share_cross: one top-k event moves them by its squared size over sum_delta2.
  * - counts of flipped predictions: near ties; 1% of the count on top of the floor.
+ * - kl_max, dnll_max: one worst token, 1e-4 of the value (the spread is that of two variants).
  */
 #include <math.h>
 #include <stdbool.h>
@@ -93,6 +94,8 @@ static double floor_of(const char *path, double value)
                    ? 2e-5
                    : 2; /* counts of features */
     }
+    if (is(key, "kl_max") || is(key, "dnll_max"))
+        return 1e-6 + 1e-4 * a;
     if (has(key, "kl_"))
         return 1e-6 + 1e-5 * a;
     if (has(key, "_to_"))
