@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -47,6 +48,20 @@ static inline uint32_t next_random(uint32_t *state)
 static inline float next_float(uint32_t *state)
 {
     return (float)(int32_t)next_random(state) * 0x1p-31f;
+}
+
+/* An allocator that fails once its cookie, the number of calls left, has run out. One thread. */
+static inline void *failing_alloc(void *cookie, size_t size, size_t alignment)
+{
+    int64_t *const calls_left = cookie;
+    const size_t rounded = (size + alignment - 1) / alignment * alignment;
+    return (*calls_left)-- > 0 ? aligned_alloc(alignment, rounded) : NULL;
+}
+
+static inline void plain_free(void *cookie, void *p)
+{
+    (void)cookie;
+    free(p);
 }
 
 static inline qsae_context *open_context(const char *cpu, int32_t threads)

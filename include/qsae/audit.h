@@ -39,8 +39,6 @@ typedef struct qsae_audit_settings {
     int32_t bos_policy;       /**< QSAE_BOS_*; 0 = the profile's */
     int32_t cross_labels;     /**< as in text.h */
     int32_t keep_tail;        /**< as in text.h */
-    int32_t null_control;     /**< reserved, 0 */
-    int32_t reserved;
     qsae_progress_callback progress; /**< unit "tokens" while measuring */
     void *progress_cookie;
     qsae_cancel_token *cancel;

@@ -114,24 +114,6 @@ void qsae__file_close(qsae__file **file)
     *file = NULL;
 }
 
-static void advise(const qsae__file *f, uint64_t offset, uint64_t size, int advice)
-{
-    if (!f->mapped || !qsae__range_in(offset, size, f->size))
-        return;
-    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), start = offset / page * page;
-    (void)madvise((void *)(uintptr_t)(f->data + start), size + (offset - start), advice);
-}
-
-void qsae__file_prefetch(const qsae__file *f, uint64_t offset, uint64_t size)
-{
-    advise(f, offset, size, MADV_WILLNEED);
-}
-
-void qsae__file_release(const qsae__file *f, uint64_t offset, uint64_t size)
-{
-    advise(f, offset, size, MADV_DONTNEED);
-}
-
 static int32_t write_all(int fd, const char *path, const uint8_t *data, size_t size)
 {
     size_t done = 0;

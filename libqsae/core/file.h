@@ -21,10 +21,6 @@ typedef struct qsae__file {
 int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out);
 void qsae__file_close(qsae__file **file);
 
-/* Asks the kernel to drop or fetch pages of a mapped range (hints). */
-void qsae__file_prefetch(const qsae__file *file, uint64_t offset, uint64_t size);
-void qsae__file_release(const qsae__file *file, uint64_t offset, uint64_t size);
-
 /* Writes data to path: temporary file in the same folder, fsync, rename, fsync of the folder. */
 int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size);
 

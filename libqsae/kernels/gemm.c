@@ -28,9 +28,7 @@ int32_t qsae__gemm_select(qsae_context *ctx)
 {
     ctx->gemm = GEMM_OWN;
     snprintf(ctx->gemm_name, sizeof ctx->gemm_name, "%s",
-             qsae__level_name(qsae__min_i64(ctx->level, QSAE__LEVEL_AVX512) == QSAE__LEVEL_AVX512
-                                  ? QSAE__LEVEL_AVX512
-                                  : ctx->level));
+             qsae__level_name((int32_t)qsae__min_i64(ctx->level, QSAE__LEVEL_AVX512)));
     if (ctx->level == QSAE__LEVEL_C) {
         snprintf(ctx->blis_name, sizeof ctx->blis_name, "not asked at level c");
         return QSAE_OK;

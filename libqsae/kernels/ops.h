@@ -32,12 +32,8 @@ typedef struct qsae__ops {
     double (*sum_exp_diff)(const float *x, float m, const float *y, int64_t n);
     /* sum of x[i]^2, f32, in the order of PyTorch's row sum (ops_impl.h) */
     float (*sum_sq)(const float *x, int64_t n);
-    /* sum of x[i] y[i], f32 multiply and add, 16 lanes */
-    float (*dot)(const float *x, const float *y, int64_t n);
     /* y[i] = x[i] * s */
     void (*scale)(const float *x, float s, float *y, int64_t n);
-    /* y[i] += x[i] * s (multiply, then add) */
-    void (*axpy)(float s, const float *x, float *y, int64_t n);
     /* y[i] = x[i] * z[i], y[i] = x[i] + z[i]; rounded if bf16 */
     void (*mul)(const float *x, const float *z, float *y, int64_t n, int32_t bf16);
     void (*add)(const float *x, const float *z, float *y, int64_t n, int32_t bf16);

@@ -117,17 +117,6 @@ static double op_sum_exp_diff(const float *x, float m, const float *y, int64_t n
     return d_fold(sum);
 }
 
-static float op_dot(const float *x, const float *y, int64_t n)
-{
-    v16 sum = v_set(0.0f);
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        sum += v_load(x + i) * v_load(y + i);
-    if (i < n)
-        sum += v_load_part(x + i, n - i, 0.0f) * v_load_part(y + i, n - i, 0.0f);
-    return v_fold(sum);
-}
-
 /*
  * The order of PyTorch's row sum (SumKernel.cpp, vectors of 8 lanes): four vectors side by side;
  * after 16 rounds their sums move up a level, after 256 another; then the four, the tail and the
@@ -194,7 +183,6 @@ BINARY(gemma_f32, PN, (x * r) * (1.0f + z))
 BINARY(gemma_bf16, PN, v_round_bf16((x * r) * (1.0f + z)))
 BINARY(llama_f32, PN, z *(x *r))
 BINARY(llama_bf16, PN, v_round_bf16(z *v_round_bf16(x *r)))
-BINARY(axpy_f32, PN, z + x * r)
 
 static void op_mul(const float *x, const float *z, float *y, int64_t n, int32_t bf16)
 {
@@ -216,11 +204,6 @@ static void op_norm_llama(const float *x, float r, const float *w, float *y, int
                           int32_t bf16)
 {
     (bf16 ? llama_bf16 : llama_f32)(x, r, w, y, n);
-}
-
-static void op_axpy(float s, const float *x, float *y, int64_t n)
-{
-    axpy_f32(x, s, y, y, n);
 }
 
 static void op_scale(const float *src, float s, float *dst, int64_t n)
@@ -276,9 +259,7 @@ const qsae__ops OPS = {
     .sum_exp = op_sum_exp,
     .sum_exp_diff = op_sum_exp_diff,
     .sum_sq = op_sum_sq,
-    .dot = op_dot,
     .scale = op_scale,
-    .axpy = op_axpy,
     .mul = op_mul,
     .add = op_add,
     .norm_gemma = op_norm_gemma,

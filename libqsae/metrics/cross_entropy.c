@@ -67,7 +67,7 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
     qsae__set(m, v, "ppl_se", exp(ce) * se);
     double *groups = NULL;
     int64_t count = 0;
-    int32_t st = qsae__runs_fold(m->ctx, &m->state.groups, &groups, NULL, &count);
+    const int32_t st = qsae__runs_fold(m->ctx, &m->state.groups, &groups, NULL, &count);
     if (st != QSAE_OK)
         return st;
     double batches = 0;
@@ -75,12 +75,7 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
         batches += mean_nll(m, groups + i * QSAE__RUN_SUMS);
     qsae__set(m, v, "ce_mean_of_batch_means", qsae__ratio(batches, (double)count));
     qsae__free(m->ctx, groups);
-    st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, NULL, &count);
-    if (st != QSAE_OK)
-        return st;
-    qsae__set_interval(m, v, "ce", groups, count, mean_nll);
-    qsae__free(m->ctx, groups);
-    return QSAE_OK;
+    return qsae__document_intervals(m, v, &(qsae__interval){ "ce", mean_nll }, 1);
 }
 
 const qsae__kind qsae__kind_cross_entropy = {

@@ -261,20 +261,11 @@ static int32_t compute(qsae_metric *m, const double *s, qsae__values *v)
     qsae__set(m, v, "top1_agreement", qsae__ratio(s[V_SAME], s[V_TOP_N]));
     qsae__set(m, v, "right_to_wrong", s[V_FLIP_N] > 0 ? s[V_RIGHT_WRONG] : NAN);
     qsae__set(m, v, "wrong_to_right", s[V_FLIP_N] > 0 ? s[V_WRONG_RIGHT] : NAN);
-    int32_t st = quantiles(m, v);
-    double *groups = NULL;
-    int64_t n = 0;
-    if (st == QSAE_OK)
-        st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, NULL, &n);
-    if (st != QSAE_OK)
-        return st;
-    qsae__set_interval(m, v, "dce", groups, n, dce_of);
-    qsae__set_interval(m, v, "dce_percent", groups, n, dce_percent_of);
-    qsae__set_interval(m, v, "ce_r", groups, n, ce_r_of);
-    qsae__set_interval(m, v, "ce_q", groups, n, ce_q_of);
-    qsae__set_interval(m, v, "kl_mean", groups, n, kl_of);
-    qsae__free(m->ctx, groups);
-    return QSAE_OK;
+    static const qsae__interval list[] = { { "dce", dce_of }, { "dce_percent", dce_percent_of },
+                                           { "ce_r", ce_r_of }, { "ce_q", ce_q_of },
+                                           { "kl_mean", kl_of } };
+    const int32_t st = quantiles(m, v);
+    return st == QSAE_OK ? qsae__document_intervals(m, v, list, sizeof list / sizeof list[0]) : st;
 }
 
 const qsae__kind qsae__kind_divergence = {

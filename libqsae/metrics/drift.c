@@ -217,21 +217,12 @@ static void compute_sums(qsae_metric *m, const double *s, qsae__values *v)
 static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
 {
     compute_sums(m, sum, v);
-    int32_t st = sum[V_Y_N] == sum[S_ROWS] ? compute_median(m, v) : QSAE_OK;
-    double *groups = NULL;
-    int64_t n = 0;
-    if (st == QSAE_OK)
-        st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, NULL, &n);
-    if (st != QSAE_OK)
-        return st;
-    qsae__set_interval(m, v, "P", groups, n, p_of);
-    qsae__set_interval(m, v, "R_q", groups, n, r_q_of);
-    qsae__set_interval(m, v, "R_r", groups, n, r_r_of);
-    qsae__set_interval(m, v, "ratio", groups, n, ratio_of);
-    qsae__set_interval(m, v, "ratio_residual_r", groups, n, ratio_r_of);
-    qsae__set_interval(m, v, "ratio_squared", groups, n, squared_of);
-    qsae__free(m->ctx, groups);
-    return QSAE_OK;
+    static const qsae__interval list[] = { { "P", p_of }, { "R_q", r_q_of }, { "R_r", r_r_of },
+                                           { "ratio", ratio_of },
+                                           { "ratio_residual_r", ratio_r_of },
+                                           { "ratio_squared", squared_of } };
+    const int32_t st = sum[V_Y_N] == sum[S_ROWS] ? compute_median(m, v) : QSAE_OK;
+    return st == QSAE_OK ? qsae__document_intervals(m, v, list, sizeof list / sizeof list[0]) : st;
 }
 
 const qsae__kind qsae__kind_drift = {

@@ -164,6 +164,18 @@ void qsae__set_interval(const qsae_metric *m, qsae__values *v, const char *name,
         qsae__jackknife(m, groups, n, f, v->value[i], &v->low[i], &v->high[i]);
 }
 
+int32_t qsae__document_intervals(qsae_metric *m, qsae__values *v, const qsae__interval *list,
+                                 size_t n)
+{
+    double *groups = NULL;
+    int64_t documents = 0;
+    const int32_t st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, NULL, &documents);
+    for (size_t i = 0; st == QSAE_OK && i < n; i++)
+        qsae__set_interval(m, v, list[i].name, groups, documents, list[i].of);
+    qsae__free(m->ctx, groups);
+    return st;
+}
+
 static int32_t compute_common(qsae_metric *m, const double *sum)
 {
     const qsae__tree *const tree = &m->state.tree;

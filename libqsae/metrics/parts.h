@@ -195,6 +195,13 @@ int32_t qsae__compute(qsae_metric *m);
 void qsae__set(const qsae_metric *m, qsae__values *v, const char *name, double value);
 void qsae__set_interval(const qsae_metric *m, qsae__values *v, const char *name,
                         const double *groups, int64_t n, qsae__statistic f);
+/* Intervals of n results over the documents of the state. */
+typedef struct qsae__interval {
+    const char *name;
+    qsae__statistic of;
+} qsae__interval;
+int32_t qsae__document_intervals(qsae_metric *m, qsae__values *v, const qsae__interval *list,
+                                 size_t n);
 double qsae__ratio(double a, double b); /* a / b; NaN if b is 0 */
 
 /* ---- update.c: the one way rows come in ---- */
@@ -244,7 +251,6 @@ void qsae__batches_cleanup(qsae__update *u);
 /* ---- rows.c: rows in f64, sums in 8 lanes folded by a fixed tree ---- */
 
 void qsae__row_f64(const qsae_rows *rows, int64_t r, double *out, float *scratch);
-bool qsae__all_finite(const double *x, int64_t n);
 double qsae__dot(const double *x, const double *y, int64_t n);
 double qsae__sum(const double *x, int64_t n);
 /* Welford: mean takes in x with inv_n = 1 / n; m2 += (x - old mean)(x - new mean), or its sum. */

@@ -22,21 +22,6 @@ void qsae__row_f64(const qsae_rows *rows, int64_t r, double *out, float *scratch
         out[i] = scratch[i];
 }
 
-bool qsae__all_finite(const double *x, int64_t n)
-{
-    /* x * 0 is 0, or NaN if x is not finite. */
-    double lane[LANES] = { 0 }, sum = 0;
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int64_t l = 0; l < LANES; l++)
-            lane[l] += x[i + l] * 0.0;
-    for (; i < n; i++)
-        sum += x[i] * 0.0;
-    for (int64_t l = 0; l < LANES; l++)
-        sum += lane[l];
-    return sum == 0;
-}
-
 static double fold(const double *lane)
 {
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) +

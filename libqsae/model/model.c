@@ -300,13 +300,3 @@ int32_t qsae_model_get_cost(const qsae_model *model, qsae_model_cost *cost)
         return qsae__fail(QSAE_EINVAL, "qsae_model_get_cost: NULL argument");
     return qsae__info_copy(cost, &model->cost, sizeof model->cost, "qsae_model_cost");
 }
-
-int32_t qsae__model_is_bf16(const qsae_model *m)
-{
-    return m->bf16;
-}
-
-qsae_context *qsae__model_context(const qsae_model *m)
-{
-    return m->ctx;
-}

@@ -56,7 +56,5 @@ void qsae__model_linear_name(const qsae_model *m, int64_t i, char *name, size_t 
 qsae__outliers qsae__model_outliers(const qsae_model *m, int64_t i);
 void qsae__model_set_outliers(qsae_model *m, int64_t i, const qsae__outliers *o);
 
-int32_t qsae__model_is_bf16(const qsae_model *m);
-qsae_context *qsae__model_context(const qsae_model *m);
 
 #endif

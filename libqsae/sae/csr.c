@@ -69,23 +69,3 @@ int32_t qsae__sae_decode_rows(qsae_sae *sae, const qsae__csr *acts, float *y, in
     qsae__fpenv_leave(env);
     return st;
 }
-
-qsae_context *qsae__sae_context(const qsae_sae *sae)
-{
-    return sae->ctx;
-}
-
-int64_t qsae__sae_width(const qsae_sae *sae)
-{
-    return sae->config.d_in;
-}
-
-int64_t qsae__sae_width_out(const qsae_sae *sae)
-{
-    return sae->config.d_out;
-}
-
-int64_t qsae__sae_features(const qsae_sae *sae)
-{
-    return sae->config.d_sae;
-}

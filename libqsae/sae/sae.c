@@ -123,6 +123,23 @@ static int32_t check_state(const qsae_sae *sae, const float *state, int64_t n)
     return QSAE_OK;
 }
 
+/* Checks x, the dense output if there is one, and state, and encodes; the caller frees the blocks. */
+static int32_t encode_checked(qsae_sae *sae, const qsae_rows *x, const qsae_rows *acts,
+                              float *state, qsae__sae_blocks *blocks)
+{
+    int32_t st = check_rows(sae, x, "x", INPUTS, sae->config.d_in, -1);
+    if (st == QSAE_OK && acts)
+        st = check_rows(sae, acts, "acts", OUTPUTS, sae->config.d_sae, x->n_rows);
+    if (st == QSAE_OK)
+        st = check_state(sae, state, x->n_rows);
+    if (st != QSAE_OK)
+        return st;
+    const qsae__fpenv env = qsae__fpenv_enter();
+    st = qsae__sae_encode_blocks(sae, x, state, blocks);
+    qsae__fpenv_leave(env);
+    return st;
+}
+
 int32_t qsae_sae_encode_sparse(qsae_sae *sae, const qsae_rows *x, int64_t *indptr, int32_t *indices,
                                float *values, int64_t capacity, float *state, int64_t *nnz)
 {
@@ -131,15 +148,8 @@ int32_t qsae_sae_encode_sparse(qsae_sae *sae, const qsae_rows *x, int64_t *indpt
     if (!sae || !x || !indptr || !nnz || capacity < 0 || (capacity > 0 && (!indices || !values)))
         return qsae__fail(QSAE_EINVAL,
                           "qsae_sae_encode_sparse: NULL argument or negative capacity");
-    int32_t st = check_rows(sae, x, "x", INPUTS, sae->config.d_in, -1);
-    if (st == QSAE_OK)
-        st = check_state(sae, state, x->n_rows);
-    if (st != QSAE_OK)
-        return st;
     qsae__sae_blocks blocks;
-    const qsae__fpenv env = qsae__fpenv_enter();
-    st = qsae__sae_encode_blocks(sae, x, state, &blocks);
-    qsae__fpenv_leave(env);
+    const int32_t st = encode_checked(sae, x, NULL, state, &blocks);
     if (st != QSAE_OK)
         return st;
     *nnz = blocks.nnz;
@@ -163,17 +173,8 @@ int32_t qsae_sae_encode(qsae_sae *sae, const qsae_rows *x, qsae_rows *acts, floa
 {
     if (!sae || !x || !acts)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_encode: sae, x and acts must not be NULL");
-    int32_t st = check_rows(sae, x, "x", INPUTS, sae->config.d_in, -1);
-    if (st == QSAE_OK)
-        st = check_rows(sae, acts, "acts", OUTPUTS, sae->config.d_sae, x->n_rows);
-    if (st == QSAE_OK)
-        st = check_state(sae, state, x->n_rows);
-    if (st != QSAE_OK)
-        return st;
     qsae__sae_blocks blocks;
-    const qsae__fpenv env = qsae__fpenv_enter();
-    st = qsae__sae_encode_blocks(sae, x, state, &blocks);
-    qsae__fpenv_leave(env);
+    const int32_t st = encode_checked(sae, x, acts, state, &blocks);
     if (st != QSAE_OK)
         return st;
     for (int64_t i = 0; i < blocks.n; i++) {

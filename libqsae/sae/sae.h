@@ -36,9 +36,5 @@ int32_t qsae__sae_decode_rows(qsae_sae *sae, const qsae__csr *acts, float *y, in
 int32_t qsae__sae_add_skip(qsae_sae *sae, const float *x, int64_t n, int64_t ldx, float *y,
                            int64_t ldy);
 
-qsae_context *qsae__sae_context(const qsae_sae *sae);
-int64_t qsae__sae_width(const qsae_sae *sae);
-int64_t qsae__sae_width_out(const qsae_sae *sae);
-int64_t qsae__sae_features(const qsae_sae *sae);
 
 #endif

@@ -198,25 +198,10 @@ static void test_sample(void **state)
     qsae_context_close(&ctx);
 }
 
-/* An allocator whose n-th call fails. */
-static int64_t calls_left;
-
-static void *failing_alloc(void *cookie, size_t size, size_t alignment)
-{
-    (void)cookie;
-    const size_t rounded = (size + alignment - 1) / alignment * alignment;
-    return calls_left-- > 0 ? aligned_alloc(alignment, rounded) : NULL;
-}
-
-static void plain_free(void *cookie, void *p)
-{
-    (void)cookie;
-    free(p);
-}
-
 /* Out of memory at every point of an update, a merge and a load in turn: nothing is changed. */
 static void test_memory(void **state)
 {
+    int64_t calls_left = INT64_MAX;
     qsae_context_settings c;
     qsae_context *ctx = NULL, *plain = open_context("c", 1);
     const qsae_metric_settings s = test_settings();
@@ -225,7 +210,7 @@ static void test_memory(void **state)
     c.threads = 1;
     c.alloc = failing_alloc;
     c.free = plain_free;
-    calls_left = INT64_MAX;
+    c.alloc_cookie = &calls_left;
     assert_ok(qsae_context_open(&c, &ctx));
     make_rows(12);
     for (int kind = 0; kind < KINDS; kind++) {

@@ -291,24 +291,9 @@ static void test_csr(void **state)
     qsae_context_close(&ctx);
 }
 
-/* An allocator whose n-th call fails. */
-static int64_t calls_left;
-
-static void *failing_alloc(void *cookie, size_t size, size_t alignment)
-{
-    (void)cookie;
-    const size_t rounded = (size + alignment - 1) / alignment * alignment;
-    return calls_left-- > 0 ? aligned_alloc(alignment, rounded) : NULL;
-}
-
-static void plain_free(void *cookie, void *p)
-{
-    (void)cookie;
-    free(p);
-}
-
 static void test_memory(void **state)
 {
+    int64_t calls_left = INT64_MAX;
     qsae_context_settings c;
     qsae_context *ctx = NULL;
     qsae_sae *sae = NULL;
@@ -320,7 +305,7 @@ static void test_memory(void **state)
     c.threads = 1;
     c.alloc = failing_alloc;
     c.free = plain_free;
-    calls_left = INT64_MAX;
+    c.alloc_cookie = &calls_left;
     assert_ok(qsae_context_open(&c, &ctx));
     test_sae_make(&s, D, F, 3);
     test_sae_save(ctx, &s, topk);

@@ -181,7 +181,7 @@ class AuditSettings(Struct):
                 ("state", c_char_p), ("context", c_int64), ("batch", c_int64),
                 ("max_tokens", c_int64), ("profile", c_int32), ("compute", c_int32),
                 ("attention", c_int32), ("bos_policy", c_int32), ("cross_labels", c_int32),
-                ("keep_tail", c_int32), ("null_control", c_int32), ("reserved", c_int32),
+                ("keep_tail", c_int32),
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p)]
 
 
