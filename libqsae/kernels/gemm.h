@@ -36,7 +36,7 @@ typedef struct qsae__dense {
     int64_t n_stride, k_stride;
 } qsae__dense;
 
-/* Panel source over a dense weight; *d must outlive it. */
+/* Panel source over a dense weight; *d must outlive it. Takes any k0. */
 qsae__panels qsae__panels_dense(const qsae__dense *d, int64_t n, int64_t k);
 
 /* Called for each finished tile C[m0..m1, n0..n1] (c points at its first element), from workers;

@@ -16,5 +16,7 @@
 #include "kernels/gemm.h"
 #include "kernels/half.h"
 #include "kernels/ops.h"
+#include "kernels/packed.h"
+#include "kernels/product.h"
 
 #endif

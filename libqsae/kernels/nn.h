@@ -6,16 +6,19 @@
 
 /* Operations of neural networks beyond ops.h, of one level; same rules. */
 typedef struct qsae__nn {
+    /* Largest of x, -inf if n = 0; NaN is passed over. *tame: no x is NaN, infinite or beyond about
+     * 1e19, as the next two require. */
+    float (*logit_max)(const float *x, int64_t n, int32_t *tame);
     /*
-     * y[i] = exp(x[i] - m); returns the sum of y in 16 f32 lanes folded by a fixed tree. The first
-     * n_coarse values (a multiple of 16) come from the exponential that PyTorch's attention kernel
-     * uses where the result is rounded to bf16: a cubic for the fraction of the base-2 exponent,
-     * added to the bit pattern, relative error below 1.5e-4 (Malossi, Ineichen, Bekas, Curioni,
-     * "Fast Exponential Computation on SIMD Architectures", 2015); 0 below -87.3, NaN to NaN.
+     * Sum of exp(x[i] - m), x rounded in place to bf16 first if bf16, m no less than any x then.
+     * Terms within 1e-7 of their size; those below exp(-86) count as that. Terms f32, of four
+     * vectors added in f32, then f64 in 16 lanes. e: [n] terms, or NULL.
      */
-    float (*exp_sum_coarse)(const float *x, float m, float *y, int64_t n, int64_t n_coarse);
-    /* The same with the exponential of that kernel's f32 form, good to about 20 ulp. */
-    float (*exp_sum_u20)(const float *x, float m, float *y, int64_t n, int64_t n_coarse);
+    double (*logit_sum)(float *x, float m, int64_t n, int32_t bf16, float *e);
+    /* Sum of e[i] (x[i] - y[i]): difference f32, product exact, sum f64 in 16 lanes. */
+    double (*logit_diff)(const float *e, const float *x, const float *y, int64_t n);
+    /* Index of the first x that equals value, n if none does. */
+    int64_t (*find)(const float *x, float value, int64_t n);
 } qsae__nn;
 
 /* Operations at the level of the context. Static storage. */

@@ -2,81 +2,155 @@
 /* Body of nn.h at one level; OPS is the name of the table. See lanes.h. */
 #include "kernels/lanes.h"
 
-#define EXP_LOW (-87.3365478515625f)
-#define EXP_HIGH 88.722839355468750f
+#define UNIT (4 * LANES)
+
+/* Vectors worked on side by side: as many as registers and latencies ask for. */
+#if defined(__AVX512F__)
+#define ABREAST 4
+#else
+#define ABREAST 1
+#endif
 
 /*
- * 2^s for s = x log2(e): with the fraction f of s, 2^f - 1 - f = -p(f), so s - p(f) scaled by 2^23
- * and biased is the result's bit pattern. In f32 that pattern is good to 64 units or so.
+ * x <- exp(x) for sums, x in [-86, 0]: x = n ln 2 + r as in v_exp, then the polynomial of degree 6
+ * whose relative error is least (3.6e-9) among those that start 1 + r; n is added to the exponent's
+ * bits.
  */
-INLINE v16 v_exp_coarse(v16 x)
+INLINE void exp_terms(v16 *x, const int count)
 {
-    v16 c = v_select(v_less(x, v_set(EXP_LOW)), v_set(EXP_LOW), x);
-    c = v_select(v_less(v_set(EXP_HIGH), c), v_set(EXP_HIGH), c);
-    c = v_select(v_nan(x), v_set(0.0f), c);
-    const v16 s = c * 1.44269502162933349609375f;
-    const v16 whole = __builtin_convertvector(__builtin_convertvector(s, i16), v16);
-    const v16 f = s - v_select(v_less(s, whole), whole - 1.0f, whole);
-    v16 p = f * -0.079204240219773236f - 0.22433836478672356f;
-    p = p * f + 0.30354260500649682f;
-    p = p * f + 0.00010703434948458272f;
-    const v16 bits = (s - p) * 8388608.0f + 1065353216.0f; /* 2^23, 127 * 2^23 */
-    v16 y = (v16)__builtin_convertvector(bits, i16);
-    y = v_select(v_less(x, v_set(EXP_LOW)), v_set(0.0f), y);
-    y = v_select(v_less(v_set(EXP_HIGH), x), v_set(__builtin_inff()), y);
-    return v_select(v_nan(x), x, y);
+    static const float c[] = { 0.00836874545f, 0.041668389f, 0.166665211f, 0.49999994f, 1, 1 };
+    const v16 magic = v_set(12582912.0f);
+    v16 t[4], n[4], p[4];
+    for (int k = 0; k < count; k++)
+        t[k] = v_fma(x[k], v_set(1.44269504088896341f), magic);
+    for (int k = 0; k < count; k++)
+        n[k] = t[k] - magic;
+    for (int k = 0; k < count; k++)
+        x[k] = v_fma(n[k], v_set(-0.693145751953125f), x[k]);
+    for (int k = 0; k < count; k++)
+        x[k] = v_fma(n[k], v_set(-1.428606765330187045e-06f), x[k]);
+    for (int k = 0; k < count; k++)
+        p[k] = v_set(0.00138145406f);
+    for (int i = 0; i < 6; i++)
+        for (int k = 0; k < count; k++)
+            p[k] = v_fma(p[k], x[k], v_set(c[i]));
+    for (int k = 0; k < count; k++)
+        x[k] = (v16)((u16v)p[k] + ((u16v)t[k] << 23));
 }
 
-/*
- * exp good to about 20 units in the last place (PyTorch's exp_u20, Taylor-like polynomial of degree
- * 5 after x = n ln 2 + r with ln 2 in one part), 0 below EXP_LOW.
- */
-INLINE v16 v_exp_u20(v16 x)
-{
-    v16 c = v_select(v_less(v_set(EXP_HIGH), x), v_set(EXP_HIGH), x);
-    c = v_select(v_less(c, v_set(EXP_LOW)), v_set(EXP_LOW), c);
-    c = v_select(v_nan(x), v_set(0.0f), c);
-    const v16 s = v_fma(c, v_set(1.44269502162933349609375f), v_set(0.5f));
-    const v16 whole = __builtin_convertvector(__builtin_convertvector(s, i16), v16);
-    const v16 n = v_select(v_less(s, whole), whole - 1.0f, whole); /* floor */
-    const v16 r = v_fma(-n, v_set(0.693147182464599609375f), c);
-    v16 p = v_fma(r, v_set(0.00828929059f), v_set(0.0418978221f));
-    p = v_fma(r, p, v_set(0.166676521f));
-    p = v_fma(r, p, v_set(0.499991506f));
-    p = v_fma(r, p, v_set(0.999999701f));
-    p = v_fma(r, p, v_set(1.0f));
-    const i16 k = __builtin_convertvector(n, i16);
-    v16 y = p * (v16)((k + 126) << 23) * 2.0f; /* 2^128 itself would not fit the exponent */
-    y = v_select(v_less(x, v_set(EXP_LOW)), v_set(0.0f), y);
-    return v_select(v_nan(x), x, y);
-}
+/* Sums of squares overflow from here on; NaN never compares below. */
+#define SQUARES 3.0e38f
 
-/* y = exp(x - m), the first n_coarse (a multiple of 16) by `coarse`, and their sum. */
-#define EXP_SUM(name, coarse) \
-    static float name(const float *x, float m, float *y, int64_t n, int64_t n_coarse) \
-    { \
-        v16 sum = v_set(0.0f); \
-        int64_t i = 0; \
-        for (; i + LANES <= n; i += LANES) { \
-            const v16 v = v_load(x + i) - m, e = i < n_coarse ? coarse(v) : v_exp(v); \
-            v_store(y + i, e); \
-            sum += e; \
-        } \
-        if (i < n) { \
-            const v16 v = v_load_part(x + i, n - i, -__builtin_inff()) - m; \
-            const v16 e = i < n_coarse ? coarse(v) : v_exp(v); \
-            v_store_part(y + i, e, n - i); \
-            v16 t = v_set(0.0f); \
-            memcpy(&t, &e, (size_t)(n - i) * sizeof(float)); \
-            sum += t; \
-        } \
-        return v_fold(sum); \
+/* Accumulators of two v16 in registers of the level's width: gcc 12 keeps wider ones in memory. */
+#define MAX_PARTS (128 / NATIVE)
+
+static float nn_logit_max(const float *x, int64_t n, int32_t *tame)
+{
+    vn m[MAX_PARTS], s[MAX_PARTS];
+    v16 most[2], square[2];
+    int64_t i = 0;
+    for (int k = 0; k < MAX_PARTS; k++) {
+        s[k] = (vn){ 0 };
+        m[k] = s[k] - __builtin_inff();
     }
+    for (; i + 2 * LANES <= n; i += 2 * LANES)
+        for (int k = 0; k < MAX_PARTS; k++) {
+            vn a;
+            memcpy(&a, x + i + k * (NATIVE / 4), sizeof a);
+            m[k] = n_max(a, m[k]);
+            s[k] += a * a;
+        }
+    memcpy(most, m, sizeof most);
+    memcpy(square, s, sizeof square);
+    for (; i < n; i += LANES) {
+        const v16 a = v_load_part(x + i, n - i < LANES ? n - i : LANES, x[i]);
+        most[0] = v_max(a, most[0]);
+        square[0] += a * a;
+    }
+    *tame = v_fold(square[0] + square[1]) < SQUARES;
+    return v_fold_max(v_max(most[0], most[1]));
+}
 
-EXP_SUM(nn_exp_sum_coarse, v_exp_coarse)
-EXP_SUM(nn_exp_sum_u20, v_exp_u20)
+/* exp(max(x - m, -86)) of count vectors, x rounded before. */
+INLINE void logit_terms(v16 *x, v16 *e, float m, const int bf16, const int count)
+{
+    for (int k = 0; k < count; k++) {
+        if (bf16)
+            x[k] = v_round_bf16_number(x[k]);
+        e[k] = v_max(x[k] - m, v_set(-86.0f));
+    }
+    exp_terms(e, count);
+}
+
+INLINE double logit_sum(float *x, float m, int64_t n, float *e, const int bf16, const int keep)
+{
+    d_lanes sum = { { { 0 } } };
+    int64_t i = 0;
+    for (; i + UNIT <= n; i += UNIT) {
+        v16 v[4], t[4];
+        for (int k = 0; k < 4; k++)
+            v[k] = v_load(x + i + k * LANES);
+        for (int k = 0; k < 4; k += ABREAST)
+            logit_terms(v + k, t + k, m, bf16, ABREAST);
+        for (int k = 0; k < 4; k++) {
+            if (bf16)
+                v_store(x + i + k * LANES, v[k]);
+            if (keep)
+                v_store(e + i + k * LANES, t[k]);
+        }
+        d_add(&sum, (t[0] + t[1]) + (t[2] + t[3]));
+    }
+    for (; i < n; i += LANES) {
+        const int64_t w = n - i < LANES ? n - i : LANES;
+        v16 v = v_load_part(x + i, w, m), t, rest = v_set(0.0f);
+        logit_terms(&v, &t, m, bf16, 1);
+        if (bf16)
+            v_store_part(x + i, v, w);
+        if (keep)
+            v_store_part(e + i, t, w);
+        memcpy(&rest, &t, (size_t)w * sizeof(float));
+        d_add(&sum, rest);
+    }
+    return d_fold_lanes(sum);
+}
+
+static double nn_logit_sum(float *x, float m, int64_t n, int32_t bf16, float *e)
+{
+    if (bf16)
+        return e ? logit_sum(x, m, n, e, 1, 1) : logit_sum(x, m, n, e, 1, 0);
+    return e ? logit_sum(x, m, n, e, 0, 1) : logit_sum(x, m, n, e, 0, 0);
+}
+
+static double nn_logit_diff(const float *e, const float *x, const float *y, int64_t n)
+{
+    d_lanes sum = { { { 0 } } };
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        d_add_product(&sum, v_load(e + i), v_load(x + i) - v_load(y + i));
+    if (i < n) {
+        const v16 d = v_load_part(x + i, n - i, 0.0f) - v_load_part(y + i, n - i, 0.0f);
+        d_add_product(&sum, v_load_part(e + i, n - i, 0.0f), d);
+    }
+    return d_fold_lanes(sum);
+}
+
+static int64_t nn_find(const float *x, float value, int64_t n)
+{
+    const v16 v = v_set(value);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const uint32_t bits = v_equal_bits(v_load(x + i), v);
+        if (bits)
+            return i + __builtin_ctz(bits);
+    }
+    while (i < n && !(x[i] == value))
+        i++;
+    return i;
+}
 
 const qsae__nn OPS = {
-    .exp_sum_coarse = nn_exp_sum_coarse,
-    .exp_sum_u20 = nn_exp_sum_u20,
+    .logit_max = nn_logit_max,
+    .logit_sum = nn_logit_sum,
+    .logit_diff = nn_logit_diff,
+    .find = nn_find,
 };

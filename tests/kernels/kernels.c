@@ -21,6 +21,16 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_ops_accuracy), cmocka_unit_test(test_ops_levels),
         cmocka_unit_test(test_ops_special), cmocka_unit_test(test_half),
         cmocka_unit_test(test_convert),
+        cmocka_unit_test(test_pack_levels), cmocka_unit_test(test_pack_split_exact),
+        cmocka_unit_test(test_packed_bf16_order), cmocka_unit_test(test_packed_bf16_cuts),
+        cmocka_unit_test(test_packed_bf16_accuracy),
+        cmocka_unit_test(test_packed_amx_bf16), cmocka_unit_test(test_packed_amx_s8),
+        cmocka_unit_test(test_packed_amx_cuts), cmocka_unit_test(test_packed_amx_error),
+        cmocka_unit_test(test_packed_amx_refused), cmocka_unit_test(test_packed_amx_product),
+        cmocka_unit_test(test_packed_s8), cmocka_unit_test(test_packed_s8_start),
+        cmocka_unit_test(test_packed_s8_cuts), cmocka_unit_test(test_packed_s8_longest),
+        cmocka_unit_test(test_softmax),
+        cmocka_unit_test(test_int8_rows), cmocka_unit_test(test_int8_scale),
     };
     for (int i = 0; i < 5; i++) {
         static const char *const names[] = { "c", "avx2", "avx512", "avx512bf16", "amx" };

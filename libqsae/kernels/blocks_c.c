@@ -1,0 +1,6 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "kernels/blocks.h"
+
+extern const qsae__block_ops qsae__block_ops_c;
+#define OPS qsae__block_ops_c
+#include "kernels/blocks_impl.h"

@@ -1,0 +1,6 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "kernels/blocks.h"
+
+extern const qsae__block_ops qsae__block_ops_avx512;
+#define OPS qsae__block_ops_avx512
+#include "kernels/blocks_impl.h"

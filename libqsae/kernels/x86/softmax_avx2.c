@@ -1,0 +1,6 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "kernels/softmax.h"
+
+extern const qsae__softmax qsae__softmax_avx2;
+#define OPS qsae__softmax_avx2
+#include "kernels/softmax_impl.h"
