@@ -28,6 +28,7 @@ static const char usage[] =
     "  --cross-labels             the last token of a chunk predicts the first of the next\n"
     "  --keep-tail                score the last, shorter chunk too\n"
     "  --threads N --cpu LEVEL    c, avx2, avx512, avx512bf16 or amx\n"
+    "  --pin                      keep each thread of the library on one CPU\n"
     "  --json OUT                 write the whole result\n"
     "  --state FILE               go on from this file if it exists, keep it up to date\n"
     "  --read-files               read files instead of mapping them\n"
@@ -124,6 +125,7 @@ static const struct option longs[] = {
     { "context", required_argument, NULL, 'n' },   { "batch", required_argument, NULL, 'b' },
     { "bos", required_argument, NULL, 'B' },       { "tokens", required_argument, NULL, 'T' },
     { "threads", required_argument, NULL, 'j' },   { "cpu", required_argument, NULL, 'u' },
+    { "pin", no_argument, NULL, 'P' },
     { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
@@ -161,6 +163,7 @@ static void set_option(struct options *o, int c)
     case 'T': a->max_tokens = count("tokens", optarg, 1); break;
     case 'j': o->context.threads = (int32_t)count("threads", optarg, 1); break;
     case 'u': o->context.cpu = optarg; break;
+    case 'P': o->context.pin = 1; break;
     case 'o': o->json = optarg; break;
     case 'S': a->state = optarg; break;
     case 'f': a->text_field = optarg; break;

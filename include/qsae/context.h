@@ -46,7 +46,8 @@ typedef struct qsae_context_settings {
     int32_t threads;          /**< 1..1024; 0 = as many as the process may run on */
     int32_t log_level;        /**< QSAE_LOG_* */
     int32_t files;            /**< QSAE_FILES_* */
-    int32_t reserved;         /**< 0 */
+    int32_t pin;              /**< 1 = each thread of the library stays on one CPU of those the
+                                   process may run on; the caller's own thread is never moved */
 } qsae_context_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_context_settings). */
@@ -56,8 +57,8 @@ QSAE_API void qsae_context_settings_init(qsae_context_settings *s, size_t size);
  * Opens a context and starts its threads.
  * @param settings  NULL = defaults
  * @param out       receives the context; the caller closes it
- * @return QSAE_EINVAL, QSAE_ENOMEM; QSAE_EENV: the CPU lacks the level, threads cannot start, or
- *         BLIS_ARCH_TYPE in the environment names a kernel that would make BLIS abort
+ * @return QSAE_EINVAL, QSAE_ENOMEM; QSAE_EENV: the CPU lacks the level, threads cannot start or be
+ *         pinned, or BLIS_ARCH_TYPE in the environment names a kernel that would make BLIS abort
  */
 QSAE_API int32_t qsae_context_open(const qsae_context_settings *settings, qsae_context **out);
 

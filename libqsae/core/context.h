@@ -25,6 +25,7 @@ struct qsae_context {
     int32_t threads;
     int32_t log_level;
     int32_t files;
+    int32_t pin;
     qsae_log_callback log;
     void *log_cookie;
     qsae_alloc_callback alloc;

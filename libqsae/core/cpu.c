@@ -36,6 +36,9 @@ int32_t qsae__cpu_level(void)
     __get_cpuid_count(7, 1, &a71, &t0, &t1, &t2);
     if (!(c7 >> 11 & 1) || !(a71 >> 5 & 1))
         return QSAE__LEVEL_AVX512;
+    /* Tile data needs Linux's permission (Documentation/arch/x86/xstate.rst): once for the process,
+     * so it holds for threads that exist already, and children of fork, too. Refused, as before
+     * Linux 5.16 or when a thread's signal stack has no room for tiles: no AMX. */
     const bool amx =
         (d7 >> 22 & 1) && (d7 >> 24 & 1) && (d7 >> 25 & 1) && (os & 0x60000) == 0x60000;
     if (!amx || syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) != 0)

@@ -114,6 +114,22 @@ void qsae__file_close(qsae__file **file)
     *file = NULL;
 }
 
+void qsae__file_release(const qsae__file *f, const void *at, size_t size)
+{
+    const uintptr_t base = (uintptr_t)f->data, p = (uintptr_t)at;
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (!f->mapped || p < base || p - base >= f->size)
+        return;
+    /* Inwards, so that neighbours stay; nothing shares the last page beyond the file's end. */
+    const uint64_t offset = p - base, rest = f->size - offset;
+    const uint64_t end = size < rest ? offset + size - (offset + size) % page : f->size;
+    const uint64_t begin = offset + (page - offset % page) % page;
+    const int e = errno; /* a refusal only leaves pages where they are */
+    if (begin < end)
+        (void)madvise((void *)(uintptr_t)(f->data + begin), end - begin, MADV_DONTNEED);
+    errno = e;
+}
+
 static int32_t write_all(int fd, const char *path, const uint8_t *data, size_t size)
 {
     size_t done = 0;

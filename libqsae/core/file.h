@@ -21,6 +21,10 @@ typedef struct qsae__file {
 int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out);
 void qsae__file_close(qsae__file **file);
 
+/* [at, at + size) of the file's data will not be used for a while: its whole pages need not stay in
+ * memory. They read the same afterwards, from the file again. Nothing for a file read whole. */
+void qsae__file_release(const qsae__file *f, const void *at, size_t size);
+
 /* Writes data to path: temporary file in the same folder, fsync, rename, fsync of the folder. */
 int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size);
 

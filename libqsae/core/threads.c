@@ -2,16 +2,37 @@
 #include "core/threads.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
 
+#include "core/checked.h"
 #include "core/memory.h"
 #include "core/status.h"
+
+/*
+ * A parallel operation is announced by one store and left by one subtraction of `gate`; nobody
+ * sleeps or is woken while operations follow each other within SPIN_NS. Who waits longer sleeps on
+ * a condition variable, and who goes to sleep says so (sleeping, waiting) before a last look at the
+ * gate, while who changes the gate looks at that afterwards: one of the two sees the other.
+ *
+ * Helpers enter an operation of their own accord and only while it is open. The caller closes it
+ * when no tile is left and waits for those inside: a helper that comes late, asleep or without a
+ * CPU, costs nothing.
+ */
+#define SPIN_NS 100000
+#define PAUSES 32 /* between two looks at the clock */
+
+/* gate: number of the operation, whether it may be entered, helpers inside */
+#define GATE_INSIDE ((uint64_t)0x7ff)
+#define GATE_OPEN ((uint64_t)0x800)
+#define GATE_NUMBER ((uint64_t)0x1000)
 
 struct job {
     qsae__tile_fn fn;
@@ -23,21 +44,24 @@ struct job {
     char message[QSAE__MESSAGE_SIZE];
 };
 
-struct qsae__pool {
-    pthread_mutex_t turn;      /* one parallel operation at a time */
-    pthread_mutex_t mutex;
-    pthread_cond_t wake, done;
-    struct job *job;
-    int64_t generation;
-    int32_t running;           /* helpers still in the present job */
-    int32_t n_helpers;
-    bool quit;
-    pthread_t threads[];
-};
-
 struct helper {
     qsae_context *ctx;
+    pthread_t thread;
     int32_t worker;
+};
+
+struct qsae__pool {
+    pthread_mutex_t turn;            /* one parallel operation at a time */
+    pthread_mutex_t mutex;           /* of the conditions, quit and a job's failure */
+    pthread_cond_t wake, done;
+    struct job *job;                 /* of an open gate */
+    int32_t n_helpers;
+    int64_t spin_ns;                 /* 0 where threads are more than CPUs */
+    _Alignas(64) atomic_ullong gate;
+    _Alignas(64) atomic_int sleeping; /* helpers on wake */
+    atomic_bool waiting;             /* the caller is on done */
+    atomic_bool quit;
+    _Alignas(64) struct helper helpers[];
 };
 
 /* Set while this thread runs a tile: nested calls run in place. */
@@ -91,64 +115,195 @@ static void run_tiles(qsae_context *ctx, struct job *job, int32_t worker)
     qsae__fpenv_leave(env);
 }
 
+static int64_t clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* One step of a short wait that began with *until = 0; false when it has lasted long enough. */
+static bool spin(const struct qsae__pool *pool, int64_t *until, uint32_t *steps)
+{
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+    if ((*steps)++ % PAUSES)
+        return true;
+    const int64_t now = pool->spin_ns > 0 ? clock_ns() : 0;
+    if (!*until)
+        *until = now + pool->spin_ns;
+    return now < *until;
+}
+
+/* Returns when there may be an operation to enter, or the end. */
+static void await_work(struct qsae__pool *pool, uint64_t entered)
+{
+    int64_t until = 0;
+    uint32_t steps = 0;
+    uint64_t gate;
+    do {
+        gate = atomic_load(&pool->gate);
+        if (((gate & GATE_OPEN) && gate / GATE_NUMBER != entered) || atomic_load(&pool->quit))
+            return;
+    } while (spin(pool, &until, &steps));
+    pthread_mutex_lock(&pool->mutex);
+    atomic_fetch_add(&pool->sleeping, 1);
+    while (atomic_load(&pool->gate) / GATE_NUMBER == gate / GATE_NUMBER &&
+           !atomic_load(&pool->quit))
+        pthread_cond_wait(&pool->wake, &pool->mutex);
+    atomic_fetch_sub(&pool->sleeping, 1);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static bool is_over(const struct qsae__pool *pool)
+{
+    return (atomic_load(&pool->gate) & GATE_INSIDE) == 0;
+}
+
+/* Enters the open operation unless this helper has been there. */
+static bool enter(struct qsae__pool *pool, uint64_t *entered)
+{
+    unsigned long long gate = atomic_load(&pool->gate);
+    while ((gate & GATE_OPEN) && gate / GATE_NUMBER != *entered) {
+        if (!atomic_compare_exchange_weak(&pool->gate, &gate, gate + 1))
+            continue;
+        *entered = gate / GATE_NUMBER;
+        return true;
+    }
+    return false;
+}
+
+static void leave(struct qsae__pool *pool)
+{
+    const uint64_t left = atomic_fetch_sub(&pool->gate, 1) - 1;
+    if ((left & (GATE_OPEN | GATE_INSIDE)) || !atomic_load(&pool->waiting))
+        return;
+    pthread_mutex_lock(&pool->mutex);
+    pthread_cond_signal(&pool->done);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
 static void *helper_main(void *arg)
 {
-    struct helper *const h = arg;
-    qsae_context *const ctx = h->ctx;
-    struct qsae__pool *const pool = ctx->pool;
-    const int32_t worker = h->worker;
-    int64_t seen = 0;
-    qsae__free(ctx, h);
-    pthread_mutex_lock(&pool->mutex);
-    for (;;) {
-        while (!pool->quit && pool->generation == seen)
-            pthread_cond_wait(&pool->wake, &pool->mutex);
-        if (pool->quit)
-            break;
-        seen = pool->generation;
-        struct job *const job = pool->job;
-        pthread_mutex_unlock(&pool->mutex);
-        run_tiles(ctx, job, worker);
-        pthread_mutex_lock(&pool->mutex);
-        if (--pool->running == 0)
-            pthread_cond_signal(&pool->done);
+    const struct helper *const h = arg;
+    struct qsae__pool *const pool = h->ctx->pool;
+    uint64_t entered = 0;
+    while (!atomic_load(&pool->quit)) {
+        await_work(pool, entered);
+        if (!enter(pool, &entered))
+            continue;
+        run_tiles(h->ctx, pool->job, h->worker);
+        leave(pool);
     }
-    pthread_mutex_unlock(&pool->mutex);
     return NULL;
+}
+
+static void announce(struct qsae__pool *pool, struct job *job)
+{
+    const uint64_t number = atomic_load(&pool->gate) / GATE_NUMBER + 1;
+    pool->job = job; /* nobody is inside */
+    atomic_store(&pool->gate, number * GATE_NUMBER | GATE_OPEN);
+    const int64_t wake = qsae__min_i64(atomic_load(&pool->sleeping), job->n - 1);
+    if (wake <= 0)
+        return;
+    pthread_mutex_lock(&pool->mutex);
+    if (wake >= pool->n_helpers)
+        pthread_cond_broadcast(&pool->wake);
+    for (int64_t i = 0; wake < pool->n_helpers && i < wake; i++)
+        pthread_cond_signal(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+/* Closes the operation and waits until the helpers inside have left. */
+static void finish(struct qsae__pool *pool)
+{
+    const uint64_t gate = atomic_fetch_and(&pool->gate, ~(unsigned long long)GATE_OPEN);
+    int64_t until = 0;
+    uint32_t steps = 0;
+    if ((gate & GATE_INSIDE) == 0)
+        return;
+    do {
+        if (is_over(pool))
+            return;
+    } while (spin(pool, &until, &steps));
+    pthread_mutex_lock(&pool->mutex);
+    atomic_store(&pool->waiting, true);
+    while (!is_over(pool))
+        pthread_cond_wait(&pool->done, &pool->mutex);
+    atomic_store(&pool->waiting, false);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+/* CPUs the process may run on; 0 if the system does not say. */
+static int32_t cpus_allowed(cpu_set_t *set)
+{
+    CPU_ZERO(set);
+    return sched_getaffinity(0, sizeof *set, set) == 0 ? CPU_COUNT(set) : 0;
+}
+
+/* Puts the helper of a worker on one CPU of the set: worker i on CPU i modulo their number, so that
+ * the first is left to the caller, whose thread stays as it is. */
+static int32_t pin(pthread_t thread, int32_t worker, const cpu_set_t *set, int32_t cpus)
+{
+    cpu_set_t one;
+    int cpu = -1;
+    for (int32_t left = worker % cpus; left >= 0; left -= CPU_ISSET(cpu, set) != 0)
+        cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    const int e = pthread_setaffinity_np(thread, sizeof one, &one);
+    return e ? qsae__fail(QSAE_EENV, "cannot pin thread %d to CPU %d: %s", (int)worker + 1, cpu,
+                          strerror(e))
+             : QSAE_OK;
+}
+
+static int32_t start_helper(qsae_context *ctx, int32_t i)
+{
+    struct qsae__pool *const pool = ctx->pool;
+    struct helper *const h = &pool->helpers[i];
+    h->ctx = ctx;
+    h->worker = i + 1;
+    const int e = pthread_create(&h->thread, NULL, helper_main, h);
+    if (e)
+        return qsae__fail(QSAE_EENV, "cannot start thread %d of %d: %s", (int)i + 2,
+                          (int)ctx->threads, strerror(e));
+    pool->n_helpers++;
+    return QSAE_OK;
 }
 
 int32_t qsae__pool_open(qsae_context *ctx)
 {
     const int32_t helpers = ctx->threads - 1;
     struct qsae__pool *pool =
-        qsae__calloc(ctx, 1, sizeof *pool + (size_t)helpers * sizeof pool->threads[0]);
+        qsae__calloc(ctx, 1, sizeof *pool + (size_t)helpers * sizeof pool->helpers[0]);
     if (!pool)
         return QSAE_ENOMEM;
+    cpu_set_t set;
+    const int32_t cpus = cpus_allowed(&set);
+    pool->spin_ns = ctx->threads <= cpus ? SPIN_NS : 0;
+    atomic_init(&pool->gate, 0);
+    atomic_init(&pool->sleeping, 0);
+    atomic_init(&pool->waiting, false);
+    atomic_init(&pool->quit, false);
     pthread_mutex_init(&pool->turn, NULL);
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->done, NULL);
     ctx->pool = pool;
+    int32_t st = QSAE_OK;
+    if (ctx->pin && cpus == 0)
+        st = qsae__fail(QSAE_EENV, "cannot pin threads: the CPUs of the process are unknown");
     /* The threads belong to the library: the host's signal handlers must not run on them. */
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    int32_t st = QSAE_OK;
     for (int32_t i = 0; i < helpers && st == QSAE_OK; i++) {
-        struct helper *h = qsae__alloc(ctx, sizeof *h);
-        if (!h) {
-            st = QSAE_ENOMEM;
-            break;
-        }
-        *h = (struct helper){ .ctx = ctx, .worker = i + 1 };
-        const int e = pthread_create(&pool->threads[i], NULL, helper_main, h);
-        if (e) {
-            qsae__free(ctx, h);
-            st = qsae__fail(QSAE_EENV, "cannot start thread %d of %d: %s", (int)i + 2,
-                            (int)ctx->threads, strerror(e));
-        } else {
-            pool->n_helpers++;
-        }
+        st = start_helper(ctx, i);
+        if (st == QSAE_OK && ctx->pin)
+            st = pin(pool->helpers[i].thread, i + 1, &set, cpus);
     }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (st != QSAE_OK)
@@ -163,11 +318,11 @@ void qsae__pool_close(qsae_context *ctx)
         return;
     if ((long)getpid() == ctx->pid) { /* after fork the helpers are not there to join */
         pthread_mutex_lock(&pool->mutex);
-        pool->quit = true;
+        atomic_store(&pool->quit, true);
         pthread_cond_broadcast(&pool->wake);
         pthread_mutex_unlock(&pool->mutex);
         for (int32_t i = 0; i < pool->n_helpers; i++)
-            pthread_join(pool->threads[i], NULL);
+            pthread_join(pool->helpers[i].thread, NULL);
         pthread_cond_destroy(&pool->done);
         pthread_cond_destroy(&pool->wake);
         pthread_mutex_destroy(&pool->mutex);
@@ -199,22 +354,11 @@ int32_t qsae__parallel(qsae_context *ctx, int64_t n_tiles, qsae__tile_fn fn, voi
     atomic_init(&job.failed, n_tiles);
     pthread_mutex_lock(&pool->turn);
     const bool spread = pool->n_helpers > 0 && n_tiles > 1;
-    if (spread) {
-        pthread_mutex_lock(&pool->mutex);
-        pool->job = &job;
-        pool->generation++;
-        pool->running = pool->n_helpers;
-        pthread_cond_broadcast(&pool->wake);
-        pthread_mutex_unlock(&pool->mutex);
-    }
+    if (spread)
+        announce(pool, &job);
     run_tiles(ctx, &job, 0);
-    if (spread) {
-        pthread_mutex_lock(&pool->mutex);
-        while (pool->running > 0)
-            pthread_cond_wait(&pool->done, &pool->mutex);
-        pool->job = NULL;
-        pthread_mutex_unlock(&pool->mutex);
-    }
+    if (spread)
+        finish(pool);
     pthread_mutex_unlock(&pool->turn);
     if (job.status != QSAE_OK)
         memcpy(qsae__message(), job.message, sizeof job.message);

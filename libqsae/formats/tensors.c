@@ -148,6 +148,13 @@ const qsae__tensor *qsae__tensors_find(const qsae__tensors *t, const char *name)
     return bsearch(&key, t->items, (size_t)t->count, sizeof *t->items, by_name);
 }
 
+/* Data of the set's own memory lie in no file, and qsae__file_* leave them alone. */
+void qsae__tensor_release(const qsae__tensors *t, const qsae__tensor *x)
+{
+    for (int64_t i = 0; i < t->n_files; i++)
+        qsae__file_release(t->files[i], x->data, (size_t)x->bytes);
+}
+
 const char *qsae__tensors_metadata(const qsae__tensors *t, const char *key)
 {
     return t->metadata == NULL ? NULL : json_string_value(json_object_get(t->metadata, key));

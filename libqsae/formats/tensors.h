@@ -30,6 +30,10 @@ int64_t qsae__tensors_len(const qsae__tensors *t);
 const qsae__tensor *qsae__tensors_at(const qsae__tensors *t, int64_t i); /* ordered by name */
 const qsae__tensor *qsae__tensors_find(const qsae__tensors *t, const char *name); /* or NULL */
 
+/* The tensor will not be read for a while: the pages of a mapped file that hold nothing else need
+ * not stay in memory. Its data read the same afterwards. */
+void qsae__tensor_release(const qsae__tensors *t, const qsae__tensor *x);
+
 /* __metadata__ value of a safetensors file (single file only), or NULL. */
 const char *qsae__tensors_metadata(const qsae__tensors *t, const char *key);
 

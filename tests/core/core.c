@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "../support.h"
+#include "tests.h"
 
 #include "core/core.h"
 
@@ -309,6 +312,115 @@ static void test_threads(void **state)
     }
 }
 
+/* Two tiles that wait for each other: they end only if two threads run them at once. */
+static int32_t meeting_tile(void *arg, int64_t tile, int32_t worker)
+{
+    struct sums *const s = arg;
+    (void)tile;
+    (void)worker;
+    atomic_fetch_add(&s->calls, 1);
+    while (atomic_load(&s->calls) < 2)
+        sched_yield();
+    return QSAE_OK;
+}
+
+/* Operations right after each other and after pauses in which helpers fall asleep. */
+static void test_tiny_operations(void **state)
+{
+    (void)state;
+    static const int32_t counts[] = { 1, 2, 3, 8 };
+    for (size_t c = 0; c < sizeof counts / sizeof counts[0]; c++) {
+        qsae_context *ctx = open_context(NULL, counts[c]);
+        struct sums s = { .bad = -1, .bad2 = -1, .ctx = ctx };
+        for (int64_t i = 0; i < 5000; i++) {
+            const int64_t n = i % 7;
+            s.bad = n > 3 && i % 10 == 0 ? 3 : -1;
+            atomic_store(&s.total, 0);
+            if (s.bad >= 0)
+                assert_fails(qsae__parallel(ctx, n, add_tile, &s), QSAE_EFORMAT, "tile 3");
+            else
+                assert_ok(qsae__parallel(ctx, n, add_tile, &s));
+            if (s.bad < 0 && atomic_load(&s.total) != n * (n - 1) / 2)
+                fail_msg("%d threads, operation %lld", (int)counts[c], (long long)i);
+            if (i % 250 == 0)
+                usleep(i % 500 ? 50 : 300);
+        }
+        s.bad = -1;
+        for (int i = 0; i < 20 && counts[c] > 1; i++) {
+            atomic_store(&s.calls, 0);
+            assert_ok(qsae__parallel(ctx, 2, meeting_tile, &s));
+            usleep(i % 2 ? 0 : 300);
+        }
+        qsae_context_close(&ctx);
+    }
+}
+
+static void *queue_main(void *arg)
+{
+    struct sums s = { .bad = -1, .bad2 = -1, .ctx = arg };
+    for (int64_t i = 0; i < 500; i++) {
+        atomic_store(&s.calls, 0);
+        if (qsae__parallel(arg, i % 20, add_tile, &s) != QSAE_OK ||
+            atomic_load(&s.calls) != i % 20)
+            return arg;
+    }
+    return NULL;
+}
+
+/* Callers of one context queue. */
+static void test_queue(void **state)
+{
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 3);
+    pthread_t callers[4];
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&callers[i], NULL, queue_main, ctx), 0);
+    for (int i = 0; i < 4; i++) {
+        void *failed;
+        pthread_join(callers[i], &failed);
+        assert_null(failed);
+    }
+    qsae_context_close(&ctx);
+}
+
+/* One bit per worker: 1 << worker where its CPUs are more than one. */
+static int32_t look_at_cpus(void *arg, int64_t tile, int32_t worker)
+{
+    struct sums *const s = arg;
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return QSAE_EENV;
+    if (CPU_COUNT(&set) != 1)
+        atomic_fetch_or(&s->total, 1LL << worker);
+    return meeting_tile(arg, tile, worker);
+}
+
+static void test_pin(void **state)
+{
+    (void)state;
+    cpu_set_t before, after;
+    qsae_context_settings settings;
+    qsae_context *ctx;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    for (int32_t pin = 0; pin <= 1; pin++) {
+        qsae_context_settings_init(&settings, sizeof settings);
+        settings.threads = 2;
+        settings.pin = pin;
+        assert_ok(qsae__context_new(&settings, &ctx));
+        struct sums s = { .ctx = ctx };
+        assert_ok(qsae__parallel(ctx, 2, look_at_cpus, &s));
+        assert_int_equal(atomic_load(&s.total), CPU_COUNT(&before) == 1 ? 0 : pin ? 1 : 3);
+        assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
+        assert_true(CPU_EQUAL(&before, &after));
+        qsae_context_close(&ctx);
+    }
+    settings.threads = 9; /* more than there may be CPUs */
+    assert_ok(qsae__context_new(&settings, &ctx));
+    qsae_context_close(&ctx);
+    settings.pin = 2;
+    assert_fails(qsae__context_new(&settings, &ctx), QSAE_EINVAL, "pin");
+}
+
 static void test_fork(void **state)
 {
     (void)state;
@@ -341,7 +453,7 @@ static void test_cancel(void **state)
 }
 
 struct counter {
-    atomic_llong calls, live; /* helpers free their arguments on their own threads */
+    atomic_llong calls, live;
     int64_t fail_at;
 };
 
@@ -380,7 +492,7 @@ static void test_allocation_failures(void **state)
             assert_int_equal(st, QSAE_ENOMEM);
         assert_int_equal(atomic_load(&c.live), 0);
         if (atomic_load(&c.calls) <= at) {
-            assert_true(at >= 3); /* a context, a pool, two helpers' arguments */
+            assert_true(at >= 2); /* a context, a pool */
             break;
         }
     }
@@ -429,9 +541,12 @@ int main(void)
         cmocka_unit_test(test_blis_environment), cmocka_unit_test(test_memory),
         cmocka_unit_test(test_strbuf),  cmocka_unit_test(test_hash),
         cmocka_unit_test(test_files),   cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_tiny_operations), cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_pin),
         cmocka_unit_test(test_fork),    cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_allocation_failures), cmocka_unit_test(test_log),
-        cmocka_unit_test(test_version),
+        cmocka_unit_test(test_version), cmocka_unit_test(test_large_blocks),
+        cmocka_unit_test(test_own_allocator), cmocka_unit_test(test_release),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }

@@ -329,6 +329,43 @@ static void test_write_and_read(void **state)
                      QSAE_ENOENT);
 }
 
+/* Data of released tensors and of their neighbours read the same, wherever they come from. */
+static void test_release(void **state)
+{
+    enum { N = 50001 };
+    static float values[3][N];
+    static const char *const names[] = { "a", "b", "c" };
+    qsae__tensor x[3];
+
+    (void)state;
+    memset(x, 0, sizeof x);
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < N; j++)
+            values[i][j] = (float)(i * N + j);
+        x[i].name = names[i];
+        x[i].data = values[i];
+        x[i].bytes = sizeof values[i];
+        x[i].shape[0] = N;
+        x[i].rank = 1;
+        x[i].dtype = QSAE_F32;
+    }
+    assert_int_equal(
+        qsae__safetensors_write(test_contexts[0], test_path("r.safetensors"), x, 3), QSAE_OK);
+    for (int mode = 0; mode < 2; mode++) {
+        qsae__tensors *t;
+
+        assert_int_equal(
+            qsae__tensors_load(test_contexts[mode], test_path("r.safetensors"), &t), QSAE_OK);
+        for (int round = 0; round < 4; round++) {
+            for (int i = 0; i < 3; i++)
+                assert_memory_equal(qsae__tensors_at(t, i)->data, values[i], sizeof values[i]);
+            qsae__tensor_release(t, qsae__tensors_at(t, round % 3));
+        }
+        qsae__tensors_unref(&t);
+    }
+    test_remove("r.safetensors");
+}
+
 static void test_public(void **state)
 {
     qsae_tensors *t = NULL;
@@ -372,6 +409,7 @@ const struct CMUnitTest safetensors_tests[] = {
     cmocka_unit_test(test_length_like_pickle),
     cmocka_unit_test(test_many_tensors),
     cmocka_unit_test(test_write_and_read),
+    cmocka_unit_test(test_release),
     cmocka_unit_test(test_public),
 };
 const size_t n_safetensors_tests = sizeof safetensors_tests / sizeof *safetensors_tests;

@@ -30,11 +30,13 @@ class Context(Handle):
                default lines go to the logger "qsae"
     log_level  "none", "error", "warning" (default), "info" or "debug"
     files      "map" (default), or "read" for files that others may change while they are in use
+    pin        True: each thread of the library stays on one CPU; the caller's own is never moved
     """
 
     _close = lib.qsae_context_close
 
-    def __init__(self, threads=None, cpu=None, log=None, log_level=None, files=None):
+    def __init__(self, threads=None, cpu=None, log=None, log_level=None, files=None,
+                 pin=False):
         super().__init__()
         log = log or _to_logging
 
@@ -51,6 +53,7 @@ class Context(Handle):
         settings.cpu = None if cpu is None else string_bytes(cpu, "cpu")
         settings.log_level = choose("log_level", log_level, _LOG)
         settings.files = choose("files", files, _FILES)
+        settings.pin = 1 if pin else 0
         lib.qsae_context_open(byref(settings), byref(self._handle))
 
     @property

@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TESTS_CORE_TESTS_H
+#define TESTS_CORE_TESTS_H
+
+void test_large_blocks(void **state);
+void test_own_allocator(void **state);
+void test_release(void **state);
+
+#endif
