@@ -3,9 +3,11 @@
 
 #include <math.h>
 
+#include "kernels/blocks.h"
 #include "kernels/int8.h"
+#include "kernels/packed.h"
 
-#define TILE_ROWS 16
+#define TILE_ROWS QSAE__STRIP
 
 struct job {
     const qsae__source *src;
@@ -13,52 +15,60 @@ struct job {
     qsae__int8_rows *out;
     enum qsae__rules rules;
     float threshold;
-    float *row;            /* [threads, k] */
+    const qsae__packed_kernel *kernel;
+    bool half, in_place;   /* rows are bf16; lie as the kernels read them */
+    float *row;            /* [threads, k], or NULL */
+    int8_t *codes;         /* [threads, TILE_ROWS, k] if strips are wanted */
     uint8_t *outlier;      /* [threads, k], or NULL */
     bool scan;             /* first of two passes: maxima and outliers only */
 };
 
-/* NaN elements are skipped by the GPU and spread to the row's maximum by the CPU build. */
-static float row_max(const struct job *job, const float *x, int64_t k)
+/* Row i as it lies, if the kernels read it so: bf16, or f32. Else in the worker's buffer, as f32. */
+static const void *source_row(const struct job *job, int64_t i, int32_t worker)
 {
-    const float m = job->threshold > 0 ? job->ops->absmax_below(x, job->threshold, k)
-                                       : job->ops->absmax(x, k);
-    if (job->rules == QSAE__RULES_TORCH)
-        for (int64_t j = 0; j < k; j++)
-            if (isnan(x[j]))
-                return NAN;
-    return m < 0 ? 0 : m;
+    const qsae__source *const s = job->src;
+    if (job->in_place)
+        return (const char *)s->data + (size_t)(i * s->out_stride) * (job->half ? 2 : 4);
+    float *const x = job->row + worker * s->n_in;
+    qsae__source_row(s, i, 0, s->n_in, x);
+    return x;
 }
 
-static void mark_outliers(const struct job *job, const float *x, int64_t k, uint8_t *outlier)
+/* NaN elements are skipped by the GPU and spread to the row's maximum by the CPU build. */
+static float scan_row(const struct job *job, const void *x, uint8_t *outlier)
 {
-    if (job->ops->absmax(x, k) < job->threshold)
-        return;
-    for (int64_t j = 0; j < k; j++)
-        if (fabsf(x[j]) >= job->threshold)
-            outlier[j] = 1;
+    const int64_t k = job->src->n_in;
+    bool nan = false;
+    const float m = job->half ? job->ops->scan_row16(x, k, job->threshold, outlier, &nan)
+                              : job->ops->scan_row(x, k, job->threshold, outlier, &nan);
+    return nan && job->rules == QSAE__RULES_TORCH ? NAN : m < 0 ? 0 : m;
 }
 
 static int32_t quantize_tile(void *arg, int64_t tile, int32_t worker)
 {
     const struct job *job = arg;
-    const int64_t k = job->src->n_in, end = qsae__min_i64(job->src->n_out, (tile + 1) * TILE_ROWS);
-    float *x = job->row + worker * k;
-    for (int64_t i = tile * TILE_ROWS; i < end; i++) {
-        qsae__source_row(job->src, i, 0, k, x);
-        job->ops->round_f16(x, k);
+    const int64_t k = job->src->n_in, first = tile * TILE_ROWS;
+    const int64_t end = qsae__min_i64(job->src->n_out, first + TILE_ROWS);
+    const uint8_t *const outlier = job->out->n_outliers > 0 ? job->out->outlier : NULL;
+    int8_t *const codes = job->codes ? job->codes + worker * TILE_ROWS * k
+                                     : job->out->codes + first * k;
+    for (int64_t i = first; i < end; i++) {
+        const void *const x = source_row(job, i, worker);
         if (job->scan || job->threshold == 0)
-            job->out->scale[i] = row_max(job, x, k);
-        if (job->scan) {
-            mark_outliers(job, x, k, job->outlier + worker * k);
+            job->out->scale[i] =
+                scan_row(job, x, job->scan ? job->outlier + worker * k : NULL);
+        if (job->scan)
             continue;
-        }
-        int8_t *code = job->out->codes + i * k;
-        job->ops->quantize(x, 127.0f * (1.0f / job->out->scale[i]), code, k);
-        if (job->out->n_outliers > 0)
-            for (int64_t j = 0; j < k; j++)
-                code[j] = job->out->outlier[j] ? 0 : code[j];
+        const float scale = 127.0f * (1.0f / job->out->scale[i]);
+        int8_t *const code = codes + (i - first) * k;
+        if (job->half)
+            job->ops->quantize_row16(x, scale, outlier, code, k);
+        else
+            job->ops->quantize_row(x, scale, outlier, code, k);
     }
+    if (job->codes && !job->scan)
+        job->kernel->pack->rows_s8(codes, k, end - first, k, job->kernel->flipped,
+                                   job->out->strips + tile * job->out->strip);
     return QSAE_OK;
 }
 
@@ -67,17 +77,25 @@ int32_t qsae__int8_quantize_rows(const qsae__source *src, enum qsae__rules rules
 {
     qsae_context *ctx = src->ctx;
     const int64_t k = src->n_in, tiles = qsae__ceil_div(src->n_out, TILE_ROWS);
-    struct job job = { .src = src, .ops = qsae__int8_get(ctx), .out = out, .rules = rules };
+    struct job job = { .src = src, .ops = qsae__int8_get(ctx), .out = out, .rules = rules,
+                       .kernel = qsae__packed_get(ctx) };
     int32_t status = QSAE_ENOMEM;
     int64_t work;
+    const bool kept = src->round == 0 || src->round == src->dtype || src->round == QSAE_F32;
+    job.half = kept && src->dtype == QSAE_BF16 && src->in_stride == 1 &&
+               (uintptr_t)src->data % 2 == 0;
+    job.in_place = job.half || (kept && src->dtype == QSAE_F32 && src->in_stride == 1 &&
+                                (uintptr_t)src->data % 4 == 0);
     const qsae__fpenv env = qsae__fpenv_enter();
     job.threshold = qsae__round_f16(threshold);
     qsae__fpenv_leave(env);
     out->n_outliers = 0;
-    if (!qsae__mul_i64(ctx->threads, k, &work))
+    if (!qsae__mul_i64((int64_t)ctx->threads * TILE_ROWS, k, &work))
         return qsae__fail(QSAE_EOVERFLOW, "%lld columns on %d threads", (long long)k, ctx->threads);
-    job.row = qsae__alloc_array(ctx, work, sizeof(float));
-    if (!job.row)
+    if (!out->codes && !(job.codes = qsae__alloc_array(ctx, work, 1)))
+        goto fail;
+    work /= TILE_ROWS;
+    if (!job.in_place && !(job.row = qsae__alloc_array(ctx, work, sizeof(float))))
         goto fail;
     if (job.threshold > 0) {
         job.outlier = qsae__calloc(ctx, work, 1);
@@ -98,15 +116,16 @@ int32_t qsae__int8_quantize_rows(const qsae__source *src, enum qsae__rules rules
     status = qsae__parallel(ctx, tiles, quantize_tile, &job);
 fail:
     qsae__free(ctx, job.row);
+    qsae__free(ctx, job.codes);
     qsae__free(ctx, job.outlier);
     return status;
 }
 
 static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
 {
-    if (q->n_in > QSAE__GEMM_S8_MAX_K)
+    if (q->n_in > QSAE__S8_MAX_K)
         return qsae__fail(QSAE_EUNSUPPORTED, "llm.int8: %lld inputs; sums are exact in int32 up to "
-                          "%d", (long long)q->n_in, QSAE__GEMM_S8_MAX_K);
+                          "%d", (long long)q->n_in, QSAE__S8_MAX_K);
     q->scale_rows = q->n_out;
     q->scale_cols = 1;
     q->code_bytes = (uint64_t)(q->n_out * q->n_in);
@@ -118,13 +137,29 @@ static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
     return qsae__int8_quantize_rows(src, q->codec.rules, 0, &out);
 }
 
+static qsae__codes8 codes_of(const qsae_qmatrix *q, int64_t row, int64_t c0)
+{
+    return (qsae__codes8){
+        .codes = (const int8_t *)q->codes + row * q->n_in + c0,
+        .is_signed = true,
+        .scale = q->scale + row,
+        .factor = 0.007874015718698502f, /* 1 / 127 */
+    };
+}
+
 static void decode(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, int32_t dtype,
                    float *dst)
 {
-    const int8_t *code = (const int8_t *)q->codes + row * q->n_in + c0;
-    const float scale = q->scale[row];
-    for (int64_t i = 0; i < n; i++)
-        dst[i] = qsae__round_to(dtype, (float)code[i] * scale * 0.007874015718698502f);
+    const qsae__codes8 c = codes_of(q, row, c0);
+    qsae__blocks_get(q->ctx)->f32_8(&c, n, dtype == QSAE_BF16, dst);
+    if (dtype == QSAE_F16)
+        qsae__round(q->ctx, dtype, dst, n);
+}
+
+static void decode16(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, uint16_t *dst)
+{
+    const qsae__codes8 c = codes_of(q, row, c0);
+    qsae__blocks_get(q->ctx)->bf16_8(&c, n, dst);
 }
 
 static bool field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
@@ -141,4 +176,4 @@ static uint64_t bytes(const qsae_qmatrix *q)
     return q->code_bytes + 4 * (uint64_t)q->n_out;
 }
 
-const qsae__codec_ops qsae__codec_int8 = { encode, decode, field, bytes };
+const qsae__codec_ops qsae__codec_int8 = { encode, decode, decode16, field, bytes };

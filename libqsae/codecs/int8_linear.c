@@ -2,183 +2,201 @@
 #include <math.h>
 #include <string.h>
 
+#include "codecs/apply.h"
 #include "codecs/int8.h"
 #include "kernels/int8.h"
 
-#define TILE_OUT 64
-#define MIN_ROWS 16
-#define MAX_ROWS 256
-#define CACHED (256 * 1024)  /* codes of a tile's rows that should stay in the second-level cache */
+#define OUTLIER_ROWS 32   /* rows whose outlier products are made at once */
+#define MOST 4            /* layers of a call */
 
-#define CUDA_SCALE 6.200012e-05f   /* 1 / 127^2 */
-#define TORCH_SCALE 6.200124e-05f  /* as the CPU build has it, a digit short */
-
-/* One call of the layer. */
+/* One call: layers that read the same rows. */
 struct call {
-    const qsae_qmatrix *q;
+    qsae_context *ctx;
     const qsae__int8_ops *ops;
-    const float *bias;
-    float *y;
-    int64_t rows, ldy;
-    int64_t tile_rows, row_tiles;
-    int32_t dtype;
-    qsae__int8_rows a;          /* quantised activations */
+    qsae__apply_call *call;
+    qsae__int8_rows a;          /* quantised activations, in strips */
     int64_t *columns;           /* [a.n_outliers] outlier columns, ascending */
     float *x_outlier;           /* [rows, a.n_outliers] */
-    qsae__panels w_outlier;     /* [n_out, a.n_outliers] in dtype */
-    int32_t *acc;               /* [threads, tile_rows, TILE_OUT] */
-    float *part;                /* the same shape: outlier products */
+    float *w_outlier[MOST];     /* [n_out, a.n_outliers] of each layer, in dtype */
+    qsae__dense dense[MOST];
+    float *part;                /* [threads, OUTLIER_ROWS, QSAE__GEMM_NB] outlier products */
     float *scratch;             /* [threads, QSAE__GEMM_SCRATCH] */
 };
 
-/* Integer sums of one row, outputs n0..n0+n, to y in dtype; bias added. */
-static void dequantize(const struct call *c, int64_t row, int64_t n0, int64_t n, const int32_t *acc,
-                       float *y)
+/* Code (n, k) of a packed weight; packed.h says where it lies. */
+static int8_t packed_code(const qsae__packed_weight *w, int64_t n, int64_t k)
 {
-    const float *scb = c->q->scale + n0, *bias = c->bias ? c->bias + n0 : NULL;
-    const float sca = c->a.scale[row];
-    if (c->q->codec.rules == QSAE__RULES_TORCH) {
-        for (int64_t j = 0; j < n; j++)
-            y[j] = (float)acc[j] * (sca * scb[j]) * TORCH_SCALE;
-        for (int64_t j = 0; bias && j < n; j++)
-            y[j] += bias[j];
-        qsae__round(c->q->ctx, c->dtype, y, n);
-        return;
-    }
-    /* The GPU kernel writes fp16 and fuses an fp16 bias; another bias is added to that, rounded. */
-    const bool fused = bias && c->dtype == QSAE_F16;
-    for (int64_t j = 0; j < n; j++) {
-        const float v = (float)acc[j] * sca * scb[j];
-        y[j] = fused ? fmaf(v, CUDA_SCALE, bias[j]) : v * CUDA_SCALE;
-    }
-    c->ops->round_f16(y, n);
-    if (bias && !fused) {
-        for (int64_t j = 0; j < n; j++)
-            y[j] += bias[j];
-        c->ops->round_f16(y, n);
-    }
-    if (c->dtype == QSAE_BF16)
-        qsae__round(c->q->ctx, QSAE_BF16, y, n);
+    const int64_t at = n / QSAE__COLUMNS * w->panel + k / 4 * (4 * QSAE__COLUMNS) +
+                       n % QSAE__COLUMNS * 4 + k % 4;
+    return (int8_t)w->data[at];
 }
 
-/* Neighbouring tiles share weights. */
-static int32_t linear_tile(void *arg, int64_t tile, int32_t worker)
+struct gather {
+    const struct call *c;
+    const qsae__operand *o;
+    float *w;
+};
+
+static int32_t gather_weight(void *arg, int64_t n, int32_t worker)
 {
-    const struct call *c = arg;
-    const int64_t k = c->q->n_in, cells = c->tile_rows * TILE_OUT;
-    const int64_t n0 = tile / c->row_tiles * TILE_OUT, m0 = tile % c->row_tiles * c->tile_rows;
-    const int64_t n = qsae__min_i64(TILE_OUT, c->q->n_out - n0);
-    const int64_t m = qsae__min_i64(c->tile_rows, c->rows - m0);
-    int32_t *acc = c->acc + worker * cells;
-    c->ops->gemm_s8(m, n, k, c->a.codes + m0 * k, k, (const int8_t *)c->q->codes + n0 * k, k, acc,
-                    TILE_OUT);
-    for (int64_t i = 0; i < m; i++)
-        dequantize(c, m0 + i, n0, n, acc + i * TILE_OUT, c->y + (m0 + i) * c->ldy + n0);
-    if (c->a.n_outliers == 0)
-        return QSAE_OK;
-    float *part = c->part + worker * cells;
-    qsae__gemm_tile(c->q->ctx, m, c->x_outlier + m0 * c->a.n_outliers, c->a.n_outliers,
-                    &c->w_outlier, n0, n0 + n, part, TILE_OUT,
-                    c->scratch + worker * QSAE__GEMM_SCRATCH);
-    for (int64_t i = 0; i < m; i++) {
-        float *y = c->y + (m0 + i) * c->ldy + n0;
-        for (int64_t j = 0; j < n; j++)
-            y[j] += part[i * TILE_OUT + j];
-        qsae__round(c->q->ctx, c->dtype, y, n);
-    }
+    const struct gather *const g = arg;
+    const int64_t count = g->c->a.n_outliers;
+    (void)worker;
+    for (int64_t j = 0; j < count; j++)
+        g->w[n * count + j] = qsae__round_to(
+            g->o->dtype, (float)packed_code(g->o->packed, n, g->c->columns[j]) *
+                             g->o->q->scale[n] * 0.007874015718698502f);
     return QSAE_OK;
 }
 
-/* Panel source: outlier columns of the weight, decoded from its codes. */
-static void fill_outliers(const void *self, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
-                          float *tile, int64_t panel)
+static int32_t gather_row(void *arg, int64_t row, int32_t worker)
 {
-    const struct call *c = self;
-    const int64_t kb = k1 - k0;
-    memset(tile, 0, (size_t)(qsae__ceil_div(n1 - n0, panel) * panel * kb) * sizeof *tile);
-    for (int64_t n = n0; n < n1; n++) {
-        float *dst = tile + (n - n0) / panel * panel * kb + (n - n0) % panel;
-        for (int64_t k = 0; k < kb; k++)
-            c->q->ops->decode(c->q, n, c->columns[k0 + k], 1, c->dtype, dst + k * panel);
-    }
+    const struct gather *const g = arg;
+    const qsae__linear_rows *const x = &g->c->call->x;
+    const int64_t count = g->c->a.n_outliers, size = x->dtype == QSAE_BF16 ? 2 : 4;
+    (void)worker;
+    for (int64_t j = 0; j < count; j++)
+        (void)qsae__to_f32(x->dtype,
+                           (const char *)x->x + (row * x->ldx + g->c->columns[j]) * size, 1,
+                           g->c->x_outlier + row * count + j);
+    return QSAE_OK;
 }
 
-static int32_t gather_outliers(struct call *c, const float *x, int64_t ldx)
+/* Outlier columns of the rows and of every layer's weight, the latter decoded from its codes. */
+static int32_t gather_outliers(struct call *c)
 {
-    qsae_context *ctx = c->q->ctx;
-    const int64_t n = c->a.n_outliers;
+    qsae_context *const ctx = c->ctx;
+    const int64_t n = c->a.n_outliers, rows = c->call->x.rows;
     int64_t cells, at = 0;
-    if (!qsae__mul_i64(c->rows, n, &cells))
-        return qsae__fail(QSAE_EOVERFLOW, "%lld rows of %lld outlier columns", (long long)c->rows,
+    if (!qsae__mul_i64(rows, n, &cells))
+        return qsae__fail(QSAE_EOVERFLOW, "%lld rows of %lld outlier columns", (long long)rows,
                           (long long)n);
     c->columns = qsae__alloc_array(ctx, n, sizeof *c->columns);
     c->x_outlier = qsae__alloc_array(ctx, cells, sizeof(float));
-    if (!c->columns || !c->x_outlier)
+    c->part = qsae__alloc_array(ctx, (int64_t)ctx->threads * OUTLIER_ROWS * QSAE__GEMM_NB,
+                                sizeof(float));
+    c->scratch = qsae__alloc_array(ctx, (int64_t)ctx->threads * QSAE__GEMM_SCRATCH, sizeof(float));
+    if (!c->columns || !c->x_outlier || !c->part || !c->scratch)
         return QSAE_ENOMEM;
-    for (int64_t j = 0; j < c->q->n_in; j++)
+    for (int64_t j = 0; j < c->call->operand[0]->k; j++)
         if (c->a.outlier[j])
             c->columns[at++] = j;
-    for (int64_t i = 0; i < c->rows; i++)
-        for (int64_t j = 0; j < n; j++)
-            c->x_outlier[i * n + j] = x[i * ldx + c->columns[j]];
-    c->w_outlier = (qsae__panels){ fill_outliers, c, c->q->n_out, n };
+    struct gather g = { c, NULL, NULL };
+    int32_t st = qsae__parallel(ctx, rows, gather_row, &g);
+    for (int64_t i = 0; i < c->call->n && st == QSAE_OK; i++) {
+        const qsae__operand *const o = c->call->operand[i];
+        if (!qsae__mul_i64(o->n, n, &cells) ||
+            !(c->w_outlier[i] = qsae__alloc_array(ctx, cells, sizeof(float))))
+            return qsae__fail(QSAE_ENOMEM, "out of memory for %lld outlier columns", (long long)n);
+        g = (struct gather){ c, o, c->w_outlier[i] };
+        c->dense[i] = (qsae__dense){ .data = g.w, .dtype = QSAE_F32, .level = ctx->level,
+                                     .n_stride = n, .k_stride = 1 };
+        st = qsae__parallel(ctx, o->n, gather_weight, &g);
+    }
+    return st;
+}
+
+/* y[m1 - m0, n1 - n0] += outlier products, rounded to dtype. */
+static void add_outliers(const struct call *c, int64_t index, const qsae__tile *t, float *y)
+{
+    const qsae__operand *const o = c->call->operand[index];
+    const int64_t count = c->a.n_outliers;
+    const qsae__panels w = qsae__panels_dense(&c->dense[index], o->n, count);
+    float *const part = c->part + (int64_t)t->worker * OUTLIER_ROWS * QSAE__GEMM_NB;
+    for (int64_t n0 = t->n0; n0 < t->n1; n0 += QSAE__GEMM_NB) {
+        const int64_t n1 = qsae__min_i64(t->n1, n0 + QSAE__GEMM_NB);
+        for (int64_t m0 = t->m0; m0 < t->m1; m0 += OUTLIER_ROWS) {
+            const int64_t m = qsae__min_i64(OUTLIER_ROWS, t->m1 - m0);
+            qsae__gemm_tile(c->ctx, m, c->x_outlier + m0 * count, count, &w, n0, n1, part,
+                            QSAE__GEMM_NB, c->scratch + (int64_t)t->worker * QSAE__GEMM_SCRATCH);
+            for (int64_t i = 0; i < m; i++) {
+                float *const row = y + (m0 - t->m0 + i) * t->ldc + n0 - t->n0;
+                qsae__ops_get(c->ctx)->add(row, part + i * QSAE__GEMM_NB, row, n1 - n0,
+                                           o->dtype == QSAE_BF16);
+                if (o->dtype == QSAE_F16)
+                    c->ops->round_f16(row, n1 - n0);
+            }
+        }
+    }
+}
+
+/* Integer sums to results in dtype, in place; bias added. */
+static void dequantize(const struct call *c, int64_t index, const qsae__tile *t, void *tile)
+{
+    const qsae__operand *const o = c->call->operand[index];
+    const int32_t rules = o->q->codec.rules == QSAE__RULES_TORCH ? QSAE__SCALE_TORCH
+                                                                 : QSAE__SCALE_CUDA;
+    const float *const bias = o->bias ? o->bias + t->n0 : NULL;
+    const int64_t n = t->n1 - t->n0;
+    int32_t acc[512];
+    for (int64_t i = 0; i < t->m1 - t->m0; i++) {
+        char *const row = (char *)tile + (size_t)(i * t->ldc) * 4;
+        for (int64_t j = 0; j < n; j += 512) {
+            const int64_t part = qsae__min_i64(512, n - j);
+            memcpy(acc, row + j * 4, (size_t)part * 4);
+            c->ops->scale_row(acc, c->a.scale[t->m0 + i], o->q->scale + t->n0 + j,
+                              bias ? bias + j : NULL, part, rules, o->dtype,
+                              (float *)(void *)(row + j * 4));
+        }
+    }
+    if (c->a.n_outliers > 0)
+        add_outliers(c, index, t, tile);
+}
+
+static int32_t finish(void *self, const qsae__tile *t)
+{
+    const struct call *const c = self;
+    dequantize(c, t->index, t, t->c);
+    if (t->c2)
+        dequantize(c, 1, t, t->c2);
+    for (int64_t i = 0; i < t->m1 - t->m0; i++)
+        qsae__store_row(c->call, t->index, t->m0 + i, t->n0, t->n1 - t->n0,
+                        (float *)t->c + i * t->ldc,
+                        t->c2 ? (const float *)t->c2 + i * t->ldc : NULL);
     return QSAE_OK;
 }
 
-/* Everything but the product itself: activations, outliers, scratch of the workers. */
-static int32_t prepare(struct call *c, const float *x, int64_t ldx)
+static int32_t multiply(struct call *c, const qsae__left *left)
 {
-    qsae_context *ctx = c->q->ctx;
-    const int64_t k = c->q->n_in, threads = ctx->threads;
-    const qsae__source src = { .ctx = ctx, .data = x, .dtype = QSAE_F32, .n_out = c->rows,
-                               .n_in = k, .out_stride = ldx, .in_stride = 1 };
-    const float threshold = c->q->codec.threshold;
-    int64_t codes;
-    if (!qsae__mul_i64(c->rows, k, &codes))
-        return qsae__fail(QSAE_EOVERFLOW, "%lld rows of %lld columns", (long long)c->rows,
-                          (long long)k);
-    c->a.codes = qsae__alloc_array(ctx, codes, 1);
-    c->a.scale = qsae__alloc_array(ctx, c->rows, sizeof(float));
-    c->acc = qsae__alloc_array(ctx, threads * c->tile_rows * TILE_OUT, sizeof(int32_t));
-    if (!c->a.codes || !c->a.scale || !c->acc)
-        return QSAE_ENOMEM;
-    if (threshold > 0 && !(c->a.outlier = qsae__alloc_array(ctx, k, 1)))
-        return QSAE_ENOMEM;
-    const int32_t status = qsae__int8_quantize_rows(&src, c->q->codec.rules, threshold, &c->a);
-    if (status || c->a.n_outliers == 0)
-        return status;
-    c->part = qsae__alloc_array(ctx, threads * c->tile_rows * TILE_OUT, sizeof(float));
-    c->scratch = qsae__alloc_array(ctx, threads * QSAE__GEMM_SCRATCH, sizeof(float));
-    if (!c->part || !c->scratch)
-        return QSAE_ENOMEM;
-    return gather_outliers(c, x, ldx);
+    qsae__right right[MOST];
+    for (int64_t i = 0; i < c->call->n; i++)
+        right[i] = (qsae__right){ c->call->operand[i]->packed, NULL };
+    const qsae__product p = { .left = left, .right = right, .n_right = c->call->n, .s8 = true,
+                              .pair = c->call->gate != NULL, .finish = finish, .self = c,
+                              .scratch = c->call->scratch };
+    return qsae__product_run(c->ctx, &p);
 }
 
-int32_t qsae__int8_linear(const qsae_qmatrix *q, int64_t rows, const float *x, int64_t ldx,
-                          const float *bias, int32_t dtype, float *y, int64_t ldy,
-                          int64_t *n_outliers)
+int32_t qsae__apply_int8(qsae__apply_call *call)
 {
-    qsae_context *ctx = q->ctx;
-    struct call c = { .q = q, .ops = qsae__int8_get(ctx), .bias = bias, .y = y, .rows = rows,
-                      .ldy = ldy, .dtype = dtype };
-    if (rows == 0)
-        return QSAE_OK;
-    c.tile_rows = qsae__min_i64(MAX_ROWS, CACHED / q->n_in / MIN_ROWS * MIN_ROWS);
-    c.tile_rows = qsae__max_i64(MIN_ROWS, c.tile_rows);
-    c.row_tiles = qsae__ceil_div(rows, c.tile_rows);
-    int32_t status = prepare(&c, x, ldx);
-    if (!status)
-        status = qsae__parallel(ctx, c.row_tiles * qsae__ceil_div(q->n_out, TILE_OUT), linear_tile,
-                                &c);
-    if (n_outliers)
-        *n_outliers = c.a.n_outliers;
-    qsae__free(ctx, c.a.codes);
-    qsae__free(ctx, c.a.scale);
-    qsae__free(ctx, c.a.outlier);
-    qsae__free(ctx, c.acc);
-    qsae__free(ctx, c.part);
-    qsae__free(ctx, c.scratch);
-    qsae__free(ctx, c.columns);
-    qsae__free(ctx, c.x_outlier);
-    return status;
+    qsae_context *const ctx = call->ctx;
+    const qsae__operand *const first = call->operand[0];
+    const float threshold = first->q->codec.threshold;
+    const qsae__source src = { .ctx = ctx, .data = call->x.x, .dtype = call->x.dtype,
+                               .n_out = call->x.rows, .n_in = first->k, .out_stride = call->x.ldx,
+                               .in_stride = 1 };
+    struct call c = { .ctx = ctx, .ops = qsae__int8_get(ctx), .call = call };
+    qsae__left left;
+    size_t bytes;
+    int32_t st = qsae__left_size(call->x.rows, first->k, 1, 1, &left, &bytes);
+    if (st != QSAE_OK)
+        return st;
+    left.data = c.a.strips = call->scratch + qsae__product_scratch(ctx);
+    c.a.strip = left.strip;
+    c.a.scale = qsae__alloc_array(ctx, call->x.rows, sizeof(float));
+    if (threshold > 0)
+        c.a.outlier = qsae__alloc_array(ctx, first->k, 1);
+    st = c.a.scale && (threshold == 0 || c.a.outlier) ? QSAE_OK : QSAE_ENOMEM;
+    if (st == QSAE_OK)
+        st = qsae__int8_quantize_rows(&src, first->q->codec.rules, threshold, &c.a);
+    if (st == QSAE_OK && c.a.n_outliers > 0)
+        st = gather_outliers(&c);
+    if (st == QSAE_OK)
+        st = multiply(&c, &left);
+    call->outliers = c.a.n_outliers;
+    void *const blocks[] = { c.a.scale, c.a.outlier, c.columns, c.x_outlier, c.part, c.scratch,
+                             c.w_outlier[0], c.w_outlier[1], c.w_outlier[2], c.w_outlier[3] };
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
+        qsae__free(ctx, blocks[i]);
+    return st;
 }

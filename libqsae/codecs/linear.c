@@ -5,116 +5,20 @@
 #include <string.h>
 
 #include "codecs/apply.h"
-#include "codecs/int8.h"
 
 struct qsae__linear {
     qsae_context *ctx;
-    qsae_qmatrix *q;         /* NULL: the weight is used where it lies */
-    qsae__decoded decoded;   /* of q */
-    qsae__dense dense;       /* of the weight in place */
-    qsae__panels panels;     /* of whichever there is */
-    float *bias;             /* [n_out] or NULL */
+    qsae_qmatrix *q;             /* NULL: the weight as it is */
+    qsae__decoded decoded;       /* of q */
+    qsae__rows16 rows;           /* of q */
+    qsae__dense dense;           /* of the weight in place */
+    qsae__packed_weight *packed; /* or NULL */
+    qsae__operand operand;
+    float *bias;                 /* [n_out] or NULL */
     uint64_t bytes;
-    int32_t dtype, compute;
-    bool quantized;
-    atomic_llong *seen;      /* [3] of LLM.int8: calls, those with outliers, columns; else NULL */
+    bool quantized, owns;
+    atomic_llong *seen;          /* [3] of LLM.int8: calls, those with outliers, columns; else NULL */
 };
-
-/* Panel source over an encoded matrix: rows are decoded a k block at a time. */
-static void fill_decoded(const void *self, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
-                         float *tile, int64_t panel)
-{
-    const qsae__decoded *d = self;
-    const int64_t kb = k1 - k0, used = (n1 - n0) % panel;
-    float row[QSAE__GEMM_KB];
-    for (int64_t n = n0; n < n1; n++) {
-        float *dst = tile + (n - n0) / panel * panel * kb + (n - n0) % panel;
-        d->q->ops->decode(d->q, n, k0, kb, d->dtype, row);
-        for (int64_t k = 0; k < kb; k++)
-            dst[k * panel] = row[k];
-    }
-    if (used) {
-        float *last = tile + (n1 - n0) / panel * panel * kb;
-        for (int64_t k = 0; k < kb; k++)
-            memset(last + k * panel + used, 0, (size_t)(panel - used) * sizeof *last);
-    }
-}
-
-qsae__panels qsae__panels_decoded(const qsae__decoded *d)
-{
-    return (qsae__panels){ fill_decoded, d, d->q->n_out, d->q->n_in };
-}
-
-struct finish {
-    qsae_context *ctx;
-    const float *bias;
-    int32_t dtype, compute;
-};
-
-static int32_t finish_tile(void *self, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *c,
-                           int64_t ldc, int32_t worker)
-{
-    const struct finish *f = self;
-    (void)worker;
-    for (int64_t i = 0; i < m1 - m0; i++) {
-        float *y = c + i * ldc;
-        for (int64_t j = 0; f->bias && j < n1 - n0; j++)
-            y[j] += f->bias[n0 + j];
-        qsae__round(f->ctx, f->compute, y, n1 - n0);
-        if (f->dtype != f->compute)
-            qsae__round(f->ctx, f->dtype, y, n1 - n0);
-    }
-    return QSAE_OK;
-}
-
-struct cast {
-    qsae_context *ctx;
-    const float *x;
-    float *to;
-    int64_t ldx, k;
-    int32_t dtype;
-};
-
-static int32_t cast_row(void *arg, int64_t row, int32_t worker)
-{
-    const struct cast *c = arg;
-    (void)worker;
-    memcpy(c->to + row * c->k, c->x + row * c->ldx, (size_t)c->k * sizeof *c->to);
-    qsae__round(c->ctx, c->dtype, c->to + row * c->k, c->k);
-    return QSAE_OK;
-}
-
-int32_t qsae__panels_apply(qsae_context *ctx, const qsae__panels *w, int64_t rows, const float *x,
-                           int64_t ldx, const float *bias, int32_t dtype, int32_t compute, float *y,
-                           int64_t ldy)
-{
-    struct finish finish = { ctx, bias, dtype, compute };
-    const qsae__epilogue epilogue = { finish_tile, &finish };
-    struct cast cast = { ctx, x, NULL, ldx, w->k, compute };
-    int32_t status = QSAE_OK;
-    int64_t cells;
-    if (compute != QSAE_F32 && compute != dtype) {
-        if (!qsae__mul_i64(rows, w->k, &cells))
-            return qsae__fail(QSAE_EOVERFLOW, "%lld rows of %lld columns", (long long)rows,
-                              (long long)w->k);
-        cast.to = qsae__alloc_array(ctx, cells, sizeof(float));
-        if (!cast.to)
-            return QSAE_ENOMEM;
-        status = qsae__parallel(ctx, rows, cast_row, &cast);
-        x = cast.to;
-        ldx = w->k;
-    }
-    if (!status)
-        status = qsae__gemm(ctx, rows, x, ldx, w, y, ldy, &epilogue);
-    qsae__free(ctx, cast.to);
-    return status;
-}
-
-int32_t qsae__compute_of(const qsae__condition *c, int32_t dtype)
-{
-    const bool blocks = c && (c->codec == QSAE__NF4 || c->codec == QSAE__FP4);
-    return blocks && c->compute ? c->compute : dtype;
-}
 
 static int32_t check_weight(const qsae__linear_weight *w, int32_t dtype)
 {
@@ -141,18 +45,39 @@ static int32_t copy_bias(qsae__linear *l, const qsae__linear_weight *w)
         return QSAE_ENOMEM;
     const qsae__fpenv env = qsae__fpenv_enter();
     (void)qsae__to_f32(w->bias_dtype, w->bias, w->n_out, l->bias);
-    qsae__round(l->ctx, l->dtype, l->bias, w->n_out);
-    if (l->compute != l->dtype)
-        qsae__round(l->ctx, l->compute, l->bias, w->n_out);
+    qsae__round(l->ctx, l->operand.dtype, l->bias, w->n_out);
+    if (l->operand.compute != l->operand.dtype)
+        qsae__round(l->ctx, l->operand.compute, l->bias, w->n_out);
     qsae__fpenv_leave(env);
+    l->operand.bias = l->bias;
+    return QSAE_OK;
+}
+
+/* Packs the weight for the bf16 product, or takes the copy that another layer packed. */
+static int32_t pack(qsae__linear *l, const qsae__linear_weight *w, bool shared)
+{
+    if (shared && *w->shared) {
+        l->packed = qsae__packed_ref(*w->shared);
+    } else {
+        const int32_t st = qsae__packed_dense(l->ctx, &l->dense, w->n_out, w->n_in, &l->packed);
+        if (st != QSAE_OK)
+            return st;
+        if (shared)
+            *w->shared = qsae__packed_ref(l->packed);
+    }
+    l->operand.packed = l->packed;
     return QSAE_OK;
 }
 
 /* Codec none. Its weights= is a rounding of its own, before the one to the activations' dtype. */
-static int32_t use_in_place(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
+static int32_t use_plain(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
 {
-    const int32_t dtype = l->dtype == QSAE_BF16 ? QSAE_BF16 : 0, weights = c ? c->weights : 0;
-    if (weights && dtype && weights != dtype) {
+    const int32_t dtype = l->operand.dtype == QSAE_BF16 ? QSAE_BF16 : 0;
+    const int32_t weights = c ? c->weights : 0;
+    const bool twice = weights && dtype && weights != dtype;
+    l->bytes = (uint64_t)w->n_out * (uint64_t)w->n_in *
+               (uint64_t)(qsae_dtype_bits(weights ? weights : w->dtype) / 8);
+    if (twice) {
         const qsae__source src = { l->ctx, w->data, w->dtype, 0, w->n_out, w->n_in, w->out_stride,
                                    w->in_stride };
         const int32_t status = qsae__qmatrix_encode(l->ctx, c, &src, 0, &l->q);
@@ -167,9 +92,50 @@ static int32_t use_in_place(qsae__linear *l, const qsae__condition *c, const qsa
         if (l->dense.round == w->dtype)
             l->dense.round = 0;
     }
-    l->panels = qsae__panels_dense(&l->dense, w->n_out, w->n_in);
-    l->bytes = (uint64_t)w->n_out * (uint64_t)w->n_in *
-               (uint64_t)(qsae_dtype_bits(weights ? weights : w->dtype) / 8);
+    l->operand.panels = qsae__panels_dense(&l->dense, w->n_out, w->n_in);
+    /* Values that bf16 holds exactly can be multiplied as such by f32 rows in three parts. */
+    const bool exact = (w->dtype == QSAE_BF16 && !weights) || weights == QSAE_BF16;
+    if (l->operand.dtype == QSAE_F32 && exact && l->ctx->level >= QSAE__LEVEL_AMX)
+        l->operand.kind = QSAE__PRODUCT_SPLIT;
+    if (l->operand.kind == QSAE__PRODUCT_F32)
+        return QSAE_OK;
+    const int32_t status = pack(l, w, w->shared && !weights);
+    qsae_qmatrix_close(&l->q);
+    l->owns = true;
+    return status;
+}
+
+/* LLM.int8 keeps its codes packed only. */
+static int32_t pack_codes(qsae__linear *l)
+{
+    const int32_t st =
+        qsae__packed_s8(l->ctx, l->q->codes, l->q->n_out, l->q->n_in, &l->packed);
+    if (st != QSAE_OK)
+        return st;
+    l->operand.packed = l->packed;
+    l->operand.kind = QSAE__PRODUCT_INT8;
+    l->operand.q = l->q;
+    qsae__free(l->ctx, l->q->codes);
+    l->q->codes = NULL;
+    l->seen = qsae__calloc(l->ctx, 3, sizeof *l->seen);
+    return l->seen ? QSAE_OK : QSAE_ENOMEM;
+}
+
+static int32_t use_codec(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
+{
+    const qsae__source src = { l->ctx, w->data, w->dtype, l->operand.dtype, w->n_out, w->n_in,
+                               w->out_stride, w->in_stride };
+    const int32_t status = qsae__qmatrix_encode(l->ctx, c, &src, w->heads, &l->q);
+    if (status)
+        return status;
+    l->owns = true;
+    l->bytes = qsae_qmatrix_bytes(l->q);
+    if (l->q->codec.codec == QSAE__INT8)
+        return pack_codes(l);
+    l->decoded = (qsae__decoded){ l->q, l->operand.compute };
+    l->operand.panels = qsae__panels_decoded(&l->decoded);
+    l->rows = qsae__rows16_decoded(l->q);
+    l->operand.rows = &l->rows;
     return QSAE_OK;
 }
 
@@ -184,26 +150,13 @@ int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsa
     if (!l)
         return QSAE_ENOMEM;
     l->ctx = qsae__context_ref(ctx);
-    l->dtype = dtype;
-    l->compute = qsae__compute_of(c, dtype);
+    l->operand = (qsae__operand){ .n = w->n_out, .k = w->n_in, .dtype = dtype,
+                                  .compute = qsae__compute_of(c, dtype) };
+    l->operand.kind = qsae__product_kind(ctx, l->operand.compute);
     l->quantized = c && c->codec != QSAE__NONE;
-    if (l->quantized) {
-        const qsae__source src = { ctx, w->data, w->dtype, dtype, w->n_out, w->n_in, w->out_stride,
-                                   w->in_stride };
-        status = qsae__qmatrix_encode(ctx, c, &src, w->heads, &l->q);
-        if (!status) {
-            l->decoded = (qsae__decoded){ l->q, l->compute };
-            l->panels = qsae__panels_decoded(&l->decoded);
-            l->bytes = qsae_qmatrix_bytes(l->q);
-        }
-    } else {
-        status = use_in_place(l, c, w);
-    }
+    status = l->quantized ? use_codec(l, c, w) : use_plain(l, c, w);
     if (!status && w->bias)
         status = copy_bias(l, w);
-    if (!status && l->q && l->q->codec.codec == QSAE__INT8 &&
-        !(l->seen = qsae__calloc(ctx, 3, sizeof *l->seen)))
-        status = QSAE_ENOMEM;
     if (status) {
         qsae__linear_close(&l);
         return status;
@@ -218,6 +171,7 @@ void qsae__linear_close(qsae__linear **linear)
         return;
     qsae_context *ctx = (*linear)->ctx;
     qsae_qmatrix_close(&(*linear)->q);
+    qsae__packed_close(&(*linear)->packed);
     qsae__free(ctx, (*linear)->bias);
     qsae__free(ctx, (*linear)->seen);
     qsae__free(ctx, *linear);
@@ -225,35 +179,90 @@ void qsae__linear_close(qsae__linear **linear)
     *linear = NULL;
 }
 
-int32_t qsae__linear_apply(const qsae__linear *l, int64_t rows, const float *x, int64_t ldx,
-                           float *y, int64_t ldy)
+int32_t qsae__linear_scratch(const qsae__linear *l, int64_t rows, size_t *bytes)
 {
-    if (l->q && l->q->codec.codec == QSAE__INT8) {
-        int64_t columns = 0;
-        const int32_t status =
-            qsae__int8_linear(l->q, rows, x, ldx, l->bias, l->dtype, y, ldy, &columns);
-        atomic_fetch_add(&l->seen[0], 1);
-        atomic_fetch_add(&l->seen[1], columns > 0);
-        atomic_fetch_add(&l->seen[2], columns);
-        return status;
-    }
-    return qsae__panels_apply(l->ctx, &l->panels, rows, x, ldx, l->bias, l->dtype, l->compute, y,
-                              ldy);
+    return qsae__apply_scratch(l->ctx, &l->operand, rows, bytes);
 }
 
-const qsae__panels *qsae__linear_panels(const qsae__linear *l)
+/* Whether two layers can be multiplied in one call. */
+static bool alike(const qsae__operand *a, const qsae__operand *b)
 {
-    return l->q && l->q->codec.codec == QSAE__INT8 ? NULL : &l->panels;
+    return a->kind == b->kind && a->k == b->k && a->dtype == b->dtype && a->compute == b->compute &&
+           (a->kind != QSAE__PRODUCT_INT8 || (a->q->codec.rules == b->q->codec.rules &&
+                                              a->q->codec.threshold == b->q->codec.threshold));
+}
+
+static void count_outliers(const qsae__linear *l, int64_t columns)
+{
+    if (!l->seen)
+        return;
+    atomic_fetch_add(&l->seen[0], 1);
+    atomic_fetch_add(&l->seen[1], columns > 0);
+    atomic_fetch_add(&l->seen[2], columns);
+}
+
+#define MOST 4 /* layers of a call */
+
+/* Runs of layers that can be multiplied side by side, one after another. */
+static int32_t apply_runs(const qsae__linear *const *l, int64_t n, const qsae__linear_rows *x,
+                          float *const *y, const int64_t *ldy, const qsae__linear_gate *gate,
+                          uint8_t *scratch)
+{
+    int32_t st = QSAE_OK;
+    for (int64_t i = 0, e; i < n && st == QSAE_OK; i = e) {
+        const qsae__operand *operand[MOST];
+        for (e = i; e < n && alike(&l[i]->operand, &l[e]->operand); e++)
+            operand[e - i] = &l[e]->operand;
+        qsae__apply_call call = { .ctx = l[0]->ctx, .operand = operand, .n = e - i, .x = *x, .y = y + i,
+                                  .ldy = ldy + i, .gate = gate, .scratch = scratch };
+        st = qsae__apply(&call);
+        for (int64_t j = i; j < e && st == QSAE_OK; j++)
+            count_outliers(l[j], call.outliers);
+    }
+    return st;
+}
+
+int32_t qsae__linear_apply(const qsae__linear *const *l, int64_t n, const qsae__linear_rows *x,
+                           float *const *y, const int64_t *ldy, const qsae__linear_gate *gate,
+                           void *scratch)
+{
+    qsae_context *const ctx = l[0]->ctx;
+    uint8_t *own = NULL;
+    int32_t st = QSAE_OK;
+    if (n < 1 || n > MOST || (gate && n != 2))
+        return qsae__fail(QSAE_EINVAL, "%lld layers in one call", (long long)n);
+    if (!scratch) {
+        size_t most = 0, bytes;
+        for (int64_t i = 0; i < n && st == QSAE_OK; i++) {
+            st = qsae__linear_scratch(l[i], x->rows, &bytes);
+            most = bytes > most ? bytes : most;
+        }
+        if (st == QSAE_OK && !(own = qsae__alloc(ctx, most)))
+            st = QSAE_ENOMEM;
+        scratch = own;
+    }
+    const bool fused = gate && alike(&l[0]->operand, &l[1]->operand);
+    if (st == QSAE_OK)
+        st = apply_runs(l, n, x, y, ldy, fused ? gate : NULL, scratch);
+    if (st == QSAE_OK && gate && !fused)
+        st = qsae__apply_gate(ctx, x->rows, l[0]->operand.n, y, ldy, gate);
+    qsae__free(ctx, own);
+    return st;
+}
+
+bool qsae__linear_owns(const qsae__linear *l)
+{
+    return l->owns;
 }
 
 int64_t qsae__linear_out(const qsae__linear *l)
 {
-    return l->panels.n;
+    return l->operand.n;
 }
 
 int64_t qsae__linear_in(const qsae__linear *l)
 {
-    return l->panels.k;
+    return l->operand.k;
 }
 
 uint64_t qsae__linear_bytes(const qsae__linear *l)

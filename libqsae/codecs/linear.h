@@ -5,7 +5,7 @@
 #include "codecs/condition.h"
 #include "kernels/kernels.h"
 
-/* A weight as the checkpoint has it. Memory must outlive the linear (it may be used in place). */
+/* A weight as the checkpoint has it. Memory must outlive the linear unless qsae__linear_owns. */
 typedef struct qsae__linear_weight {
     const void *data;         /* element (out, in) at out * out_stride + in * in_stride */
     int32_t dtype;            /* QSAE_F32, _BF16, _F16 */
@@ -14,6 +14,9 @@ typedef struct qsae__linear_weight {
     const void *bias;         /* [n_out] or NULL */
     int32_t bias_dtype;
     int64_t heads; /* for rtn axis=tl on Q, K, V: number of heads of this matrix, else 0 */
+    /* Where a packed copy of the weight, rounded to bf16, is kept for every layer over the same
+     * data; the layer that makes it puts a reference there. NULL: not shared. */
+    struct qsae__packed_weight **shared;
 } qsae__linear_weight;
 
 /* A linear layer ready to run. Thread-safe: it never changes. */
@@ -28,15 +31,39 @@ int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsa
                           int32_t dtype, qsae__linear **out);
 void qsae__linear_close(qsae__linear **linear);
 
-/*
- * y[rows, n_out] = x[rows, n_in] W^T + bias, rounded to the dtype. All rows are one call of the
- * layer (one logical batch): LLM.int8 takes its outlier columns from them.
- */
-int32_t qsae__linear_apply(const qsae__linear *linear, int64_t rows, const float *x, int64_t ldx,
-                           float *y, int64_t ldy);
+/* Whether the weight's memory is not read any more. */
+bool qsae__linear_owns(const qsae__linear *linear);
 
-/* The effective weight in the activation dtype as a panel source; NULL for LLM.int8. */
-const qsae__panels *qsae__linear_panels(const qsae__linear *linear);
+/* Rows that layers read. */
+typedef struct qsae__linear_rows {
+    const void *x;            /* [rows, ldx] */
+    int32_t dtype;            /* QSAE_F32, or QSAE_BF16 */
+    int64_t rows, ldx;
+} qsae__linear_rows;
+
+/* What becomes of two layers' results a and b instead of being stored: out = row(a, b). */
+typedef struct qsae__linear_gate {
+    /* a[n] <- act(a) * b, in the activations' dtype; called from workers with parts of rows */
+    void (*row)(const void *self, float *a, const float *b, int64_t n);
+    const void *self;
+    void *out;                /* [rows, ld] */
+    int64_t ld;               /* elements of dtype */
+    int32_t dtype;            /* QSAE_F32, or QSAE_BF16 where the activations are */
+} qsae__linear_gate;
+
+/*
+ * y[i][rows, n_out] = x[rows, n_in] W_i^T + bias_i for n layers that read the same rows, rounded to
+ * their dtype. All rows are one call of each layer (one logical batch): LLM.int8 takes its outlier
+ * columns from them. gate may be NULL; with it n = 2 and y is scratch (it may be gate->out, rows
+ * beginning at the same addresses). scratch: qsae__linear_scratch bytes, 64-byte aligned; NULL: the
+ * call allocates.
+ */
+int32_t qsae__linear_apply(const qsae__linear *const *linear, int64_t n,
+                           const qsae__linear_rows *x, float *const *y, const int64_t *ldy,
+                           const qsae__linear_gate *gate, void *scratch);
+
+/* Bytes of scratch that any call of this layer with that many rows needs. QSAE_EOVERFLOW. */
+int32_t qsae__linear_scratch(const qsae__linear *linear, int64_t rows, size_t *bytes);
 
 int64_t qsae__linear_out(const qsae__linear *linear);
 int64_t qsae__linear_in(const qsae__linear *linear);

@@ -83,41 +83,48 @@ float qsae__nested_offset(enum qsae__rules rules, const float *m, int64_t n)
     return (float)(sum / (double)n);
 }
 
-static float midpoint(int j)
+/* Between codes j and j + 1; the last is never passed. */
+static void midpoints(float middle[256])
 {
-    return (qsae__dynamic_map[j] + qsae__dynamic_map[j + 1]) * 0.5f;
+    for (int j = 0; j < 255; j++)
+        middle[j] = (qsae__dynamic_map[j] + qsae__dynamic_map[j + 1]) * 0.5f;
+    middle[255] = INFINITY;
 }
 
 /* Number of midpoints below u, 0 for NaN. */
-static int count_below(float u)
+static int count_below(const float middle[256], float u)
 {
-    int low = 0, high = 255;
-    while (low < high) {
-        const int mid = (low + high) / 2;
-        if (midpoint(mid) < u)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return u == u ? low : 0;
+    int count = 0;
+    for (int step = 128; step > 0; step /= 2)
+        count += middle[count + step - 1] < u ? step : 0;
+    return count;
 }
 
-uint8_t qsae__nested_code(enum qsae__rules rules, float u)
+static uint8_t code_of(enum qsae__rules rules, const float middle[256], float u)
 {
     if (rules == QSAE__RULES_TORCH) {
         /* The CPU library looks u up on a grid of 65536 points: 0 lies between two of them. */
         const float half = ((u == u ? u : 0) + 1) * 0.5f;
         const float k = truncf(fmaf(half, 65535, 0.5f));
-        return (uint8_t)count_below(-1 + 2 * k / 65535);
+        return (uint8_t)count_below(middle, -1 + 2 * k / 65535);
     }
     /* The GPU's binary search ends on even codes when u is halfway. */
-    const int j = count_below(u);
-    return (uint8_t)(j < 255 && j % 2 == 1 && midpoint(j) == u ? j + 1 : j);
+    const int j = count_below(middle, u);
+    return (uint8_t)(j % 2 == 1 && middle[j] == u ? j + 1 : j);
+}
+
+uint8_t qsae__nested_code(enum qsae__rules rules, float u)
+{
+    float middle[256];
+    midpoints(middle);
+    return code_of(rules, middle, u);
 }
 
 void qsae__nested_encode(enum qsae__rules rules, const float *m, int64_t n, float offset,
                          uint8_t *q, float *absmax)
 {
+    float middle[256];
+    midpoints(middle);
     for (int64_t i0 = 0; i0 < n; i0 += QSAE__NESTED_BLOCK) {
         const int64_t i1 = qsae__min_i64(n, i0 + QSAE__NESTED_BLOCK);
         float most = -FLT_MAX;
@@ -128,7 +135,7 @@ void qsae__nested_encode(enum qsae__rules rules, const float *m, int64_t n, floa
         const float inverse = 1 / most;
         absmax[i0 / QSAE__NESTED_BLOCK] = most;
         for (int64_t i = i0; i < i1; i++)
-            q[i] = most == 0 ? 0 : qsae__nested_code(rules, (m[i] - offset) * inverse);
+            q[i] = most == 0 ? 0 : code_of(rules, middle, (m[i] - offset) * inverse);
     }
 }
 

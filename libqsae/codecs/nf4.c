@@ -5,43 +5,59 @@
 #include "codecs/nested.h"
 #include "codecs/qmatrix.h"
 #include "codecs/tables.h"
+#include "kernels/blocks.h"
 #include "kernels/int8.h"
 
 #define CHUNK 4096            /* the largest block: a chunk holds whole blocks */
 #define TILE (16 * CHUNK)
+#define NESTED_PART (64 * QSAE__NESTED_BLOCK)
 #define TINY 1e-38f           /* the CPU build's least block maximum */
 
 struct job {
     qsae_qmatrix *q;
     const qsae__source *src;
     const qsae__int8_ops *ops;
+    const qsae__block_ops *blocks;
+    qsae__coder4 coder;
 };
 
-/* Codes of a block by the GPU's rules; returns its maximum. x is scratch afterwards. */
-static float encode_cuda(const struct job *job, float *x, int64_t n, uint8_t *code)
+/*
+ * NaN has code 0 on the GPU, and is above every threshold in the CPU build. The GPU's fp4 compares
+ * magnitudes and looks at the sign: -u > -t is u >= -t for the ascending thresholds of negative u.
+ */
+static qsae__coder4 coder_of(const qsae_qmatrix *q)
 {
-    const float m = job->ops->absmax(x, n), inverse = 1 / m;
-    uint8_t sign[CHUNK];
-    if (job->q->codec.codec == QSAE__NF4) {
-        job->ops->count_below(x, inverse, qsae__nf4_thresholds, 15, code, n);
-        return m;
+    const bool nf4 = q->codec.codec == QSAE__NF4, cuda = q->codec.rules == QSAE__RULES_CUDA;
+    const float *thresholds = nf4 ? qsae__nf4_thresholds : qsae__fp4_thresholds_torch;
+    qsae__coder4 c;
+    for (int i = 0; i < 16; i++) {
+        c.thresholds[i] = i < 15 ? thresholds[i] : INFINITY;
+        c.codes[i] = nf4 ? (uint8_t)i : qsae__fp4_order[i];
     }
-    for (int64_t i = 0; i < n; i++) {
-        x[i] *= inverse;
-        sign[i] = x[i] < 0 ? 8 : 0;
-        x[i] = fabsf(x[i]);
+    for (int i = 0; !nf4 && cuda && i < 8; i++) {
+        const float t = i ? qsae__fp4_thresholds_cuda[i - 1] : 0;
+        c.thresholds[7 - i] = nextafterf(-t, -INFINITY);
+        if (i)
+            c.thresholds[7 + i] = t;
+        c.codes[7 - i] = qsae__fp4_magnitudes[i] | 8;
+        c.codes[8 + i] = qsae__fp4_magnitudes[i];
     }
-    job->ops->count_below(x, 1, qsae__fp4_thresholds_cuda, 7, code, n);
-    for (int64_t i = 0; i < n; i++)
-        code[i] = qsae__fp4_magnitudes[code[i]] | sign[i];
+    c.nan = cuda ? 0 : c.codes[15];
+    return c;
+}
+
+/* Codes of a block by the GPU's rules; returns its maximum. */
+static float encode_cuda(const struct job *job, const float *x, int64_t n, uint8_t *packed)
+{
+    const float m = job->ops->absmax(x, n);
+    job->blocks->encode4(&job->coder, x, 1 / m, n, packed);
     return m;
 }
 
-/* The same by the CPU build's rules, in which a partial block divides and clamps its maximum. */
-static float encode_torch(const struct job *job, float *x, int64_t n, uint8_t *code)
+/* The same by the CPU build's rules, in which a partial block divides and clamps its maximum. x is
+ * scratch afterwards. */
+static float encode_torch(const struct job *job, float *x, int64_t n, uint8_t *packed)
 {
-    const bool nf4 = job->q->codec.codec == QSAE__NF4;
-    const float *thresholds = nf4 ? qsae__nf4_thresholds : qsae__fp4_thresholds_torch;
     float m = fmaxf(job->ops->absmax(x, n), 0), scale = 1;
     for (int64_t i = 0; i < n; i++)
         if (isnan(x[i]))
@@ -53,12 +69,7 @@ static float encode_torch(const struct job *job, float *x, int64_t n, uint8_t *c
     } else {
         scale = 1 / (m < TINY ? TINY : m);
     }
-    job->ops->count_below(x, scale, thresholds, 15, code, n);
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(m) && isnan(x[i] * scale)) /* NaN is above every threshold */
-            code[i] = 15;
-    for (int64_t i = 0; !nf4 && i < n; i++)
-        code[i] = qsae__fp4_order[code[i]];
+    job->blocks->encode4(&job->coder, x, scale, n, packed);
     return m;
 }
 
@@ -77,7 +88,7 @@ static int32_t encode_tile(void *arg, int64_t tile, int32_t worker)
     const int64_t total = q->n_out * q->n_in, block = q->codec.block;
     const int64_t end = qsae__min_i64(total, (tile + 1) * TILE);
     float x[CHUNK];
-    uint8_t code[CHUNK + 1], *packed = q->codes;
+    uint8_t *packed = q->codes;
     (void)worker;
     for (int64_t i0 = tile * TILE; i0 < end; i0 += CHUNK) {
         const int64_t n = qsae__min_i64(CHUNK, end - i0);
@@ -85,15 +96,26 @@ static int32_t encode_tile(void *arg, int64_t tile, int32_t worker)
         qsae__source_flat(job->src, i0, n, x);
         for (int64_t i = 0; i < n; i += block) {
             const int64_t part = qsae__min_i64(block, n - i);
-            m = q->codec.rules == QSAE__RULES_CUDA ? encode_cuda(job, x + i, part, code + i)
-                                                   : encode_torch(job, x + i, part, code + i);
+            uint8_t *const out = packed + (i0 + i) / 2;
+            m = q->codec.rules == QSAE__RULES_CUDA ? encode_cuda(job, x + i, part, out)
+                                                   : encode_torch(job, x + i, part, out);
             q->scale[(i0 + i) / block] = m;
         }
         if (n % 2)
-            code[n] = spare_code(q, m);
-        for (int64_t i = 0; i < n; i += 2)
-            packed[(i0 + i) / 2] = (uint8_t)(code[i] << 4 | code[i + 1]);
+            packed[(i0 + n) / 2] |= spare_code(q, m);
     }
+    return QSAE_OK;
+}
+
+static int32_t nest_part(void *arg, int64_t i, int32_t worker)
+{
+    qsae_qmatrix *q = arg;
+    const int64_t first = i * NESTED_PART, g = first / QSAE__NESTED_BLOCK;
+    const int64_t n = qsae__min_i64(NESTED_PART, q->scale_rows - first);
+    (void)worker;
+    qsae__nested_encode(q->codec.rules, q->scale + first, n, q->offset, q->q_absmax + first,
+                        q->nested_absmax + g);
+    qsae__nested_decode(q->q_absmax + first, n, q->nested_absmax + g, q->offset, q->scale + first);
     return QSAE_OK;
 }
 
@@ -107,15 +129,13 @@ static int32_t nest(qsae_qmatrix *q)
     if (!q->q_absmax || !q->nested_absmax)
         return QSAE_ENOMEM;
     q->offset = qsae__nested_offset(q->codec.rules, q->scale, n);
-    qsae__nested_encode(q->codec.rules, q->scale, n, q->offset, q->q_absmax, q->nested_absmax);
-    qsae__nested_decode(q->q_absmax, n, q->nested_absmax, q->offset, q->scale);
-    return QSAE_OK;
+    return qsae__parallel(q->ctx, qsae__ceil_div(n, NESTED_PART), nest_part, q);
 }
 
 static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
 {
     const int64_t n = q->n_out * q->n_in;
-    struct job job = { q, src, qsae__int8_get(q->ctx) };
+    struct job job = { q, src, qsae__int8_get(q->ctx), qsae__blocks_get(q->ctx), coder_of(q) };
     q->scale_rows = qsae__ceil_div(n, q->codec.block);
     q->scale_cols = 1;
     q->code_bytes = (uint64_t)qsae__ceil_div(n, 2);
@@ -127,31 +147,29 @@ static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
     return status || !q->codec.nested ? status : nest(q);
 }
 
-/* Sixteen products are rounded per block, then looked up. */
+static qsae__codes4 codes_of(const qsae_qmatrix *q)
+{
+    return (qsae__codes4){
+        .codes = q->codes,
+        .scale = q->scale,
+        .values = q->codec.codec == QSAE__NF4 ? qsae__nf4_codes : qsae__fp4_codes,
+        .block = q->codec.block,
+    };
+}
+
 static void decode(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, int32_t dtype,
                    float *dst)
 {
-    const float *values = q->codec.codec == QSAE__NF4 ? qsae__nf4_codes : qsae__fp4_codes;
-    const uint8_t *packed = q->codes;
-    const int64_t begin = row * q->n_in + c0, end = begin + n;
-    for (int64_t i = begin; i < end;) {
-        const int64_t b = i / q->codec.block, stop = qsae__min_i64(end, (b + 1) * q->codec.block);
-        float product[16];
-        for (int c = 0; c < 16; c++)
-            product[c] = qsae__round_to(dtype, values[c] * q->scale[b]);
-        if (i % 2) {
-            *dst++ = product[packed[i / 2] & 15];
-            i++;
-        }
-        for (; i + 1 < stop; i += 2, dst += 2) {
-            dst[0] = product[packed[i / 2] >> 4];
-            dst[1] = product[packed[i / 2] & 15];
-        }
-        if (i < stop) {
-            *dst++ = product[packed[i / 2] >> 4];
-            i++;
-        }
-    }
+    const qsae__codes4 c = codes_of(q);
+    qsae__blocks_get(q->ctx)->f32_4(&c, row * q->n_in + c0, n, dtype == QSAE_BF16, dst);
+    if (dtype == QSAE_F16)
+        qsae__round(q->ctx, dtype, dst, n);
+}
+
+static void decode16(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, uint16_t *dst)
+{
+    const qsae__codes4 c = codes_of(q);
+    qsae__blocks_get(q->ctx)->bf16_4(&c, row * q->n_in + c0, n, dst);
 }
 
 static bool field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
@@ -194,4 +212,4 @@ static uint64_t bytes(const qsae_qmatrix *q)
     return q->code_bytes + scales;
 }
 
-const qsae__codec_ops qsae__codec_4bit = { encode, decode, field, bytes };
+const qsae__codec_ops qsae__codec_4bit = { encode, decode, decode16, field, bytes };

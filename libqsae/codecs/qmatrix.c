@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/blocks.h"
+
 #define CHECK_PART 1024
 
 static const void *element(const qsae__source *s, int64_t row, int64_t col)
@@ -18,10 +20,19 @@ static void round_source(const qsae__source *s, int64_t n, float *dst)
         qsae__round(s->ctx, s->round, dst, n);
 }
 
+/* n elements side by side at src, widened. */
+static void load(const qsae_context *ctx, int32_t dtype, const void *src, int64_t n, float *dst)
+{
+    if (dtype == QSAE_BF16)
+        qsae__ops_get(ctx)->widen_bf16(src, dst, n);
+    else
+        (void)qsae__to_f32(dtype, src, n, dst);
+}
+
 void qsae__source_row(const qsae__source *s, int64_t row, int64_t c0, int64_t n, float *dst)
 {
     if (s->in_stride == 1)
-        (void)qsae__to_f32(s->dtype, element(s, row, c0), n, dst);
+        load(s->ctx, s->dtype, element(s, row, c0), n, dst);
     else
         for (int64_t i = 0; i < n; i++)
             (void)qsae__to_f32(s->dtype, element(s, row, c0 + i), 1, dst + i);
@@ -31,7 +42,7 @@ void qsae__source_row(const qsae__source *s, int64_t row, int64_t c0, int64_t n,
 void qsae__source_flat(const qsae__source *s, int64_t i0, int64_t n, float *dst)
 {
     if (s->in_stride == 1 && s->out_stride == s->n_in) {
-        (void)qsae__to_f32(s->dtype, element(s, 0, i0), n, dst);
+        load(s->ctx, s->dtype, element(s, 0, i0), n, dst);
         round_source(s, n, dst);
         return;
     }
@@ -120,9 +131,27 @@ static void none_decode(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t 
                         float *dst)
 {
     const size_t size = (size_t)qsae_dtype_bits(q->dtype) / 8;
-    (void)qsae__to_f32(q->dtype, (char *)q->codes + (size_t)(row * q->n_in + c0) * size, n, dst);
+    load(q->ctx, q->dtype, (char *)q->codes + (size_t)(row * q->n_in + c0) * size, n, dst);
     if (dtype != q->dtype)
         qsae__round(q->ctx, dtype, dst, n);
+}
+
+static void none_decode16(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, uint16_t *dst)
+{
+    const size_t size = (size_t)qsae_dtype_bits(q->dtype) / 8;
+    const char *src = (const char *)q->codes + (size_t)(row * q->n_in + c0) * size;
+    if (q->dtype == QSAE_BF16) {
+        memcpy(dst, src, (size_t)n * sizeof *dst);
+    } else if (q->dtype == QSAE_F32) {
+        qsae__blocks_get(q->ctx)->narrow(src, n, dst);
+    } else {
+        for (int64_t i = 0; i < n; i += CHECK_PART) {
+            const int64_t part = qsae__min_i64(CHECK_PART, n - i);
+            float x[CHECK_PART];
+            (void)qsae__to_f32(q->dtype, src + (size_t)i * size, part, x);
+            qsae__blocks_get(q->ctx)->narrow(x, part, dst + i);
+        }
+    }
 }
 
 static bool none_field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
@@ -138,7 +167,8 @@ static uint64_t none_bytes(const qsae_qmatrix *q)
     return q->code_bytes;
 }
 
-const qsae__codec_ops qsae__codec_none = { none_encode, none_decode, none_field, none_bytes };
+const qsae__codec_ops qsae__codec_none = { none_encode, none_decode, none_decode16, none_field,
+                                           none_bytes };
 
 static const qsae__codec_ops *ops_of(enum qsae__codec codec)
 {

@@ -54,6 +54,8 @@ struct qsae__codec_ops {
     /* dst[n] = decoded (row, c0..c0+n), the f32 product rounded to dtype. */
     void (*decode)(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, int32_t dtype,
                    float *dst);
+    /* The same as bf16 values: what decode to QSAE_BF16 gives. */
+    void (*decode16)(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, uint16_t *dst);
     /* Describes array i; false beyond the last. */
     bool (*field)(const qsae_qmatrix *q, int32_t i, qsae_field *f);
     uint64_t (*bytes)(const qsae_qmatrix *q);

@@ -170,6 +170,41 @@ static int32_t round_bias(const qsae_qmatrix *q, const float *bias, int32_t dtyp
     return QSAE_OK;
 }
 
+static int32_t multiply(const qsae_qmatrix *q, const qsae_rows *x, const float *bias, int32_t dtype,
+                        int32_t compute, qsae_rows *y)
+{
+    const qsae__decoded decoded = { q, compute };
+    const qsae__rows16 rows = qsae__rows16_decoded(q);
+    qsae__packed_weight *packed = NULL;
+    uint8_t *scratch = NULL;
+    size_t bytes = 0;
+    int32_t status = QSAE_OK;
+    qsae__operand o = { .kind = qsae__product_kind(q->ctx, compute), .n = q->n_out, .k = q->n_in,
+                        .dtype = dtype, .compute = compute, .bias = bias,
+                        .panels = qsae__panels_decoded(&decoded), .rows = &rows, .q = q };
+    if (q->codec.codec == QSAE__INT8) {
+        o.kind = QSAE__PRODUCT_INT8;
+        status = qsae__packed_s8(q->ctx, q->codes, q->n_out, q->n_in, &packed);
+        o.packed = packed;
+    }
+    if (!status)
+        status = qsae__apply_scratch(q->ctx, &o, x->n_rows, &bytes);
+    if (!status && !(scratch = qsae__alloc(q->ctx, bytes)))
+        status = QSAE_ENOMEM;
+    if (!status) {
+        const qsae__operand *const operand[1] = { &o };
+        float *const out[1] = { y->data };
+        const int64_t ldy[1] = { y->row_stride };
+        qsae__apply_call call = { .ctx = q->ctx, .operand = operand, .n = 1, .y = out, .ldy = ldy,
+                                  .x = { x->data, QSAE_F32, x->n_rows, x->row_stride },
+                                  .scratch = scratch };
+        status = qsae__apply(&call);
+    }
+    qsae__free(q->ctx, scratch);
+    qsae__packed_close(&packed);
+    return status;
+}
+
 int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows *x, const float *bias,
                             int32_t dtype, qsae_rows *y)
 {
@@ -187,18 +222,10 @@ int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows *x, cons
     if (dtype != QSAE_F32 && dtype != QSAE_BF16 && dtype != QSAE_F16)
         return qsae__fail(QSAE_EINVAL, "dtype %s; allowed: F32, BF16, F16", qsae_dtype_name(dtype));
     const int32_t compute = qsae__compute_of(&matrix->codec, dtype);
-    const qsae__decoded decoded = { matrix, compute };
-    const qsae__panels panels = qsae__panels_decoded(&decoded);
     float *b;
     status = round_bias(matrix, bias, dtype, compute, &b);
-    if (status)
-        return status;
-    if (matrix->codec.codec == QSAE__INT8)
-        status = qsae__int8_linear(matrix, x->n_rows, x->data, x->row_stride, b, dtype, y->data,
-                                   y->row_stride, NULL);
-    else
-        status = qsae__panels_apply(matrix->ctx, &panels, x->n_rows, x->data, x->row_stride, b,
-                                    dtype, compute, y->data, y->row_stride);
+    if (!status)
+        status = multiply(matrix, x, b, dtype, compute, y);
     qsae__free(matrix->ctx, b);
     return status;
 }

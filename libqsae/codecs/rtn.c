@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "codecs/qmatrix.h"
+#include "kernels/blocks.h"
 
 #define COLUMNS 256 /* columns of a tile for axis=column */
 
@@ -202,17 +203,42 @@ fail:
     return status;
 }
 
+/* The codes from (row, col) to the end of their run. */
+static qsae__codes8 codes_of(const qsae_qmatrix *q, int64_t row, int64_t col, const struct run *r)
+{
+    return (qsae__codes8){
+        .codes = (const uint8_t *)q->codes + row * q->n_in + col,
+        .is_signed = !q->zero,
+        .scale = q->scale + r->at,
+        .zero = q->zero ? q->zero + r->at : NULL,
+        .stride = r->stride,
+        .factor = 1,
+    };
+}
+
 static void decode(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, int32_t dtype,
                    float *dst)
 {
-    const uint8_t *code = (const uint8_t *)q->codes + row * q->n_in;
+    const qsae__block_ops *ops = qsae__blocks_get(q->ctx);
     for (int64_t j = c0; j < c0 + n;) {
         const struct run r = run_at(q, row, j, c0 + n);
-        for (int64_t s = r.at; j < r.end; j++, s += r.stride)
-            dst[j - c0] = q->scale[s] *
-                          (q->zero ? (float)code[j] - q->zero[s] : (float)(int8_t)code[j]);
+        const qsae__codes8 c = codes_of(q, row, j, &r);
+        ops->f32_8(&c, r.end - j, dtype == QSAE_BF16, dst + (j - c0));
+        j = r.end;
     }
-    qsae__round(q->ctx, dtype, dst, n);
+    if (dtype == QSAE_F16)
+        qsae__round(q->ctx, dtype, dst, n);
+}
+
+static void decode16(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, uint16_t *dst)
+{
+    const qsae__block_ops *ops = qsae__blocks_get(q->ctx);
+    for (int64_t j = c0; j < c0 + n;) {
+        const struct run r = run_at(q, row, j, c0 + n);
+        const qsae__codes8 c = codes_of(q, row, j, &r);
+        ops->bf16_8(&c, r.end - j, dst + (j - c0));
+        j = r.end;
+    }
 }
 
 static bool field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
@@ -234,4 +260,4 @@ static uint64_t bytes(const qsae_qmatrix *q)
     return q->code_bytes + (uint64_t)(q->scale_rows * q->scale_cols) * (q->zero ? 5 : 4);
 }
 
-const qsae__codec_ops qsae__codec_rtn = { encode, decode, field, bytes };
+const qsae__codec_ops qsae__codec_rtn = { encode, decode, decode16, field, bytes };

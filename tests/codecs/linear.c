@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The layer model/ sees: every codec against its decoded weight, in the defined order of sums. */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -77,6 +78,41 @@ static void activations(int32_t dtype, float *x)
         x[i] = qsae__round_to(dtype, input[i]);
 }
 
+/* Subnormals count as zero in the bf16 instructions. */
+static float flushed(float v)
+{
+    return fabsf(v) < FLT_MIN ? copysignf(0, v) : v;
+}
+
+/* One element of the product in the order of the level (gemm.h, packed.h). */
+static float dot(const qsae_context *ctx, int32_t compute, const float *x, const float *w)
+{
+    float sum = 0;
+    if (compute != QSAE_BF16 || ctx->level < QSAE__LEVEL_AVX512BF16)
+        return qsae__gemm_dot(IN, x, w, 1);
+    if (ctx->level == QSAE__LEVEL_AVX512BF16) {
+        for (int64_t k = 0; k < IN; k += 2)
+            for (int64_t i = k + 1; i >= k; i--)
+                sum = flushed(fmaf(flushed(x[i]), flushed(w[i]), sum));
+        return sum;
+    }
+    for (int64_t k0 = 0; k0 < IN; k0 += 32) {
+        float part[2] = { 0, 0 };
+        for (int64_t k = k0; k < IN && k < k0 + 32; k++)
+            part[k % 2] = flushed(fmaf(flushed(x[k]), flushed(w[k]), part[k % 2]));
+        sum = flushed(sum + flushed(part[0] + part[1]));
+    }
+    return sum;
+}
+
+/* A call of one layer. */
+static int32_t apply(const qsae__linear *l, int64_t rows, const float *x, int64_t ldx, float *y,
+                     int64_t ldy)
+{
+    const qsae__linear_rows in = { x, QSAE_F32, rows, ldx };
+    return qsae__linear_apply(&l, 1, &in, &y, &ldy, NULL, NULL);
+}
+
 /* y by the public encoder and decoder and one dot product per output. */
 static void expect(qsae_context *ctx, const struct plan *p, float *y)
 {
@@ -94,7 +130,7 @@ static void expect(qsae_context *ctx, const struct plan *p, float *y)
     for (int64_t i = 0; i < ROWS; i++)
         for (int64_t o = 0; o < OUT; o++) {
             const float b = qsae__round_to(p->compute, qsae__round_to(p->dtype, bias[o]));
-            const float s = qsae__gemm_dot(IN, x + i * IN, w + o * IN, 1) + b;
+            const float s = dot(ctx, p->compute, x + i * IN, w + o * IN) + b;
             y[i * OUT + o] = qsae__round_to(p->dtype, qsae__round_to(p->compute, s));
         }
     qsae_qmatrix_close(&q);
@@ -118,7 +154,7 @@ static void check_public(qsae_context *ctx, const struct plan *p, const float *x
     test_release(w);
 }
 
-/* All codecs, levels and thread counts: the same bits, and the bits that the definition gives. */
+/* All codecs, levels and thread counts: the bits that the definition gives. */
 static void test_codecs(void **state)
 {
     qsae_context *ctx[TEST_CONTEXTS];
@@ -131,15 +167,13 @@ static void test_codecs(void **state)
         activations(plans[p].dtype, x);
         for (int64_t i = 0; i < n; i++) {
             qsae__linear *l = open_linear(ctx[i], plans[p].spec, &w, plans[p].dtype);
-            assert_int_equal(qsae__linear_apply(l, ROWS, x, IN, y, OUT + 1), QSAE_OK);
+            assert_int_equal(apply(l, ROWS, x, IN, y, OUT + 1), QSAE_OK);
             for (int64_t r = 1; r < ROWS; r++)
                 memmove(y + r * OUT, y + r * (OUT + 1), OUT * sizeof(float));
-            if (i == 0) {
-                if (plans[p].compute)
-                    expect(ctx[0], &plans[p], want);
-                else
-                    memcpy(want, y, ROWS * OUT * sizeof(float));
-            }
+            if (plans[p].compute)
+                expect(ctx[i], &plans[p], want);
+            else if (i == 0)
+                memcpy(want, y, ROWS * OUT * sizeof(float));
             test_same_f32(plans[p].spec, y, want, ROWS * OUT);
             qsae__linear_close(&l);
             if (!strstr(plans[p].spec, "weights=f16"))
@@ -171,13 +205,13 @@ static void test_strides(void **state)
         for (int64_t s = 0; s < LENGTH(specs); s++) {
             qsae__linear_weight w = plain_weight(a, dtypes[d], 0);
             qsae__linear *l = open_linear(ctx, specs[s], &w, QSAE_BF16);
-            assert_int_equal(qsae__linear_apply(l, ROWS, input, IN, want, OUT), QSAE_OK);
+            assert_int_equal(apply(l, ROWS, input, IN, want, OUT), QSAE_OK);
             qsae__linear_close(&l);
             w.data = b;
             w.out_stride = 1;
             w.in_stride = OUT;
             l = open_linear(ctx, specs[s], &w, QSAE_BF16);
-            assert_int_equal(qsae__linear_apply(l, ROWS, input, IN, y, OUT), QSAE_OK);
+            assert_int_equal(apply(l, ROWS, input, IN, y, OUT), QSAE_OK);
             test_same_f32(specs[s], y, want, ROWS * OUT);
             qsae__linear_close(&l);
         }
@@ -198,17 +232,125 @@ static void test_slabs(void **state)
     (void)state;
     for (int64_t p = 0; p < LENGTH(plans); p++) {
         qsae__linear *l = open_linear(ctx, plans[p].spec, &w, QSAE_F32);
-        assert_int_equal(qsae__linear_apply(l, ROWS, input, IN, y, OUT), QSAE_OK);
-        assert_int_equal(qsae__linear_apply(l, 7, input, IN, z, OUT), QSAE_OK);
-        assert_int_equal(qsae__linear_apply(l, ROWS - 7, input + 7 * IN, IN, z + 7 * OUT, OUT),
+        assert_int_equal(apply(l, ROWS, input, IN, y, OUT), QSAE_OK);
+        assert_int_equal(apply(l, 7, input, IN, z, OUT), QSAE_OK);
+        assert_int_equal(apply(l, ROWS - 7, input + 7 * IN, IN, z + 7 * OUT, OUT),
                          QSAE_OK);
         if (!qsae__linear_batch_dependent(l))
             test_same_f32(plans[p].spec, y, z, ROWS * OUT);
-        assert_int_equal(qsae__linear_apply(l, 0, input, IN, z, OUT), QSAE_OK);
+        assert_int_equal(apply(l, 0, input, IN, z, OUT), QSAE_OK);
         qsae__linear_close(&l);
     }
     test_release(y);
     test_release(z);
+    qsae_context_close(&ctx);
+}
+
+static void gate_product(const void *self, float *a, const float *b, int64_t n)
+{
+    const int32_t dtype = *(const int32_t *)self;
+    for (int64_t i = 0; i < n; i++)
+        a[i] = qsae__round_to(dtype, a[i] * b[i]);
+}
+
+/* Layers side by side, of one kind and of several, and a gate over two: the bits of single calls.
+ */
+static void check_group(qsae_context *ctx, const char *const *specs, int64_t n, int32_t dtype)
+{
+    qsae__linear *l[3];
+    float *y[3], *want[3];
+    const int64_t ldy[3] = { OUT, OUT + 2, OUT };
+    float *x = test_alloc(ROWS * IN, sizeof(float)), *out = test_alloc(ROWS * OUT, sizeof(float));
+    const qsae__linear_weight w = plain_weight(weight, QSAE_F32, 0);
+    activations(dtype, x);
+    const qsae__linear_rows in = { x, QSAE_F32, ROWS, IN };
+    for (int64_t i = 0; i < n; i++) {
+        l[i] = open_linear(ctx, specs[i], &w, dtype);
+        y[i] = test_alloc(ROWS * (OUT + 2), sizeof(float));
+        want[i] = test_alloc(ROWS * OUT, sizeof(float));
+        assert_int_equal(apply(l[i], ROWS, x, IN, want[i], OUT), QSAE_OK);
+    }
+    const qsae__linear *const *const all = (const qsae__linear *const *)l;
+    assert_int_equal(qsae__linear_apply(all, n, &in, y, ldy, NULL, NULL), QSAE_OK);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t r = 0; r < ROWS; r++)
+            test_same_f32(specs[i], y[i] + r * ldy[i], want[i] + r * OUT, OUT);
+    for (int half = 0; half <= (dtype == QSAE_BF16); half++) {
+        const qsae__linear_gate gate = { gate_product, &dtype, y[0], half ? 2 * OUT : OUT,
+                                         half ? QSAE_BF16 : QSAE_F32 };
+        assert_int_equal(qsae__linear_apply(all, 2, &in, y, ldy, &gate, NULL), QSAE_OK);
+        for (int64_t r = 0; r < ROWS; r++)
+            assert_true(qsae__to_f32(gate.dtype, y[0] + r * OUT, OUT, out + r * OUT));
+        for (int64_t i = 0; i < ROWS * OUT; i++)
+            y[1][i] = qsae__round_to(dtype, want[0][i] * want[1][i]);
+        test_same_f32(specs[0], out, y[1], ROWS * OUT);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        qsae__linear_close(&l[i]);
+        test_release(y[i]);
+        test_release(want[i]);
+    }
+    test_release(x);
+    test_release(out);
+}
+
+static void test_groups(void **state)
+{
+    static const char *const specs[][3] = { { "none", "none", "none" },
+                                            { "nf4", "nf4", "nf4" },
+                                            { "llm.int8", "llm.int8", "llm.int8" },
+                                            { "none", "nf4", "llm.int8" },
+                                            { "llm.int8", "llm.int8:threshold=0", "none" },
+                                            { "rtn:bits=4", "nf4:compute=f32", "fp4" } };
+    qsae_context *ctx[TEST_CONTEXTS];
+    const int64_t n = test_contexts(ctx);
+    (void)state;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t s = 0; s < LENGTH(specs); s++) {
+            check_group(ctx[i], specs[s], 3, QSAE_F32);
+            check_group(ctx[i], specs[s], 3, QSAE_BF16);
+        }
+    test_contexts_close(ctx, n);
+}
+
+/* Rows that come as bf16 values; one packed copy for two layers. */
+static void test_half_rows(void **state)
+{
+    static const char *const specs[] = { "none", "nf4", "llm.int8", "nf4:compute=f32" };
+    qsae_context *ctx = test_context(NULL, 2);
+    float *x = test_alloc(ROWS * IN, sizeof(float)), *y = test_alloc(ROWS * OUT, sizeof(float));
+    float *want = test_alloc(ROWS * OUT, sizeof(float));
+    uint16_t *half = test_alloc(ROWS * 2 * IN, sizeof *half);
+    qsae__packed_weight *shared = NULL;
+    qsae__linear_weight w = plain_weight(weight, QSAE_F32, 0);
+    const int64_t ldy = OUT;
+    (void)state;
+    w.shared = &shared;
+    activations(QSAE_BF16, x);
+    for (int64_t r = 0; r < ROWS; r++)
+        assert_true(qsae__from_f32(QSAE_BF16, x + r * IN, IN, half + r * 2 * IN));
+    for (int64_t s = 0; s < LENGTH(specs); s++) {
+        qsae__linear *l = open_linear(ctx, specs[s], &w, QSAE_BF16);
+        const qsae__linear *const one = l;
+        const qsae__linear_rows in = { half, QSAE_BF16, ROWS, 2 * IN };
+        assert_int_equal(apply(l, ROWS, x, IN, want, OUT), QSAE_OK);
+        assert_int_equal(qsae__linear_apply(&one, 1, &in, &y, &ldy, NULL, NULL), QSAE_OK);
+        test_same_f32(specs[s], y, want, ROWS * OUT);
+        if (s == 0 && shared) {
+            qsae__linear *other = open_linear(ctx, "none", &w, QSAE_BF16);
+            assert_int_equal(atomic_load(&shared->refs), 3);
+            assert_true(qsae__linear_owns(other));
+            assert_int_equal(apply(other, ROWS, x, IN, y, OUT), QSAE_OK);
+            test_same_f32("shared", y, want, ROWS * OUT);
+            qsae__linear_close(&other);
+        }
+        qsae__linear_close(&l);
+    }
+    qsae__packed_close(&shared);
+    test_release(x);
+    test_release(y);
+    test_release(want);
+    test_release(half);
     qsae_context_close(&ctx);
 }
 
@@ -224,14 +366,12 @@ static void test_facts(void **state)
     assert_int_equal(qsae__linear_quantized(l), 1);
     assert_int_equal(qsae__linear_batch_dependent(l), 0);
     assert_int_equal(qsae__linear_bytes(l), n / 2 + (n + 63) / 64 + 4 * 2 + 4);
-    assert_non_null(qsae__linear_panels(l));
     qsae__linear_close(&l);
     assert_null(l);
     qsae__linear_close(&l);
     l = open_linear(ctx, "llm.int8", &w, QSAE_BF16);
     assert_int_equal(qsae__linear_batch_dependent(l), 1);
     assert_int_equal(qsae__linear_bytes(l), n + 4 * OUT);
-    assert_null(qsae__linear_panels(l));
     qsae__linear_close(&l);
     l = open_linear(ctx, "llm.int8:threshold=0", &w, QSAE_F32);
     assert_int_equal(qsae__linear_batch_dependent(l), 0);
@@ -283,6 +423,8 @@ int run_linear(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_codecs), cmocka_unit_test(test_strides), cmocka_unit_test(test_slabs),
+        cmocka_unit_test(test_groups), cmocka_unit_test(test_half_rows),
+        cmocka_unit_test(test_groups), cmocka_unit_test(test_half_rows),
         cmocka_unit_test(test_facts),  cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests_name("codecs/linear", tests, fill, NULL);

@@ -251,6 +251,7 @@ int main(void)
     int failures = 0;
     failures += run_condition();
     failures += run_examples();
+    failures += run_blocks();
     failures += run_blockwise();
     failures += run_int8();
     failures += run_rtn();

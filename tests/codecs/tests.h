@@ -19,6 +19,7 @@
 
 int run_condition(void);
 int run_examples(void);
+int run_blocks(void);
 int run_blockwise(void);
 int run_int8(void);
 int run_rtn(void);
