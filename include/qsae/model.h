@@ -159,8 +159,9 @@ typedef struct qsae_pass {
 QSAE_API void qsae_pass_init(qsae_pass *pass, size_t size);
 
 /**
- * Runs the model over a batch. Nothing but the asked-for outputs is kept; logits of more than a
- * tile exist only if asked for.
+ * Runs the model over a batch. Logits of more than a tile exist only if asked for. The model keeps
+ * the memory of its last pass (some 20 rows of f32 for every token, more for wide MLPs) for the next
+ * one of the same shape, until it is closed.
  * @return QSAE_EINVAL (id out of range: where), QSAE_ENOMEM, QSAE_ECANCELED, or what a callback
  *         returned. The model stays usable; outputs are then undefined.
  */

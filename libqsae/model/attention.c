@@ -14,6 +14,9 @@
  * Products follow the order of kernels/gemm.h from key 0 (sdpa: of the block). Keys that no row of
  * the item sees are left out in whole steps of QSAE__GEMM_KB: they would add exact zeros. Hence no
  * result depends on how queries are cut into items.
+ *
+ * With room for packed keys and values, sdpa in bf16 multiplies bf16 by bf16 (kernels/packed.h):
+ * see run_packed.
  */
 #include "model/attention.h"
 
@@ -22,7 +25,7 @@
 
 #include <qsae/model.h>
 
-#include "kernels/nn.h"
+#include "kernels/softmax.h"
 
 #define KEY_BLOCK 512
 #define MAX_ROWS 256         /* stacked query rows of an item */
@@ -50,19 +53,12 @@ static struct shape shape_of(int64_t heads, int64_t kv_heads, int64_t n_tokens, 
     return s;
 }
 
-int64_t qsae__attention_floats(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t n_tokens,
-                               int32_t mode)
-{
-    const struct shape s = shape_of(heads, kv_heads, n_tokens, mode);
-    return QSAE__GEMM_SCRATCH + s.rows * (3 * align16(head_dim) + s.score_ld) + 2 * align16(s.rows);
-}
-
 /* An item and its scratch. Row r is query q0 + r / group of head kv * group + r % group. */
 struct item {
     const qsae__attention *a;
     qsae_context *ctx;
     const qsae__ops *ops;
-    const qsae__nn *nn;
+    const qsae__softmax *soft;
     struct shape s;
     int64_t seq, kv, q0, q1, rows;
     float *pack;    /* QSAE__GEMM_SCRATCH */
@@ -133,36 +129,42 @@ static int64_t scale_and_mask(const struct item *it, int64_t r, int64_t first, i
     return end;
 }
 
-/* x[i] = exp(x[i] - m) for keys first..; returns their sum. */
-static float exponentials(const struct item *it, float m, int64_t first, int64_t n, float *x)
+/*
+ * One row of one key block of the running softmax: x holds products with keys first..first+n-1, of
+ * which the query at pos sees some. Exponentials go to y, or as bf16 to a strip. *max, *sum and
+ * out[head_dim] take them in; before the product with V is added.
+ */
+static void online_row(const qsae__attention *a, const qsae__ops *ops, const qsae__softmax *soft,
+                       int64_t pos, int64_t first, int64_t n, const float *x, float *y,
+                       uint8_t *strip, float *max, float *sum, float *out)
 {
     const int64_t block = first / KEY_BLOCK * KEY_BLOCK;
-    const int64_t keys = qsae__min_i64(KEY_BLOCK, it->a->n_tokens - block);
-    return (it->a->bf16 ? it->nn->exp_sum_coarse : it->nn->exp_sum_u20)(
-        x, m, x, n, keys / 16 * 16 - (first - block));
-}
-
-/* One row of one key block of the running softmax; leaves exponentials in the scores. */
-static void online_row(const struct item *it, int64_t r, int64_t first, int64_t n)
-{
-    float *const x = it->scores + r * it->s.score_ld, *const out = it->out + r * it->a->head_dim;
-    const int64_t end = scale_and_mask(it, r, first, n);
-    const float seen = it->ops->max(x, end);
-    const float m = it->max[r] > seen ? it->max[r] : seen;
-    if (m == -INFINITY) { /* nothing seen so far */
-        memset(x, 0, (size_t)n * sizeof *x);
-        return;
+    const int64_t keys = qsae__min_i64(KEY_BLOCK, a->n_tokens - block);
+    qsae__softmax_row row = { .x = x, .n = n, .scale = a->scale };
+    row.end = qsae__max_i64(0, qsae__min_i64(n, pos + 1 - first));
+    row.begin = a->window ? pos - a->window + 1 - first : 0;
+    row.begin = qsae__max_i64(0, qsae__min_i64(row.end, row.begin));
+    row.n_coarse = keys / 16 * 16 - (first - block);
+    const float seen = soft->max(x + row.begin, a->scale, row.end - row.begin);
+    row.max = *max > seen ? *max : seen;
+    if (row.max == -INFINITY) { /* nothing seen so far */
+        row.end = row.begin = 0;
+        row.max = 0;
     }
-    const float sum = exponentials(it, m, first, end, x);
-    float shrink;
-    const float shift = it->max[r] - m;
-    it->ops->exp(&shift, &shrink, 1);
-    if (it->a->bf16)
-        it->ops->round_bf16(x, end);
-    memset(x + end, 0, (size_t)(n - end) * sizeof *x);
-    it->sum[r] = sum + shrink * it->sum[r];
-    it->max[r] = m;
-    it->ops->scale(out, shrink, out, it->a->head_dim);
+    const float add = strip     ? soft->strip(&row, strip)
+                      : a->bf16 ? soft->bf16(&row, y)
+                                : soft->f32(&row, y);
+    if (row.end == 0)
+        return;
+    if (*max < row.max && *max != -INFINITY) { /* else sum and out are 0, or stay */
+        float shrink;
+        const float shift = *max - row.max;
+        ops->exp(&shift, &shrink, 1);
+        *sum *= shrink;
+        ops->scale(out, shrink, out, a->head_dim);
+    }
+    *sum += add;
+    *max = row.max;
 }
 
 static void run_online(const struct item *it, int64_t first_seen)
@@ -179,8 +181,11 @@ static void run_online(const struct item *it, int64_t first_seen)
         const int64_t first = block + skip;
         const int64_t n = qsae__min_i64(block + KEY_BLOCK, it->q1) - first;
         dot_keys(it, first, n);
-        for (int64_t r = 0; r < it->rows; r++)
-            online_row(it, r, first, n);
+        for (int64_t r = 0; r < it->rows; r++) {
+            float *const x = it->scores + r * it->s.score_ld;
+            online_row(it->a, it->ops, it->soft, it->q0 + r / it->s.group, first, n, x, x, NULL,
+                       it->max + r, it->sum + r, it->out + r * d);
+        }
         mix_values(it, first, n, it->part);
         it->ops->add(it->out, it->part, it->out, it->rows * d, 0);
     }
@@ -205,6 +210,243 @@ static void run_rows(const struct item *it, int64_t first_seen)
     mix_values(it, first, n, it->out);
 }
 
+/*
+ * The packed path. Keys of a sequence and head lie in panels of 32 keys; values, whose k is the
+ * keys, block by block: panels of 32 columns of the steps of KEY_BLOCK keys each. An item's queries
+ * are packed; then, block by block and SUB rows at a time, products with keys go to scores, their
+ * exponentials to strips, and the product of those with V is added to out.
+ */
+#define PACKED_ROWS 128
+#define SUB 64
+#define SUB_LD (KEY_BLOCK + 16) /* not a power of two: rows would share cache sets */
+#define BLOCK_STEPS (KEY_BLOCK / 32)
+#define STEP_FLOATS (QSAE__STEP / 4) /* of a row or column */
+
+struct packed_shape {
+    int64_t group, queries, rows; /* as in struct shape */
+    int64_t steps_d, steps_t;     /* of head_dim, of the keys of a sequence */
+    int64_t panel;                /* bytes of a panel of keys */
+    int64_t half;                 /* bytes of the keys of a sequence and head, also of the values */
+    int64_t q_floats, out_floats, score_floats;
+};
+
+static struct packed_shape packed_shape_of(int64_t heads, int64_t kv_heads, int64_t head_dim,
+                                           int64_t n_tokens)
+{
+    struct packed_shape s = { .group = heads / kv_heads };
+    s.queries = qsae__min_i64(n_tokens, qsae__max_i64(1, PACKED_ROWS / s.group));
+    s.rows = s.group * s.queries;
+    s.steps_d = qsae__steps(head_dim, 2);
+    s.steps_t = qsae__steps(n_tokens, 2);
+    s.panel = s.steps_d * QSAE__PANEL_STEP;
+    s.half = s.steps_t * s.panel;
+    s.q_floats = align16(s.rows) * s.steps_d * STEP_FLOATS;
+    s.out_floats = s.rows * align16(head_dim);
+    /* also a panel of keys as bf16, or a strip of queries */
+    s.score_floats = qsae__max_i64(SUB * SUB_LD, 16 * align16(head_dim));
+    return s;
+}
+
+static int64_t packed_floats(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t n_tokens)
+{
+    const struct packed_shape s = packed_shape_of(heads, kv_heads, head_dim, n_tokens);
+    return s.q_floats + s.out_floats + s.score_floats + SUB * BLOCK_STEPS * STEP_FLOATS +
+           2 * align16(s.rows);
+}
+
+struct packed {
+    const qsae__attention *a;
+    const qsae__packed_kernel *kernel;
+    const qsae__ops *ops;
+    const qsae__softmax *soft;
+    struct packed_shape s;
+    int64_t blocks, cuts; /* of keys, of queries, per sequence and key/value head */
+};
+
+/* Scratch of a worker; each part begins at a multiple of 64 bytes. */
+struct packed_scratch {
+    uint8_t *q;        /* strips */
+    uint8_t *weights;  /* strips of exponentials, BLOCK_STEPS steps each */
+    float *out;        /* [rows, head_dim] */
+    float *scores;     /* [SUB, SUB_LD] */
+    float *max, *sum;  /* [rows] */
+};
+
+static struct packed_scratch cut_scratch(const struct packed *j, int32_t worker)
+{
+    float *const at = j->a->worker + worker * j->a->worker_floats;
+    struct packed_scratch w = { .q = (uint8_t *)at };
+    w.out = at + j->s.q_floats;
+    w.scores = w.out + j->s.out_floats;
+    w.weights = (uint8_t *)(w.scores + j->s.score_floats);
+    w.max = w.scores + j->s.score_floats + SUB * BLOCK_STEPS * STEP_FLOATS;
+    w.sum = w.max + align16(j->s.rows);
+    return w;
+}
+
+/* Keys and values of a pair of sequence and head. */
+static uint8_t *panels_of(const struct packed *j, int64_t pair)
+{
+    return (uint8_t *)j->a->panels + pair * 2 * j->s.half;
+}
+
+/* Packs the keys and values of one block. */
+static int32_t pack_block(void *arg, int64_t tile, int32_t worker)
+{
+    const struct packed *const j = arg;
+    const qsae__attention *const a = j->a;
+    const int64_t pair = tile / j->blocks, first = tile % j->blocks * KEY_BLOCK;
+    const int64_t end = qsae__min_i64(a->n_tokens, first + KEY_BLOCK), d = a->head_dim;
+    const int64_t ld = a->kv_heads * d, seq = pair / a->kv_heads, kv = pair % a->kv_heads;
+    uint16_t *const rows = (uint16_t *)cut_scratch(j, worker).scores;
+    uint8_t *const keys = panels_of(j, pair);
+    for (int64_t k = first; k < end; k += QSAE__COLUMNS) {
+        const int64_t columns = qsae__min_i64(QSAE__COLUMNS, end - k);
+        const float *const from = head_row(a, a->k, a->kv_heads, seq, k, kv);
+        for (int64_t r = 0; r < columns; r++)
+            j->soft->narrow(from + r * ld, rows + r * d, d);
+        j->kernel->pack->panel(rows, d, columns, d, keys + k / QSAE__COLUMNS * j->s.panel);
+    }
+    const int64_t steps = qsae__steps(end - first, 2), panel = steps * QSAE__PANEL_STEP;
+    uint8_t *const values = keys + j->s.half + first / 32 * j->s.panel;
+    if (d % QSAE__COLUMNS || (end - first) % 32) /* what pair leaves out */
+        memset(values, 0, (size_t)(j->s.steps_d * panel));
+    for (int64_t k = first; k < end; k += 2) {
+        const float *const even = head_row(a, a->v, a->kv_heads, seq, k, kv);
+        j->soft->pair(even, k + 1 < end ? even + ld : NULL, d,
+                      values + (k - first) / 2 * (4 * QSAE__COLUMNS), panel);
+    }
+    return QSAE_OK;
+}
+
+/* Rows of queries q0.. of the heads that share kv, to strips. */
+static void pack_queries(const struct packed *j, const struct packed_scratch *w, int64_t seq,
+                         int64_t kv, int64_t q0, int64_t rows)
+{
+    const qsae__attention *const a = j->a;
+    const int64_t d = a->head_dim, group = j->s.group;
+    for (int64_t r = 0; r < rows; r += QSAE__STRIP) {
+        const int64_t n = qsae__min_i64(QSAE__STRIP, rows - r);
+        const float *from = head_row(a, a->q, a->heads, seq, q0, 0) + r * d;
+        if (a->kv_heads > 1) { /* rows of a position are apart from those of the next */
+            for (int64_t i = r; i < r + n; i++)
+                memcpy(w->scores + (i - r) * d,
+                       head_row(a, a->q, a->heads, seq, q0 + i / group, kv * group + i % group),
+                       (size_t)d * sizeof *from);
+            from = w->scores;
+        }
+        j->kernel->pack->rows(QSAE_F32, from, d, n, d,
+                              w->q + r * j->s.steps_d * QSAE__STEP);
+    }
+}
+
+/* Rows r0..r1 of an item (at most SUB) against the keys of a block that any of them sees. */
+static void packed_sub(const struct packed *j, const struct packed_scratch *w, int64_t pair,
+                       int64_t q0, int64_t r0, int64_t r1, int64_t block)
+{
+    const qsae__attention *const a = j->a;
+    const int64_t low = q0 + r0 / j->s.group, high = q0 + (r1 - 1) / j->s.group;
+    const int64_t unseen = a->window ? qsae__max_i64(0, low - a->window + 1 - block) : 0;
+    const int64_t first = block + unseen / 32 * 32;
+    const int64_t n = qsae__min_i64(block + KEY_BLOCK, high + 1) - first;
+    if (n <= 0)
+        return;
+    const uint8_t *const keys = panels_of(j, pair);
+    qsae__packed_product p = {
+        .m = r1 - r0,
+        .n = n,
+        .steps = j->s.steps_d,
+        .a = w->q + r0 * j->s.steps_d * QSAE__STEP,
+        .a_strip = j->s.steps_d * QSAE__STRIP_STEP,
+        .parts = 1,
+        .w = keys + first / 32 * j->s.panel,
+        .w_panel = j->s.panel,
+        .c = w->scores,
+        .ldc = SUB_LD,
+    };
+    j->kernel->bf16(&p);
+    for (int64_t r = r0; r < r1; r++) {
+        const int64_t i = r - r0;
+        uint8_t *const strip = w->weights + i / 16 * (BLOCK_STEPS * QSAE__STRIP_STEP) +
+                               i % 16 * QSAE__STEP;
+        online_row(a, j->ops, j->soft, q0 + r / j->s.group, first, n, w->scores + i * SUB_LD, NULL,
+                   strip, w->max + r, w->sum + r, w->out + r * a->head_dim);
+    }
+    p.n = a->head_dim;
+    p.steps = qsae__steps(n, 2);
+    p.a = w->weights;
+    p.a_strip = BLOCK_STEPS * QSAE__STRIP_STEP;
+    p.w = keys + j->s.half + block / 32 * j->s.panel + (first - block) / 32 * QSAE__PANEL_STEP;
+    p.w_panel = qsae__steps(qsae__min_i64(KEY_BLOCK, a->n_tokens - block), 2) * QSAE__PANEL_STEP;
+    p.c = w->out + r0 * a->head_dim;
+    p.ldc = a->head_dim;
+    p.add = true;
+    j->kernel->bf16(&p);
+}
+
+static int32_t packed_item(void *arg, int64_t tile, int32_t worker)
+{
+    const struct packed *const j = arg;
+    const qsae__attention *const a = j->a;
+    const struct packed_scratch w = cut_scratch(j, worker);
+    /* Late queries see the most keys: they go first. */
+    const int64_t cut = j->cuts - 1 - tile / (a->n_seq * a->kv_heads);
+    const int64_t pair = tile % (a->n_seq * a->kv_heads), d = a->head_dim, group = j->s.group;
+    const int64_t seq = pair / a->kv_heads, kv = pair % a->kv_heads;
+    const int64_t q0 = cut * j->s.queries, q1 = qsae__min_i64(a->n_tokens, q0 + j->s.queries);
+    const int64_t rows = (q1 - q0) * group;
+    pack_queries(j, &w, seq, kv, q0, rows);
+    memset(w.out, 0, (size_t)(rows * d) * sizeof *w.out);
+    memset(w.weights, 0, SUB * BLOCK_STEPS * QSAE__STEP); /* rows that a strip lacks */
+    for (int64_t r = 0; r < rows; r++) {
+        w.max[r] = -INFINITY;
+        w.sum[r] = 0;
+    }
+    const int64_t seen = a->window ? qsae__max_i64(0, q0 - a->window + 1) : 0;
+    for (int64_t block = seen / KEY_BLOCK * KEY_BLOCK; block < q1; block += KEY_BLOCK)
+        for (int64_t r = 0; r < rows; r += SUB)
+            packed_sub(j, &w, pair, q0, r, qsae__min_i64(rows, r + SUB), block);
+    for (int64_t r = 0; r < rows; r++) {
+        float *const z = a->z + ((seq * a->n_tokens + q0 + r / group) * a->heads + kv * group +
+                                 r % group) * d;
+        j->soft->finish(w.out + r * d, 1.0f / w.sum[r], z, d, true);
+    }
+    return QSAE_OK;
+}
+
+static int32_t run_packed(qsae_context *ctx, const qsae__attention *a)
+{
+    struct packed j = { .a = a,
+                        .kernel = qsae__packed_get(ctx),
+                        .ops = qsae__ops_get(ctx),
+                        .soft = qsae__softmax_get(ctx) };
+    j.s = packed_shape_of(a->heads, a->kv_heads, a->head_dim, a->n_tokens);
+    j.blocks = qsae__ceil_div(a->n_tokens, KEY_BLOCK);
+    j.cuts = qsae__ceil_div(a->n_tokens, j.s.queries);
+    const int64_t pairs = a->n_seq * a->kv_heads;
+    const int32_t st = qsae__parallel(ctx, pairs * j.blocks, pack_block, &j);
+    return st == QSAE_OK ? qsae__parallel(ctx, pairs * j.cuts, packed_item, &j) : st;
+}
+
+int64_t qsae__attention_floats(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t n_tokens,
+                               int32_t mode)
+{
+    const struct shape s = shape_of(heads, kv_heads, n_tokens, mode);
+    const int64_t f32 =
+        QSAE__GEMM_SCRATCH + s.rows * (3 * align16(head_dim) + s.score_ld) + 2 * align16(s.rows);
+    return qsae__max_i64(f32, packed_floats(heads, kv_heads, head_dim, n_tokens));
+}
+
+bool qsae__attention_panels(const qsae_context *ctx, int64_t kv_heads, int64_t head_dim,
+                            int64_t n_tokens, int32_t mode, int32_t bf16, int64_t *floats)
+{
+    int64_t n;
+    *floats = 0;
+    if (mode != QSAE_ATTN_SDPA || !bf16 || !qsae__packed_get(ctx)->bf16)
+        return true;
+    return qsae__mul_i64(qsae__steps(n_tokens, 2) * qsae__steps(head_dim, 2), kv_heads, &n) &&
+           qsae__mul_i64(n, 2 * QSAE__PANEL_STEP / (int64_t)sizeof(float), floats);
+}
 struct job {
     const qsae__attention *a;
     qsae_context *ctx;
@@ -233,7 +475,7 @@ static int32_t run_item(void *arg, int64_t tile, int32_t worker)
     const int64_t cut = j->cuts - 1 - tile / (a->n_seq * a->kv_heads);
     const int64_t pair = tile % (a->n_seq * a->kv_heads);
     struct item it = { .a = a, .ctx = j->ctx, .ops = qsae__ops_get(j->ctx),
-                       .nn = qsae__nn_get(j->ctx), .s = j->s };
+                       .soft = qsae__softmax_get(j->ctx), .s = j->s };
     it.seq = pair / a->kv_heads;
     it.kv = pair % a->kv_heads;
     it.q0 = cut * j->s.queries;
@@ -260,6 +502,8 @@ static int32_t run_item(void *arg, int64_t tile, int32_t worker)
 
 int32_t qsae__attention_run(qsae_context *ctx, const qsae__attention *a)
 {
+    if (a->panels)
+        return run_packed(ctx, a);
     struct job job = { .a = a, .ctx = ctx };
     job.s = shape_of(a->heads, a->kv_heads, a->n_tokens, a->mode);
     job.cuts = qsae__ceil_div(a->n_tokens, job.s.queries);

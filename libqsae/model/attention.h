@@ -17,11 +17,18 @@ typedef struct qsae__attention {
     int32_t bf16;
     float *worker;       /* [threads, worker_floats] */
     int64_t worker_floats;
+    float *panels;       /* qsae__attention_panels per sequence, 64-byte aligned: products of bf16
+                            values by the packed kernel; NULL: f32 products */
 } qsae__attention;
 
 /* Floats one worker needs; sizes are far from overflow (config.c bounds them). */
 int64_t qsae__attention_floats(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t n_tokens,
                                int32_t mode);
+
+/* Floats per sequence for packed keys and values; 0 where the f32 product is to serve: at levels
+ * without a bf16 kernel, and where not all factors are bf16. False if that overflows. */
+bool qsae__attention_panels(const qsae_context *ctx, int64_t kv_heads, int64_t head_dim,
+                            int64_t n_tokens, int32_t mode, int32_t bf16, int64_t *floats);
 
 int32_t qsae__attention_run(qsae_context *ctx, const qsae__attention *a);
 

@@ -99,10 +99,16 @@ static void rotate_row(const void *arg, int64_t row)
     }
 }
 
-static int32_t project(const qsae__run *run, int64_t layer, int p, const float *x, float *y)
+/* y[i][rows, out] = x W_i^T for n projections from p on, which read the same rows. */
+static int32_t project(const qsae__run *run, int64_t layer, int p, int n,
+                       const qsae__linear_rows *x, float *const *y, const qsae__linear_gate *gate)
 {
-    const qsae__linear *const l = run->m->layers[layer].proj[p];
-    return qsae__linear_apply(l, run->rows, x, qsae__linear_in(l), y, qsae__linear_out(l));
+    const qsae__linear *const *const l =
+        (const qsae__linear *const *)run->m->layers[layer].proj + p;
+    int64_t ldy[QSAE__PROJ_COUNT];
+    for (int i = 0; i < n; i++)
+        ldy[i] = qsae__linear_out(l[i]);
+    return qsae__linear_apply(l, n, x, y, ldy, gate, run->b.linear);
 }
 
 int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
@@ -110,11 +116,9 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
     const qsae_model *const m = run->m;
     const qsae__config *const c = m->config;
     const int type = c->sliding[layer] ? QSAE__SLIDING : QSAE__FULL;
-    int32_t st = project(run, layer, QSAE__Q_PROJ, run->b.normed, run->b.q);
-    if (st == QSAE_OK)
-        st = project(run, layer, QSAE__K_PROJ, run->b.normed, run->b.k);
-    if (st == QSAE_OK)
-        st = project(run, layer, QSAE__V_PROJ, run->b.normed, run->b.v);
+    const qsae__linear_rows x = { run->b.normed, QSAE_F32, run->rows, c->width };
+    float *const qkv[] = { run->b.q, run->b.k, run->b.v }, *const out[] = { run->b.out };
+    int32_t st = project(run, layer, QSAE__Q_PROJ, 3, &x, qkv, NULL);
     if (st != QSAE_OK)
         return st;
     const struct heads h = { run, &m->layers[layer], m->rope.cosine[type], m->rope.sine[type] };
@@ -137,35 +141,40 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
         .bf16 = run->bf16,
         .worker = run->b.worker,
         .worker_floats = run->b.worker_floats,
+        .panels = run->b.panels,
     };
     st = qsae__attention_run(m->ctx, &a);
-    return st == QSAE_OK ? project(run, layer, QSAE__O_PROJ, run->b.z, run->b.out) : st;
+    const qsae__linear_rows z = { run->b.z, QSAE_F32, run->rows, c->heads * c->head_dim };
+    return st == QSAE_OK ? project(run, layer, QSAE__O_PROJ, 1, &z, out, NULL) : st;
 }
 
 /* gate = act(gate) * up; two roundings */
-static void gate_row(const void *arg, int64_t row)
+static void gate_part(const void *arg, float *gate, const float *up, int64_t n)
 {
     const qsae__run *const run = arg;
-    const qsae__config *const c = run->m->config;
-    const int64_t n = c->mlp_width;
-    float *const g = run->b.gate + row * n;
-    if (c->activation == QSAE__ACT_SILU)
-        run->ops->silu(g, g, n);
+    if (run->m->config->activation == QSAE__ACT_SILU)
+        run->ops->silu(gate, gate, n);
     else
-        run->ops->gelu_tanh(g, g, n);
+        run->ops->gelu_tanh(gate, gate, n);
     if (run->bf16)
-        run->ops->round_bf16(g, n);
-    run->ops->mul(g, run->b.up + row * n, g, n, run->bf16);
+        run->ops->round_bf16(gate, n);
+    run->ops->mul(gate, up, gate, n, run->bf16);
 }
 
 int32_t qsae__mlp_part(const qsae__run *run, int64_t layer)
 {
-    int32_t st = project(run, layer, QSAE__GATE_PROJ, run->b.normed, run->b.gate);
-    if (st == QSAE_OK)
-        st = project(run, layer, QSAE__UP_PROJ, run->b.normed, run->b.up);
-    if (st == QSAE_OK)
-        st = each_row(run, gate_row, run);
-    return st == QSAE_OK ? project(run, layer, QSAE__DOWN_PROJ, run->b.gate, run->b.out) : st;
+    const qsae__config *const c = run->m->config;
+    /* The product that comes next reads bf16 rows as they are where it has bf16 instructions; row
+     * for row they take the place of the gate's. */
+    const bool half = run->bf16 && qsae__packed_get(run->m->ctx)->bf16;
+    const int32_t dtype = half ? QSAE_BF16 : QSAE_F32;
+    const int64_t ld = half ? 2 * c->mlp_width : c->mlp_width;
+    const qsae__linear_rows x = { run->b.normed, QSAE_F32, run->rows, c->width };
+    const qsae__linear_rows inner = { run->b.gate, dtype, run->rows, ld };
+    const qsae__linear_gate gate = { gate_part, run, run->b.gate, ld, dtype };
+    float *const both[] = { run->b.gate, run->b.up }, *const out[] = { run->b.out };
+    const int32_t st = project(run, layer, QSAE__GATE_PROJ, 2, &x, both, &gate);
+    return st == QSAE_OK ? project(run, layer, QSAE__DOWN_PROJ, 1, &inner, out, NULL) : st;
 }
 
 int32_t qsae__block_sequential(const qsae__run *run, int64_t layer)

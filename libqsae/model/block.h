@@ -18,6 +18,8 @@ typedef struct qsae__buffers {
     float *gate, *up;     /* [rows, mlp_width]; share memory with q, k, v, z */
     float *worker;        /* [threads, worker_floats] for attention */
     int64_t worker_floats;
+    float *panels;        /* packed keys and values for attention, or NULL */
+    void *linear;         /* scratch of the linear layers */
 } qsae__buffers;
 
 /* One step of one model on one slab. */

@@ -105,7 +105,7 @@ static int32_t check_pass(const qsae_model *m, const qsae_pass *p)
 
 static int32_t forward(qsae_model *m, const qsae_pass *p)
 {
-    qsae__slab slab = { 0 };
+    qsae__slab *const slab = &m->slab;
     qsae__taps taps = { 0 };
     int64_t layers = 0;
     int32_t st = check_pass(m, p);
@@ -113,16 +113,18 @@ static int32_t forward(qsae_model *m, const qsae_pass *p)
         st = qsae__taps_open(m, p, &taps);
     if (st == QSAE_OK)
         st = count_layers(m, p, &taps, &layers);
+    /* Kept from pass to pass: touching fresh memory costs as much as a layer. */
+    if (st == QSAE_OK && (slab->n_seq != p->n_seq || slab->n_tokens != p->n_tokens)) {
+        qsae__slab_close(slab);
+        st = qsae__slab_open(m->ctx, &m, 1, p->n_seq, p->n_tokens, slab);
+    }
+    slab->ids = p->ids;
     if (st == QSAE_OK)
-        st = qsae__slab_open(m->ctx, &m, 1, p->n_seq, p->n_tokens, &slab);
-    slab.ids = p->ids;
+        st = qsae__model_embed(m, slab);
     if (st == QSAE_OK)
-        st = qsae__model_embed(m, &slab);
-    if (st == QSAE_OK)
-        st = run_layers(m, p, &slab, &taps, layers);
+        st = run_layers(m, p, slab, &taps, layers);
     if (st == QSAE_OK && (p->nll || p->logits))
-        st = run_head(m, p, &slab);
-    qsae__slab_close(&slab);
+        st = run_head(m, p, slab);
     qsae__taps_close(&taps);
     return st;
 }

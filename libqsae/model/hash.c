@@ -105,8 +105,10 @@ static int32_t compute(qsae_weights *w)
         collect(w, list);
         qsort(list, (size_t)n, sizeof *list, by_name);
         add_config(h, &w->config);
-        for (int64_t i = 0; i < n; i++)
+        for (int64_t i = 0; i < n; i++) {
             add_tensor(h, &list[i]);
+            qsae__tensor_release(w->tensors, list[i].tensor);
+        }
         qsae__hasher_hex(h, w->hash);
         qsae__hasher_close(w->ctx, &h);
     }

@@ -4,49 +4,75 @@
  * GROUP columns: for every tile of it the logits of all participants are made and folded into
  * running sums per row (sae.md C.3), and forgotten. The groups of a row are merged in ascending
  * order afterwards, so results depend neither on threads nor on how rows are cut.
+ *
+ * Where a head is packed, final rows are packed once, and tiles are made from a piece of the weight
+ * that stays in the cache while all rows of the item meet it, a few strips at a time, so that
+ * logits are folded from the cache too. Otherwise f32 panels are made for a tile; they
+ * should serve many rows at once.
  */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
+#include "kernels/nn.h"
+#include "kernels/product.h"
 #include "model/internal.h"
 
-#define TILE QSAE__GEMM_NB
-#define GROUP (16 * TILE) /* columns whose sums are kept apart until the merge */
-#define STACKED_ROWS 768  /* rows of all participants in an item */
-#define MAX_BLOCK 512     /* rows of an item: a packed tile of the weight serves them all */
+#define GROUP 8192        /* columns whose sums are kept apart until the merge */
+#define MOST QSAE__GEMM_NB /* columns of a tile */
+#define PAD 16            /* columns: rows of a tile do not meet in one cache set */
+#define STACKED_ROWS 768  /* f32 panels: rows of all participants in an item */
+#define MAX_BLOCK 512     /* f32 panels: rows of an item */
+#define STRIPS_ROWS 64    /* packed: rows of a tile; half of it from three participants on */
 
 /* State of one row of one participant over some columns. */
 struct fold {
     double sum;  /* of exp(z - max) */
     double diff; /* of exp(z0 - max0) (z0 - z) */
     float max;
-    float best;  /* largest logit and its id, the lowest of equals */
-    int32_t top;
+    int32_t top; /* id of the maximum, the lowest of equals */
 };
 
 struct head_job {
     qsae_context *ctx;
     const qsae__ops *ops;
+    const qsae__nn *nn;
+    const qsae__packed_kernel *kernel;
     const qsae__head_rows *p; /* [k] */
     const int32_t *labels;
     const qsae_cancel_token *cancel;
     int64_t rows, k, width, vocab;
-    int64_t block;            /* rows of an item */
+    int64_t tile, ldc;        /* columns of a tile, its row stride */
+    int64_t block;            /* rows of a tile */
+    int64_t item_rows;        /* rows of an item, a multiple of block */
     int64_t groups;
     int64_t *order;           /* [k] participants, those with equal weights side by side */
+    qsae__left *left;         /* [k] packed rows; parts is 0 where the head is not packed */
     bool sums;                /* whether anyone asks for nll or kl */
+    bool kl;                  /* for kl */
+    bool panels;              /* whether anyone's head is not packed */
     struct fold *folds;       /* [groups, rows, k] */
     float *label;             /* [rows, k] logit of the label */
+    uint8_t *strips;          /* of left */
     float *scratch;           /* [threads, floats] */
     int64_t floats;
+};
+
+/* One worker's share of an item. */
+struct item {
+    int64_t v0, v1;           /* columns of the tile */
+    int64_t row0, n;          /* its rows */
+    float *tile;              /* [k in order, n, ldc] */
+    float *pack;              /* QSAE__GEMM_SCRATCH floats, if panels */
+    float *stack;             /* [k, block, width], if panels and k > 1 */
+    const float *stacked;     /* rows of all participants if they share one weight, else NULL */
 };
 
 /* Whether two models make the same logits of the same rows but for the soft cap and rounding. */
 static bool same_weight(const qsae_model *a, const qsae_model *b)
 {
-    return a->head.data == b->head.data && a->head.round == b->head.round &&
-           a->head_panels.fill == b->head_panels.fill;
+    return a->head_packed == b->head_packed && a->head.data == b->head.data &&
+           a->head.round == b->head.round && a->head_panels.fill == b->head_panels.fill;
 }
 
 /* z <- c tanh(z / c), each step rounded in bf16 (models.md B.2). */
@@ -64,66 +90,75 @@ static void cap_logits(const qsae__ops *ops, float cap, int32_t bf16, float *z, 
         ops->round_bf16(z, n);
 }
 
-/* Folds logits z[n] of columns v0.. into f. */
-static void fold_sums(const qsae__ops *ops, const float *z, int64_t n, struct fold *f)
+/* exp(from - to); 1 between equal infinities. */
+static double rescale(float from, float to)
 {
-    const float m = ops->max(z, n);
-    if (m > f->max) {
-        const double shrink = exp((double)f->max - (double)m);
-        f->sum *= shrink;
-        f->diff *= shrink;
+    return from == to ? 1 : exp((double)from - (double)to);
+}
+
+/* Folds logits z[n] into f, rounding them to bf16 first if asked. e: [n] terms exp(z - f->max), or
+ * NULL. Returns whether the terms were written: not where a logit is NaN, infinite or huge. *grown:
+ * whether the maximum has changed. */
+static bool fold_sums(const struct head_job *j, float *z, int64_t n, int32_t bf16, bool sums,
+                      float *e, struct fold *f, bool *grown)
+{
+    int32_t tame;
+    float m = j->nn->logit_max(z, n, &tame);
+    if (!tame || !sums) {
+        if (bf16)
+            j->ops->round_bf16(z, n);
+        m = j->ops->max(z, n);
+    } else if (bf16) {
+        m = qsae__round_bf16(m); /* rounding keeps the order */
+    }
+    *grown = m > f->max;
+    if (*grown) {
+        f->sum *= rescale(f->max, m);
         f->max = m;
     }
-    f->sum += ops->sum_exp(z, f->max, n);
+    if (!sums)
+        return false;
+    if (tame)
+        f->sum += j->nn->logit_sum(z, f->max, n, bf16, e);
+    else /* with nothing but -inf so far any finite reference gives the sum: 0, or NaN */
+        f->sum += j->ops->sum_exp(z, isinf(f->max) && f->max < 0 ? 0 : f->max, n);
+    return tame;
 }
 
-static void fold_top(const qsae__ops *ops, const float *z, int64_t v0, int64_t n, struct fold *f)
-{
-    const float m = ops->max(z, n);
-    if (!(m > f->best))
-        return;
-    for (int64_t i = 0; i < n; i++) {
-        if (z[i] == m) {
-            f->best = m;
-            f->top = (int32_t)(v0 + i);
-            return;
-        }
-    }
-}
-
-/* One row of one tile: z[k] points at each participant's n logits of columns v0... */
+/* One row of one tile: participant order[i]'s n logits of columns v0.. are at tile + i * stride. */
 static void fold_row(const struct head_job *j, int64_t row, int64_t v0, int64_t n, float *tile,
                      int64_t stride, struct fold *f)
 {
     const int32_t label = j->labels ? j->labels[row] : -1;
-    const float *z0 = NULL;
+    _Alignas(64) float e[MOST]; /* terms of participant 0, which is first in order */
+    bool terms = false;
     double shrink0 = 1;
-    for (int64_t i = 0; i < j->k; i++) { /* participant 0 is first in order */
+    for (int64_t i = 0; i < j->k; i++) {
         const int64_t p = j->order[i];
+        const qsae_model *const m = j->p[p].model;
+        const float cap = (float)m->config->final_cap, before = f[p].max;
+        const double diff = f[p].diff * shrink0;
         float *const z = tile + i * stride;
-        if (j->p[p].model->bf16)
-            j->ops->round_bf16(z, n);
-        if (j->p[p].model->config->final_cap > 0)
-            cap_logits(j->ops, (float)j->p[p].model->config->final_cap, j->p[p].model->bf16, z, n);
+        bool grown;
+        if (cap > 0) {
+            if (m->bf16)
+                j->ops->round_bf16(z, n);
+            cap_logits(j->ops, cap, m->bf16, z, n);
+        }
+        const bool tame = fold_sums(j, z, n, m->bf16 && !(cap > 0), j->sums,
+                                    p == 0 && j->kl ? e : NULL, &f[p], &grown);
         if (j->p[p].logits)
             memcpy(j->p[p].logits + row * j->vocab + v0, z, (size_t)n * sizeof *z);
         if (label >= v0 && label < v0 + n)
             j->label[row * j->k + p] = z[label - v0];
-        if (j->p[p].top)
-            fold_top(j->ops, z, v0, n, &f[p]);
-        if (!j->sums)
-            continue;
+        if (grown && j->p[p].top)
+            f[p].top = (int32_t)(v0 + j->nn->find(z, f[p].max, n));
         if (p == 0) {
-            const float before = f[0].max;
-            fold_sums(j->ops, z, n, &f[0]);
-            shrink0 = f[0].max > before ? exp((double)before - (double)f[0].max) : 1;
-            z0 = z;
-        } else {
-            const double diff = f[p].diff * shrink0;
-            fold_sums(j->ops, z, n, &f[p]);
-            f[p].diff = diff;
-            if (j->p[p].kl)
-                f[p].diff += j->ops->sum_exp_diff(z0, f[0].max, z, n);
+            terms = tame;
+            shrink0 = grown ? rescale(before, f[0].max) : 1;
+        } else if (j->p[p].kl) {
+            f[p].diff = diff + (terms && tame ? j->nn->logit_diff(e, tile, z, n)
+                                              : j->ops->sum_exp_diff(tile, f[0].max, z, n));
         }
     }
 }
@@ -150,34 +185,66 @@ static int64_t class_end(const struct head_job *j, int64_t i)
     return e;
 }
 
-static int32_t head_item(void *arg, int64_t item, int32_t worker)
+/* Logits of one participant from packed operands to c[n, ldc]. */
+static void multiply_packed(const struct head_job *j, const struct item *it, int64_t p, float *c)
+{
+    const qsae__packed_weight *const w = j->p[p].model->head_packed;
+    const qsae__left *const left = &j->left[p];
+    const qsae__packed_product product = {
+        .m = it->n, .n = it->v1 - it->v0, .steps = w->steps,
+        .a = left->data + it->row0 / QSAE__STRIP * left->strip, .a_strip = left->strip,
+        .parts = left->parts, .a_part = left->part,
+        .w = w->data + it->v0 / QSAE__COLUMNS * w->panel, .w_panel = w->panel,
+        .c = c, .ldc = j->ldc,
+    };
+    j->kernel->bf16(&product);
+}
+
+/* The logits of a tile, all participants. */
+static void multiply(const struct head_job *j, const struct item *it)
+{
+    for (int64_t i = 0, end; i < j->k; i = end) {
+        const qsae_model *const m = j->p[j->order[i]].model;
+        end = class_end(j, i);
+        if (m->head_packed) {
+            for (int64_t k = i; k < end; k++)
+                multiply_packed(j, it, j->order[k], it->tile + k * it->n * j->ldc);
+            continue;
+        }
+        const float *const a =
+            it->stacked ? it->stacked : stack_rows(j, i, end, it->row0, it->n, it->stack);
+        qsae__gemm_tile(j->ctx, (end - i) * it->n, a, j->width, &m->head_panels, it->v0, it->v1,
+                        it->tile + i * it->n * j->ldc, j->ldc, it->pack);
+    }
+}
+
+static int32_t head_item(void *arg, int64_t index, int32_t worker)
 {
     const struct head_job *const j = arg;
-    const int64_t group = item % j->groups, row0 = item / j->groups * j->block;
-    const int64_t n = qsae__min_i64(j->block, j->rows - row0);
+    const int64_t group = index % j->groups, first = index / j->groups * j->item_rows;
+    const int64_t last = qsae__min_i64(j->rows, first + j->item_rows);
     const int64_t end = qsae__min_i64(j->vocab, (group + 1) * GROUP);
-    struct fold *const folds = j->folds + (group * j->rows + row0) * j->k;
-    float *const pack = j->scratch + worker * j->floats;
-    float *const tile = pack + QSAE__GEMM_SCRATCH, *const rows = tile + j->k * j->block * TILE;
-    const int32_t st = qsae__canceled(j->cancel);
-    if (st != QSAE_OK)
-        return st;
-    for (int64_t i = 0; i < n * j->k; i++)
-        folds[i] = (struct fold){ .max = -INFINITY, .best = -INFINITY, .top = -1 };
-    /* Stacked rows stay in place over the tiles of an item if all participants share the weight. */
-    const bool one = class_end(j, 0) == j->k;
-    const float *a = one ? stack_rows(j, 0, j->k, row0, n, rows) : NULL;
-    for (int64_t v0 = group * GROUP; v0 < end; v0 += TILE) {
-        const int64_t v1 = qsae__min_i64(end, v0 + TILE);
-        for (int64_t i = 0, e; i < j->k; i = e) {
-            e = class_end(j, i);
-            if (!one)
-                a = stack_rows(j, i, e, row0, n, rows);
-            qsae__gemm_tile(j->ctx, (e - i) * n, a, j->width, &j->p[j->order[i]].model->head_panels,
-                            v0, v1, tile + i * n * TILE, TILE, pack);
+    struct fold *const folds = j->folds + group * j->rows * j->k;
+    struct item it = { .tile = j->scratch + worker * j->floats };
+    it.pack = it.tile + j->k * j->block * j->ldc;
+    it.stack = it.pack + QSAE__GEMM_SCRATCH;
+    for (int64_t i = first * j->k; i < last * j->k; i++)
+        folds[i] = (struct fold){ .max = -INFINITY, .top = -1 };
+    /* Stacked rows stay in place over the tiles if all participants share the weight. */
+    if (j->panels && class_end(j, 0) == j->k)
+        it.stacked = stack_rows(j, 0, j->k, first, last - first, it.stack);
+    for (it.v0 = group * GROUP; it.v0 < end; it.v0 = it.v1) {
+        const int32_t st = qsae__canceled(j->cancel);
+        if (st != QSAE_OK)
+            return st;
+        it.v1 = qsae__min_i64(end, it.v0 + j->tile);
+        for (it.row0 = first; it.row0 < last; it.row0 += it.n) {
+            it.n = qsae__min_i64(j->block, last - it.row0);
+            multiply(j, &it);
+            for (int64_t r = 0; r < it.n; r++)
+                fold_row(j, it.row0 + r, it.v0, it.v1 - it.v0, it.tile + r * j->ldc, it.n * j->ldc,
+                         folds + (it.row0 + r) * j->k);
         }
-        for (int64_t r = 0; r < n; r++)
-            fold_row(j, row0 + r, v0, v1 - v0, tile + r * TILE, n * TILE, folds + r * j->k);
     }
     return QSAE_OK;
 }
@@ -187,14 +254,11 @@ static int32_t head_item(void *arg, int64_t item, int32_t worker)
 static void merge(struct fold *f, const struct fold *g, float f0, float g0)
 {
     const float m = g->max > f->max ? g->max : f->max, m0 = g0 > f0 ? g0 : f0;
-    /* exp(-inf - -inf) is NaN: nothing but NaN was seen, and NaN it stays */
-    f->sum = f->sum * exp((double)f->max - (double)m) + g->sum * exp((double)g->max - (double)m);
-    f->diff = f->diff * exp((double)f0 - (double)m0) + g->diff * exp((double)g0 - (double)m0);
-    f->max = m;
-    if (g->best > f->best) {
-        f->best = g->best;
+    f->sum = f->sum * rescale(f->max, m) + g->sum * rescale(g->max, m);
+    f->diff = f->diff * rescale(f0, m0) + g->diff * rescale(g0, m0);
+    if (g->max > f->max)
         f->top = g->top;
-    }
+    f->max = m;
 }
 
 static void finish_row(const struct head_job *j, int64_t row)
@@ -267,22 +331,82 @@ static void sort_participants(struct head_job *j)
     }
 }
 
+/*
+ * Shapes of tiles and items. The columns of a tile depend on the width alone: sums are rounded
+ * where tiles end, and must come out alike whoever takes part. Up to width 2560 a piece of a packed
+ * weight is at most 1.3 MiB, which a level-2 cache can hold. All rows of a packed job are one item
+ * unless that leaves threads idle.
+ */
+static void choose_shapes(struct head_job *j)
+{
+    j->groups = qsae__ceil_div(j->vocab, GROUP);
+    j->tile = j->width <= 640 ? 512 : j->width <= 2560 ? 256 : 128;
+    j->ldc = j->tile + PAD;
+    for (int64_t i = 0; i < j->k; i++) {
+        j->sums = j->sums || j->p[i].nll || j->p[i].kl;
+        j->kl = j->kl || (i > 0 && j->p[i].kl);
+        j->panels = j->panels || !j->p[i].model->head_packed;
+    }
+    if (j->panels) {
+        j->block = qsae__max_i64(1, qsae__min_i64(MAX_BLOCK, STACKED_ROWS / j->k));
+        j->block = qsae__min_i64(j->rows, j->block / QSAE__STRIP * QSAE__STRIP);
+        j->item_rows = j->block = qsae__max_i64(j->block, 1);
+        return;
+    }
+    j->block = j->k > 2 ? STRIPS_ROWS / 2 : STRIPS_ROWS;
+    const int64_t blocks = qsae__ceil_div(j->rows, j->block), threads = j->ctx->threads;
+    const int64_t cuts = threads > 1 ? qsae__ceil_div(4 * threads, j->groups) : 1;
+    j->item_rows = qsae__ceil_div(blocks, qsae__min_i64(cuts, blocks)) * j->block;
+}
+
 static int32_t allocate(struct head_job *j)
 {
-    int64_t cells;
-    const int64_t fit = qsae__max_i64(1, qsae__min_i64(MAX_BLOCK, STACKED_ROWS / j->k));
-    j->block = qsae__min_i64(j->rows, fit);
-    j->groups = qsae__ceil_div(j->vocab, GROUP);
-    /* scratch of a worker: packed weight, tiles, stacked rows */
-    j->floats = QSAE__GEMM_SCRATCH + j->k * j->block * TILE +
-                (j->k > 1 ? (j->k * j->block * j->width + 15) / 16 * 16 : 0);
-    if (!qsae__mul_i64(j->rows, j->k, &cells) || !qsae__mul_i64(cells, j->groups, &cells))
+    int64_t cells, stacked = 0;
+    size_t strips = 0;
+    if (!qsae__mul_i64(j->rows, j->k, &cells) || !qsae__mul_i64(cells, j->groups, &cells) ||
+        !qsae__mul_i64(j->k * j->block, j->width, &stacked))
         return qsae__fail(QSAE_EOVERFLOW, "%" PRId64 " rows are too many", j->rows);
+    j->left = qsae__calloc(j->ctx, j->k, sizeof *j->left);
+    if (!j->left)
+        return QSAE_ENOMEM;
+    for (int64_t i = 0; i < j->k; i++) {
+        const qsae_model *const m = j->p[i].model;
+        size_t bytes;
+        if (!m->head_packed)
+            continue;
+        const int32_t st =
+            qsae__left_size(j->rows, j->width, 2, m->head_parts, &j->left[i], &bytes);
+        if (st != QSAE_OK)
+            return st;
+        if (!qsae__add_size(strips, bytes, &strips))
+            return qsae__fail(QSAE_EOVERFLOW, "%" PRId64 " rows are too many", j->rows);
+    }
+    j->floats = j->k * j->block * j->ldc;
+    if (j->panels)
+        j->floats += QSAE__GEMM_SCRATCH + (j->k > 1 ? stacked : 0);
+    j->floats = qsae__ceil_div(j->floats, 16) * 16;
     j->order = qsae__alloc_array(j->ctx, j->k, sizeof *j->order);
     j->folds = qsae__alloc_array(j->ctx, cells, sizeof *j->folds);
     j->label = qsae__alloc_array(j->ctx, j->rows * j->k, sizeof *j->label);
     j->scratch = qsae__alloc_array(j->ctx, j->floats * j->ctx->threads, sizeof *j->scratch);
-    return j->order && j->folds && j->label && j->scratch ? QSAE_OK : QSAE_ENOMEM;
+    j->strips = qsae__alloc(j->ctx, strips);
+    return j->order && j->folds && j->label && j->scratch && j->strips ? QSAE_OK : QSAE_ENOMEM;
+}
+
+static int32_t pack_rows(struct head_job *j)
+{
+    uint8_t *at = j->strips;
+    for (int64_t i = 0; i < j->k; i++) {
+        qsae__left *const left = &j->left[i];
+        if (!j->p[i].model->head_packed)
+            continue;
+        const int32_t st =
+            qsae__left_pack(j->ctx, left, at, QSAE_F32, j->p[i].final, j->width, j->width);
+        if (st != QSAE_OK)
+            return st;
+        at += qsae__ceil_div(j->rows, QSAE__STRIP) * left->strip;
+    }
+    return QSAE_OK;
 }
 
 int32_t qsae__head_run(qsae_context *ctx, int64_t rows, const int32_t *labels, int64_t k,
@@ -294,6 +418,8 @@ int32_t qsae__head_run(qsae_context *ctx, int64_t rows, const int32_t *labels, i
     struct head_job j = {
         .ctx = ctx,
         .ops = qsae__ops_get(ctx),
+        .nn = qsae__nn_get(ctx),
+        .kernel = qsae__packed_get(ctx),
         .p = participants,
         .labels = labels,
         .cancel = cancel,
@@ -302,13 +428,14 @@ int32_t qsae__head_run(qsae_context *ctx, int64_t rows, const int32_t *labels, i
         .width = participants[0].model->config->width,
         .vocab = participants[0].model->config->vocab,
     };
-    for (int64_t i = 0; i < k; i++)
-        j.sums = j.sums || participants[i].nll || participants[i].kl;
+    choose_shapes(&j);
     st = allocate(&j);
     if (st == QSAE_OK) {
         const qsae__fpenv env = qsae__fpenv_enter();
         sort_participants(&j);
-        st = qsae__parallel(ctx, qsae__ceil_div(rows, j.block) * j.groups, head_item, &j);
+        st = pack_rows(&j);
+        if (st == QSAE_OK)
+            st = qsae__parallel(ctx, qsae__ceil_div(rows, j.item_rows) * j.groups, head_item, &j);
         if (st == QSAE_OK)
             st = qsae__parallel(ctx, qsae__ceil_div(rows, 32), finish_tile, &j);
         qsae__fpenv_leave(env);
@@ -317,5 +444,7 @@ int32_t qsae__head_run(qsae_context *ctx, int64_t rows, const int32_t *labels, i
     qsae__free(ctx, j.folds);
     qsae__free(ctx, j.label);
     qsae__free(ctx, j.scratch);
+    qsae__free(ctx, j.strips);
+    qsae__free(ctx, j.left);
     return st;
 }

@@ -52,7 +52,10 @@ struct qsae_weights {
     const qsae__tensor *norm;      /* [width] */
     qsae__layer_tensors *layers;   /* [config.layers] */
     int64_t parameters;
-    pthread_mutex_t mutex;         /* of hash */
+    /* Packed copies that models share: of projection p of layer n at n * QSAE__PROJ_COUNT + p, of
+     * the head last. */
+    qsae__packed_weight **packed;
+    pthread_mutex_t mutex;         /* of packed and hash */
     char hash[QSAE__HASH_SIZE];    /* "" until asked for */
 };
 
@@ -89,8 +92,11 @@ struct qsae_model {
     float sigma;                  /* factor of the embedding */
     qsae__dense head;
     qsae__panels head_panels;
+    qsae__packed_weight *head_packed; /* the head for the bf16 product; NULL: head_panels, f32 */
+    int32_t head_parts;               /* of the rows it multiplies: 1 bf16, 3 f32 in parts */
     qsae__rope_tables rope;       /* grown by qsae__slab_open */
     qsae_model_cost cost;
+    qsae__slab slab;              /* of the last qsae_model_forward */
     atomic_flag busy;
 };
 

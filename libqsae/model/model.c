@@ -44,10 +44,12 @@ static void model_free(qsae_model *m)
 {
     qsae_context *const ctx = m->ctx;
     close_layers(m);
+    qsae__slab_close(&m->slab);
     for (int t = 0; t < QSAE__LAYER_TYPES; t++) {
         qsae__free(ctx, m->rope.cosine[t]);
         qsae__free(ctx, m->rope.sine[t]);
     }
+    qsae__packed_close(&m->head_packed);
     qsae__free(ctx, m->norms);
     qsae__free(ctx, m->biases);
     qsae__condition_free(ctx, &m->condition);
@@ -102,12 +104,17 @@ static int32_t open_proj(qsae_model *m, int64_t layer, int p, float **bias)
         .heads = p == QSAE__Q_PROJ                       ? c->heads
                  : p == QSAE__K_PROJ || p == QSAE__V_PROJ ? c->kv_heads
                                                           : 0,
+        .shared = &m->weights->packed[layer * QSAE__PROJ_COUNT + p],
     };
     qsae__linear **const out = &m->layers[layer].proj[p];
+    pthread_mutex_lock(&m->weights->mutex);
     const int32_t st = qsae__linear_open(m->ctx, codec ? &m->condition : NULL, &w,
                                          m->bf16 ? QSAE_BF16 : QSAE_F32, out);
+    pthread_mutex_unlock(&m->weights->mutex);
     if (st != QSAE_OK)
         return qsae__fail_in(st, "%s", t->weight[p]->name);
+    if (qsae__linear_owns(*out))
+        qsae__tensor_release(m->weights->tensors, t->weight[p]);
     count_proj(m, *out, t, p);
     if (t->bias[p])
         *bias += shape[0];
@@ -176,7 +183,25 @@ static void fill_head(const void *self, int64_t n0, int64_t n1, int64_t k0, int6
     qsae__round(m->ctx, QSAE_BF16, tile, qsae__ceil_div(n1 - n0, panel) * panel * (k1 - k0));
 }
 
-static void open_head(qsae_model *m)
+/* Packs the head, or takes the copy of another model if the condition leaves the head as it is. */
+static int32_t pack_head(qsae_model *m, bool shared)
+{
+    const qsae__config *const c = m->config;
+    qsae__packed_weight **const slot = &m->weights->packed[c->layers * QSAE__PROJ_COUNT];
+    int32_t st = QSAE_OK;
+    pthread_mutex_lock(&m->weights->mutex);
+    if (shared && *slot)
+        m->head_packed = qsae__packed_ref(*slot);
+    else
+        st = qsae__packed_dense(m->ctx, &m->head, c->vocab, c->width, &m->head_packed);
+    if (st == QSAE_OK && shared && !*slot)
+        *slot = qsae__packed_ref(m->head_packed);
+    pthread_mutex_unlock(&m->weights->mutex);
+    qsae__tensor_release(m->weights->tensors, m->weights->head);
+    return st;
+}
+
+static int32_t open_head(qsae_model *m)
 {
     const qsae__config *const c = m->config;
     const qsae__tensor *const t = m->weights->head;
@@ -201,6 +226,10 @@ static void open_head(qsae_model *m)
     m->cost.weight_bytes += stored_bytes(m, m->weights->embed);
     if (t != m->weights->embed)
         m->cost.weight_bytes += stored_bytes(m, t);
+    if (!m->bf16 && (held != QSAE_BF16 || m->ctx->level < QSAE__LEVEL_AMX))
+        return QSAE_OK;
+    m->head_parts = m->bf16 ? 1 : 3;
+    return qsae__packed_get(m->ctx)->bf16 ? pack_head(m, !rounded) : QSAE_OK;
 }
 
 static int32_t resolve(qsae_model *m, const qsae_model_settings *s)
@@ -268,12 +297,13 @@ int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settin
         st = open_projections(m, &s);
     if (st == QSAE_OK)
         st = open_norms(m);
+    if (st == QSAE_OK)
+        st = open_head(m);
     qsae__fpenv_leave(env);
     if (st != QSAE_OK) {
         model_free(m);
         return st;
     }
-    open_head(m);
     finish_cost(m);
     *out = m;
     return QSAE_OK;

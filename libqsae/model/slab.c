@@ -10,7 +10,8 @@
 
 /* Offsets in floats, each a multiple of 16. */
 struct layout {
-    int64_t normed, out, q, k, v, z, gate, up, worker, worker_floats, total;
+    int64_t normed, out, q, k, v, z, gate, up, worker, worker_floats, panels, linear, total;
+    bool has_panels;
 };
 
 static bool place(int64_t *total, int64_t rows, int64_t columns, int64_t *offset)
@@ -19,6 +20,21 @@ static bool place(int64_t *total, int64_t rows, int64_t columns, int64_t *offset
     *offset = *total;
     return qsae__mul_i64(rows, columns, &n) && qsae__add_i64(n, 15, &n) &&
            qsae__add_i64(*total, n / 16 * 16, total);
+}
+
+/* Floats of scratch that any linear layer needs. */
+static int32_t linear_floats(const qsae_model *m, int64_t rows, int64_t *floats)
+{
+    size_t most = 0, bytes;
+    for (int64_t i = 0; i < m->config->layers * QSAE__PROJ_COUNT; i++) {
+        const qsae__linear *const l = m->layers[i / QSAE__PROJ_COUNT].proj[i % QSAE__PROJ_COUNT];
+        const int32_t st = qsae__linear_scratch(l, rows, &bytes);
+        if (st != QSAE_OK)
+            return st;
+        most = bytes > most ? bytes : most;
+    }
+    *floats = (int64_t)(most / sizeof(float)) + 1;
+    return QSAE_OK;
 }
 
 static int32_t lay_out(const qsae_model *m, int64_t n_seq, int64_t n_tokens, struct layout *l)
@@ -37,7 +53,18 @@ static int32_t lay_out(const qsae_model *m, int64_t n_seq, int64_t n_tokens, str
     l->total = qsae__max_i64(l->total, mlp);
     l->worker_floats =
         qsae__attention_floats(c->heads, c->kv_heads, c->head_dim, n_tokens, m->attention);
-    if (!ok || !place(&l->total, m->ctx->threads, l->worker_floats, &l->worker))
+    int64_t linear = 0, panels = 0;
+    ok = ok && qsae__attention_panels(m->ctx, c->kv_heads, c->head_dim, n_tokens, m->attention,
+                                      m->bf16, &panels) &&
+         place(&l->total, n_seq, panels, &l->panels);
+    l->has_panels = ok && panels > 0;
+    if (ok) {
+        const int32_t st = linear_floats(m, rows, &linear);
+        if (st != QSAE_OK)
+            return st;
+    }
+    if (!ok || !place(&l->total, m->ctx->threads, l->worker_floats, &l->worker) ||
+        !place(&l->total, linear, 1, &l->linear))
         return qsae__fail(QSAE_EOVERFLOW,
                           "a pass over %" PRId64 " x %" PRId64 " tokens is too large", n_seq,
                           n_tokens);
@@ -71,7 +98,9 @@ int32_t qsae__run_init(qsae_model *m, const qsae__slab *slab, qsae__run *run)
                .gate = base + l.gate,
                .up = base + l.up,
                .worker = base + l.worker,
-               .worker_floats = l.worker_floats },
+               .worker_floats = l.worker_floats,
+               .panels = l.has_panels ? base + l.panels : NULL,
+               .linear = base + l.linear },
     };
     return QSAE_OK;
 }

@@ -127,7 +127,8 @@ static int32_t find_tensors(qsae_weights *w)
     const size_t size = strlen(w->prefix) + 128;
     char *name = qsae__alloc(w->ctx, size);
     w->layers = qsae__calloc(w->ctx, c->layers, sizeof *w->layers);
-    if (!name || !w->layers) {
+    w->packed = qsae__calloc(w->ctx, c->layers * QSAE__PROJ_COUNT + 1, sizeof *w->packed);
+    if (!name || !w->layers || !w->packed) {
         qsae__free(w->ctx, name);
         return QSAE_ENOMEM;
     }
@@ -148,6 +149,9 @@ static int32_t find_tensors(qsae_weights *w)
 static void weights_free(qsae_weights *w)
 {
     qsae_context *const ctx = w->ctx;
+    for (int64_t i = 0; w->packed && i <= w->config.layers * QSAE__PROJ_COUNT; i++)
+        qsae__packed_close(&w->packed[i]);
+    qsae__free(ctx, w->packed);
     qsae__tensors_unref(&w->tensors);
     qsae__config_free(ctx, &w->config);
     qsae__free(ctx, w->layers);
