@@ -12,6 +12,7 @@
 
 /* Rows of one batch, from an update or from an open batch. */
 typedef struct source {
+    const qsae__sums_ops *ops;
     int64_t d, n;
     const double *stored;              /* or NULL: */
     const qsae__update *u;
@@ -47,11 +48,10 @@ static bool get(const source *s, int64_t i)
         const qsae__reconstruction_rows *const in = s->u->rows;
         if (s->u->state[s->r0 + i] != QSAE__ROW_COUNTED)
             return false;
-        qsae__row_f64(&in->x, s->r0 + i, x, (float *)(void *)(y + s->d));
-        qsae__row_f64(&in->y, s->r0 + i, y, (float *)(void *)(y + s->d));
+        qsae__row_f64(s->ops, &in->x, s->r0 + i, x, (float *)(void *)(y + s->d));
+        qsae__row_f64(s->ops, &in->y, s->r0 + i, y, (float *)(void *)(y + s->d));
     }
-    for (int64_t j = 0; j < s->d; j++)
-        r[j] = x[j] - y[j];
+    s->ops->sub(x, y, r, s->d);
     return true;
 }
 
@@ -66,20 +66,19 @@ static void batch_sums(const source *s, double *v, double *mean_r)
         if (!get(s, i))
             continue;
         n += 1;
-        m2 += qsae__welford_sum(v + B_MEAN, x, 1 / n, s->d);
-        m2_r += qsae__welford_sum(mean_r, r, 1 / n, s->d);
-        sse += qsae__dot(r, r, s->d);
-        energy += qsae__dot(x, x, s->d);
+        m2 += s->ops->welford_sum(v + B_MEAN, x, 1 / n, s->d);
+        m2_r += s->ops->welford_sum(mean_r, r, 1 / n, s->d);
+        sse += s->ops->dot(r, r, s->d);
+        energy += s->ops->dot(x, x, s->d);
     }
     if (n == 0)
         return;
     for (int64_t i = 0; i < s->n; i++) {
         if (!get(s, i))
             continue;
-        const double e = qsae__dot(r, r, s->d);
-        for (int64_t j = 0; j < s->d; j++)
-            x[j] -= v[B_MEAN + j];
-        ratios += e / qsae__dot(x, x, s->d);
+        const double e = s->ops->dot(r, r, s->d);
+        s->ops->sub(x, v + B_MEAN, x, s->d);
+        ratios += e / s->ops->dot(x, x, s->d);
     }
     v[B_BATCHES] = 1;
     v[B_ROWS] = n;
@@ -180,14 +179,15 @@ int32_t qsae__batches_prepare(qsae__update *u)
 static void store(const qsae__update *u, const touched *t, qsae__open_batch *o, double *scratch)
 {
     const qsae__reconstruction_rows *const in = u->rows;
+    const qsae__sums_ops *const ops = qsae__sums_get(u->m->ctx);
     const int64_t d = u->m->d;
     for (int64_t r = t->r0; r < t->r1; r++) {
         if (u->state[r] != QSAE__ROW_COUNTED)
             continue;
         double *const row = o->rows + o->n++ * (1 + 2 * d);
         row[0] = (double)(u->first + r);
-        qsae__row_f64(&in->x, r, row + 1, (float *)(void *)scratch);
-        qsae__row_f64(&in->y, r, row + 1 + d, (float *)(void *)scratch);
+        qsae__row_f64(ops, &in->x, r, row + 1, (float *)(void *)scratch);
+        qsae__row_f64(ops, &in->y, r, row + 1 + d, (float *)(void *)scratch);
     }
     o->seen += t->r1 - t->r0;
 }
@@ -206,7 +206,8 @@ static void sort_rows(const qsae_metric *m, qsae__open_batch *o)
 static void complete(qsae_metric *m, qsae__batches *b, qsae__open_batch *o, double *v,
                      double *buffer)
 {
-    const source s = { .d = m->d, .n = o->n, .stored = o->rows, .buffer = buffer };
+    const source s = { .ops = qsae__sums_get(m->ctx), .d = m->d, .n = o->n, .stored = o->rows,
+                       .buffer = buffer };
     batch_sums(&s, v, buffer + 3 * m->d);
     qsae__tree_insert(&b->done, (qsae__node){ o->index * m->batch_rows, m->batch_rows, v });
     drop(m, b, o);
@@ -221,8 +222,8 @@ void qsae__batches_finish(qsae__update *u)
         touched *const t = &w->batch[i];
         if (whole(m, t)) {
             /* The floats of a source lie behind its three rows: keep mean_r after them. */
-            const source s = { .d = m->d, .n = t->r1 - t->r0, .u = u, .r0 = t->r0,
-                               .buffer = w->buffer };
+            const source s = { .ops = qsae__sums_get(m->ctx), .d = m->d, .n = t->r1 - t->r0,
+                               .u = u, .r0 = t->r0, .buffer = w->buffer };
             batch_sums(&s, t->v, w->buffer + 4 * m->d + 1);
             qsae__tree_insert(&b->done,
                               (qsae__node){ t->index * m->batch_rows, m->batch_rows, t->v });
@@ -295,8 +296,8 @@ int32_t qsae__batches_fold(qsae_metric *m, double **out)
     double *const v = qsae__alloc_array(m->ctx, B_MEAN + m->d, sizeof *v);
     int32_t st = buffer && v ? qsae__tree_fold(&b->done, &sum) : QSAE_ENOMEM;
     for (int64_t i = 0; i < b->n && st == QSAE_OK; i++) {
-        const source s = { .d = m->d, .n = b->open[i].n, .stored = b->open[i].rows,
-                           .buffer = buffer };
+        const source s = { .ops = qsae__sums_get(m->ctx), .d = m->d, .n = b->open[i].n,
+                           .stored = b->open[i].rows, .buffer = buffer };
         batch_sums(&s, v, buffer + 3 * m->d);
         qsae__batches_combine(m, sum, v);
     }

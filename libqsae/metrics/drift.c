@@ -70,11 +70,11 @@ static void combine(const qsae_metric *m, double *a, const double *b)
 }
 
 /* out = a - b; returns |a - b|^2. */
-static double difference(const double *a, const double *b, double *out, int64_t d)
+static double difference(const qsae__sums_ops *ops, const double *a, const double *b, double *out,
+                         int64_t d)
 {
-    for (int64_t i = 0; i < d; i++)
-        out[i] = a[i] - b[i];
-    return qsae__dot(out, out, d);
+    ops->sub(a, b, out, d);
+    return ops->dot(out, out, d);
 }
 
 /* scratch: x_r, x_q, y_r, y_q, delta, t, u [d] each, d floats */
@@ -82,28 +82,29 @@ static enum qsae__row_state row(const qsae__update *u, int64_t t, double *v, dou
                                 double *scratch)
 {
     const input *const in = u->rows;
+    const qsae__sums_ops *const ops = qsae__sums_get(u->m->ctx);
     const int64_t d = u->m->d;
     double *const x_r = scratch, *const x_q = x_r + d, *const y_r = x_q + d, *const y_q = y_r + d;
     double *const delta = y_q + d, *const a = delta + d, *const b = a + d;
     float *const f = (float *)(void *)(b + d);
-    qsae__row_f64(&in->x_r, t, x_r, f);
-    qsae__row_f64(&in->x_q, t, x_q, f);
+    qsae__row_f64(ops, &in->x_r, t, x_r, f);
+    qsae__row_f64(ops, &in->x_q, t, x_q, f);
     if (in->has_y) {
-        qsae__row_f64(&in->y_r, t, y_r, f);
-        qsae__row_f64(&in->y_q, t, y_q, f);
+        qsae__row_f64(ops, &in->y_r, t, y_r, f);
+        qsae__row_f64(ops, &in->y_q, t, y_q, f);
     }
-    const double xr2 = qsae__dot(x_r, x_r, d), xq2 = qsae__dot(x_q, x_q, d);
-    const double d2 = difference(x_q, x_r, delta, d);
+    const double xr2 = ops->dot(x_r, x_r, d), xq2 = ops->dot(x_q, x_q, d);
+    const double d2 = difference(ops, x_q, x_r, delta, d);
     if (!isfinite(xr2) || !isfinite(xq2) || !isfinite(d2) ||
-        (in->has_y && !isfinite(qsae__dot(y_r, y_r, d) + qsae__dot(y_q, y_q, d))))
+        (in->has_y && !isfinite(ops->dot(y_r, y_r, d) + ops->dot(y_q, y_q, d))))
         return QSAE__ROW_NONFINITE;
     const double inv = 1 / (v[S_ROWS] + 1);
     v[V_XR2] += xr2;
     v[V_XQ2] += xq2;
     v[V_D2] += d2;
     v[V_D] += sqrt(d2);
-    v[V_M2_D] += qsae__welford_sum(v + V_VECTORS, delta, inv, d);
-    v[V_M2_XR] += qsae__welford_sum(v + V_VECTORS + d, x_r, inv, d);
+    v[V_M2_D] += ops->welford_sum(v + V_VECTORS, delta, inv, d);
+    v[V_M2_XR] += ops->welford_sum(v + V_VECTORS + d, x_r, inv, d);
     out[P_N] = 1;
     out[P_XR2] = xr2;
     out[P_XQ2] = xq2;
@@ -112,16 +113,16 @@ static enum qsae__row_state row(const qsae__update *u, int64_t t, double *v, dou
     if (!in->has_y)
         return QSAE__ROW_COUNTED;
     v[V_Y_N] += 1;
-    out[P_RR2] = difference(x_r, y_r, a, d);
-    out[P_RQ2] = difference(x_q, y_q, a, d);
+    out[P_RR2] = difference(ops, x_r, y_r, a, d);
+    out[P_RQ2] = difference(ops, x_q, y_q, a, d);
     v[V_RR2] += out[P_RR2];
     v[V_RQ2] += out[P_RQ2];
-    v[V_M2_RQ] += qsae__welford_sum(v + V_VECTORS + 2 * d, a, inv, d);
-    v[V_M2_XQ] += qsae__welford_sum(v + V_VECTORS + 3 * d, x_q, inv, d);
-    v[V_FIXED] += difference(x_r, y_q, a, d);
-    v[V_E2] += difference(y_q, y_r, a, d);
-    v[V_REST2] += difference(delta, a, b, d);
-    v[V_CROSS] += qsae__dot(a, b, d);
+    v[V_M2_RQ] += ops->welford_sum(v + V_VECTORS + 2 * d, a, inv, d);
+    v[V_M2_XQ] += ops->welford_sum(v + V_VECTORS + 3 * d, x_q, inv, d);
+    v[V_FIXED] += difference(ops, x_r, y_q, a, d);
+    v[V_E2] += difference(ops, y_q, y_r, a, d);
+    v[V_REST2] += difference(ops, delta, a, b, d);
+    v[V_CROSS] += ops->dot(a, b, d);
     if (out[P_RQ2] > 0)
         out[O_RATIO] = sqrt(d2) / sqrt(out[P_RQ2]);
     return QSAE__ROW_COUNTED;

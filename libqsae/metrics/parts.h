@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "kernels/kernels.h"
+#include "kernels/sums.h"
 #include "metrics/metrics.h"
 
 /* ---- tree.c: sums over token ranges ---- */
@@ -250,11 +251,12 @@ void qsae__batches_cleanup(qsae__update *u);
 
 /* ---- rows.c: rows in f64, sums in 8 lanes folded by a fixed tree ---- */
 
-void qsae__row_f64(const qsae_rows *rows, int64_t r, double *out, float *scratch);
+/* Row r in f64; scratch [n_cols] f32 is used for 16-bit types. */
+void qsae__row_f64(const qsae__sums_ops *ops, const qsae_rows *rows, int64_t r, double *out,
+                   float *scratch);
+/* kernels/sums.h in plain C, where there is little to sum. */
 double qsae__dot(const double *x, const double *y, int64_t n);
 double qsae__sum(const double *x, int64_t n);
-/* Welford: mean takes in x with inv_n = 1 / n; m2 += (x - old mean)(x - new mean), or its sum. */
-void qsae__welford(double *mean, double *m2, const double *x, double inv_n, int64_t d);
 double qsae__welford_sum(double *mean, const double *x, double inv_n, int64_t d);
 /* Chan: mean (of na rows) becomes that of na + nb rows; returns what the sum of the M2 grows by
  * beyond their sum; m2 (may be NULL) takes in m2b and the growth by dimension. */

@@ -87,22 +87,22 @@ static enum qsae__row_state row(const qsae__update *u, int64_t t, double *v, dou
                                 double *scratch)
 {
     const qsae__reconstruction_rows *const in = u->rows;
+    const qsae__sums_ops *const ops = qsae__sums_get(u->m->ctx);
     const int64_t d = u->m->d;
     double *const x = scratch, *const y = x + d, *const r = y + d;
     double l0 = 0, l1 = 0;
-    qsae__row_f64(&in->x, t, x, (float *)(void *)(r + d));
-    qsae__row_f64(&in->y, t, y, (float *)(void *)(r + d));
-    const double xx = qsae__dot(x, x, d), yy = qsae__dot(y, y, d);
+    qsae__row_f64(ops, &in->x, t, x, (float *)(void *)(r + d));
+    qsae__row_f64(ops, &in->y, t, y, (float *)(void *)(r + d));
+    const double xx = ops->dot(x, x, d), yy = ops->dot(y, y, d);
     /* Finite rows whose squares overflow cannot be summed either. */
     if (!isfinite(xx) || !isfinite(yy) || (in->has_acts && !scan_acts(&in->acts, t, &l0, &l1)))
         return QSAE__ROW_NONFINITE;
-    for (int64_t i = 0; i < d; i++)
-        r[i] = x[i] - y[i];
-    const double rr = qsae__dot(r, r, d), sum_x = qsae__sum(x, d);
+    ops->sub(x, y, r, d);
+    const double rr = ops->dot(r, r, d), sum_x = ops->sum(x, d);
     if (!isfinite(rr))
         return QSAE__ROW_NONFINITE;
     double *const k = v + qsae__class_at(u->m, qsae__row_class(u, t)), *const vectors = k + K_HEAD;
-    add_norms(v, xx, yy, qsae__dot(x, y, d), rr);
+    add_norms(v, xx, yy, ops->dot(x, y, d), rr);
     v[G_L1] += l1;
     k[K_N] += 1;
     k[K_SSE] += rr;
@@ -110,10 +110,9 @@ static enum qsae__row_state row(const qsae__update *u, int64_t t, double *v, dou
     k[K_S1] += sum_x;
     k[K_L0] += l0;
     k[K_ACT_N] += in->has_acts;
-    qsae__welford(vectors, vectors + d, x, 1 / k[K_N], d);
-    k[K_M2R] += qsae__welford_sum(vectors + 2 * d, r, 1 / k[K_N], d);
-    for (int64_t i = 0; i < d; i++)
-        vectors[3 * d + i] += r[i] * r[i];
+    ops->welford(vectors, vectors + d, x, 1 / k[K_N], d);
+    k[K_M2R] += ops->welford_sum(vectors + 2 * d, r, 1 / k[K_N], d);
+    ops->add_squares(r, vectors + 3 * d, d);
     out[D_N] = 1;
     out[D_SSE] = rr;
     out[D_S2] = xx;

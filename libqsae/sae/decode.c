@@ -7,96 +7,123 @@
  */
 #include <string.h>
 
+#include "kernels/sparse.h"
 #include "sae/parts.h"
 
 #define ROWS 32
+#define MOST 64 /* active features that are handled at once */
 
 typedef struct job {
     qsae_sae *sae;
+    const qsae__sparse_ops *ops;
     const int64_t *indptr;
     const int32_t *indices;
     const float *values, *state;
     float *y;
     int64_t n, ldy;
-    double *sum;   /* [threads, d_out] */
-    float *row;    /* [threads, d_out] a decoder row in f32 */
+    int64_t row_tiles;
+    float *rows;   /* [threads, MOST, QSAE__PIECE] decoder rows in f32, or NULL: read in place */
 } job;
 
-/* Row i of W_dec in f32: in place where the file has aligned f32 and nothing is rounded. */
-static const float *decoder_row(const qsae_sae *sae, int64_t i, float *buffer)
+/* Columns j0.. of the decoder rows of count features, in f32, to rows[count, QSAE__PIECE]. */
+static void decoder_rows(const qsae_sae *sae, const int32_t *indices, int64_t count, int64_t j0,
+                         int64_t cols, float *rows)
 {
-    const int64_t d = sae->config.d_out;
     const qsae__tensor *const w = sae->w_dec;
-    const char *const at = (const char *)w->data +
-                           (size_t)(i * d) * ((size_t)qsae_dtype_bits(w->dtype) / 8);
-    if (w->dtype == QSAE_F32 && !sae->round && (uintptr_t)at % sizeof(float) == 0)
-        return (const float *)(const void *)at;
-    qsae__to_f32(w->dtype, at, d, buffer);
-    if (sae->round)
-        qsae__round(sae->ctx, sae->round, buffer, d);
-    return buffer;
+    const size_t size = (size_t)qsae_dtype_bits(w->dtype) / 8;
+    for (int64_t e = 0; e < count; e++) {
+        const size_t at = (size_t)(indices[e] * sae->config.d_out + j0);
+        qsae__to_f32(w->dtype, (const char *)w->data + at * size, cols, rows + e * QSAE__PIECE);
+        if (sae->round)
+            qsae__round(sae->ctx, sae->round, rows + e * QSAE__PIECE, cols);
+    }
 }
 
-static void decode_row(const job *j, int64_t r, double *sum, float *buffer)
+/* Adds the active features of row r to sum[cols], columns j0.. of d_out. */
+static void add_active(const job *j, int64_t r, int64_t j0, int64_t cols, float *rows, double *sum)
+{
+    static const int32_t in_order[MOST] = {
+        0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+        22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+        44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63 };
+    const qsae_sae *const sae = j->sae;
+    const size_t size = (size_t)qsae_dtype_bits(sae->w_dec->dtype) / 8;
+    for (int64_t e0 = j->indptr[r]; e0 < j->indptr[r + 1]; e0 += MOST) {
+        const int64_t count = qsae__min_i64(MOST, j->indptr[r + 1] - e0);
+        const int32_t *const indices = j->indices + e0;
+        double a[MOST];
+        for (int64_t e = 0; e < count; e++) {
+            const int32_t f = indices[e];
+            a[e] = j->values[e0 + e];
+            if (sae->scale)
+                a[e] *= sae->scale[f];
+            if (sae->norms) /* a dead row decodes to nothing */
+                a[e] = sae->norms[f] > 0 ? a[e] / sae->norms[f] : 0;
+        }
+        if (rows) {
+            decoder_rows(sae, indices, count, j0, cols, rows);
+            j->ops->rows(QSAE_F32, rows, QSAE__PIECE, in_order, a, count, cols, sum);
+        } else {
+            j->ops->rows(sae->w_dec->dtype, (const char *)sae->w_dec->data + (size_t)j0 * size,
+                         sae->config.d_out, indices, a, count, cols, sum);
+        }
+    }
+}
+
+/* Columns j0.. of output row r from their sums. */
+static void finish(const job *j, int64_t r, int64_t j0, int64_t cols, const double *sum)
 {
     const qsae_sae *const sae = j->sae;
-    const int64_t d = sae->config.d_out;
-    memset(sum, 0, (size_t)d * sizeof *sum);
-    for (int64_t e = j->indptr[r]; e < j->indptr[r + 1]; e++) {
-        const int64_t f = j->indices[e];
-        double a = j->values[e];
-        if (sae->scale)
-            a *= sae->scale[f];
-        if (sae->norms)
-            a = sae->norms[f] > 0 ? a / sae->norms[f] : 0; /* a dead row decodes to nothing */
-        const float *const w = decoder_row(sae, f, buffer);
-        for (int64_t i = 0; i < d; i++)
-            sum[i] += a * w[i];
-    }
-    float *const y = j->y + r * j->ldy;
-    const float *const state = j->state + r * sae->state_size;
+    const float *const b = sae->b_dec + j0, *const state = j->state + r * sae->state_size;
+    float *const y = j->y + r * j->ldy + j0;
     const enum qsae__normalize norm =
         sae->config.transcoder ? QSAE__NORM_NONE : sae->config.normalize;
-    for (int64_t i = 0; i < d; i++) {
-        double v = sum[i] + sae->b_dec[i];
-        if (norm == QSAE__NORM_LAYER)
-            v = v * state[1] + state[0];
-        else if (norm == QSAE__NORM_CONSTANT)
-            v /= state[0];
-        y[i] = (float)v;
-    }
+    if (norm == QSAE__NORM_LAYER)
+        for (int64_t i = 0; i < cols; i++)
+            y[i] = (float)((sum[i] + b[i]) * state[1] + state[0]);
+    else if (norm == QSAE__NORM_CONSTANT)
+        for (int64_t i = 0; i < cols; i++)
+            y[i] = (float)((sum[i] + b[i]) / state[0]);
+    else
+        for (int64_t i = 0; i < cols; i++)
+            y[i] = (float)(sum[i] + b[i]);
 }
 
+/* A block of rows and a piece of d_out, whose part of W_dec stays in the caches while all rows pass
+ * it. */
 static int32_t decode_tile(void *arg, int64_t tile, int32_t worker)
 {
     const job *const j = arg;
-    const int64_t d = j->sae->config.d_out;
-    const int64_t end = qsae__min_i64((tile + 1) * ROWS, j->n);
+    const int64_t r0 = tile % j->row_tiles * ROWS, j0 = tile / j->row_tiles * QSAE__PIECE;
+    const int64_t cols = qsae__min_i64(QSAE__PIECE, j->sae->config.d_out - j0);
+    float *const rows = j->rows ? j->rows + (int64_t)worker * MOST * QSAE__PIECE : NULL;
     const int32_t st = qsae__canceled(j->sae->cancel);
-    for (int64_t r = tile * ROWS; r < end && st == QSAE_OK; r++)
-        decode_row(j, r, j->sum + worker * d, j->row + worker * d);
+    for (int64_t r = r0; st == QSAE_OK && r < qsae__min_i64(r0 + ROWS, j->n); r++) {
+        double sum[QSAE__PIECE] = { 0 };
+        add_active(j, r, j0, cols, rows, sum);
+        finish(j, r, j0, cols, sum);
+    }
     return st;
 }
 
 int32_t qsae__sae_decode(qsae_sae *sae, int64_t n, const int64_t *indptr, const int32_t *indices,
                          const float *values, const float *state, float *y, int64_t ldy)
 {
-    static const float none[2] = { 0, 0 };
+    static const float none[2];
     qsae_context *const ctx = sae->ctx;
-    int64_t size;
-    if (n == 0)
-        return QSAE_OK;
-    if (!qsae__mul_i64(ctx->threads, sae->config.d_out, &size))
-        return qsae__fail(QSAE_EOVERFLOW, "%s: too wide to decode", sae->path);
-    job j = { .sae = sae, .indptr = indptr, .indices = indices, .values = values,
-              .state = state ? state : none, .y = y, .n = n, .ldy = ldy };
-    j.sum = qsae__alloc_array(ctx, size, sizeof *j.sum);
-    j.row = qsae__alloc_array(ctx, size, sizeof *j.row);
-    int32_t st = j.sum && j.row ? QSAE_OK : QSAE_ENOMEM;
-    if (st == QSAE_OK)
-        st = qsae__parallel(ctx, qsae__ceil_div(n, ROWS), decode_tile, &j);
-    qsae__free(ctx, j.sum);
-    qsae__free(ctx, j.row);
+    const int32_t dtype = sae->w_dec->dtype;
+    job j = { .sae = sae, .ops = qsae__sparse_get(ctx), .indptr = indptr, .indices = indices,
+              .values = values, .state = state ? state : none, .y = y, .n = n, .ldy = ldy,
+              .row_tiles = qsae__ceil_div(n, ROWS) };
+    if (dtype == QSAE_F64 || (sae->round && sae->round != dtype)) {
+        j.rows = qsae__alloc_array(ctx, (int64_t)ctx->threads * MOST * QSAE__PIECE,
+                                   sizeof *j.rows);
+        if (!j.rows)
+            return QSAE_ENOMEM;
+    }
+    const int64_t pieces = qsae__ceil_div(sae->config.d_out, QSAE__PIECE);
+    const int32_t st = qsae__parallel(ctx, j.row_tiles * pieces, decode_tile, &j);
+    qsae__free(ctx, j.rows);
     return st;
 }
 

@@ -1,51 +1,20 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Encoding: h = x2 W_enc + b_enc by tiles of rows x features, activation and compaction on the
- * finished tile. A task is a block of rows; a dense [rows, d_sae] matrix never exists. No result
- * depends on the number of threads or on how rows are cut into blocks: an element of the product
- * has the bits of kernels/gemm.h whatever its tile.
+ * finished tile; a dense [rows, d_sae] matrix never exists. Where there is a bf16 product, tiles
+ * are screened by it and only what may be active is computed in f32 (screen.c). No result depends
+ * on that, on the number of threads or on how rows are cut into blocks: an element of the product
+ * has the bits of kernels/gemm.h in any case.
  */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "sae/parts.h"
+#include "sae/encode.h"
 
 #define MAX_ROWS 256
 #define MIN_ROWS 16
-
-/* One candidate of a row. */
-typedef struct pair {
-    float value;
-    int32_t index;
-} pair;
-
-/* Scratch of one worker. */
-typedef struct scratch {
-    float *x;        /* [block rows, d_in] prepared input */
-    float *tile;     /* [block rows, QSAE__GEMM_NB] */
-    float *panels;   /* QSAE__GEMM_SCRATCH */
-    pair *heap;      /* topk: [block rows, k] */
-    int64_t *heap_size; /* [block rows] */
-    uint8_t *skip;   /* [block rows] row is not finite */
-} scratch;
-
-/* Entries of a block in the order of the tiles: sorted by feature, not by row. */
-typedef struct entries {
-    pair *p;
-    int32_t *row;
-    int64_t n, capacity, row_capacity;
-} entries;
-
-typedef struct job {
-    qsae_sae *sae;
-    const qsae_rows *x;
-    float *state;
-    qsae__sae_blocks *out;
-    qsae__panels panels;
-    scratch *scratch;
-    int64_t block_rows;
-} job;
+#define STRETCH 2048 /* rows whose candidates are computed together */
+#define FIRST 64     /* topk: features of the first tile between two looks at the k-th value */
 
 /* Normalised, centred input of one row (sae.md A.1 steps 1 to 4). False if it is not finite. */
 static bool prepare_row(const qsae_sae *sae, float *x, float *state)
@@ -84,220 +53,322 @@ static bool prepare_row(const qsae_sae *sae, float *x, float *state)
     return finite;
 }
 
-static int32_t push(qsae_context *ctx, entries *e, int32_t row, int32_t index, float value)
+bool qsae__activate(const qsae_sae *sae, int64_t f, float h, float *value)
 {
-    if (e->n == e->capacity || e->n == e->row_capacity) {
-        int32_t st = qsae__grow(ctx, &e->p, &e->capacity, e->n + 1, sizeof *e->p);
-        if (st == QSAE_OK)
-            st = qsae__grow(ctx, &e->row, &e->row_capacity, e->n + 1, sizeof *e->row);
-        if (st != QSAE_OK)
-            return st;
+    const float v = h + sae->b_enc[f];
+    *value = v;
+    switch (sae->config.activation) {
+    case QSAE__RELU:
+        return v > 0;
+    case QSAE__JUMPRELU:
+        return v > sae->threshold[f] && v > 0;
+    case QSAE__TOPK: /* values that are not positive become zero anyway */
+        if (sae->norms)
+            *value = v * sae->norms[f];
+        return *value > 0;
+    case QSAE__GATED:
+        *value = sae->gain[f] * h + sae->b_mag[f];
+        return v > 0 && *value > 0;
     }
-    e->p[e->n] = (pair){ value, index };
-    e->row[e->n++] = row;
-    return QSAE_OK;
+    return false;
 }
 
-/* a is kept behind b: smaller, or equal with the higher index. */
-static bool behind(pair a, pair b)
-{
-    return a.value < b.value || (a.value == b.value && a.index > b.index);
-}
-
-/* Bounded selection: a heap of the k best with the worst at the root. */
-static void offer(pair *heap, int64_t *size, int64_t k, pair p)
+/* Bounded selection: a heap of the k largest with the least at the root. */
+static void offer(float *heap, int64_t *size, int64_t k, float v)
 {
     int64_t i;
     if (*size < k) {
-        for (i = (*size)++; i > 0; i = (i - 1) / 2) {
-            if (!behind(p, heap[(i - 1) / 2]))
-                break;
+        for (i = (*size)++; i > 0 && v < heap[(i - 1) / 2]; i = (i - 1) / 2)
             heap[i] = heap[(i - 1) / 2];
-        }
-        heap[i] = p;
+        heap[i] = v;
         return;
     }
-    if (!behind(heap[0], p))
+    if (!(heap[0] < v))
         return;
     for (i = 0;;) {
         int64_t child = 2 * i + 1;
         if (child >= k)
             break;
-        if (child + 1 < k && behind(heap[child + 1], heap[child]))
+        if (child + 1 < k && heap[child + 1] < heap[child])
             child++;
-        if (!behind(heap[child], p))
+        if (!(heap[child] < v))
             break;
         heap[i] = heap[child];
         i = child;
     }
-    heap[i] = p;
+    heap[i] = v;
 }
 
-/* Activation of one row of a finished tile; h holds the products of features n0..n1. */
-static int32_t finish_row(const qsae_sae *sae, scratch *s, entries *e, int64_t row, const float *h,
-                          int64_t n0, int64_t n1)
+/* What a value of the row must at least be to be among the k largest; 0 if that is not known. */
+static float least(const qsae_sae *sae, const qsae__encode_worker *w, int64_t row)
 {
-    qsae_context *const ctx = sae->ctx;
+    const int64_t k = sae->config.k;
+    return w->heap && w->heap_size[row] == k ? w->heap[row * k] : 0;
+}
+
+/* Entries of one row from the selected features. topk keeps the largest lower bounds in the heap;
+ * all bounds are monotone functions of the product, rounded as the activation is. */
+static void push(const qsae__encode_job *j, const struct qsae__screen *screen,
+                 qsae__encode_block *b, qsae__encode_worker *w, int64_t row, const float *h,
+                 int64_t n0, int64_t count)
+{
+    const qsae_sae *const sae = j->sae;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t f = n0 + w->index[i];
+        float low, high = 0;
+        if (screen && w->heap) {
+            const float e = w->a[row] * screen->p[f] + (w->b[row] * screen->q[f] + screen->c);
+            qsae__activate(sae, f, h[w->index[i]] + e, &high);
+            if (qsae__activate(sae, f, h[w->index[i]] - e, &low))
+                offer(w->heap + row * sae->config.k, &w->heap_size[row], sae->config.k, low);
+        } else if (!screen) {
+            if (!qsae__activate(sae, f, h[w->index[i]], &high))
+                continue;
+            if (w->heap)
+                offer(w->heap + row * sae->config.k, &w->heap_size[row], sae->config.k, high);
+        }
+        b->entry[b->n++] = (qsae__entry){ (int32_t)row, (int32_t)f, high };
+    }
+}
+
+int32_t qsae__encode_tile(const qsae__encode_job *j, const struct qsae__screen *screen,
+                          qsae__encode_block *b, qsae__encode_worker *w, int64_t n0, int64_t n1)
+{
+    const qsae_sae *const sae = j->sae;
+    const int64_t piece = w->heap && n0 == 0 ? FIRST : n1 - n0;
+    qsae__select s = { .bias = NULL };
     int32_t st = QSAE_OK;
-    const float *const b = sae->b_enc;
-    switch (sae->config.activation) {
-    case QSAE__RELU:
-        for (int64_t f = n0; f < n1 && st == QSAE_OK; f++) {
-            const float v = h[f - n0] + b[f];
-            if (v > 0)
-                st = push(ctx, e, (int32_t)row, (int32_t)f, v);
+    b->tile[n0 / QSAE__ENCODE_NB] = b->n;
+    if (screen)
+        s.c = screen->c;
+    for (int64_t r = 0; r < b->rows && st == QSAE_OK; r++) {
+        const float *const h = w->tile + r * QSAE__ENCODE_NB;
+        if (screen) {
+            s.a = w->a[r];
+            s.b = w->b[r];
         }
-        break;
-    case QSAE__JUMPRELU:
-        for (int64_t f = n0; f < n1 && st == QSAE_OK; f++) {
-            const float v = h[f - n0] + b[f];
-            if (v > sae->threshold[f] && v > 0)
-                st = push(ctx, e, (int32_t)row, (int32_t)f, v);
+        for (int64_t f = n0; f < n1 && st == QSAE_OK && !w->skip[r]; f += piece) {
+            s.bias = sae->b_enc + f;
+            s.scale = sae->norms ? sae->norms + f : NULL;
+            s.limit = sae->threshold ? sae->threshold + f : NULL;
+            s.p = screen ? screen->p + f : NULL;
+            s.q = screen ? screen->q + f : NULL;
+            s.floor = nextafterf(least(sae, w, r), 0); /* as large is large enough */
+            const int64_t n = qsae__min_i64(piece, n1 - f);
+            const int64_t count = j->ops->select(&s, h + (f - n0), n, w->index);
+            st = qsae__grow(sae->ctx, &b->entry, &b->capacity, b->n + count, sizeof *b->entry);
+            if (st == QSAE_OK)
+                push(j, screen, b, w, r, h + (f - n0), f, count);
         }
-        break;
-    case QSAE__TOPK:
-        /* Values that are not positive become zero anyway. */
-        for (int64_t f = n0; f < n1; f++) {
-            float v = h[f - n0] + b[f];
-            if (sae->norms)
-                v *= sae->norms[f];
-            if (v > 0)
-                offer(s->heap + row * sae->config.k, &s->heap_size[row], sae->config.k,
-                      (pair){ v, (int32_t)f });
-        }
-        break;
-    case QSAE__GATED:
-        for (int64_t f = n0; f < n1 && st == QSAE_OK; f++) {
-            const float u = h[f - n0], m = sae->gain[f] * u + sae->b_mag[f];
-            if (u + b[f] > 0 && m > 0)
-                st = push(ctx, e, (int32_t)row, (int32_t)f, m);
-        }
-        break;
     }
+    b->tile[n0 / QSAE__ENCODE_NB + 1] = b->n;
     return st;
 }
 
-static int by_index(const void *a, const void *b)
+void qsae__encode_thin(const qsae_sae *sae, qsae__encode_block *b, const qsae__encode_worker *w,
+                       int64_t tiles)
 {
-    const pair *const p = a, *const q = b;
-    return (p->index > q->index) - (p->index < q->index);
+    int64_t n = 0;
+    for (int64_t t = 0, i = 0; w->heap && t < tiles; t++) {
+        for (; i < b->tile[t + 1]; i++)
+            if (!(b->entry[i].value < least(sae, w, b->entry[i].row)))
+                b->entry[n++] = b->entry[i];
+        b->tile[t + 1] = n;
+    }
+    if (w->heap)
+        b->n = n;
 }
 
-/* The heaps of a block as entries, row by row. */
-static int32_t drain_heaps(const qsae_sae *sae, scratch *s, int64_t rows, entries *e)
+static int32_t plain_block(const qsae__encode_job *j, qsae__encode_block *b,
+                           qsae__encode_worker *w)
 {
+    const int64_t d = j->sae->config.d_in, features = j->sae->config.d_sae;
     int32_t st = QSAE_OK;
-    for (int64_t r = 0; r < rows && st == QSAE_OK; r++) {
-        pair *const heap = s->heap + r * sae->config.k;
-        qsort(heap, (size_t)s->heap_size[r], sizeof *heap, by_index);
-        for (int64_t i = 0; i < s->heap_size[r] && st == QSAE_OK; i++)
-            st = push(sae->ctx, e, (int32_t)r, heap[i].index, heap[i].value);
+    b->n = 0;
+    b->screened = false;
+    for (int64_t r = 0; w->heap && r < b->rows; r++)
+        w->heap_size[r] = 0;
+    for (int64_t n0 = 0; n0 < features && st == QSAE_OK; n0 += QSAE__ENCODE_NB) {
+        const int64_t n1 = qsae__min_i64(n0 + QSAE__ENCODE_NB, features);
+        qsae__gemm_tile(j->sae->ctx, b->rows, w->x, d, &j->panels, n0, n1, w->tile,
+                        QSAE__ENCODE_NB, w->panels);
+        st = qsae__encode_tile(j, NULL, b, w, n0, n1);
     }
     return st;
 }
 
-/* Tile order to row order; stable, so that indices ascend in a row. */
-static int32_t sort_rows(qsae_context *ctx, const entries *e, qsae__sae_block *b)
+/* Rows prepared; entries or candidates of one block. */
+static int32_t find_block(void *arg, int64_t tile, int32_t worker)
 {
-    b->nnz = e->n;
-    b->count = qsae__calloc(ctx, b->rows, sizeof *b->count);
-    b->indices = qsae__alloc_array(ctx, e->n, sizeof *b->indices);
-    b->values = qsae__alloc_array(ctx, e->n, sizeof *b->values);
-    int64_t *const at = qsae__calloc(ctx, b->rows, sizeof *at);
-    int32_t st = QSAE_ENOMEM;
-    if (b->count && b->indices && b->values && at) {
-        for (int64_t i = 0; i < e->n; i++)
-            b->count[e->row[i]]++;
-        for (int64_t r = 1; r < b->rows; r++)
-            at[r] = at[r - 1] + b->count[r - 1];
-        for (int64_t i = 0; i < e->n; i++) {
-            const int64_t to = at[e->row[i]]++;
-            b->indices[to] = e->p[i].index;
-            b->values[to] = e->p[i].value;
-        }
-        st = QSAE_OK;
-    }
-    qsae__free(ctx, at);
-    return st;
-}
-
-static int32_t encode_block(void *arg, int64_t tile, int32_t worker)
-{
-    const job *const j = arg;
-    qsae_sae *const sae = j->sae;
-    scratch *const s = &j->scratch[worker];
-    qsae__sae_block *const b = &j->out->block[tile];
-    const int64_t d = sae->config.d_in, features = sae->config.d_sae;
-    entries e = { .p = NULL };
+    const qsae__encode_job *const j = arg;
+    const qsae_sae *const sae = j->sae;
+    qsae__encode_worker *const w = &j->worker[worker];
+    qsae__encode_block *const b = &j->block[tile];
+    const int64_t d = sae->config.d_in;
+    bool dense = true;
     int32_t st = qsae__canceled(sae->cancel);
-    if (st != QSAE_OK)
-        return st;
-    b->row0 = tile * j->block_rows;
-    b->rows = qsae__min_i64(j->block_rows, j->x->n_rows - b->row0);
-    for (int64_t r = 0; r < b->rows; r++) {
+    for (int64_t r = 0; r < b->rows && st == QSAE_OK; r++) {
         float none[2];
         float *const state = j->state ? j->state + (b->row0 + r) * sae->state_size : none;
-        qsae__to_f32(j->x->dtype, qsae__rows_at(j->x, b->row0 + r), d, s->x + r * d);
-        s->skip[r] = !prepare_row(sae, s->x + r * d, state);
-        if (s->heap_size)
-            s->heap_size[r] = 0;
+        qsae__to_f32(j->rows->dtype, qsae__rows_at(j->rows, b->row0 + r), d, w->x + r * d);
+        w->skip[r] = !prepare_row(sae, w->x + r * d, state);
     }
-    for (int64_t n0 = 0; n0 < features && st == QSAE_OK; n0 += QSAE__GEMM_NB) {
-        const int64_t n1 = qsae__min_i64(n0 + QSAE__GEMM_NB, features);
-        qsae__gemm_tile(sae->ctx, b->rows, s->x, d, &j->panels, n0, n1, s->tile, QSAE__GEMM_NB,
-                        s->panels);
-        for (int64_t r = 0; r < b->rows && st == QSAE_OK; r++)
-            if (!s->skip[r])
-                st = finish_row(sae, s, &e, r, s->tile + r * QSAE__GEMM_NB, n0, n1);
-    }
-    if (st == QSAE_OK && s->heap)
-        st = drain_heaps(sae, s, b->rows, &e);
+    if (st == QSAE_OK && sae->screen)
+        st = qsae__screen_block(j, b, w, &dense);
+    if (st == QSAE_OK && dense)
+        st = plain_block(j, b, w);
     if (st == QSAE_OK)
-        st = sort_rows(sae->ctx, &e, b);
-    qsae__free(sae->ctx, e.p);
-    qsae__free(sae->ctx, e.row);
+        qsae__encode_thin(sae, b, w, j->tiles);
     return st;
 }
 
-static void scratch_free(qsae_context *ctx, scratch *s, int32_t n)
+/* topk: of count entries of a row the k largest; of equal ones the first. The heap is scratch. */
+static int64_t keep_largest(int64_t k, float *heap, int32_t *indices, float *values, int64_t count)
 {
-    for (int32_t i = 0; s && i < n; i++) {
-        qsae__free(ctx, s[i].x);
-        qsae__free(ctx, s[i].tile);
-        qsae__free(ctx, s[i].panels);
-        qsae__free(ctx, s[i].heap);
-        qsae__free(ctx, s[i].heap_size);
-        qsae__free(ctx, s[i].skip);
-    }
-    qsae__free(ctx, s);
+    int64_t size = 0, larger = 0, n = 0;
+    if (count <= k)
+        return count;
+    for (int64_t i = 0; i < count; i++)
+        offer(heap, &size, k, values[i]);
+    for (int64_t i = 0; i < count; i++)
+        larger += values[i] > heap[0];
+    for (int64_t i = 0, equal = k - larger; i < count; i++)
+        if (values[i] > heap[0] || (values[i] == heap[0] && equal-- > 0)) {
+            indices[n] = indices[i];
+            values[n++] = values[i];
+        }
+    return n;
 }
 
-static int32_t scratch_open(qsae_sae *sae, int64_t rows, scratch **out)
+/* Rows of a block from its entries. */
+static int32_t finish_block(void *arg, int64_t tile, int32_t worker)
 {
-    qsae_context *const ctx = sae->ctx;
-    const int32_t n = ctx->threads;
-    int64_t x_size, heap_size;
-    scratch *const s = qsae__calloc(ctx, n, sizeof *s);
-    bool ok = s && qsae__mul_i64(rows, sae->config.d_in, &x_size) &&
-              qsae__mul_i64(rows, sae->config.k, &heap_size);
-    for (int32_t i = 0; ok && i < n; i++) {
-        s[i].x = qsae__alloc_array(ctx, x_size, sizeof *s[i].x);
-        s[i].tile = qsae__alloc_array(ctx, rows * QSAE__GEMM_NB, sizeof *s[i].tile);
-        s[i].panels = qsae__alloc_array(ctx, QSAE__GEMM_SCRATCH, sizeof *s[i].panels);
-        s[i].skip = qsae__alloc_array(ctx, rows, sizeof *s[i].skip);
-        ok = s[i].x && s[i].tile && s[i].panels && s[i].skip;
-        if (ok && sae->config.activation == QSAE__TOPK) {
-            s[i].heap = qsae__alloc_array(ctx, heap_size, sizeof *s[i].heap);
-            s[i].heap_size = qsae__calloc(ctx, rows, sizeof *s[i].heap_size);
-            ok = s[i].heap && s[i].heap_size;
-        }
+    const qsae__encode_job *const j = arg;
+    const qsae_sae *const sae = j->sae;
+    qsae__encode_block *const b = &j->block[tile];
+    qsae__sae_block *const out = &j->out[tile];
+    int64_t n = 0;
+    for (int64_t i = 0; i < b->n; i++) {
+        qsae__entry e = b->entry[i];
+        if (!b->screened || qsae__activate(sae, e.feature, e.value, &e.value))
+            b->entry[n++] = e;
     }
-    if (!ok) {
-        scratch_free(ctx, s, n);
-        return qsae__fail(QSAE_ENOMEM, "out of memory for encoding with %s", sae->path);
+    out->row0 = b->row0;
+    out->rows = b->rows;
+    out->count = qsae__calloc(sae->ctx, b->rows + 1, sizeof *out->count);
+    out->indices = qsae__alloc_array(sae->ctx, n, sizeof *out->indices);
+    out->values = qsae__alloc_array(sae->ctx, n, sizeof *out->values);
+    if (!out->count || !out->indices || !out->values)
+        return QSAE_ENOMEM;
+    int64_t *const at = out->count; /* starts of the rows, their ends, at last counts */
+    for (int64_t i = 0; i < n; i++)
+        at[b->entry[i].row + 1]++;
+    for (int64_t r = 0; r < b->rows; r++)
+        at[r + 1] += at[r];
+    for (int64_t i = 0; i < n; i++) { /* stable: features ascend in a row */
+        const qsae__entry *const e = &b->entry[i];
+        out->indices[at[e->row]] = e->feature;
+        out->values[at[e->row]++] = e->value;
     }
-    *out = s;
+    for (int64_t r = 0, start = 0; r < b->rows; r++) {
+        const int64_t end = at[r];
+        int64_t count = end - start;
+        if (sae->config.activation == QSAE__TOPK)
+            count = keep_largest(sae->config.k, j->worker[worker].heap, out->indices + start,
+                                 out->values + start, count);
+        memmove(out->indices + out->nnz, out->indices + start,
+                (size_t)count * sizeof *out->indices);
+        memmove(out->values + out->nnz, out->values + start, (size_t)count * sizeof *out->values);
+        out->nnz += count;
+        out->count[r] = count;
+        start = end;
+    }
     return QSAE_OK;
+}
+
+static void job_close(qsae__encode_job *j)
+{
+    qsae_context *const ctx = j->sae->ctx;
+    for (int32_t i = 0; j->worker && i < ctx->threads; i++) {
+        qsae__encode_worker *const w = &j->worker[i];
+        qsae__free(ctx, w->x);
+        qsae__free(ctx, w->tile);
+        qsae__free(ctx, w->panels);
+        qsae__free(ctx, w->index);
+        qsae__free(ctx, w->skip);
+        qsae__free(ctx, w->heap);
+        qsae__free(ctx, w->heap_size);
+        qsae__screen_worker_close(ctx, w);
+    }
+    for (int64_t i = 0; j->block && i < j->n_blocks; i++) {
+        qsae__free(ctx, j->block[i].entry);
+        qsae__free(ctx, j->block[i].tile);
+    }
+    qsae__free(ctx, j->worker);
+    qsae__free(ctx, j->block);
+    qsae__free(ctx, j->x);
+}
+
+static int32_t worker_open(const qsae__encode_job *j, qsae__encode_worker *w)
+{
+    qsae_context *const ctx = j->sae->ctx;
+    const int64_t rows = j->block_rows;
+    int64_t size, heap;
+    if (!qsae__mul_i64(rows, j->sae->config.d_in, &size) ||
+        !qsae__mul_i64(rows, j->sae->config.k, &heap))
+        return QSAE_ENOMEM;
+    w->x = qsae__alloc_array(ctx, size, sizeof *w->x);
+    w->tile = qsae__alloc_array(ctx, rows * QSAE__ENCODE_NB, sizeof *w->tile);
+    w->panels = qsae__alloc_array(ctx, QSAE__GEMM_SCRATCH, sizeof *w->panels);
+    w->index = qsae__alloc_array(ctx, QSAE__ENCODE_NB, sizeof *w->index);
+    w->skip = qsae__alloc_array(ctx, rows, sizeof *w->skip);
+    if (!w->x || !w->tile || !w->panels || !w->index || !w->skip)
+        return QSAE_ENOMEM;
+    if (j->sae->config.activation == QSAE__TOPK) {
+        w->heap = qsae__alloc_array(ctx, heap, sizeof *w->heap);
+        w->heap_size = qsae__calloc(ctx, rows, sizeof *w->heap_size);
+        if (!w->heap || !w->heap_size)
+            return QSAE_ENOMEM;
+    }
+    return j->sae->screen ? qsae__screen_worker_open(j, w) : QSAE_OK;
+}
+
+static int32_t job_open(qsae__encode_job *j)
+{
+    qsae_context *const ctx = j->sae->ctx;
+    j->worker = qsae__calloc(ctx, ctx->threads, sizeof *j->worker);
+    j->block = qsae__calloc(ctx, j->n_blocks, sizeof *j->block);
+    if (!j->worker || !j->block)
+        return QSAE_ENOMEM;
+    for (int64_t i = 0; i < j->n_blocks; i++) {
+        j->block[i].tile = qsae__calloc(ctx, j->tiles + 1, sizeof *j->block[i].tile);
+        if (!j->block[i].tile)
+            return QSAE_ENOMEM;
+    }
+    int32_t st = j->sae->screen ? qsae__screen_job_open(j) : QSAE_OK;
+    for (int32_t i = 0; i < ctx->threads && st == QSAE_OK; i++)
+        st = worker_open(j, &j->worker[i]);
+    return st;
+}
+
+/* Rows row0.. of the call, at most n_blocks blocks of them. */
+static int32_t encode_stretch(qsae__encode_job *j, int64_t row0, int64_t blocks)
+{
+    qsae_sae *const sae = j->sae;
+    int64_t screened = 0;
+    for (int64_t i = 0; i < blocks; i++) {
+        qsae__encode_block *const b = &j->block[i];
+        b->row0 = row0 + i * j->block_rows;
+        b->rows = qsae__min_i64(j->block_rows, j->rows->n_rows - b->row0);
+    }
+    j->n_found = blocks;
+    int32_t st = qsae__parallel(sae->ctx, blocks, find_block, j);
+    for (int64_t i = 0; st == QSAE_OK && i < blocks; i++)
+        screened += j->block[i].screened ? j->block[i].rows : 0;
+    if (st == QSAE_OK && screened)
+        st = qsae__parallel(sae->ctx, j->tiles, qsae__screen_exact, j);
+    sae->screened += screened;
+    return st == QSAE_OK ? qsae__parallel(sae->ctx, blocks, finish_block, j) : st;
 }
 
 void qsae__sae_blocks_free(qsae__sae_blocks *b)
@@ -319,19 +390,29 @@ int32_t qsae__sae_encode_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
     out->ctx = ctx;
     if (x->n_rows == 0)
         return QSAE_OK;
-    /* As large as keeps every thread busy: each block reads all of W_enc once. */
-    int64_t rows = qsae__ceil_div(x->n_rows, ctx->threads);
-    rows = qsae__max_i64(MIN_ROWS, qsae__min_i64(qsae__ceil_div(rows, 16) * 16, MAX_ROWS));
-    rows = qsae__min_i64(rows, x->n_rows);
-    job j = { .sae = sae, .x = x, .state = state, .out = out, .block_rows = rows };
+    int32_t st = qsae__screen_open(sae);
+    if (st != QSAE_OK)
+        return st;
+    qsae__encode_job j = { .sae = sae, .rows = x, .state = state, .ops = qsae__sparse_get(ctx) };
+    /* Blocks of equal size, as large as keeps every thread busy: each reads all of W_enc. */
+    const int64_t share = qsae__ceil_div(x->n_rows, ctx->threads);
+    const int64_t rows = qsae__ceil_div(share, qsae__ceil_div(share, MAX_ROWS));
+    j.block_rows = qsae__max_i64(MIN_ROWS, qsae__ceil_div(rows, 16) * 16);
+    j.block_rows = qsae__min_i64(j.block_rows, x->n_rows);
     j.panels = qsae__panels_dense(&sae->enc, sae->config.d_sae, sae->config.d_in);
-    out->n = qsae__ceil_div(x->n_rows, rows);
+    j.tiles = qsae__ceil_div(sae->config.d_sae, QSAE__ENCODE_NB);
+    out->n = qsae__ceil_div(x->n_rows, j.block_rows);
+    j.n_blocks = qsae__max_i64(qsae__ceil_div(STRETCH, j.block_rows), ctx->threads);
+    j.n_blocks = qsae__min_i64(j.n_blocks, out->n);
     out->block = qsae__calloc(ctx, out->n, sizeof *out->block);
-    int32_t st = out->block ? scratch_open(sae, rows, &j.scratch) : QSAE_ENOMEM;
-    if (st == QSAE_OK) {
-        st = qsae__parallel(ctx, out->n, encode_block, &j);
-        scratch_free(ctx, j.scratch, ctx->threads);
+    st = out->block ? job_open(&j) : QSAE_ENOMEM;
+    if (st != QSAE_OK)
+        st = qsae__fail(QSAE_ENOMEM, "out of memory for encoding with %s", sae->path);
+    for (int64_t i = 0; i < out->n && st == QSAE_OK; i += j.n_blocks) {
+        j.out = out->block + i;
+        st = encode_stretch(&j, i * j.block_rows, qsae__min_i64(j.n_blocks, out->n - i));
     }
+    job_close(&j);
     for (int64_t i = 0; st == QSAE_OK && i < out->n; i++)
         out->nnz += out->block[i].nnz;
     if (st != QSAE_OK)

@@ -97,7 +97,8 @@ static int32_t load_matrices(qsae_sae *sae)
     c->d_sae = d_sae;
     c->d_out = d_out;
     sae->enc = (qsae__dense){ .data = sae->w_enc->data, .dtype = sae->w_enc->dtype,
-                              .round = sae->round, .n_stride = 1, .k_stride = d_sae };
+                              .round = sae->round, .level = sae->ctx->level, .n_stride = 1,
+                              .k_stride = d_sae };
     return QSAE_OK;
 }
 
@@ -118,7 +119,7 @@ static int32_t load_skip(qsae_sae *sae, bool config_silent)
     c->skip = true;
     if (st == QSAE_OK)
         sae->skip = (qsae__dense){ .data = sae->w_skip->data, .dtype = sae->w_skip->dtype,
-                                   .round = sae->round,
+                                   .round = sae->round, .level = sae->ctx->level,
                                    .n_stride = c->lower_case ? 1 : c->d_in,
                                    .k_stride = c->lower_case ? c->d_out : 1 };
     return st;
@@ -277,6 +278,7 @@ void qsae_sae_close(qsae_sae **sae)
         return;
     qsae_sae *const s = *sae;
     qsae_context *const ctx = s->ctx;
+    qsae__screen_close(s);
     qsae__tensors_unref(&s->tensors);
     qsae__sae_config_free(ctx, &s->config);
     qsae__free(ctx, s->path);

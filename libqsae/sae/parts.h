@@ -75,6 +75,9 @@ struct qsae_sae {
     float *scale;               /* [d_sae] finetuning_scaling_factor, NULL = ones */
     float min_threshold;
     int32_t state_size;
+    struct qsae__screen *screen; /* made by the first call that encodes */
+    enum { QSAE__SCREEN_WHERE_FASTER, QSAE__SCREEN_NEVER, QSAE__SCREEN_ALWAYS } screening;
+    int64_t screened;           /* rows encoded with it so far */
     char hash[QSAE__HASH_SIZE]; /* empty until asked for */
 };
 
@@ -96,6 +99,8 @@ typedef struct qsae__sae_blocks {
 int32_t qsae__sae_encode_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
                                 qsae__sae_blocks *out);
 void qsae__sae_blocks_free(qsae__sae_blocks *b);
+
+void qsae__screen_close(qsae_sae *sae);
 
 /* y rows [n, d_out] of sparse rows; y->dtype is f32. */
 int32_t qsae__sae_decode(qsae_sae *sae, int64_t n, const int64_t *indptr, const int32_t *indices,
