@@ -152,7 +152,13 @@ static void test_same_bits(void **state)
     json_decref(first);
 }
 
-/* Every CPU level gives the document of the others: all products and sums are in a stated order. */
+static double reference_ce(const json_t *result)
+{
+    return json_number_value(json_object_get(json_object_get(result, "reference"), "ce"));
+}
+
+/* Every CPU level below those with bf16 instructions gives the document of the others: all products
+ * and sums are in a stated order. With them, sums have another order. */
 static void test_levels(void **state)
 {
     (void)state;
@@ -170,7 +176,9 @@ static void test_levels(void **state)
         strip(result);
         if (!first)
             first = json_incref(result);
-        assert_true(json_equal(first, result));
+        if (level < 3) /* c, avx2, avx512 */
+            assert_true(json_equal(first, result));
+        assert_true(fabs(reference_ce(first) - reference_ce(result)) < 2e-3);
         json_decref(result);
         qsae_context_close(&ctx);
     }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Write a checkpoint of the shape of Gemma 3 1B with random BF16 weights (about 2 GB).
+"""Write a checkpoint of the shape of a Gemma 3 model with random BF16 weights.
 
 For timing and memory measurements where the published weights cannot be had. Only NumPy is needed;
-one tensor is in memory at a time.
+one tensor is in memory at a time. transformers and libqsae both load the folder.
 """
 
 import argparse
@@ -12,6 +12,14 @@ import struct
 import sys
 
 import numpy as np
+
+# name: hidden size, layers, query heads, key and value heads, width of the MLP, window
+SHAPES = {
+    "270m": (640, 18, 4, 1, 2048, 512),
+    "1b": (1152, 26, 4, 1, 6912, 512),
+    "4b": (2560, 34, 8, 4, 10240, 1024),
+    "tiny": (64, 6, 2, 1, 128, 16),
+}
 
 CONFIG = {
     "architectures": ["Gemma3ForCausalLM"],
@@ -24,29 +32,38 @@ CONFIG = {
     "final_logit_softcapping": None,
     "head_dim": 256,
     "hidden_activation": "gelu_pytorch_tanh",
-    "hidden_size": 1152,
     "initializer_range": 0.02,
-    "intermediate_size": 6912,
     "max_position_embeddings": 32768,
     "model_type": "gemma3_text",
-    "num_attention_heads": 4,
-    "num_hidden_layers": 26,
-    "num_key_value_heads": 1,
     "pad_token_id": 0,
     "query_pre_attn_scalar": 256,
     "rms_norm_eps": 1e-06,
     "rope_local_base_freq": 10000,
     "rope_scaling": None,
     "rope_theta": 1000000,
-    "sliding_window": 512,
     "sliding_window_pattern": 6,
+    "tie_word_embeddings": True,
     "torch_dtype": "bfloat16",
     "use_cache": True,
     "vocab_size": 262144,
 }
 
 
-def shapes(config):
+def config_of(shape, vocabulary=CONFIG["vocab_size"], layers=0):
+    hidden, depth, heads, kv_heads, mlp, window = SHAPES[shape]
+    return {
+        **CONFIG,
+        "hidden_size": hidden,
+        "intermediate_size": mlp,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers or depth,
+        "num_key_value_heads": kv_heads,
+        "sliding_window": window,
+        "vocab_size": vocabulary,
+    }
+
+
+def tensors(config):
     d, f, h = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     q, k = config["num_attention_heads"] * h, config["num_key_value_heads"] * h
     yield "model.embed_tokens.weight", (config["vocab_size"], d)
@@ -77,7 +94,7 @@ def write(folder, config, seed):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in shapes(config):
+    for name, shape in tensors(config):
         end = offset + 2 * int(np.prod(shape))
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
@@ -85,7 +102,7 @@ def write(folder, config, seed):
     text += b" " * (-len(text) % 8)
     with open(folder / "model.safetensors", "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
-        for number, (name, shape) in enumerate(shapes(config)):
+        for number, (name, shape) in enumerate(tensors(config)):
             # One stream per tensor: a tensor's values do not depend on those before it.
             rng = np.random.default_rng([seed, number])
             # Norms multiply by 1 + w; the fan-in of a matrix is its last dimension.
@@ -101,12 +118,12 @@ def write(folder, config, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--layers", type=int, default=CONFIG["num_hidden_layers"])
+    parser.add_argument("--shape", choices=SHAPES, default="1b")
+    parser.add_argument("--layers", type=int, default=0, help="0: as the shape has")
     parser.add_argument("--vocabulary", type=int, default=CONFIG["vocab_size"])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    config = {**CONFIG, "num_hidden_layers": args.layers, "vocab_size": args.vocabulary}
-    size = write(args.folder, config, args.seed)
+    size = write(args.folder, config_of(args.shape, args.vocabulary, args.layers), args.seed)
     print(f"{size // 2} parameters, {size / 1e9:.2f} GB", file=sys.stderr)
 
 
