@@ -75,7 +75,9 @@ void qsae__store_row(const qsae__apply_call *call, int64_t index, int64_t row, i
 {
     const qsae__linear_gate *const g = call->gate;
     if (!g) {
-        memcpy(call->y[index] + row * call->ldy[index] + n0, a, (size_t)n * sizeof *a);
+        float *const y = call->y[index] + row * call->ldy[index] + n0;
+        if (y != a)
+            memcpy(y, a, (size_t)n * sizeof *a);
         return;
     }
     g->row(g->self, a, b, n);
@@ -115,7 +117,8 @@ static int32_t apply_packed(const qsae__apply_call *call)
     if (st != QSAE_OK)
         return st;
     const qsae__product product = { .left = &left, .right = right, .n_right = call->n,
-                                    .pair = call->gate != NULL, .finish = finish_packed,
+                                    .pair = call->gate != NULL, .y = call->y,
+                                    .ldy = call->ldy, .finish = finish_packed,
                                     .self = (void *)call, .scratch = call->scratch };
     for (int64_t i = 0; i < call->n; i++)
         right[i] = (qsae__right){ call->operand[i]->packed, call->operand[i]->rows };

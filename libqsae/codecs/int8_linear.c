@@ -162,7 +162,8 @@ static int32_t multiply(struct call *c, const qsae__left *left)
     for (int64_t i = 0; i < c->call->n; i++)
         right[i] = (qsae__right){ c->call->operand[i]->packed, NULL };
     const qsae__product p = { .left = left, .right = right, .n_right = c->call->n, .s8 = true,
-                              .pair = c->call->gate != NULL, .finish = finish, .self = c,
+                              .pair = c->call->gate != NULL, .y = c->call->y,
+                              .ldy = c->call->ldy, .finish = finish, .self = c,
                               .scratch = c->call->scratch };
     return qsae__product_run(c->ctx, &p);
 }

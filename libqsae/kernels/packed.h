@@ -94,6 +94,7 @@ typedef struct qsae__packed_kernel {
      * all rows before other columns do. */
     int64_t slab, block;
     int64_t slab_s8, block_s8;
+    int64_t tile;            /* rows and columns of c that should be made at once */
 } qsae__packed_kernel;
 
 /* Kernels at the level of the context, or at a level. Static storage. */

@@ -9,7 +9,6 @@
 
 #include <string.h>
 
-#define ROWS 512                     /* of an item whose weight lies packed */
 #define ALL_ROWS 2048                /* of an item whose weight is packed on the way */
 #define CELLS (ALL_ROWS * 256)       /* sums of an item, both of a pair */
 #define MIN_COLUMNS 64
@@ -112,6 +111,10 @@ static int32_t run_item(void *arg, int64_t item, int32_t worker)
     t.m0 = item % r->row_blocks * r->rows;
     t.m1 = qsae__min_i64(p->left->rows, t.m0 + r->rows);
     t.c = s.c;
+    if (p->y && !p->pair && r->slab >= p->left->steps) {
+        t.c = p->y[t.index] + t.m0 * p->ldy[t.index] + t.n0;
+        t.ldc = p->ldy[t.index];
+    }
     multiply(r, &p->right[t.index], &t, &s, t.c);
     if (p->pair) {
         t.c2 = s.c + (size_t)(r->rows * t.ldc) * 4;
@@ -134,9 +137,10 @@ static int64_t cut(struct run *r, const qsae_context *ctx)
         r->slab = qsae__ceil_div(r->slab, QSAE__PARTS_BLOCK) * QSAE__PARTS_BLOCK;
     for (int64_t i = 0; i < p->n_right; i++)
         packed = packed && p->right[i].packed;
-    r->rows = qsae__min_i64(packed ? ROWS : ALL_ROWS, qsae__ceil_div(m, 32) * 32);
+    const int64_t tile = r->kernel->tile;
+    r->rows = qsae__min_i64(packed ? tile : ALL_ROWS, qsae__ceil_div(m, 32) * 32);
     r->columns = qsae__min_i64(piece, BLOCK) / (r->slab * QSAE__STEP);
-    r->columns = qsae__min_i64(r->columns, CELLS / r->rows / (p->pair ? 2 : 1));
+    r->columns = qsae__min_i64(r->columns, qsae__min_i64(tile, CELLS / r->rows) / (p->pair ? 2 : 1));
     r->columns = qsae__min_i64(r->columns, START) / QSAE__COLUMNS * QSAE__COLUMNS;
     r->columns = qsae__max_i64(r->columns, QSAE__COLUMNS);
     for (;;) {

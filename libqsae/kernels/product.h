@@ -63,7 +63,7 @@ typedef struct qsae__right {
 } qsae__right;
 
 /* A finished tile: rows m0..m1 and columns n0..n1 of the product with right[index]; with pair also
- * of right[1]. f32 or int32 [m1 - m0, ldc], in the worker's scratch. */
+ * of right[1]. f32 or int32 [m1 - m0, ldc], in the worker's scratch or in place (see below). */
 typedef struct qsae__tile {
     int64_t index, m0, m1, n0, n1;
     void *c, *c2;
@@ -77,6 +77,10 @@ typedef struct qsae__product {
     int64_t n_right;
     bool s8;                   /* int8 codes, else bf16 */
     bool pair;                 /* two right operands of equal shape, finished side by side */
+    /* [n_right] of [rows, ldy] f32 or int32 where results go as they are, or NULL: a tile that needs
+     * no second visit is made there; any other lies in scratch. Not with pair. */
+    float *const *y;
+    const int64_t *ldy;
     /* Called from workers, tiles in any order, each once. Non-zero ends the product. */
     int32_t (*finish)(void *self, const qsae__tile *tile);
     void *self;

@@ -10,13 +10,14 @@
 
 #include "bench.h"
 #include "kernels/kernels.h"
+#include "kernels/blocks.h"
 #include "kernels/product.h"
 
 struct gemm_job {
     qsae_context *ctx;
     int64_t m, k, n;
     const void *x;           /* [m, k] f32, bf16 or int8 */
-    void *y;                 /* [m, n] f32 or int32 */
+    float *y;                 /* [m, n] f32 or int32 */
     int32_t dtype;           /* of x, if not int8 */
     bool s8;
     qsae__panels panels;     /* of the weight in f32 */
@@ -31,12 +32,20 @@ static int32_t run_f32(void *arg)
     return qsae__gemm(j->ctx, j->m, j->x, j->k, &j->panels, j->y, j->n, NULL);
 }
 
+/* Results in what torch gives: bf16 of bf16, f32 or int32 of the others (often there already). */
 static int32_t store(void *self, const qsae__tile *t)
 {
     const struct gemm_job *const j = self;
-    for (int64_t i = t->m0; i < t->m1; i++)
-        memcpy((uint32_t *)j->y + i * j->n + t->n0, (const uint32_t *)t->c + (i - t->m0) * t->ldc,
-               (size_t)(t->n1 - t->n0) * 4);
+    const bool half = !j->s8 && j->dtype == QSAE_BF16;
+    for (int64_t i = t->m0; i < t->m1; i++) {
+        const float *const c = (const float *)t->c + (i - t->m0) * t->ldc;
+        float *const y = j->y + i * j->n + t->n0;
+        if (half)
+            qsae__blocks_get(j->ctx)->narrow(c, t->n1 - t->n0,
+                                             (uint16_t *)j->y + i * j->n + t->n0);
+        else if (c != y)
+            memcpy(y, c, (size_t)(t->n1 - t->n0) * sizeof *y);
+    }
     return QSAE_OK;
 }
 
@@ -63,6 +72,7 @@ static int32_t run_packed(void *arg)
         st = qsae__left_pack(j->ctx, &j->left, j->strips, j->dtype, j->x, j->k, j->k);
     }
     const qsae__product p = { .left = &j->left, .right = &j->right, .n_right = 1, .s8 = j->s8,
+                              .y = j->s8 || j->dtype == QSAE_F32 ? &j->y : NULL, .ldy = &j->n,
                               .finish = store, .self = j, .scratch = j->scratch };
     return st == QSAE_OK ? qsae__product_run(j->ctx, &p) : st;
 }
