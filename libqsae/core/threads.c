@@ -296,9 +296,13 @@ int32_t qsae__pool_open(qsae_context *ctx)
     int32_t st = QSAE_OK;
     if (ctx->pin && cpus == 0)
         st = qsae__fail(QSAE_EENV, "cannot pin threads: the CPUs of the process are unknown");
-    /* The threads belong to the library: the host's signal handlers must not run on them. */
+    /* The threads belong to the library: the host's signal handlers must not run on them, but for
+     * those of a fault, which would otherwise end the process without a word. */
+    static const int faults[] = { SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGTRAP };
     sigset_t all, old;
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&all, faults[i]);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     for (int32_t i = 0; i < helpers && st == QSAE_OK; i++) {
         st = start_helper(ctx, i);

@@ -35,8 +35,6 @@ typedef struct qsae__softmax {
     /* Two rows of values, k and k + 1 of a right operand, to their group of 4 bytes of its panels:
      * column j of `panels` at j / 32 * panel + j % 32 * 4, rounded to bf16. odd may be NULL: 0. */
     void (*pair)(const float *even, const float *odd, int64_t n, uint8_t *panels, int64_t panel);
-    /* y[i] = x[i] rounded to bf16 */
-    void (*narrow)(const float *x, uint16_t *y, int64_t n);
     /* y[i] = x[i] * scale, rounded to bf16 if bf16 */
     void (*finish)(const float *x, float scale, float *y, int64_t n, int32_t bf16);
 } qsae__softmax;

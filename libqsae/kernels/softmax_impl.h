@@ -163,16 +163,6 @@ static void soft_pair(const float *even, const float *odd, int64_t n, uint8_t *p
     }
 }
 
-static void soft_narrow(const float *x, uint16_t *y, int64_t n)
-{
-    for (int64_t i = 0; i < n; i += LANES) {
-        const int64_t w = qsae__min_i64(n - i, LANES);
-        const v16 v = w == LANES ? v_load(x + i) : v_load_part(x + i, w, 0.0f);
-        const h16 h = __builtin_convertvector((u16v)v_round_bf16(v) >> 16, h16);
-        memcpy(y + i, &h, (size_t)w * sizeof *y);
-    }
-}
-
 static void soft_finish(const float *x, float scale, float *y, int64_t n, int32_t bf16)
 {
     int64_t i = 0;
@@ -192,6 +182,5 @@ const qsae__softmax OPS = {
     .strip = soft_strip,
     .f32 = soft_f32,
     .pair = soft_pair,
-    .narrow = soft_narrow,
     .finish = soft_finish,
 };

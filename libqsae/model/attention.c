@@ -25,6 +25,7 @@
 
 #include <qsae/model.h>
 
+#include "kernels/blocks.h"
 #include "kernels/softmax.h"
 
 #define KEY_BLOCK 512
@@ -259,6 +260,7 @@ struct packed {
     const qsae__packed_kernel *kernel;
     const qsae__ops *ops;
     const qsae__softmax *soft;
+    const qsae__block_ops *coder;
     struct packed_shape s;
     int64_t blocks, cuts; /* of keys, of queries, per sequence and key/value head */
 };
@@ -304,7 +306,7 @@ static int32_t pack_block(void *arg, int64_t tile, int32_t worker)
         const int64_t columns = qsae__min_i64(QSAE__COLUMNS, end - k);
         const float *const from = head_row(a, a->k, a->kv_heads, seq, k, kv);
         for (int64_t r = 0; r < columns; r++)
-            j->soft->narrow(from + r * ld, rows + r * d, d);
+            j->coder->narrow(from + r * ld, d, rows + r * d);
         j->kernel->pack->panel(rows, d, columns, d, keys + k / QSAE__COLUMNS * j->s.panel);
     }
     const int64_t steps = qsae__steps(end - first, 2), panel = steps * QSAE__PANEL_STEP;
@@ -419,7 +421,8 @@ static int32_t run_packed(qsae_context *ctx, const qsae__attention *a)
     struct packed j = { .a = a,
                         .kernel = qsae__packed_get(ctx),
                         .ops = qsae__ops_get(ctx),
-                        .soft = qsae__softmax_get(ctx) };
+                        .soft = qsae__softmax_get(ctx),
+                        .coder = qsae__blocks_get(ctx) };
     j.s = packed_shape_of(a->heads, a->kv_heads, a->head_dim, a->n_tokens);
     j.blocks = qsae__ceil_div(a->n_tokens, KEY_BLOCK);
     j.cuts = qsae__ceil_div(a->n_tokens, j.s.queries);
