@@ -160,7 +160,7 @@ QSAE_API void qsae_pass_init(qsae_pass *pass, size_t size);
 
 /**
  * Runs the model over a batch. Logits of more than a tile exist only if asked for. The model keeps
- * the memory of its last pass (some 20 rows of f32 for every token, more for wide MLPs) for the next
+ * the memory of its last pass (per token about the widths of its projections in f32) for the next
  * one of the same shape, until it is closed.
  * @return QSAE_EINVAL (id out of range: where), QSAE_ENOMEM, QSAE_ECANCELED, or what a callback
  *         returned. The model stays usable; outputs are then undefined.

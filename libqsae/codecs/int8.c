@@ -23,7 +23,7 @@ struct job {
     bool scan;             /* first of two passes: maxima and outliers only */
 };
 
-/* Row i as it lies, if the kernels read it so: bf16, or f32. Else in the worker's buffer, as f32. */
+/* Row i as it lies if the kernels read it so, bf16 or f32; else as f32 in the worker's buffer. */
 static const void *source_row(const struct job *job, int64_t i, int32_t worker)
 {
     const qsae__source *const s = job->src;

@@ -17,7 +17,7 @@ struct qsae__linear {
     float *bias;                 /* [n_out] or NULL */
     uint64_t bytes;
     bool quantized, owns;
-    atomic_llong *seen;          /* [3] of LLM.int8: calls, those with outliers, columns; else NULL */
+    atomic_llong *seen;          /* [3] LLM.int8: calls, those with outliers, columns; or NULL */
 };
 
 static int32_t check_weight(const qsae__linear_weight *w, int32_t dtype)
@@ -213,8 +213,8 @@ static int32_t apply_runs(const qsae__linear *const *l, int64_t n, const qsae__l
         const qsae__operand *operand[MOST];
         for (e = i; e < n && alike(&l[i]->operand, &l[e]->operand); e++)
             operand[e - i] = &l[e]->operand;
-        qsae__apply_call call = { .ctx = l[0]->ctx, .operand = operand, .n = e - i, .x = *x, .y = y + i,
-                                  .ldy = ldy + i, .gate = gate, .scratch = scratch };
+        qsae__apply_call call = { .ctx = l[0]->ctx, .operand = operand, .n = e - i, .x = *x,
+                                  .y = y + i, .ldy = ldy + i, .gate = gate, .scratch = scratch };
         st = qsae__apply(&call);
         for (int64_t j = i; j < e && st == QSAE_OK; j++)
             count_outliers(l[j], call.outliers);

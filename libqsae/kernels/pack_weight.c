@@ -120,7 +120,8 @@ static void pack_across(const struct weight_job *j, int64_t n0, int64_t columns,
                 row[c * CHUNK + k] =
                     qsae__f32_to_bf16(d->round == QSAE_F16 ? qsae__round_f16(v[c]) : v[c]);
         }
-        j->pack->panel(row, CHUNK, columns, kb, panel + k0 / CHUNK * CHUNK_STEPS * QSAE__PANEL_STEP);
+        j->pack->panel(row, CHUNK, columns, kb,
+                       panel + k0 / CHUNK * CHUNK_STEPS * QSAE__PANEL_STEP);
     }
 }
 

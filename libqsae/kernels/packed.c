@@ -5,7 +5,8 @@
 
 /* slab and block: doc/performance.md says what they were measured or reckoned by. */
 static const qsae__packed_kernel levels[] = {
-    [QSAE__LEVEL_C] = { NULL, qsae__packed_s8_c, &qsae__pack_c, false, 8, 1 << 16, 8, 1 << 16, 256 },
+    [QSAE__LEVEL_C] = { NULL, qsae__packed_s8_c, &qsae__pack_c, false, 8, 1 << 16,
+                         8, 1 << 16, 256 },
 #if defined(__x86_64__)
     [QSAE__LEVEL_AVX2] = { NULL, qsae__packed_s8_avx2, &qsae__pack_avx2, false, 16, 1 << 18,
                             16, 1 << 18, 256 },

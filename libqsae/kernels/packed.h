@@ -17,8 +17,8 @@
  *                QSAE__PARTS_BLOCK steps, each a chain from zero over the block's steps of part 2,
  *                then 1, then 0, in ascending order added to the element
  *   amx          per step the even and the odd products are chained apart from zero with one
- *                rounding each, the two sums added, and that added to the element (TDPBF16PS); of
- *                parts a step of 0, of 1, of 2 in turn
+ *                rounding each, the two sums added, and that added to the element (TDPBF16PS). Of
+ *                parts: blocks as above
  * Both continue from c, so neither blocks of k (of parts: at multiples of QSAE__PARTS_BLOCK) nor
  * blocks of rows and columns change a bit. NaN where any factor is NaN, of any sign. Below
  * avx512bf16 there is no bf16 product: gemm.h does bf16 values in f32. int8 sums are exact.

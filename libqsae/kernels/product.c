@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A product is cut into items: a block of rows times a block of columns of one right operand (two
- * with pair), all of k. An item goes through k in slabs that fit the caches, its sums staying in the
- * worker's scratch, and is then finished. A right operand that is packed on the way meets all rows
+ * with pair), all of k. An item goes through k in slabs that fit the caches, its sums staying in
+ * the worker's scratch, and is then finished. A right operand that is packed on the way meets all rows
  * of a slab at once (up to ALL_ROWS), so that it is decoded once.
  */
 #include "kernels/product.h"
@@ -140,7 +140,8 @@ static int64_t cut(struct run *r, const qsae_context *ctx)
     const int64_t tile = r->kernel->tile;
     r->rows = qsae__min_i64(packed ? tile : ALL_ROWS, qsae__ceil_div(m, 32) * 32);
     r->columns = qsae__min_i64(piece, BLOCK) / (r->slab * QSAE__STEP);
-    r->columns = qsae__min_i64(r->columns, qsae__min_i64(tile, CELLS / r->rows) / (p->pair ? 2 : 1));
+    const int64_t most = qsae__min_i64(tile, CELLS / r->rows);
+    r->columns = qsae__min_i64(r->columns, most / (p->pair ? 2 : 1));
     r->columns = qsae__min_i64(r->columns, START) / QSAE__COLUMNS * QSAE__COLUMNS;
     r->columns = qsae__max_i64(r->columns, QSAE__COLUMNS);
     for (;;) {

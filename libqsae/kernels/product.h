@@ -33,7 +33,7 @@ int32_t qsae__packed_dense(qsae_context *ctx, const qsae__dense *d, int64_t n, i
 int32_t qsae__packed_rows16(qsae_context *ctx, const qsae__rows16 *src, qsae__packed_weight **out);
 int32_t qsae__packed_s8(qsae_context *ctx, const int8_t *codes, int64_t n, int64_t k,
                         qsae__packed_weight **out);
-/* Columns n0.. (at most 32) of src, steps step0..step0+steps, to a panel whose first step is step0. */
+/* Columns n0.. (at most 32) of src, steps step0..step0+steps, to a panel that begins at step0. */
 void qsae__pack_block(const qsae__pack_ops *pack, const qsae__rows16 *src, int64_t n0,
                       int64_t columns, int64_t step0, int64_t steps, uint8_t *panel);
 qsae__packed_weight *qsae__packed_ref(qsae__packed_weight *w);
@@ -77,8 +77,8 @@ typedef struct qsae__product {
     int64_t n_right;
     bool s8;                   /* int8 codes, else bf16 */
     bool pair;                 /* two right operands of equal shape, finished side by side */
-    /* [n_right] of [rows, ldy] f32 or int32 where results go as they are, or NULL: a tile that needs
-     * no second visit is made there; any other lies in scratch. Not with pair. */
+    /* [n_right] of [rows, ldy] f32 or int32 where results go as they are, or NULL: a tile that
+     * needs no second visit is made there; any other lies in scratch. Not with pair. */
     float *const *y;
     const int64_t *ldy;
     /* Called from workers, tiles in any order, each once. Non-zero ends the product. */

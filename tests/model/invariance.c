@@ -2,6 +2,7 @@
 /* The same bits for any number of threads, any batch, any cut into calls and any kernel level. */
 #include <math.h>
 
+#include "../kernels/amx_emulate.h"
 #include "model_test.h"
 
 #include "../support.h"
@@ -121,6 +122,50 @@ static void test_levels(void **state)
         }
         test_result_free(&plain);
     }
+}
+
+/* Level amx, by emulation if need be: the same bits for any number of threads, close to plain C. */
+static void test_amx(void **state)
+{
+    static const struct variant models[] = {
+        { "gemma3_pattern", NULL, QSAE_COMPUTE_BF16, QSAE_ATTN_SDPA },
+        { "gemma3_pattern", NULL, QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
+        { "gemma3_pattern", "none:weights=bf16", QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
+        { "llama_rope3", "nf4", QSAE_COMPUTE_BF16, QSAE_ATTN_SDPA },
+        { "llama_bias", "llm.int8", QSAE_COMPUTE_BF16, QSAE_ATTN_EAGER },
+    };
+    int32_t ids[N_SEQ * N_TOKENS];
+    (void)state;
+    if (!amx_start()) {
+        print_message("skipped: neither AMX nor AVX-512 to emulate it with\n");
+        skip();
+    }
+    fill_ids(ids, N_SEQ * N_TOKENS);
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+        const struct variant *const v = &models[i];
+        struct test_result plain, one[2];
+        run_variant(v, 2, "c", ids, 2, 20, &plain);
+        const int64_t before = amx_count();
+        for (int k = 0; k < 2; k++) {
+            qsae_context *ctx = test_context(k ? 3 : 1, NULL);
+            ctx->level = QSAE__LEVEL_AMX;
+            qsae_model *m =
+                test_model(ctx, test_model_path(v->model), v->condition, v->compute, v->attention);
+            test_run(m, ids, 2, 20, &one[k]);
+            qsae_model_close(&m);
+            qsae_context_close(&ctx);
+        }
+        if (strcmp(qsae_cpu_best(), "amx") != 0)
+            assert_true(amx_count() > before || v->compute == QSAE_COMPUTE_F32);
+        assert_true(test_result_equal(&one[0], &one[1]));
+        const double gap = distance(&plain, &one[0]);
+        if (!(gap <= (v->compute == QSAE_COMPUTE_BF16 ? 0.02 : 1e-5)))
+            fail_msg("%s %s: %g from plain C", v->model, v->condition, gap);
+        test_result_free(&plain);
+        test_result_free(&one[0]);
+        test_result_free(&one[1]);
+    }
+    amx_stop();
 }
 
 /* Steps on a slab, one slab for two models, are the public pass. */
@@ -342,8 +387,9 @@ static void test_packed_attention(void **state)
 }
 
 const struct CMUnitTest invariance_tests[] = {
-    cmocka_unit_test(test_threads),    cmocka_unit_test(test_batch), cmocka_unit_test(test_levels),
-    cmocka_unit_test(test_steps),      cmocka_unit_test(test_long_windows),
+    cmocka_unit_test(test_threads), cmocka_unit_test(test_batch),
+    cmocka_unit_test(test_levels),  cmocka_unit_test(test_amx),
+    cmocka_unit_test(test_steps),   cmocka_unit_test(test_long_windows),
     cmocka_unit_test(test_packed_attention),
 };
 const size_t n_invariance_tests = sizeof invariance_tests / sizeof invariance_tests[0];

@@ -175,37 +175,26 @@ INLINE void fetch_eight(const uint8_t *p)
     FETCH(t0, p + 7 * LINE);
 }
 
-/* The TDPs of a step whose tiles are loaded (of part 0), and the loads of the step after it at
- * a_next and w_next. Each tile of W serves two TDPs in a row. ahead: a step of W to fetch. */
-INLINE void step(const qsae__packed_product *p, bool s8, int32_t parts, bool two, const uint8_t *a,
-                 const uint8_t *a_next, const uint8_t *w_next, const uint8_t *ahead)
+/* The TDPs of a step whose tiles are loaded, and the loads of the step after it at a_next and
+ * w_next. Each tile of W serves two TDPs in a row. ahead: a step of W to fetch. */
+INLINE void step(const qsae__packed_product *p, bool s8, bool two, const uint8_t *a_next,
+                 const uint8_t *w_next, const uint8_t *ahead)
 {
-#pragma GCC unroll 3
-    for (int32_t i = 0; i < parts; i++) {
-        const bool last = i + 1 == parts;
-        const uint8_t *const load = last ? a_next : a + (i + 1) * p->a_part;
-        TDP(0, 4, 6);
-        if (i == 0)
-            fetch_eight(ahead);
-        if (two)
-            TDP(2, 5, 6);
-        if (last)
-            LOAD(6, w_next, W_STRIDE);
-        if (i == 0)
-            fetch_eight(ahead + 8 * LINE);
-        TDP(1, 4, 7);
-        LOAD(4, load, QSAE__STEP);
-        if (i == 0)
-            fetch_eight(ahead + 16 * LINE);
-        if (two) {
-            TDP(3, 5, 7);
-            LOAD(5, load + p->a_strip, QSAE__STEP);
-        }
-        if (last)
-            LOAD(7, w_next + HALF, W_STRIDE);
-        if (i == 0)
-            fetch_eight(ahead + 24 * LINE);
+    TDP(0, 4, 6);
+    fetch_eight(ahead);
+    if (two)
+        TDP(2, 5, 6);
+    LOAD(6, w_next, W_STRIDE);
+    fetch_eight(ahead + 8 * LINE);
+    TDP(1, 4, 7);
+    LOAD(4, a_next, QSAE__STEP);
+    fetch_eight(ahead + 16 * LINE);
+    if (two) {
+        TDP(3, 5, 7);
+        LOAD(5, a_next + p->a_strip, QSAE__STEP);
     }
+    LOAD(7, w_next + HALF, W_STRIDE);
+    fetch_eight(ahead + 24 * LINE);
 }
 
 static void far_lines(fetch *f, int64_t bytes)
@@ -231,7 +220,7 @@ static __attribute__((noinline)) void fetch_far(block *b)
     b->c_rows -= rows;
 }
 
-INLINE void multiply(block *b, bool s8, int32_t parts, bool two)
+INLINE void multiply(block *b, bool s8, bool two)
 {
     const int64_t steps = b->p->steps;
     const uint8_t *a = b->a, *w = b->w;
@@ -240,7 +229,7 @@ INLINE void multiply(block *b, bool s8, int32_t parts, bool two)
         const bool last = t + 1 == steps;
         if (t + AHEAD == steps)
             ahead = b->w_next;
-        step(b->p, s8, parts, two, a, last ? b->a : a + QSAE__STRIP_STEP,
+        step(b->p, s8, two, last ? b->a : a + QSAE__STRIP_STEP,
              last ? b->w_next : w + QSAE__PANEL_STEP, ahead);
         fetch_far(b);
         a += QSAE__STRIP_STEP;
@@ -250,8 +239,7 @@ INLINE void multiply(block *b, bool s8, int32_t parts, bool two)
 }
 
 /* What the block in panel j fetches of the strips after s and s + 1: of the next ones, or with
- * `more` of the first ones' next slab. Of the lines of a step 16 belong to each strip. Of three
- * parts only the first is fetched so. */
+ * `more` of the first ones' next slab. Of the lines of a step 16 belong to each strip. */
 INLINE fetch far_strips(const qsae__packed_product *p, int64_t s, int64_t j, int64_t panels)
 {
     const int64_t count = qsae__ceil_div(p->m, QSAE__STRIP), lines = share(panels);
@@ -283,8 +271,17 @@ INLINE void next_c(block *b, int64_t left, bool last)
         b->c_next = (uint8_t *)b->p->c + (b->p->m - left) * b->stride;
 }
 
+INLINE void first_tiles(const qsae__packed_product *p, bool two, const uint8_t *a, const uint8_t *w)
+{
+    LOAD(4, a, QSAE__STEP);
+    LOAD(6, w, W_STRIDE);
+    LOAD(7, w + HALF, W_STRIDE);
+    if (two)
+        LOAD(5, a + p->a_strip, QSAE__STEP);
+}
+
 /* Strips s and, with two, s + 1 times all panels. */
-INLINE void strips(const qsae__packed_product *p, bool s8, int32_t parts, bool two, int64_t s)
+INLINE void strips(const qsae__packed_product *p, bool s8, bool two, int64_t s)
 {
     const int64_t panels = qsae__ceil_div(p->n, QSAE__COLUMNS);
     const int64_t pairs = qsae__ceil_div(p->m, 2 * QSAE__STRIP), m0 = s * QSAE__STRIP;
@@ -292,11 +289,7 @@ INLINE void strips(const qsae__packed_product *p, bool s8, int32_t parts, bool t
     block b = { .p = p, .m = qsae__min_i64(p->m - m0, (two ? 2 : 1) * QSAE__STRIP),
                 .a = p->a + s * p->a_strip, .stride = p->ldc * 4,
                 .c_share = qsae__ceil_div(2 * QSAE__STRIP, p->steps) };
-    LOAD(4, b.a, QSAE__STEP);
-    LOAD(6, p->w, W_STRIDE);
-    LOAD(7, p->w + HALF, W_STRIDE);
-    if (two)
-        LOAD(5, b.a + p->a_strip, QSAE__STEP);
+    first_tiles(p, two, b.a, p->w);
     for (int64_t j = 0; j < panels; j++) {
         const bool last = j + 1 == panels;
         b.w = p->w + j * p->w_panel;
@@ -307,31 +300,90 @@ INLINE void strips(const qsae__packed_product *p, bool s8, int32_t parts, bool t
         b.a_far = far_strips(p, s, j, panels);
         b.w_far = far_panel(p, b.w, s / 2, pairs);
         begin(&b, s8 && p->start ? p->start + j * QSAE__COLUMNS : NULL, two, &t);
-        multiply(&b, s8, parts, two);
+        multiply(&b, s8, two);
         end(&b, two, &t);
     }
 }
 
-INLINE void product(const qsae__packed_product *p, bool s8, int32_t parts)
+/* Tiles 0 to 3 = the steps of one block of parts, the smallest parts first: what they round is then
+ * nothing beside the rounding of the first part. The block of W stays in the first cache; while
+ * part 2 passes, the block `next` is fetched. */
+INLINE void parts_block(const qsae__packed_product *p, bool two, int64_t steps, const uint8_t *a,
+                        const uint8_t *w, const uint8_t *next)
+{
+    ZERO(0);
+    ZERO(1);
+    ZERO(2);
+    ZERO(3);
+    first_tiles(p, two, a + (p->parts - 1) * p->a_part, w);
+    for (int32_t part = p->parts - 1; part >= 0; part--) {
+        const uint8_t *const rows = a + part * p->a_part;
+        for (int64_t t = 0; t < steps; t++) {
+            const bool last = t + 1 == steps;
+            const uint8_t *const a_next = !last ? rows + (t + 1) * QSAE__STRIP_STEP
+                                          : part > 0 ? rows - p->a_part : rows;
+            step(p, false, two, a_next, last ? w : w + (t + 1) * QSAE__PANEL_STEP,
+                 (part + 1 == p->parts ? next : w) + t * QSAE__PANEL_STEP);
+        }
+    }
+}
+
+/* Strips s and, with two, s + 1 in parts times all panels: block sums are added to c. */
+INLINE void strips_in_parts(const qsae__packed_product *p, bool two, int64_t s)
+{
+    const int64_t panels = qsae__ceil_div(p->n, QSAE__COLUMNS), m0 = s * QSAE__STRIP;
+    const int64_t m = qsae__min_i64(p->m - m0, (two ? 2 : 1) * QSAE__STRIP);
+    tails t;
+    for (int64_t j = 0; j < panels; j++) {
+        const int64_t n = qsae__min_i64(p->n - j * QSAE__COLUMNS, QSAE__COLUMNS);
+        float *const c = (float *)p->c + m0 * p->ldc + j * QSAE__COLUMNS;
+        for (int64_t s0 = 0; s0 < p->steps; s0 += QSAE__PARTS_BLOCK) {
+            const int64_t steps = qsae__min_i64(p->steps - s0, QSAE__PARTS_BLOCK);
+            const uint8_t *const w = p->w + j * p->w_panel + s0 * QSAE__PANEL_STEP;
+            const bool more = s0 + 2 * QSAE__PARTS_BLOCK <= p->steps;
+            parts_block(p, two, steps, p->a + s * p->a_strip + s0 * QSAE__STRIP_STEP, w,
+                        more ? w + QSAE__PARTS_BLOCK * QSAE__PANEL_STEP : w);
+            store_c(t.c, W_STRIDE, two);
+            for (int64_t i = 0; i < m; i++) {
+                const float *const sum = (const float *)(const void *)(t.c + i * W_STRIDE);
+                for (int64_t k = 0; k < n; k++)
+                    c[i * p->ldc + k] = p->add || s0 > 0 ? c[i * p->ldc + k] + sum[k] : sum[k];
+            }
+        }
+    }
+}
+
+INLINE void product(const qsae__packed_product *p, bool s8)
 {
     const int64_t count = qsae__ceil_div(p->m, QSAE__STRIP);
     configure();
     for (int64_t s = 0; s + 1 < count; s += 2)
-        strips(p, s8, parts, true, s);
+        strips(p, s8, true, s);
     if (count % 2)
-        strips(p, s8, parts, false, count - 1);
+        strips(p, s8, false, count - 1);
+    release();
+}
+
+static void product_in_parts(const qsae__packed_product *p)
+{
+    const int64_t count = qsae__ceil_div(p->m, QSAE__STRIP);
+    configure();
+    for (int64_t s = 0; s + 1 < count; s += 2)
+        strips_in_parts(p, true, s);
+    if (count % 2)
+        strips_in_parts(p, false, count - 1);
     release();
 }
 
 void qsae__packed_bf16_amx(const qsae__packed_product *p)
 {
-    if (p->parts == 3)
-        product(p, false, 3);
+    if (p->parts > 1)
+        product_in_parts(p);
     else
-        product(p, false, 1);
+        product(p, false);
 }
 
 void qsae__packed_s8_amx(const qsae__packed_product *p)
 {
-    product(p, true, 1);
+    product(p, true);
 }
