@@ -2,6 +2,7 @@
 /* The screened encoder gives the bits of the unscreened one, on rows made to sit on every edge: at
  * thresholds and k-th places within an ulp, cancelling, tiny, huge, not finite; and its bound holds
  * against the exact products. Decoding against sums in plain C. */
+#include "../kernels/amx_emulate.h"
 #include "sae_test.h"
 
 #include "kernels/kernels.h"
@@ -224,10 +225,20 @@ static void assert_same(const kind *k, const char *level, uint32_t seed)
         fail_msg("%s at %s, seed %u: indices or values differ", k->name, level, seed);
 }
 
+/* Level amx is set by hand where the CPU lacks it and an emulator serves. */
+static qsae_context *open_level(const char *level, int32_t threads)
+{
+    const bool emulated = !strcmp(level, "amx") && strcmp(qsae_cpu_best(), "amx") != 0;
+    qsae_context *ctx = open_context(emulated ? NULL : level, threads);
+    if (emulated)
+        ctx->level = QSAE__LEVEL_AMX;
+    return ctx;
+}
+
 static void check_kind(const kind *k, const char *level, uint32_t seed)
 {
     const uint32_t first = seed;
-    qsae_context *one = open_context(level, 1);
+    qsae_context *one = open_level(level, 1);
     make(first / 7919 % 2 == 0, &seed);
     sharpen(k, one, &seed);
     qsae_sae *sae = open_sae(one, QSAE__SCREEN_NEVER);
@@ -237,7 +248,7 @@ static void check_kind(const kind *k, const char *level, uint32_t seed)
     qsae_sae_close(&sae);
     const bool has = qsae__packed_get(one)->bf16 != NULL;
     for (int32_t threads = 1; threads <= 3; threads++) {
-        qsae_context *ctx = open_context(level, threads);
+        qsae_context *ctx = open_level(level, threads);
         sae = open_sae(ctx, QSAE__SCREEN_ALWAYS);
         encode(sae, 0, N, &screened);
         assert_same(k, level, first);
@@ -263,6 +274,18 @@ static void test_same_bits(void **state)
         for (uint32_t seed = 1; seed <= 4; seed++)
             for (size_t k = 0; k < KINDS; k++)
                 check_kind(&kinds[k], level_name(l), seed * 7919);
+}
+
+static void test_same_bits_amx(void **state)
+{
+    (void)state;
+    if (!amx_start()) {
+        print_message("skipped: neither AMX nor AVX-512 to emulate it with\n");
+        skip();
+    }
+    for (size_t k = 0; k < KINDS; k++)
+        check_kind(&kinds[k], "amx", 7919);
+    amx_stop();
 }
 
 /* So many active features that screening is given up, from some block on. */
@@ -428,6 +451,7 @@ static void test_rows_sum(void **state)
 const struct CMUnitTest screen_tests[] = {
     cmocka_unit_test(test_select),    cmocka_unit_test(test_pairs),
     cmocka_unit_test(test_squares),   cmocka_unit_test(test_rows_sum),
-    cmocka_unit_test(test_same_bits), cmocka_unit_test(test_dense),
+    cmocka_unit_test(test_same_bits),
+    cmocka_unit_test(test_same_bits_amx), cmocka_unit_test(test_dense),
 };
 const size_t n_screen_tests = sizeof screen_tests / sizeof screen_tests[0];
