@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "kernels/blocks.h"
-#include "kernels/int8.h"
 
 static void decoded_row(const void *self, int64_t row, int64_t k0, int64_t kb, uint16_t *dst)
 {
@@ -54,20 +53,20 @@ enum qsae__product_kind qsae__product_kind(const qsae_context *ctx, int32_t comp
                                                                : QSAE__PRODUCT_F32;
 }
 
-void qsae__finish_row(const qsae_context *ctx, const qsae__operand *o, int64_t n0, int64_t n,
+int32_t qsae__apply_left(const qsae__operand *o, int64_t rows, qsae__left *left, size_t *bytes)
+{
+    return qsae__left_size(rows, o->k, o->kind == QSAE__PRODUCT_INT8 ? 1 : 2,
+                           o->kind == QSAE__PRODUCT_SPLIT ? 3 : 1, left, bytes);
+}
+
+void qsae__finish_row(qsae_context *ctx, const qsae__operand *o, int64_t n0, int64_t n,
                       float *acc)
 {
-    const qsae__ops *const ops = qsae__ops_get(ctx);
     if (o->bias)
-        ops->add(acc, o->bias + n0, acc, n, 0);
-    if (o->compute == QSAE_BF16)
-        ops->round_bf16(acc, n);
-    else if (o->compute == QSAE_F16)
-        qsae__int8_get(ctx)->round_f16(acc, n);
-    if (o->dtype == QSAE_BF16 && o->compute != QSAE_BF16)
-        ops->round_bf16(acc, n);
-    else if (o->dtype == QSAE_F16 && o->compute != QSAE_F16)
-        qsae__int8_get(ctx)->round_f16(acc, n);
+        qsae__ops_get(ctx)->add(acc, o->bias + n0, acc, n, 0);
+    qsae__round(ctx, o->compute, acc, n);
+    if (o->dtype != o->compute)
+        qsae__round(ctx, o->dtype, acc, n);
 }
 
 void qsae__store_row(const qsae__apply_call *call, int64_t index, int64_t row, int64_t n0,
@@ -103,17 +102,14 @@ static int32_t finish_packed(void *self, const qsae__tile *t)
     return QSAE_OK;
 }
 
-#define MOST 4 /* layers of a call */
-
 static int32_t apply_packed(const qsae__apply_call *call)
 {
     qsae_context *const ctx = call->ctx;
     const qsae__operand *const first = call->operand[0];
-    const bool split = first->kind == QSAE__PRODUCT_SPLIT;
-    qsae__right right[MOST];
+    qsae__right right[QSAE__APPLY_MOST];
     qsae__left left;
     size_t bytes;
-    int32_t st = qsae__left_size(call->x.rows, first->k, 2, split ? 3 : 1, &left, &bytes);
+    int32_t st = qsae__apply_left(first, call->x.rows, &left, &bytes);
     if (st != QSAE_OK)
         return st;
     const qsae__product product = { .left = &left, .right = right, .n_right = call->n,
@@ -225,8 +221,7 @@ int32_t qsae__apply_scratch(const qsae_context *ctx, const qsae__operand *o, int
                               (long long)o->k);
         return QSAE_OK;
     }
-    st = qsae__left_size(rows, o->k, o->kind == QSAE__PRODUCT_INT8 ? 1 : 2,
-                         o->kind == QSAE__PRODUCT_SPLIT ? 3 : 1, &left, bytes);
+    st = qsae__apply_left(o, rows, &left, bytes);
     if (st == QSAE_OK && !qsae__add_size(*bytes, qsae__product_scratch(ctx), bytes))
         return qsae__fail(QSAE_EOVERFLOW, "%lld rows of %lld columns", (long long)rows,
                           (long long)o->k);

@@ -43,6 +43,8 @@ typedef struct qsae__operand {
 /* Kind for a decoded weight in `compute` at the context's level. */
 enum qsae__product_kind qsae__product_kind(const qsae_context *ctx, int32_t compute);
 
+#define QSAE__APPLY_MOST 4 /* layers of a call */
+
 /* Layers that read the same rows and are multiplied alike, side by side. */
 typedef struct qsae__apply_call {
     qsae_context *ctx;
@@ -56,6 +58,8 @@ typedef struct qsae__apply_call {
     int64_t outliers;                    /* out, INT8: outlier columns met */
 } qsae__apply_call;
 
+/* Sizes of the rows that the packed product of o reads, and their bytes. QSAE_EOVERFLOW. */
+int32_t qsae__apply_left(const qsae__operand *o, int64_t rows, qsae__left *left, size_t *bytes);
 /* Bytes that any call with these rows needs. QSAE_EOVERFLOW. */
 int32_t qsae__apply_scratch(const qsae_context *ctx, const qsae__operand *o, int64_t rows,
                             size_t *bytes);
@@ -67,7 +71,7 @@ int32_t qsae__apply_gate(qsae_context *ctx, int64_t rows, int64_t n, float *cons
 int32_t qsae__apply_int8(qsae__apply_call *call);
 
 /* acc[n] += bias, rounded to compute and dtype. */
-void qsae__finish_row(const qsae_context *ctx, const qsae__operand *o, int64_t n0, int64_t n,
+void qsae__finish_row(qsae_context *ctx, const qsae__operand *o, int64_t n0, int64_t n,
                       float *acc);
 /* A finished row of a tile, or with a gate a pair of them, to where it belongs. */
 void qsae__store_row(const qsae__apply_call *call, int64_t index, int64_t row, int64_t n0,

@@ -7,7 +7,6 @@
 #include "kernels/int8.h"
 
 #define OUTLIER_ROWS 32   /* rows whose outlier products are made at once */
-#define MOST 4            /* layers of a call */
 
 /* One call: layers that read the same rows. */
 struct call {
@@ -17,8 +16,8 @@ struct call {
     qsae__int8_rows a;          /* quantised activations, in strips */
     int64_t *columns;           /* [a.n_outliers] outlier columns, ascending */
     float *x_outlier;           /* [rows, a.n_outliers] */
-    float *w_outlier[MOST];     /* [n_out, a.n_outliers] of each layer, in dtype */
-    qsae__dense dense[MOST];
+    float *w_outlier[QSAE__APPLY_MOST]; /* [n_out, a.n_outliers] of each layer, in dtype */
+    qsae__dense dense[QSAE__APPLY_MOST];
     float *part;                /* [threads, OUTLIER_ROWS, QSAE__GEMM_NB] outlier products */
     float *scratch;             /* [threads, QSAE__GEMM_SCRATCH] */
 };
@@ -114,7 +113,7 @@ static void add_outliers(const struct call *c, int64_t index, const qsae__tile *
                 qsae__ops_get(c->ctx)->add(row, part + i * QSAE__GEMM_NB, row, n1 - n0,
                                            o->dtype == QSAE_BF16);
                 if (o->dtype == QSAE_F16)
-                    c->ops->round_f16(row, n1 - n0);
+                    qsae__round(c->ctx, QSAE_F16, row, n1 - n0);
             }
         }
     }
@@ -158,7 +157,7 @@ static int32_t finish(void *self, const qsae__tile *t)
 
 static int32_t multiply(struct call *c, const qsae__left *left)
 {
-    qsae__right right[MOST];
+    qsae__right right[QSAE__APPLY_MOST];
     for (int64_t i = 0; i < c->call->n; i++)
         right[i] = (qsae__right){ c->call->operand[i]->packed, NULL };
     const qsae__product p = { .left = left, .right = right, .n_right = c->call->n, .s8 = true,
@@ -179,7 +178,7 @@ int32_t qsae__apply_int8(qsae__apply_call *call)
     struct call c = { .ctx = ctx, .ops = qsae__int8_get(ctx), .call = call };
     qsae__left left;
     size_t bytes;
-    int32_t st = qsae__left_size(call->x.rows, first->k, 1, 1, &left, &bytes);
+    int32_t st = qsae__apply_left(first, call->x.rows, &left, &bytes);
     if (st != QSAE_OK)
         return st;
     left.data = c.a.strips = call->scratch + qsae__product_scratch(ctx);

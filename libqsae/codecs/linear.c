@@ -201,8 +201,6 @@ static void count_outliers(const qsae__linear *l, int64_t columns)
     atomic_fetch_add(&l->seen[2], columns);
 }
 
-#define MOST 4 /* layers of a call */
-
 /* Runs of layers that can be multiplied side by side, one after another. */
 static int32_t apply_runs(const qsae__linear *const *l, int64_t n, const qsae__linear_rows *x,
                           float *const *y, const int64_t *ldy, const qsae__linear_gate *gate,
@@ -210,7 +208,7 @@ static int32_t apply_runs(const qsae__linear *const *l, int64_t n, const qsae__l
 {
     int32_t st = QSAE_OK;
     for (int64_t i = 0, e; i < n && st == QSAE_OK; i = e) {
-        const qsae__operand *operand[MOST];
+        const qsae__operand *operand[QSAE__APPLY_MOST];
         for (e = i; e < n && alike(&l[i]->operand, &l[e]->operand); e++)
             operand[e - i] = &l[e]->operand;
         qsae__apply_call call = { .ctx = l[0]->ctx, .operand = operand, .n = e - i, .x = *x,
@@ -229,7 +227,7 @@ int32_t qsae__linear_apply(const qsae__linear *const *l, int64_t n, const qsae__
     qsae_context *const ctx = l[0]->ctx;
     uint8_t *own = NULL;
     int32_t st = QSAE_OK;
-    if (n < 1 || n > MOST || (gate && n != 2))
+    if (n < 1 || n > QSAE__APPLY_MOST || (gate && n != 2))
         return qsae__fail(QSAE_EINVAL, "%lld layers in one call", (long long)n);
     if (!scratch) {
         size_t most = 0, bytes;

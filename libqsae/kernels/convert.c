@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/half.h"
+#include "kernels/int8.h"
 #include "kernels/ops.h"
 
 /* Elements may lie at any alignment: read through memcpy. */
@@ -77,8 +78,7 @@ void qsae__round(qsae_context *ctx, int32_t dtype, float *x, int64_t n)
     if (dtype == QSAE_BF16)
         qsae__ops_get(ctx)->round_bf16(x, n);
     else if (dtype == QSAE_F16)
-        for (int64_t i = 0; i < n; i++)
-            x[i] = qsae__round_f16(x[i]);
+        qsae__int8_get(ctx)->round_f16(x, n);
 }
 
 int32_t qsae__rows_check(const qsae_rows *rows, const char *what, uint32_t dtypes)
