@@ -31,17 +31,54 @@ QSAE_BEGIN_DECLS
     X(F6_E3M2, 21, "F6_E3M2", 6) \
     X(F4, 22, "F4", 4)
 
-#define QSAE_DTYPE_ENUM_(name, number, text, bits) QSAE_##name = number,
-enum { QSAE_DTYPE_MAP(QSAE_DTYPE_ENUM_) QSAE_DTYPE_COUNT = 23 };
-#undef QSAE_DTYPE_ENUM_
+/** X(NAME, number, name, elements, bytes): ggml's block types; the number is 100 + ggml's. Rows of
+ * such a tensor are whole blocks of that many elements in that many bytes. */
+#define QSAE_BLOCK_DTYPE_MAP(X) \
+    X(Q4_0, 102, "Q4_0", 32, 18) \
+    X(Q4_1, 103, "Q4_1", 32, 20) \
+    X(Q5_0, 106, "Q5_0", 32, 22) \
+    X(Q5_1, 107, "Q5_1", 32, 24) \
+    X(Q8_0, 108, "Q8_0", 32, 34) \
+    X(Q2_K, 110, "Q2_K", 256, 84) \
+    X(Q3_K, 111, "Q3_K", 256, 110) \
+    X(Q4_K, 112, "Q4_K", 256, 144) \
+    X(Q5_K, 113, "Q5_K", 256, 176) \
+    X(Q6_K, 114, "Q6_K", 256, 210) \
+    X(IQ2_XXS, 116, "IQ2_XXS", 256, 66) \
+    X(IQ2_XS, 117, "IQ2_XS", 256, 74) \
+    X(IQ3_XXS, 118, "IQ3_XXS", 256, 98) \
+    X(IQ1_S, 119, "IQ1_S", 256, 50) \
+    X(IQ4_NL, 120, "IQ4_NL", 32, 18) \
+    X(IQ3_S, 121, "IQ3_S", 256, 110) \
+    X(IQ2_S, 122, "IQ2_S", 256, 82) \
+    X(IQ4_XS, 123, "IQ4_XS", 256, 136) \
+    X(IQ1_M, 129, "IQ1_M", 256, 56) \
+    X(TQ1_0, 134, "TQ1_0", 256, 54) \
+    X(TQ2_0, 135, "TQ2_0", 256, 66) \
+    X(MXFP4, 139, "MXFP4", 32, 17) \
+    X(NVFP4, 140, "NVFP4", 64, 36)
 
-/** Name of a dtype, e.g. "BF16"; "?" if unknown. Static storage. */
+#define QSAE_DTYPE_ENUM_(name, number, text, bits) QSAE_##name = number,
+#define QSAE_BLOCK_ENUM_(name, number, text, elements, bytes) QSAE_##name = number,
+enum {
+    QSAE_DTYPE_MAP(QSAE_DTYPE_ENUM_)
+    QSAE_DTYPE_COUNT = 23,
+    QSAE_BLOCK_DTYPE_MAP(QSAE_BLOCK_ENUM_)
+};
+#undef QSAE_DTYPE_ENUM_
+#undef QSAE_BLOCK_ENUM_
+
+/** Name of a dtype, e.g. "BF16", "Q4_K"; "?" if unknown. Static storage. */
 QSAE_API const char *qsae_dtype_name(int32_t dtype);
 
-/** Bits of one element; 0 if unknown. */
+/** Bits of one element; 0 if unknown or a block type. */
 QSAE_API int32_t qsae_dtype_bits(int32_t dtype);
 
-/** Number of a dtype name as safetensors writes it; 0 if unknown. */
+/** Elements and bytes of a block: 1 and the element's for plain types of whole bytes. 1 if the
+ * dtype has blocks so described, 0 (nothing written) if not. */
+QSAE_API int32_t qsae_dtype_block(int32_t dtype, int64_t *elements, int64_t *bytes);
+
+/** Number of a dtype name as safetensors or ggml writes it; 0 if unknown. */
 QSAE_API int32_t qsae_dtype_from_name(const char *name);
 
 /** A matrix in the caller's memory. Row r starts at element r * row_stride of data. */
@@ -82,13 +119,15 @@ typedef struct qsae_tensor_info {
 } qsae_tensor_info;
 
 /**
- * Read-only listing of the tensors of a file or folder (safetensors, sharded or not; npz; npy).
+ * Read-only listing of the tensors of a file or folder (safetensors, sharded or not; GGUF, split or
+ * not; npz; npy).
  * Thread-safety: safe for reading.
  */
 typedef struct qsae_tensors qsae_tensors;
 
 /**
- * @param path  a file, or a folder with model.safetensors(.index.json), *.safetensors or params.npz
+ * @param path  a file, or a folder with model.safetensors(.index.json), *.safetensors, params.npz
+ *              or *.gguf
  * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE, QSAE_EUNSUPPORTED, QSAE_EIO, QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_tensors_open(qsae_context *context, const char *path, qsae_tensors **out);

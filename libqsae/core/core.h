@@ -14,6 +14,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/memory.h"
+#include "core/output.h"
 #include "core/settings.h"
 #include "core/status.h"
 #include "core/strbuf.h"

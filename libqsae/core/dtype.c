@@ -11,6 +11,11 @@ const char *qsae_dtype_name(int32_t dtype)
         return text;
         QSAE_DTYPE_MAP(NAME)
 #undef NAME
+#define NAME(name, number, text, elements, bytes) \
+    case number: \
+        return text;
+        QSAE_BLOCK_DTYPE_MAP(NAME)
+#undef NAME
     default:
         return "?";
     }
@@ -29,6 +34,28 @@ int32_t qsae_dtype_bits(int32_t dtype)
     }
 }
 
+int32_t qsae_dtype_block(int32_t dtype, int64_t *elements, int64_t *bytes)
+{
+    int64_t n = 1, size = qsae_dtype_bits(dtype) / 8;
+    switch (dtype) {
+#define BLOCK(name, number, text, count, total) \
+    case number: \
+        n = count; \
+        size = total; \
+        break;
+        QSAE_BLOCK_DTYPE_MAP(BLOCK)
+#undef BLOCK
+    default:
+        if (qsae_dtype_bits(dtype) % 8 != 0)
+            return 0;
+    }
+    if (size == 0 || !elements || !bytes)
+        return 0;
+    *elements = n;
+    *bytes = size;
+    return 1;
+}
+
 int32_t qsae_dtype_from_name(const char *name)
 {
     if (!name)
@@ -37,6 +64,11 @@ int32_t qsae_dtype_from_name(const char *name)
     if (strcmp(name, text) == 0) \
         return number;
     QSAE_DTYPE_MAP(FIND)
+#undef FIND
+#define FIND(id, number, text, elements, bytes) \
+    if (strcmp(name, text) == 0) \
+        return number;
+    QSAE_BLOCK_DTYPE_MAP(FIND)
 #undef FIND
     return 0;
 }

@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,6 +12,7 @@
 
 #include "core/checked.h"
 #include "core/memory.h"
+#include "core/output.h"
 #include "core/status.h"
 
 static int32_t fail_errno(const char *path, const char *what, int e)
@@ -130,69 +130,16 @@ void qsae__file_release(const qsae__file *f, const void *at, size_t size)
     errno = e;
 }
 
-static int32_t write_all(int fd, const char *path, const uint8_t *data, size_t size)
-{
-    size_t done = 0;
-    while (done < size) {
-        const ssize_t n = write(fd, data + done, size - done < (1u << 30) ? size - done : 1u << 30);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return fail_errno(path, "write", errno);
-        done += (size_t)n;
-    }
-    return QSAE_OK;
-}
-
-/* The folder entry itself must reach the disk, or a crash brings the old file back (or none). */
-static int32_t sync_folder(const char *path)
-{
-    char folder[4096];
-    const char *slash = strrchr(path, '/');
-    const size_t n = slash ? (size_t)(slash - path) : 0;
-    if (n >= sizeof folder)
-        return qsae__fail(QSAE_EINVAL, "%s: path too long", path);
-    memcpy(folder, path, n);
-    folder[n] = 0;
-    const char *name = slash ? (n ? folder : "/") : ".";
-    const int fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return fail_errno(name, "open", errno);
-    const int r = fsync(fd), e = errno;
-    close(fd);
-    /* Some file systems cannot sync folders; that is not the caller's failure. */
-    return r == 0 || e == EINVAL || e == EROFS ? QSAE_OK : fail_errno(name, "sync", e);
-}
-
 int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size)
 {
-    const size_t n = strlen(path) + 32;
-    char *temp = qsae__alloc(ctx, n);
-    if (!temp)
-        return QSAE_ENOMEM;
-    snprintf(temp, n, "%s.tmp-XXXXXX", path);
-    int32_t st = QSAE_OK;
-    const int fd = mkostemp(temp, O_CLOEXEC);
-    if (fd < 0) {
-        st = fail_errno(path, "create a temporary file beside it", errno);
-        qsae__free(ctx, temp);
-        return st;
-    }
-    const mode_t mask = umask(0);
-    umask(mask);
-    (void)fchmod(fd, 0666 & ~mask);
-    st = write_all(fd, path, data, size);
-    if (st == QSAE_OK && fsync(fd) != 0)
-        st = fail_errno(path, "sync", errno);
-    if (close(fd) != 0 && st == QSAE_OK)
-        st = fail_errno(path, "close", errno);
-    if (st == QSAE_OK && rename(temp, path) != 0)
-        st = fail_errno(path, "rename to", errno);
+    qsae__output *o = NULL;
+    int32_t st = qsae__output_open(ctx, path, &o);
     if (st != QSAE_OK)
-        (void)unlink(temp);
-    else
-        st = sync_folder(path);
-    qsae__free(ctx, temp);
+        return st;
+    st = qsae__output_append(o, data, size);
+    if (st == QSAE_OK)
+        return qsae__output_commit(&o);
+    qsae__output_discard(&o);
     return st;
 }
 

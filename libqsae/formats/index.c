@@ -6,8 +6,8 @@
 
 #include "formats/set.h"
 
-/* The one kind of link that is followed: FILE -> ../../blobs/HASH, as the Hugging Face cache lays out
- * models--X--Y/snapshots/REVISION/FILE, if that is a regular file. */
+/* The one kind of link that is followed: FILE -> ../../blobs/HASH, as the Hugging Face cache lays
+ * out models--X--Y/snapshots/REVISION/FILE, if that is a regular file. */
 static bool is_cache_link(qsae_context *ctx, const char *folder, const char *path)
 {
     static const char blobs[] = "../../blobs/";
@@ -27,9 +27,9 @@ static bool is_cache_link(qsae_context *ctx, const char *folder, const char *pat
     return regular;
 }
 
-/* Opens one shard. A name in an index is hostile: it may reach neither elsewhere nor through a
- * link of its own making. */
-static int32_t open_shard(qsae__tensors *t, const char *folder, const char *index, const char *name)
+/* A name in an index may reach neither elsewhere nor through a link of its own making. */
+int32_t qsae__set_open_beside(qsae__tensors *t, const char *folder, const char *index,
+                              const char *name)
 {
     qsae__file *file = NULL;
     struct stat st;
@@ -90,7 +90,7 @@ static int32_t read_map(qsae__tensors *t, const char *folder, const char *index,
             status = qsae__fail(QSAE_EFORMAT, "%s: weight_map \"%s\": expected string, found %s",
                                 index, tensor, qsae__json_type_name(value));
         else if (json_object_get(seen, name) == NULL) {
-            status = open_shard(t, folder, index, name);
+            status = qsae__set_open_beside(t, folder, index, name);
             if (status == QSAE_OK)
                 status = read_shard(t, map, index, name);
             if (status == QSAE_OK && json_object_set_new(seen, name, json_true()) != 0)

@@ -40,4 +40,12 @@ int32_t qsae__json_get(const json_t *object, const char *where, const char *key,
 
 const char *qsae__json_type_name(const json_t *v);
 
+/*
+ * Appends the value as Python's json.dumps lays it out: over lines with that many spaces of indent
+ * per level, or on one line if indent < 0. Numbers in the fewest digits; keys keep their order.
+ */
+int32_t qsae__json_write(qsae__strbuf *out, const json_t *value, int indent);
+/* text: v as above, at least 32 bytes; v is finite. */
+void qsae__json_number(double v, char *text, size_t size);
+
 #endif

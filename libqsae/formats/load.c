@@ -12,14 +12,17 @@ int32_t qsae__pickle_refused(const char *path)
                       "cfg.json + sae_weights.safetensors (or model.safetensors)", path);
 }
 
-static enum kind sniff(const uint8_t *p, uint64_t size)
+static enum kind sniff(const qsae__file *f)
 {
+    const uint8_t *const p = f->data;
+    const uint64_t size = f->size;
+
+    if (qsae__is_gguf(f))
+        return KIND_GGUF;
     if (size >= 6 && memcmp(p, "\x93NUMPY", 6) == 0)
         return KIND_NPY;
     if (size >= 4 && (memcmp(p, "PK\3\4", 4) == 0 || memcmp(p, "PK\5\6", 4) == 0))
         return KIND_ZIP;
-    if (size >= 4 && memcmp(p, "GGUF", 4) == 0)
-        return KIND_GGUF;
     if (size >= 2 && p[0] == 0x80 && p[1] >= 2 && p[1] <= 5) {
         /* A safetensors header length may look the same: then 4 zero bytes and white space or a
          * brace follow, which no pickle has. */
@@ -41,7 +44,7 @@ static int32_t read_file(qsae__tensors *t, const char *path)
     if (status != QSAE_OK)
         return status;
     f = t->files[t->n_files - 1];
-    switch (sniff(f->data, f->size)) {
+    switch (sniff(f)) {
     case KIND_NPY:
         return qsae__npy_read(t, f);
     case KIND_ZIP:
@@ -49,7 +52,7 @@ static int32_t read_file(qsae__tensors *t, const char *path)
     case KIND_PICKLE:
         return qsae__pickle_refused(path);
     case KIND_GGUF:
-        return qsae__fail(QSAE_EUNSUPPORTED, "%s: GGUF files are not supported", path);
+        return qsae__gguf_read(t, f);
     default:
         return qsae__safetensors_read(t, f);
     }
@@ -80,10 +83,23 @@ static int32_t read_named(qsae__tensors *t, const char *folder, const char *name
     return status;
 }
 
-/* The one file of the folder that can hold tensors; safetensors before npz. */
+/* A later part of a split GGUF file whose first part comes right before it, or earlier, in the list
+ * of names: NAME-00002-of-00003.gguf. */
+static bool later_part(char *const *names, int64_t i)
+{
+    const size_t tail = strlen("00001-of-00001.gguf"), n = strlen(names[i]);
+
+    if (i == 0 || n < tail || memcmp(names[i] + n - tail + 5, "-of-", 4) != 0 ||
+        strlen(names[i - 1]) != n)
+        return false;
+    return memcmp(names[i], names[i - 1], n - tail) == 0 &&
+           strcmp(names[i] + n - tail + 5, names[i - 1] + n - tail + 5) == 0;
+}
+
+/* The one file of the folder that can hold tensors; safetensors before npz before GGUF. */
 static int32_t read_only_one(qsae__tensors *t, const char *folder)
 {
-    static const char *const endings[] = { ".safetensors", ".npz" };
+    static const char *const endings[] = { ".safetensors", ".npz", ".gguf" };
     char **names = NULL;
     const char *pickle = NULL;
     int64_t n = 0;
@@ -91,10 +107,10 @@ static int32_t read_only_one(qsae__tensors *t, const char *folder)
 
     if (status != QSAE_OK)
         return status;
-    for (size_t e = 0; e < 2; e++) {
+    for (size_t e = 0; e < 3; e++) {
         const char *found = NULL, *second = NULL;
         for (int64_t i = 0; i < n; i++) {
-            if (has_ending(names[i], endings[e])) {
+            if (has_ending(names[i], endings[e]) && !(e == 2 && later_part(names, i))) {
                 second = found;
                 found = names[i];
                 if (second != NULL)
@@ -116,8 +132,8 @@ static int32_t read_only_one(qsae__tensors *t, const char *folder)
     if (pickle != NULL)
         status = read_named(t, folder, pickle);
     if (status != QSAE_EPICKLE)
-        status = qsae__fail(QSAE_ENOENT, "%s: no *.safetensors or *.npz file in the folder",
-                            folder);
+        status = qsae__fail(QSAE_ENOENT, "%s: no *.safetensors, *.npz or *.gguf file in the "
+                            "folder", folder);
 done:
     qsae__folder_list_free(t->ctx, names, n);
     return status;

@@ -6,6 +6,7 @@
 #include <qsae/tensor.h>
 
 #include "formats/set.h"
+#include "formats/writer.h"
 
 #define HEADER_MAX 100000000
 
@@ -80,7 +81,7 @@ static int32_t read_entry(const json_t *entry, const qsae__file *file, const uin
                           file->path, t->name);
     dtype = json_string_value(json_object_get(entry, "dtype"));
     t->dtype = qsae_dtype_from_name(dtype);
-    if (t->dtype == 0)
+    if (qsae_dtype_bits(t->dtype) == 0) /* block types are ggml's alone */
         return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": unknown dtype \"%s\"", file->path,
                           t->name, dtype == NULL ? "(none)" : dtype);
     status = read_shape(json_object_get(entry, "shape"), file->path, t->name, t);
@@ -216,80 +217,40 @@ int32_t qsae__safetensors_read(qsae__tensors *t, const qsae__file *file)
     return status;
 }
 
-/* Header of `count` tensors in the order given; *data_size receives the bytes of the data. */
-static int32_t make_header(const qsae__tensor *tensors, int64_t count, json_t *header,
-                           uint64_t *data_size)
+/* Shape, dtype and size of a tensor to be written agree. */
+static int32_t check_tensor(const qsae__tensor *t, int64_t i)
 {
-    uint64_t at = 0, end, bytes;
+    uint64_t bytes;
 
-    for (int64_t i = 0; i < count; i++) {
-        const qsae__tensor *t = &tensors[i];
-        json_t *shape, *entry;
-
-        if (t->name == NULL || t->rank < 0 || t->rank > 8 || qsae_dtype_bits(t->dtype) == 0 ||
-            !qsae__shape_bytes(t->shape, t->rank, t->dtype, &bytes) || bytes != t->bytes ||
-            (t->data == NULL && bytes > 0) || !qsae__add_u64(at, bytes, &end) || end > INT64_MAX)
-            return qsae__fail(QSAE_EINVAL, "safetensors: tensor %lld (\"%s\"): shape, dtype and "
-                              "size do not agree", (long long)i, t->name == NULL ? "" : t->name);
-        if (json_object_get(header, t->name) != NULL || strcmp(t->name, "__metadata__") == 0)
-            return qsae__fail(QSAE_EINVAL, "safetensors: tensor name \"%s\" occurs twice or is "
-                              "reserved", t->name);
-        shape = json_array();
-        for (int32_t k = 0; k < t->rank; k++)
-            json_array_append_new(shape, json_integer(t->shape[k]));
-        entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", qsae_dtype_name(t->dtype), "shape",
-                          shape, "data_offsets", (json_int_t)at, (json_int_t)end);
-        if (json_object_set_new(header, t->name, entry) != 0)
-            return qsae__fail(QSAE_EINVAL, "safetensors: tensor name %lld is not UTF-8",
-                              (long long)i);
-        at = end;
-    }
-    *data_size = at;
+    if (t->name == NULL || t->rank < 0 || t->rank > 8 || qsae_dtype_bits(t->dtype) == 0 ||
+        !qsae__shape_bytes(t->shape, t->rank, t->dtype, &bytes) || bytes != t->bytes ||
+        (t->data == NULL && bytes > 0) || bytes > SIZE_MAX)
+        return qsae__fail(QSAE_EINVAL, "safetensors: tensor %lld (\"%s\"): shape, dtype and size "
+                          "do not agree", (long long)i, t->name == NULL ? "" : t->name);
     return QSAE_OK;
 }
 
 int32_t qsae__safetensors_write(qsae_context *ctx, const char *path, const qsae__tensor *tensors,
                                 int64_t count)
 {
-    json_t *header = json_object();
-    char *text = NULL;
-    uint8_t *whole = NULL;
-    uint64_t data_size = 0, total;
-    size_t n, padded;
-    int32_t status = QSAE_ENOMEM;
+    qsae__writer *w = NULL;
+    uint64_t room = 0;
+    int32_t status = QSAE_OK;
 
-    if (header == NULL)
-        return qsae__fail(QSAE_ENOMEM, "%s: out of memory", path);
-    status = make_header(tensors, count, header, &data_size);
-    if (status != QSAE_OK)
-        goto fail;
-    text = json_dumps(header, JSON_COMPACT);
-    if (text == NULL) {
-        status = qsae__fail(QSAE_ENOMEM, "%s: out of memory", path);
-        goto fail;
+    for (int64_t i = 0; i < count && status == QSAE_OK; i++) {
+        status = check_tensor(&tensors[i], i);
+        if (status == QSAE_OK)
+            room += qsae__writer_room(tensors[i].name, tensors[i].rank);
     }
-    n = strlen(text);
-    padded = (n + 7) / 8 * 8; /* data starts at a multiple of 8 */
-    if (!qsae__add_u64(data_size, 8 + padded, &total) || total > SIZE_MAX) {
-        status = qsae__fail(QSAE_EOVERFLOW, "%s: too large", path);
-        goto fail;
+    if (status == QSAE_OK)
+        status = qsae__writer_open(ctx, path, room + 64, &w);
+    for (int64_t i = 0; i < count && status == QSAE_OK; i++) {
+        status = qsae__writer_begin(w, &tensors[i]);
+        if (status == QSAE_OK)
+            status = qsae__writer_put(w, tensors[i].data, (size_t)tensors[i].bytes);
     }
-    whole = qsae__alloc(ctx, (size_t)total);
-    if (whole == NULL) {
-        status = QSAE_ENOMEM;
-        goto fail;
-    }
-    for (int i = 0; i < 8; i++)
-        whole[i] = (uint8_t)((uint64_t)padded >> (8 * i));
-    memcpy(whole + 8, text, n);
-    memset(whole + 8 + n, ' ', padded - n);
-    for (int64_t i = 0, at = (int64_t)(8 + padded); i < count; at += (int64_t)tensors[i++].bytes)
-        if (tensors[i].bytes > 0)
-            memcpy(whole + at, tensors[i].data, (size_t)tensors[i].bytes);
-    status = qsae__file_write(ctx, path, whole, (size_t)total);
-fail:
-    qsae__free(ctx, whole);
-    free(text);
-    json_decref(header);
+    if (status == QSAE_OK)
+        return qsae__writer_commit(&w);
+    qsae__writer_discard(&w);
     return status;
 }

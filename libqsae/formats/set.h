@@ -19,6 +19,8 @@ struct qsae__tensors {
     void **blocks;          /* own memory: names, decoded data */
     int64_t n_blocks, blocks_capacity;
     json_t *metadata;       /* __metadata__ or NULL */
+    struct qsae__gguf *gguf; /* pairs of a GGUF file or NULL; freed with the set's blocks */
+    qsae__tensors *parent;   /* whose files tensors point into too, or NULL; one reference */
 };
 
 int32_t qsae__set_new(qsae_context *ctx, const char *path, qsae__tensors **out);
@@ -34,13 +36,22 @@ int32_t qsae__set_add(qsae__tensors *t, const qsae__tensor *tensor);
 /* Sorts by name; two tensors of one name are QSAE_EFORMAT. */
 int32_t qsae__set_finish(qsae__tensors *t);
 
-/* Product of the shape times the element size; false if it overflows or is no whole byte. */
+/* Product of the shape times the element size; false if it overflows or is no whole byte, or rows
+ * are no whole blocks. */
 bool qsae__shape_bytes(const int64_t *shape, int32_t rank, int32_t dtype, uint64_t *bytes);
 
 /* Adds the tensors of one file; `file` belongs to the set already. */
 int32_t qsae__safetensors_read(qsae__tensors *t, const qsae__file *file);
 int32_t qsae__npy_read(qsae__tensors *t, const qsae__file *file);
 int32_t qsae__npz_read(qsae__tensors *t, const qsae__file *file);
+/* gguf.c; also fills t->gguf, and adds the other parts of a split file. */
+int32_t qsae__gguf_read(qsae__tensors *t, const qsae__file *file);
+bool qsae__is_gguf(const qsae__file *file);
+
+/* Opens and adds the file `name` of the folder, which `from` (for messages) speaks of. The name is
+ * hostile: plain names only, and no links but those of the Hugging Face cache. */
+int32_t qsae__set_open_beside(qsae__tensors *t, const char *folder, const char *from,
+                              const char *name);
 
 /* folder/model.safetensors.index.json and its shards. */
 int32_t qsae__index_read(qsae__tensors *t, const char *folder, const char *index_path);

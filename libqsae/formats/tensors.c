@@ -12,6 +12,16 @@ struct qsae_tensors {
     qsae__tensors *set;
 };
 
+qsae__tensors *qsae__tensors_of(const qsae_tensors *t)
+{
+    return t->set;
+}
+
+qsae_context *qsae__tensors_context(const qsae__tensors *t)
+{
+    return t->ctx;
+}
+
 int32_t qsae__set_new(qsae_context *ctx, const char *path, qsae__tensors **out)
 {
     qsae__tensors *t = qsae__calloc(ctx, 1, sizeof *t);
@@ -58,6 +68,7 @@ void qsae__tensors_unref(qsae__tensors **pt)
     qsae__free(ctx, t->items);
     qsae__free(ctx, t->path);
     json_decref(t->metadata);
+    qsae__tensors_unref(&t->parent);
     qsae__free(ctx, t);
     qsae__context_unref(ctx);
 }
@@ -117,12 +128,15 @@ int32_t qsae__set_finish(qsae__tensors *t)
 
 bool qsae__shape_bytes(const int64_t *shape, int32_t rank, int32_t dtype, uint64_t *bytes)
 {
-    int64_t n = 1;
+    int64_t n = 1, elements = 1, block = 0;
     uint64_t bits;
 
     for (int32_t i = 0; i < rank; i++)
         if (shape[i] < 0 || !qsae__mul_i64(n, shape[i], &n))
             return false;
+    if (qsae_dtype_block(dtype, &elements, &block) && elements > 1)
+        return rank > 0 && shape[rank - 1] % elements == 0 &&
+               qsae__mul_u64((uint64_t)(n / elements), (uint64_t)block, bytes);
     if (!qsae__mul_u64((uint64_t)n, (uint64_t)qsae_dtype_bits(dtype), &bits) || bits % 8 != 0)
         return false;
     *bytes = bits / 8;
@@ -151,8 +165,9 @@ const qsae__tensor *qsae__tensors_find(const qsae__tensors *t, const char *name)
 /* Data of the set's own memory lie in no file, and qsae__file_* leave them alone. */
 void qsae__tensor_release(const qsae__tensors *t, const qsae__tensor *x)
 {
-    for (int64_t i = 0; i < t->n_files; i++)
-        qsae__file_release(t->files[i], x->data, (size_t)x->bytes);
+    for (const qsae__tensors *s = t; s != NULL; s = s->parent)
+        for (int64_t i = 0; i < s->n_files; i++)
+            qsae__file_release(s->files[i], x->data, (size_t)x->bytes);
 }
 
 const char *qsae__tensors_metadata(const qsae__tensors *t, const char *key)

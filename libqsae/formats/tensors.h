@@ -2,6 +2,8 @@
 #ifndef QSAE_FORMATS_TENSORS_H
 #define QSAE_FORMATS_TENSORS_H
 
+#include <qsae/tensor.h>
+
 #include "core/core.h"
 
 /* One tensor, row-major, C order; data may have any alignment and belongs to the set. */
@@ -18,10 +20,10 @@ typedef struct qsae__tensor {
 /* A set of named tensors, from one or several files. Reading is thread-safe. Reference-counted. */
 typedef struct qsae__tensors qsae__tensors;
 
-/* A safetensors file, an npz, an npy (one tensor named "data"), or a folder:
- * model.safetensors.index.json with its shards, else model.safetensors, else the one *.safetensors
- * or *.npz in it. Pickles (torch zip with data.pkl, or byte 0x80 and a protocol byte) are
- * QSAE_EPICKLE. */
+/* A safetensors file, a GGUF file, an npz, an npy (one tensor named "data"), or a folder:
+ * model.safetensors.index.json with its shards, else model.safetensors, else the one *.safetensors,
+ * *.npz or *.gguf in it (a split GGUF file counts as one). Pickles (torch zip with data.pkl, or
+ * byte 0x80 and a protocol byte) are QSAE_EPICKLE. */
 int32_t qsae__tensors_load(qsae_context *ctx, const char *path, qsae__tensors **out);
 qsae__tensors *qsae__tensors_ref(qsae__tensors *t);
 void qsae__tensors_unref(qsae__tensors **t);
@@ -33,6 +35,10 @@ const qsae__tensor *qsae__tensors_find(const qsae__tensors *t, const char *name)
 /* The tensor will not be read for a while: the pages of a mapped file that hold nothing else need
  * not stay in memory. Its data read the same afterwards. */
 void qsae__tensor_release(const qsae__tensors *t, const qsae__tensor *x);
+
+/* The set behind a public handle. */
+qsae__tensors *qsae__tensors_of(const qsae_tensors *t);
+qsae_context *qsae__tensors_context(const qsae__tensors *t);
 
 /* __metadata__ value of a safetensors file (single file only), or NULL. */
 const char *qsae__tensors_metadata(const qsae__tensors *t, const char *key);

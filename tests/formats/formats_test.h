@@ -34,7 +34,8 @@ void test_refused(const char *name, int32_t status, const char *part);
 /* length, header and `data_size` bytes 0, 1, 2, ... to folder/name. */
 void test_safetensors(const char *name, const char *header, size_t data_size);
 
-extern const struct CMUnitTest json_tests[], safetensors_tests[], npy_tests[], index_tests[];
-extern const size_t n_json_tests, n_safetensors_tests, n_npy_tests, n_index_tests;
+extern const struct CMUnitTest json_tests[], safetensors_tests[], npy_tests[], index_tests[],
+    gguf_tests[];
+extern const size_t n_json_tests, n_safetensors_tests, n_npy_tests, n_index_tests, n_gguf_tests;
 
 #endif

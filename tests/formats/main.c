@@ -105,6 +105,7 @@ int main(void)
     failed += run(json_tests, n_json_tests, "json");
     failed += run(safetensors_tests, n_safetensors_tests, "safetensors");
     failed += run(npy_tests, n_npy_tests, "npy and npz");
+    failed += run(gguf_tests, n_gguf_tests, "gguf");
     failed += run(index_tests, n_index_tests, "index and folders");
     for (int mode = 0; mode < 2; mode++)
         qsae__context_unref(test_contexts[mode]);
