@@ -29,7 +29,16 @@ typedef struct qsae__coder4 {
     float thresholds[16];    /* 15, ascending */
     uint8_t codes[16];       /* by how many of them are below the value */
     uint8_t nan;
+    /* Where no two thresholds are near each other, and codes are counts: parts of [-1, 1], 2 / 31
+     * wide from -1 on, with the threshold in or at the edge of each (infinity if there is none) and
+     * the count below it. */
+    bool spaced;
+    float part_threshold[32];
+    int32_t part_count[32];
 } qsae__coder4;
+
+/* Fills the parts from thresholds, codes and nan. */
+void qsae__coder4_space(qsae__coder4 *c);
 
 /* Operations of one level; results do not depend on it. Every product is rounded to f32, bf16
  * results once more; NaN is kept, as by qsae__f32_to_bf16. */
@@ -43,6 +52,9 @@ typedef struct qsae__block_ops {
     /* packed[ceil(n / 2)] = codes of x[i] * scale; the half after an odd n is 0 */
     void (*encode4)(const qsae__coder4 *c, const float *x, float scale, int64_t n,
                     uint8_t *packed);
+    /* A block of bf16 values at any address: m is the largest |x[i]|, NaN skipped (-FLT_MAX if
+     * there is nothing else), packed the codes of x[i] * (1 / m) as by encode4; returns m. */
+    float (*encode4_16)(const qsae__coder4 *c, const void *x, int64_t n, uint8_t *packed);
     /* dst[i] = bf16(src[i]); src has any alignment */
     void (*narrow)(const void *src, int64_t n, uint16_t *dst);
 } qsae__block_ops;

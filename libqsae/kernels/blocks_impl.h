@@ -4,6 +4,8 @@
  * block of 4-bit codes and the codes look them up in registers, STEP16 (bf16) or STEP32 (f32) at a
  * time.
  */
+#include <float.h>
+
 #include "kernels/lanes.h"
 
 /* Shorter runs are decoded to a buffer of a whole step. */
@@ -33,9 +35,8 @@ INLINE v16 wide8(const void *p, bool is_signed)
 
 /* Eight bytes of the codes of sixteen values: a binary search, whose steps are lookups. The counts'
  * last step adds 1 to an even number. */
-INLINE void codes16(const qsae__coder4 *c, const float *x, float scale, uint8_t *packed)
+INLINE void codes_of(const qsae__coder4 *c, __m512 u, uint8_t *packed)
 {
-    const __m512 u = _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(scale));
     const __m512 t = _mm512_loadu_ps(c->thresholds);
     const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)c->codes));
     const __m512i one = _mm512_set1_epi32(1);
@@ -54,6 +55,57 @@ INLINE void codes16(const qsae__coder4 *c, const float *x, float scale, uint8_t 
     /* the even one 16 times plus the odd one */
     const __m128i pairs = _mm_maddubs_epi16(_mm512_cvtepi32_epi8(i), _mm_set1_epi16(0x0110));
     _mm_storel_epi64((__m128i *)(void *)packed, _mm_packus_epi16(pairs, pairs));
+}
+
+INLINE void codes16(const qsae__coder4 *c, const float *x, float scale, uint8_t *packed)
+{
+    codes_of(c, _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(scale)), packed);
+}
+
+INLINE __m512 wide16(const void *x)
+{
+    return (__m512)_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16);
+}
+
+/* The largest magnitude of n bf16 values as bits, -1 if all are NaN. Magnitudes and infinity are
+ * ordered as integers. */
+INLINE int32_t magnitude16(const uint8_t *x, int64_t n)
+{
+    const __m512i sign = _mm512_set1_epi16(0x7fff), most = _mm512_set1_epi16(0x7f80);
+    __m512i m = _mm512_set1_epi16(-1);
+    for (int64_t i = 0; i < n; i += 32) {
+        const __mmask32 k = n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1;
+        const __m512i v = _mm512_and_si512(_mm512_maskz_loadu_epi16(k, x + 2 * i), sign);
+        m = _mm512_mask_max_epi16(m, _mm512_mask_cmple_epi16_mask(k, v, most), m, v);
+    }
+    const __m256i h = _mm256_max_epi16(_mm512_castsi512_si256(m), _mm512_extracti64x4_epi64(m, 1));
+    const __m128i q = _mm_max_epi16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    /* the least of 0x7fff - q, which is not negative: the instruction compares without sign */
+    const __m128i least = _mm_minpos_epu16(_mm_sub_epi16(_mm_set1_epi16(0x7fff), q));
+    return 0x7fff - (int32_t)(uint16_t)_mm_extract_epi16(least, 0);
+}
+
+/* Codes of two times sixteen values by parts of [-1, 1]. */
+INLINE void codes_spaced(const qsae__coder4 *c, const uint8_t *x, __m512 scale, uint8_t *packed)
+{
+    const __m512 middle = _mm512_set1_ps(15.5f);
+    const __m512 t0 = _mm512_loadu_ps(c->part_threshold);
+    const __m512 t1 = _mm512_loadu_ps(c->part_threshold + 16);
+    const __m512i n0 = _mm512_loadu_si512(c->part_count);
+    const __m512i n1 = _mm512_loadu_si512(c->part_count + 16);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        const __m512 u = _mm512_mul_ps(wide16(x + 32 * half), scale);
+        const __m512i part = _mm512_cvttps_epi32(_mm512_fmadd_ps(u, middle, middle));
+        const __m512 t = _mm512_permutex2var_ps(t0, part, t1);
+        const __m512i n = _mm512_permutex2var_epi32(n0, part, n1);
+        const __mmask16 above = _mm512_cmp_ps_mask(u, t, _CMP_GT_OQ);
+        const __m512i code = _mm512_mask_add_epi32(n, above, n, _mm512_set1_epi32(1));
+        const __m512i pair = _mm512_or_si512(_mm512_slli_epi64(code, 4),
+                                             _mm512_srli_epi64(code, 32));
+        _mm_storel_epi64((__m128i *)(void *)(packed + 8 * half), _mm512_cvtepi64_epi8(pair));
+    }
 }
 
 typedef __m512i table16;
@@ -298,6 +350,72 @@ static void encode4(const qsae__coder4 *c, const float *x, float scale, int64_t 
     }
 }
 
+#if defined(__AVX512BW__)
+/* Runs of 32 by codes_spaced where it may be used; returns how many elements that were. */
+INLINE int64_t encode_spaced(const qsae__coder4 *c, const uint8_t *x, float scale, int64_t n,
+                             uint8_t *packed)
+{
+    const __m512 s = _mm512_set1_ps(scale);
+    int64_t i = 0;
+    /* a maximum of zero, or so small that its reciprocal overflows, leaves [-1, 1] */
+    if (!c->spaced || !(scale <= FLT_MAX))
+        return 0;
+    for (; i + 32 <= n; i += 32)
+        codes_spaced(c, x + 2 * i, s, packed + i / 2);
+    return i;
+}
+
+INLINE void codes16_half(const qsae__coder4 *c, const uint8_t *x, float scale, uint8_t *packed)
+{
+    codes_of(c, _mm512_mul_ps(wide16(x), _mm512_set1_ps(scale)), packed);
+}
+#else
+INLINE int32_t magnitude16(const uint8_t *x, int64_t n)
+{
+    int32_t m = -1;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, x + 2 * i, sizeof h);
+        const int32_t v = h & 0x7fff;
+        m = v <= 0x7f80 && v > m ? v : m;
+    }
+    return m;
+}
+
+INLINE int64_t encode_spaced(const qsae__coder4 *c, const uint8_t *x, float scale, int64_t n,
+                             uint8_t *packed)
+{
+    (void)c, (void)x, (void)scale, (void)n, (void)packed;
+    return 0;
+}
+
+INLINE void codes16_half(const qsae__coder4 *c, const uint8_t *x, float scale, uint8_t *packed)
+{
+    float wide[LANES];
+    v_store(wide, v_load_bf16(x));
+    codes16(c, wide, scale, packed);
+}
+#endif
+
+static float encode4_16(const qsae__coder4 *c, const void *src, int64_t n, uint8_t *packed)
+{
+    const uint8_t *const x = src;
+    const int32_t bits = magnitude16(x, n);
+    const float m = bits < 0 ? -FLT_MAX : qsae__f32_from_bits((uint32_t)bits << 16);
+    const float scale = 1 / m;
+    int64_t i = encode_spaced(c, x, scale, n, packed);
+    for (; i + LANES <= n; i += LANES)
+        codes16_half(c, x + 2 * i, scale, packed + i / 2);
+    if (i < n) {
+        float wide[LANES];
+        uint16_t half[LANES] = { 0 };
+        memcpy(half, x + 2 * i, (size_t)(n - i) * sizeof *half);
+        v_store(wide, v_load_bf16(half));
+        encode4(c, wide, scale, n - i, packed + i / 2);
+    }
+    return m;
+}
+
 /* Code of element i. */
 INLINE int code4(const uint8_t *codes, int64_t i)
 {
@@ -450,5 +568,6 @@ const qsae__block_ops OPS = {
     .bf16_8 = bf16_8,
     .f32_8 = f32_8,
     .encode4 = encode4,
+    .encode4_16 = encode4_16,
     .narrow = narrow,
 };

@@ -1,0 +1,6 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "kernels/requant.h"
+
+extern const qsae__requant_ops qsae__requant_avx512;
+#define OPS qsae__requant_avx512
+#include "kernels/requant_impl.h"
