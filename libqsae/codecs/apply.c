@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "codecs/act.h"
 #include "kernels/blocks.h"
 
 static void decoded_row(const void *self, int64_t row, int64_t k0, int64_t kb, uint16_t *dst)
@@ -209,22 +210,76 @@ static int32_t apply_f32(const qsae__apply_call *call)
     return st;
 }
 
+const struct qsae__act *qsae__operand_act(const qsae__operand *o)
+{
+    return o->q ? o->q->act : NULL;
+}
+
+/* Bytes of the transformed rows, which lie before the rest of the scratch. */
+static bool act_bytes(int64_t rows, int64_t k, size_t *bytes)
+{
+    int64_t cells;
+    if (!qsae__mul_i64(rows, k, &cells) || !qsae__bytes(cells, sizeof(float), bytes) ||
+        !qsae__add_size(*bytes, 63, bytes))
+        return false;
+    *bytes &= ~(size_t)63;
+    return true;
+}
+
+struct act_rows {
+    const qsae__apply_call *call;
+    const qsae__operand *o;
+    float *to;           /* [rows, k] */
+};
+
+static int32_t act_row(void *arg, int64_t row, int32_t worker)
+{
+    const struct act_rows *const a = arg;
+    const qsae__linear_rows *const x = &a->call->x;
+    const int64_t k = a->o->k;
+    float *const to = a->to + row * k;
+    (void)worker;
+    (void)qsae__to_f32(x->dtype, (const char *)x->x + (size_t)(row * x->ldx) *
+                                                          (x->dtype == QSAE_BF16 ? 2 : 4), k, to);
+    qsae__round(a->call->ctx, a->o->dtype, to, k);
+    qsae__act_row(a->call->ctx, qsae__operand_act(a->o), a->o->dtype, k, to);
+    return QSAE_OK;
+}
+
 int32_t qsae__apply_scratch(const qsae_context *ctx, const qsae__operand *o, int64_t rows,
                             size_t *bytes)
 {
     qsae__left left;
-    int32_t st = QSAE_OK;
+    size_t act = 0;
+    bool fits = !qsae__operand_act(o) || act_bytes(rows, o->k, &act);
     if (o->kind == QSAE__PRODUCT_F32) {
         int64_t cells;
-        if (!qsae__mul_i64(rows, o->k, &cells) || !qsae__bytes(cells, sizeof(float), bytes))
-            return qsae__fail(QSAE_EOVERFLOW, "%lld rows of %lld columns", (long long)rows,
-                              (long long)o->k);
-        return QSAE_OK;
+        fits = fits && qsae__mul_i64(rows, o->k, &cells) &&
+               qsae__bytes(cells, sizeof(float), bytes);
+    } else {
+        const int32_t st = qsae__apply_left(o, rows, &left, bytes);
+        if (st != QSAE_OK)
+            return st;
+        fits = fits && qsae__add_size(*bytes, qsae__product_scratch(ctx), bytes);
     }
-    st = qsae__apply_left(o, rows, &left, bytes);
-    if (st == QSAE_OK && !qsae__add_size(*bytes, qsae__product_scratch(ctx), bytes))
+    if (!fits || !qsae__add_size(*bytes, act, bytes))
         return qsae__fail(QSAE_EOVERFLOW, "%lld rows of %lld columns", (long long)rows,
                           (long long)o->k);
+    return QSAE_OK;
+}
+
+/* The rows become what the layers make of them first. */
+static int32_t apply_act(qsae__apply_call *call)
+{
+    const qsae__operand *const o = call->operand[0];
+    struct act_rows a = { call, o, (float *)(void *)call->scratch };
+    size_t bytes;
+    if (!act_bytes(call->x.rows, o->k, &bytes))
+        return qsae__fail(QSAE_EOVERFLOW, "%lld rows of %lld columns", (long long)call->x.rows,
+                          (long long)o->k);
+    const int32_t st = qsae__parallel(call->ctx, call->x.rows, act_row, &a);
+    call->x = (qsae__linear_rows){ a.to, QSAE_F32, call->x.rows, o->k };
+    call->scratch += bytes;
     return st;
 }
 
@@ -234,11 +289,14 @@ int32_t qsae__apply(qsae__apply_call *call)
     call->outliers = 0;
     if (call->x.rows == 0)
         return QSAE_OK;
+    int32_t st = qsae__operand_act(call->operand[0]) ? apply_act(call) : QSAE_OK;
+    if (st != QSAE_OK)
+        return st;
     if (call->operand[0]->kind == QSAE__PRODUCT_INT8)
         return qsae__apply_int8(call);
     if (call->operand[0]->kind != QSAE__PRODUCT_F32)
         return apply_packed(call);
-    int32_t st = apply_f32(call);
+    st = apply_f32(call);
     if (st == QSAE_OK && call->gate)
         st = qsae__apply_gate(ctx, call->x.rows, call->operand[0]->n, call->y, call->ldy,
                               call->gate);

@@ -37,8 +37,11 @@ typedef struct qsae__operand {
     qsae__panels panels;                 /* F32 */
     const qsae__packed_weight *packed;   /* BF16 (or NULL: rows), SPLIT, INT8 */
     const qsae__rows16 *rows;
-    const qsae_qmatrix *q;               /* INT8: scales, rules, threshold */
+    const qsae_qmatrix *q;               /* INT8: scales, rules, threshold; its act; or NULL */
 } qsae__operand;
+
+/* What the layer does to its rows first (act.h), or NULL. Layers of a call have the same. */
+const struct qsae__act *qsae__operand_act(const qsae__operand *o);
 
 /* Kind for a decoded weight in `compute` at the context's level. */
 enum qsae__product_kind qsae__product_kind(const qsae_context *ctx, int32_t compute);

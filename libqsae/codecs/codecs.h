@@ -7,6 +7,7 @@
 #define QSAE_CODECS_CODECS_H
 
 #include "codecs/condition.h"
+#include "codecs/kv.h"
 #include "codecs/linear.h"
 
 #endif

@@ -2,6 +2,7 @@
 #include "codecs/int8.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "kernels/blocks.h"
 #include "kernels/int8.h"
@@ -20,6 +21,7 @@ struct job {
     float *row;            /* [threads, k], or NULL */
     int8_t *codes;         /* [threads, TILE_ROWS, k] if strips are wanted */
     uint8_t *outlier;      /* [threads, k], or NULL */
+    uint8_t *of_row;       /* [threads, k] if each row is on its own, or NULL */
     bool scan;             /* first of two passes: maxima and outliers only */
 };
 
@@ -44,17 +46,33 @@ static float scan_row(const struct job *job, const void *x, uint8_t *outlier)
     return nan && job->rules == QSAE__RULES_TORCH ? NAN : m < 0 ? 0 : m;
 }
 
+/* The row's maximum, and its outliers added to those of the worker. */
+static float scan_alone(const struct job *job, const void *x, uint8_t *of_row, uint8_t *outlier)
+{
+    const int64_t k = job->src->n_in;
+    memset(of_row, 0, (size_t)k);
+    const float m = scan_row(job, x, of_row);
+    for (int64_t j = 0; j < k; j++)
+        outlier[j] |= of_row[j];
+    return m;
+}
+
 static int32_t quantize_tile(void *arg, int64_t tile, int32_t worker)
 {
     const struct job *job = arg;
     const int64_t k = job->src->n_in, first = tile * TILE_ROWS;
     const int64_t end = qsae__min_i64(job->src->n_out, first + TILE_ROWS);
-    const uint8_t *const outlier = job->out->n_outliers > 0 ? job->out->outlier : NULL;
+    uint8_t *const of_row = job->of_row ? job->of_row + worker * k : NULL;
+    const uint8_t *const outlier = of_row                    ? of_row
+                                   : job->out->n_outliers > 0 ? job->out->outlier
+                                                              : NULL;
     int8_t *const codes = job->codes ? job->codes + worker * TILE_ROWS * k
                                      : job->out->codes + first * k;
     for (int64_t i = first; i < end; i++) {
         const void *const x = source_row(job, i, worker);
-        if (job->scan || job->threshold == 0)
+        if (of_row)
+            job->out->scale[i] = scan_alone(job, x, of_row, job->outlier + worker * k);
+        else if (job->scan || job->threshold == 0)
             job->out->scale[i] =
                 scan_row(job, x, job->scan ? job->outlier + worker * k : NULL);
         if (job->scan)
@@ -72,8 +90,21 @@ static int32_t quantize_tile(void *arg, int64_t tile, int32_t worker)
     return QSAE_OK;
 }
 
+/* Columns that hold an outlier in some worker's rows. */
+static void fold_outliers(const struct job *job, int32_t threads)
+{
+    qsae__int8_rows *const out = job->out;
+    const int64_t k = job->src->n_in;
+    for (int64_t j = 0; j < k; j++) {
+        out->outlier[j] = 0;
+        for (int32_t w = 0; w < threads; w++)
+            out->outlier[j] |= job->outlier[w * k + j];
+        out->n_outliers += out->outlier[j];
+    }
+}
+
 int32_t qsae__int8_quantize_rows(const qsae__source *src, enum qsae__rules rules, float threshold,
-                                 qsae__int8_rows *out)
+                                 bool by_row, qsae__int8_rows *out)
 {
     qsae_context *ctx = src->ctx;
     const int64_t k = src->n_in, tiles = qsae__ceil_div(src->n_out, TILE_ROWS);
@@ -97,27 +128,26 @@ int32_t qsae__int8_quantize_rows(const qsae__source *src, enum qsae__rules rules
     work /= TILE_ROWS;
     if (!job.in_place && !(job.row = qsae__alloc_array(ctx, work, sizeof(float))))
         goto fail;
-    if (job.threshold > 0) {
-        job.outlier = qsae__calloc(ctx, work, 1);
-        if (!job.outlier)
-            goto fail;
+    if (job.threshold > 0 && !(job.outlier = qsae__calloc(ctx, work, 1)))
+        goto fail;
+    if (job.threshold > 0 && by_row && !(job.of_row = qsae__alloc_array(ctx, work, 1)))
+        goto fail;
+    if (job.threshold > 0 && !by_row) {
         job.scan = true;
         status = qsae__parallel(ctx, tiles, quantize_tile, &job);
         if (status)
             goto fail;
         job.scan = false;
-        for (int64_t j = 0; j < k; j++) {
-            out->outlier[j] = 0;
-            for (int32_t w = 0; w < ctx->threads; w++)
-                out->outlier[j] |= job.outlier[w * k + j];
-            out->n_outliers += out->outlier[j];
-        }
+        fold_outliers(&job, ctx->threads);
     }
     status = qsae__parallel(ctx, tiles, quantize_tile, &job);
+    if (!status && job.of_row)
+        fold_outliers(&job, ctx->threads);
 fail:
     qsae__free(ctx, job.row);
     qsae__free(ctx, job.codes);
     qsae__free(ctx, job.outlier);
+    qsae__free(ctx, job.of_row);
     return status;
 }
 
@@ -134,7 +164,7 @@ static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
     if (!q->codes || !q->scale)
         return QSAE_ENOMEM;
     qsae__int8_rows out = { .codes = q->codes, .scale = q->scale };
-    return qsae__int8_quantize_rows(src, q->codec.rules, 0, &out);
+    return qsae__int8_quantize_rows(src, q->codec.rules, 0, false, &out);
 }
 
 static qsae__codes8 codes_of(const qsae_qmatrix *q, int64_t row, int64_t c0)
@@ -176,4 +206,5 @@ static uint64_t bytes(const qsae_qmatrix *q)
     return q->code_bytes + 4 * (uint64_t)q->n_out;
 }
 
-const qsae__codec_ops qsae__codec_int8 = { encode, decode, decode16, field, bytes };
+const qsae__codec_ops qsae__codec_int8 = { encode, decode, decode16, field, bytes,
+                                          NULL };

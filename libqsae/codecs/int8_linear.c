@@ -20,6 +20,8 @@ struct call {
     qsae__dense dense[QSAE__APPLY_MOST];
     float *part;                /* [threads, OUTLIER_ROWS, QSAE__GEMM_NB] outlier products */
     float *scratch;             /* [threads, QSAE__GEMM_SCRATCH] */
+    bool by_row;                /* outliers are a row's own, not the call's */
+    float threshold;            /* rounded to f16 */
 };
 
 /* Code (n, k) of a packed weight; packed.h says where it lies. */
@@ -53,11 +55,15 @@ static int32_t gather_row(void *arg, int64_t row, int32_t worker)
     const struct gather *const g = arg;
     const qsae__linear_rows *const x = &g->c->call->x;
     const int64_t count = g->c->a.n_outliers, size = x->dtype == QSAE_BF16 ? 2 : 4;
+    const bool by_row = g->c->by_row;
     (void)worker;
-    for (int64_t j = 0; j < count; j++)
+    for (int64_t j = 0; j < count; j++) {
+        float *const v = g->c->x_outlier + row * count + j;
         (void)qsae__to_f32(x->dtype,
-                           (const char *)x->x + (row * x->ldx + g->c->columns[j]) * size, 1,
-                           g->c->x_outlier + row * count + j);
+                           (const char *)x->x + (row * x->ldx + g->c->columns[j]) * size, 1, v);
+        if (by_row && !qsae__int8_is_outlier(*v, g->c->threshold))
+            *v = 0; /* it went into the integer product */
+    }
     return QSAE_OK;
 }
 
@@ -175,7 +181,9 @@ int32_t qsae__apply_int8(qsae__apply_call *call)
     const qsae__source src = { .ctx = ctx, .data = call->x.x, .dtype = call->x.dtype,
                                .n_out = call->x.rows, .n_in = first->k, .out_stride = call->x.ldx,
                                .in_stride = 1 };
-    struct call c = { .ctx = ctx, .ops = qsae__int8_get(ctx), .call = call };
+    struct call c = { .ctx = ctx, .ops = qsae__int8_get(ctx), .call = call,
+                      .by_row = first->q->codec.outliers_by_row,
+                      .threshold = qsae__round_f16(threshold) };
     qsae__left left;
     size_t bytes;
     int32_t st = qsae__apply_left(first, call->x.rows, &left, &bytes);
@@ -188,7 +196,7 @@ int32_t qsae__apply_int8(qsae__apply_call *call)
         c.a.outlier = qsae__alloc_array(ctx, first->k, 1);
     st = c.a.scale && (threshold == 0 || c.a.outlier) ? QSAE_OK : QSAE_ENOMEM;
     if (st == QSAE_OK)
-        st = qsae__int8_quantize_rows(&src, first->q->codec.rules, threshold, &c.a);
+        st = qsae__int8_quantize_rows(&src, first->q->codec.rules, threshold, c.by_row, &c.a);
     if (st == QSAE_OK && c.a.n_outliers > 0)
         st = gather_outliers(&c);
     if (st == QSAE_OK)

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "codecs/act.h"
 #include "codecs/apply.h"
 
 struct qsae__linear {
@@ -22,7 +23,7 @@ struct qsae__linear {
 
 static int32_t check_weight(const qsae__linear_weight *w, int32_t dtype)
 {
-    if (w->dtype != QSAE_F32 && w->dtype != QSAE_BF16 && w->dtype != QSAE_F16)
+    if (!w->stored && w->dtype != QSAE_F32 && w->dtype != QSAE_BF16 && w->dtype != QSAE_F16)
         return qsae__fail(QSAE_EUNSUPPORTED, "weight of dtype %s; supported: F32, BF16, F16",
                           qsae_dtype_name(w->dtype));
     if (w->bias && w->bias_dtype != QSAE_F32 && w->bias_dtype != QSAE_BF16 &&
@@ -69,21 +70,83 @@ static int32_t pack(qsae__linear *l, const qsae__linear_weight *w, bool shared)
     return QSAE_OK;
 }
 
+/* LLM.int8 keeps its codes packed only, unless they are a file's. */
+static int32_t pack_codes(qsae__linear *l)
+{
+    const int32_t st =
+        qsae__packed_s8(l->ctx, l->q->codes, l->q->n_out, l->q->n_in, &l->packed);
+    if (st != QSAE_OK)
+        return st;
+    l->operand.packed = l->packed;
+    l->operand.kind = QSAE__PRODUCT_INT8;
+    l->operand.q = l->q;
+    if (!l->q->borrowed) {
+        qsae__free(l->ctx, l->q->codes);
+        l->q->codes = NULL;
+    }
+    l->seen = qsae__calloc(l->ctx, 3, sizeof *l->seen);
+    return l->seen ? QSAE_OK : QSAE_ENOMEM;
+}
+
+/* l->q holds plain values in the layer's dtype: pruned ones, or those of a control. */
+static int32_t use_values(qsae__linear *l)
+{
+    const int64_t n = l->q->n_out, k = l->q->n_in;
+    l->dense = (qsae__dense){ .data = l->q->codes, .dtype = l->q->dtype, .level = l->ctx->level,
+                              .n_stride = k, .k_stride = 1 };
+    l->operand.panels = qsae__panels_dense(&l->dense, n, k);
+    if (l->operand.kind == QSAE__PRODUCT_F32)
+        return QSAE_OK;
+    const int32_t status = qsae__packed_dense(l->ctx, &l->dense, n, k, &l->packed);
+    l->operand.packed = l->packed;
+    qsae_qmatrix_close(&l->q);
+    return status;
+}
+
+/* The layer computes with l->q. */
+static int32_t use_matrix(qsae__linear *l)
+{
+    l->bytes = qsae_qmatrix_bytes(l->q);
+    if (l->q->codec.codec == QSAE__INT8)
+        return pack_codes(l);
+    if (l->q->ops == &qsae__codec_none && l->q->dtype == l->operand.compute)
+        return use_values(l);
+    l->decoded = (qsae__decoded){ l->q, l->operand.compute };
+    l->operand.panels = qsae__panels_decoded(&l->decoded);
+    l->rows = qsae__rows16_decoded(l->q);
+    l->operand.rows = &l->rows;
+    l->operand.q = l->q;
+    return QSAE_OK;
+}
+
+static int32_t use_stored(qsae__linear *l, const qsae_qmatrix *stored)
+{
+    l->q = qsae__qmatrix_ref(stored);
+    l->quantized = true;
+    return use_matrix(l);
+}
+
 /* Codec none. Its weights= is a rounding of its own, before the one to the activations' dtype. */
 static int32_t use_plain(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
 {
     const int32_t dtype = l->operand.dtype == QSAE_BF16 ? QSAE_BF16 : 0;
     const int32_t weights = c ? c->weights : 0;
     const bool twice = weights && dtype && weights != dtype;
+    if (w->stored && !weights)
+        return use_stored(l, w->stored);
     l->bytes = (uint64_t)w->n_out * (uint64_t)w->n_in *
                (uint64_t)(qsae_dtype_bits(weights ? weights : w->dtype) / 8);
-    if (twice) {
-        const qsae__source src = { l->ctx, w->data, w->dtype, 0, w->n_out, w->n_in, w->out_stride,
-                                   w->in_stride };
+    if (twice || w->stored) {
+        const qsae__source src = { .ctx = l->ctx, .data = w->data,
+                                   .dtype = w->stored ? w->stored->dtype : w->dtype,
+                                   .n_out = w->n_out, .n_in = w->n_in,
+                                   .out_stride = w->out_stride, .in_stride = w->in_stride,
+                                   .stored = w->stored };
         const int32_t status = qsae__qmatrix_encode(l->ctx, c, &src, 0, &l->q);
         if (status)
             return status;
-        l->dense = (qsae__dense){ .data = l->q->codes, .dtype = l->q->dtype, .round = dtype,
+        l->dense = (qsae__dense){ .data = l->q->codes, .dtype = l->q->dtype,
+                                  .round = dtype == l->q->dtype ? 0 : dtype,
                                   .level = l->ctx->level, .n_stride = w->n_in, .k_stride = 1 };
     } else {
         l->dense = (qsae__dense){ .data = w->data, .dtype = w->dtype,
@@ -99,44 +162,59 @@ static int32_t use_plain(qsae__linear *l, const qsae__condition *c, const qsae__
         l->operand.kind = QSAE__PRODUCT_SPLIT;
     if (l->operand.kind == QSAE__PRODUCT_F32)
         return QSAE_OK;
-    const int32_t status = pack(l, w, w->shared && !weights);
+    const int32_t status = pack(l, w, w->shared && !weights && !w->stored);
     qsae_qmatrix_close(&l->q);
     l->owns = true;
     return status;
 }
 
-/* LLM.int8 keeps its codes packed only. */
-static int32_t pack_codes(qsae__linear *l)
+/* LLM.int8 of a matrix that is stored by LLM.int8: its codes, under the condition's options. */
+static int32_t reuse_codes(qsae__linear *l, const qsae__condition *c, const qsae_qmatrix *stored)
 {
-    const int32_t st =
-        qsae__packed_s8(l->ctx, l->q->codes, l->q->n_out, l->q->n_in, &l->packed);
-    if (st != QSAE_OK)
-        return st;
-    l->operand.packed = l->packed;
-    l->operand.kind = QSAE__PRODUCT_INT8;
-    l->operand.q = l->q;
-    qsae__free(l->ctx, l->q->codes);
-    l->q->codes = NULL;
-    l->seen = qsae__calloc(l->ctx, 3, sizeof *l->seen);
-    return l->seen ? QSAE_OK : QSAE_ENOMEM;
+    const int64_t n = stored->n_out;
+    const int32_t status =
+        qsae__qmatrix_new(l->ctx, stored->ops, stored->dtype, n, stored->n_in, &l->q);
+    if (status)
+        return status;
+    l->q->scale = qsae__alloc_array(l->ctx, n, sizeof(float));
+    if (!l->q->scale)
+        return QSAE_ENOMEM;
+    memcpy(l->q->scale, stored->scale, (size_t)n * sizeof(float));
+    l->q->codec.codec = QSAE__INT8;
+    l->q->codec.threshold = c->threshold;
+    l->q->codec.rules = c->rules;
+    l->q->codec.outliers_by_row = c->outliers_by_row;
+    l->q->codes = stored->codes;
+    l->q->code_bytes = stored->code_bytes;
+    l->q->scale_rows = n;
+    l->q->scale_cols = 1;
+    l->q->borrowed = true;
+    l->q->file = qsae__tensors_ref(stored->file);
+    return use_matrix(l);
 }
 
 static int32_t use_codec(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
 {
-    const qsae__source src = { l->ctx, w->data, w->dtype, l->operand.dtype, w->n_out, w->n_in,
-                               w->out_stride, w->in_stride };
+    const bool plain = c->prune.kind == QSAE__PRUNE_NONE && c->control == QSAE__CONTROL_NONE;
+    if (plain && c->codec == QSAE__INT8 && w->stored && w->stored->codec.codec == QSAE__INT8)
+        return reuse_codes(l, c, w->stored);
+    const qsae__source src = { .ctx = l->ctx, .data = w->data,
+                               .dtype = w->stored ? w->stored->dtype : w->dtype,
+                               .round = l->operand.dtype, .n_out = w->n_out, .n_in = w->n_in,
+                               .out_stride = w->out_stride, .in_stride = w->in_stride,
+                               .stored = w->stored, .stream = w->stream };
     const int32_t status = qsae__qmatrix_encode(l->ctx, c, &src, w->heads, &l->q);
     if (status)
         return status;
     l->owns = true;
-    l->bytes = qsae_qmatrix_bytes(l->q);
-    if (l->q->codec.codec == QSAE__INT8)
-        return pack_codes(l);
-    l->decoded = (qsae__decoded){ l->q, l->operand.compute };
-    l->operand.panels = qsae__panels_decoded(&l->decoded);
-    l->rows = qsae__rows16_decoded(l->q);
-    l->operand.rows = &l->rows;
-    return QSAE_OK;
+    const int32_t st = use_matrix(l);
+    /* Values without a code weigh what they would in the checkpoint. */
+    if (c->codec == QSAE__NONE || c->control != QSAE__CONTROL_NONE)
+        l->bytes = (uint64_t)w->n_out * (uint64_t)w->n_in *
+                   (uint64_t)(qsae_dtype_bits(c->weights   ? c->weights
+                                              : w->stored ? w->stored->dtype
+                                                          : w->dtype) / 8);
+    return st;
 }
 
 int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsae__linear_weight *w,
@@ -150,10 +228,13 @@ int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsa
     if (!l)
         return QSAE_ENOMEM;
     l->ctx = qsae__context_ref(ctx);
+    l->quantized = c && qsae__condition_encodes(c);
+    /* The options of a stored matrix hold while it is computed with as it is. */
+    const qsae__condition *const options =
+        !l->quantized && w->stored && !(c && c->weights) ? &w->stored->codec : c;
     l->operand = (qsae__operand){ .n = w->n_out, .k = w->n_in, .dtype = dtype,
-                                  .compute = qsae__compute_of(c, dtype) };
+                                  .compute = qsae__compute_of(options, dtype) };
     l->operand.kind = qsae__product_kind(ctx, l->operand.compute);
-    l->quantized = c && c->codec != QSAE__NONE;
     status = l->quantized ? use_codec(l, c, w) : use_plain(l, c, w);
     if (!status && w->bias)
         status = copy_bias(l, w);
@@ -188,8 +269,11 @@ int32_t qsae__linear_scratch(const qsae__linear *l, int64_t rows, size_t *bytes)
 static bool alike(const qsae__operand *a, const qsae__operand *b)
 {
     return a->kind == b->kind && a->k == b->k && a->dtype == b->dtype && a->compute == b->compute &&
-           (a->kind != QSAE__PRODUCT_INT8 || (a->q->codec.rules == b->q->codec.rules &&
-                                              a->q->codec.threshold == b->q->codec.threshold));
+           qsae__act_same(qsae__operand_act(a), qsae__operand_act(b)) &&
+           (a->kind != QSAE__PRODUCT_INT8 ||
+            (a->q->codec.rules == b->q->codec.rules &&
+             a->q->codec.threshold == b->q->codec.threshold &&
+             a->q->codec.outliers_by_row == b->q->codec.outliers_by_row));
 }
 
 static void count_outliers(const qsae__linear *l, int64_t columns)
@@ -275,7 +359,8 @@ int32_t qsae__linear_quantized(const qsae__linear *l)
 
 int32_t qsae__linear_batch_dependent(const qsae__linear *l)
 {
-    return l->q && l->q->codec.codec == QSAE__INT8 && l->q->codec.threshold > 0;
+    return l->q && l->q->codec.codec == QSAE__INT8 && l->q->codec.threshold > 0 &&
+           !l->q->codec.outliers_by_row;
 }
 
 qsae__outliers qsae__linear_outliers(const qsae__linear *l)

@@ -5,8 +5,11 @@
 #include "codecs/condition.h"
 #include "kernels/kernels.h"
 
+struct qsae_qmatrix;
+
 /* A weight as the checkpoint has it. Memory must outlive the linear unless qsae__linear_owns. */
 typedef struct qsae__linear_weight {
+    const struct qsae_qmatrix *stored; /* the checkpoint stores it encoded; NULL: */
     const void *data;         /* element (out, in) at out * out_stride + in * in_stride */
     int32_t dtype;            /* QSAE_F32, _BF16, _F16 */
     int64_t n_out, n_in;
@@ -14,6 +17,7 @@ typedef struct qsae__linear_weight {
     const void *bias;         /* [n_out] or NULL */
     int32_t bias_dtype;
     int64_t heads; /* for rtn axis=tl on Q, K, V: number of heads of this matrix, else 0 */
+    uint64_t stream;          /* see qsae__source */
     /* Where a packed copy of the weight, rounded to bf16, is kept for every layer over the same
      * data; the layer that makes it puts a reference there. NULL: not shared. */
     struct qsae__packed_weight **shared;
@@ -23,7 +27,8 @@ typedef struct qsae__linear_weight {
 typedef struct qsae__linear qsae__linear;
 
 /*
- * Encodes the weight by the codec of c (NULL or codec none: used in place).
+ * Encodes the weight as c says (NULL or nothing to encode: used as it is, in place or in its stored
+ * form).
  * dtype: QSAE_F32 or QSAE_BF16, the dtype of the model's activations and of its weights: the weight
  * is rounded to it before encoding, results are rounded to it.
  */
@@ -69,7 +74,8 @@ int64_t qsae__linear_out(const qsae__linear *linear);
 int64_t qsae__linear_in(const qsae__linear *linear);
 /* Stored codes and scales, or the weight. */
 uint64_t qsae__linear_bytes(const qsae__linear *linear);
-int32_t qsae__linear_quantized(const qsae__linear *linear); /* 1 if a codec replaced the weight */
+/* 1 if the weight is not a plain one: a codec replaced it, or the checkpoint stores it encoded. */
+int32_t qsae__linear_quantized(const qsae__linear *linear);
 int32_t qsae__linear_batch_dependent(const qsae__linear *linear);
 
 /* What LLM.int8 met so far: calls, calls with outlier columns, outlier columns in all. Zero for

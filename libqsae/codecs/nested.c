@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "codecs/tables.h"
+#include "kernels/kernels.h"
 
 /* Width of torch's float vectors in a sum; the same with AVX2 and AVX-512. */
 #define WIDTH 8
@@ -83,48 +84,87 @@ float qsae__nested_offset(enum qsae__rules rules, const float *m, int64_t n)
     return (float)(sum / (double)n);
 }
 
-/* Between codes j and j + 1; the last is never passed. */
+/* Between codes j and j + 1; nothing equals the last. */
 static void midpoints(float middle[256])
 {
     for (int j = 0; j < 255; j++)
         middle[j] = (qsae__dynamic_map[j] + qsae__dynamic_map[j + 1]) * 0.5f;
-    middle[255] = INFINITY;
+    middle[255] = NAN;
 }
 
-/* Number of midpoints below u, 0 for NaN. */
-static int count_below(const float middle[256], float u)
+#define KEY_SHIFT 18             /* a key: the exponent and five bits of the significand */
+#define LOW (0x33800000 >> KEY_SHIFT)  /* of 2^-24 and all that is smaller */
+#define HIGH (0x3f800000 >> KEY_SHIFT) /* of 1 */
+#define KEYS (HIGH - LOW + 1)
+
+/* Where a count begins: midpoints below every u of a key and sign. At most STEPS more may be: from
+ * 0.5 on midpoints are 9/640 apart, keys 1/64; below 0.1 a key has fewer. */
+#define STEPS 3
+struct counter {
+    float middle[256];
+    uint8_t first[2][KEYS];
+};
+
+static float key_value(int key)
 {
-    int count = 0;
-    for (int step = 128; step > 0; step /= 2)
-        count += middle[count + step - 1] < u ? step : 0;
-    return count;
+    return qsae__f32_from_bits((uint32_t)key << KEY_SHIFT);
 }
 
-static uint8_t code_of(enum qsae__rules rules, const float middle[256], float u)
+static void counter_init(struct counter *c)
+{
+    int n = 127; /* map[127] is 0 */
+    midpoints(c->middle);
+    for (int k = 0; k < KEYS; k++) {
+        while (k > 0 && c->middle[n] < key_value(LOW + k))
+            n++;
+        c->first[0][k] = (uint8_t)n;
+    }
+    n = 0;
+    for (int k = KEYS - 1; k >= 0; k--) {
+        while (k < KEYS - 1 && c->middle[n] < -key_value(LOW + k + 1))
+            n++;
+        c->first[1][k] = (uint8_t)n;
+    }
+}
+
+/* Number of midpoints below u in [-1, 1], an ulp more or less; 0 for NaN. */
+static int count_below(const struct counter *c, float u)
+{
+    const uint32_t bits = qsae__f32_bits(u);
+    const int key = (int)((bits & 0x7fffffffu) >> KEY_SHIFT);
+    if (u != u)
+        return 0;
+    int n = c->first[bits >> 31][key < LOW ? 0 : key > HIGH ? HIGH - LOW : key - LOW];
+    for (int i = 0; i < STEPS; i++)
+        n += c->middle[n] < u;
+    return n;
+}
+
+static uint8_t code_of(enum qsae__rules rules, const struct counter *c, float u)
 {
     if (rules == QSAE__RULES_TORCH) {
         /* The CPU library looks u up on a grid of 65536 points: 0 lies between two of them. */
         const float half = ((u == u ? u : 0) + 1) * 0.5f;
         const float k = truncf(fmaf(half, 65535, 0.5f));
-        return (uint8_t)count_below(middle, -1 + 2 * k / 65535);
+        return (uint8_t)count_below(c, -1 + 2 * k / 65535);
     }
     /* The GPU's binary search ends on even codes when u is halfway. */
-    const int j = count_below(middle, u);
-    return (uint8_t)(j % 2 == 1 && middle[j] == u ? j + 1 : j);
+    const int j = count_below(c, u);
+    return (uint8_t)(j + ((j & 1) & (c->middle[j] == u)));
 }
 
 uint8_t qsae__nested_code(enum qsae__rules rules, float u)
 {
-    float middle[256];
-    midpoints(middle);
-    return code_of(rules, middle, u);
+    struct counter c;
+    counter_init(&c);
+    return code_of(rules, &c, u);
 }
 
 void qsae__nested_encode(enum qsae__rules rules, const float *m, int64_t n, float offset,
                          uint8_t *q, float *absmax)
 {
-    float middle[256];
-    midpoints(middle);
+    struct counter c;
+    counter_init(&c);
     for (int64_t i0 = 0; i0 < n; i0 += QSAE__NESTED_BLOCK) {
         const int64_t i1 = qsae__min_i64(n, i0 + QSAE__NESTED_BLOCK);
         float most = -FLT_MAX;
@@ -135,7 +175,7 @@ void qsae__nested_encode(enum qsae__rules rules, const float *m, int64_t n, floa
         const float inverse = 1 / most;
         absmax[i0 / QSAE__NESTED_BLOCK] = most;
         for (int64_t i = i0; i < i1; i++)
-            q[i] = most == 0 ? 0 : code_of(rules, middle, (m[i] - offset) * inverse);
+            q[i] = most == 0 ? 0 : code_of(rules, &c, (m[i] - offset) * inverse);
     }
 }
 

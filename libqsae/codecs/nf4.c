@@ -2,6 +2,7 @@
 /* NF4 and FP4 (arXiv 2305.14314), block-wise over the flat matrix, as bitsandbytes encodes them. */
 #include <math.h>
 
+#include "codecs/bnb.h"
 #include "codecs/nested.h"
 #include "codecs/qmatrix.h"
 #include "codecs/tables.h"
@@ -19,6 +20,7 @@ struct job {
     const qsae__int8_ops *ops;
     const qsae__block_ops *blocks;
     qsae__coder4 coder;
+    bool bf16;                /* encode_bf16 */
 };
 
 /*
@@ -43,6 +45,7 @@ static qsae__coder4 coder_of(const qsae_qmatrix *q)
         c.codes[8 + i] = qsae__fp4_magnitudes[i];
     }
     c.nan = cuda ? 0 : c.codes[15];
+    qsae__coder4_space(&c);
     return c;
 }
 
@@ -81,6 +84,22 @@ static uint8_t spare_code(const qsae_qmatrix *q, float m)
     return 7;
 }
 
+/* bf16 values as they lie, by the GPU's rules. */
+static void encode_bf16(const struct job *job, int64_t i0, int64_t end)
+{
+    const qsae_qmatrix *const q = job->q;
+    const int64_t block = q->codec.block;
+    uint8_t *const packed = q->codes;
+    float m = 0;
+    for (int64_t i = i0; i < end; i += block) {
+        m = job->blocks->encode4_16(&job->coder, (const char *)job->src->data + 2 * i,
+                                    qsae__min_i64(block, end - i), packed + i / 2);
+        q->scale[i / block] = m;
+    }
+    if (end % 2)
+        packed[end / 2] |= spare_code(q, m);
+}
+
 static int32_t encode_tile(void *arg, int64_t tile, int32_t worker)
 {
     const struct job *job = arg;
@@ -90,6 +109,10 @@ static int32_t encode_tile(void *arg, int64_t tile, int32_t worker)
     float x[CHUNK];
     uint8_t *packed = q->codes;
     (void)worker;
+    if (job->bf16) {
+        encode_bf16(job, tile * TILE, end);
+        return QSAE_OK;
+    }
     for (int64_t i0 = tile * TILE; i0 < end; i0 += CHUNK) {
         const int64_t n = qsae__min_i64(CHUNK, end - i0);
         float m = 0;
@@ -135,7 +158,10 @@ static int32_t nest(qsae_qmatrix *q)
 static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
 {
     const int64_t n = q->n_out * q->n_in;
-    struct job job = { q, src, qsae__int8_get(q->ctx), qsae__blocks_get(q->ctx), coder_of(q) };
+    struct job job = { q, src, qsae__int8_get(q->ctx), qsae__blocks_get(q->ctx), coder_of(q),
+                       q->codec.rules == QSAE__RULES_CUDA && !src->stored &&
+                           src->dtype == QSAE_BF16 && src->round != QSAE_F16 &&
+                           src->in_stride == 1 && src->out_stride == src->n_in };
     q->scale_rows = qsae__ceil_div(n, q->codec.block);
     q->scale_cols = 1;
     q->code_bytes = (uint64_t)qsae__ceil_div(n, 2);
@@ -147,12 +173,16 @@ static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
     return status || !q->codec.nested ? status : nest(q);
 }
 
+/* A matrix from a file has the file's tables as its state. */
 static qsae__codes4 codes_of(const qsae_qmatrix *q)
 {
+    const qsae__maps4 *const maps = q->state;
     return (qsae__codes4){
         .codes = q->codes,
         .scale = q->scale,
-        .values = q->codec.codec == QSAE__NF4 ? qsae__nf4_codes : qsae__fp4_codes,
+        .values = maps                            ? maps->values
+                  : q->codec.codec == QSAE__NF4 ? qsae__nf4_codes
+                                                : qsae__fp4_codes,
         .block = q->codec.block,
     };
 }
@@ -174,7 +204,11 @@ static void decode16(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, 
 
 static bool field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
 {
-    const float *map = q->codec.codec == QSAE__NF4 ? qsae__nf4_codes : qsae__fp4_map;
+    const qsae__maps4 *const maps = q->state;
+    const float *const map = maps                            ? maps->map
+                             : q->codec.codec == QSAE__NF4 ? qsae__nf4_codes
+                                                           : qsae__fp4_map;
+    const float *const nested = maps ? maps->nested_map : qsae__dynamic_map;
     if (i > 2 && !q->codec.nested)
         return false;
     switch (i) {
@@ -194,7 +228,7 @@ static bool field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
         qsae__field_set(f, "nested_absmax", q->nested_absmax, QSAE_F32, 1, q->n_nested, 1);
         return true;
     case 4:
-        qsae__field_set(f, "nested_quant_map", qsae__dynamic_map, QSAE_F32, 1, 256, 1);
+        qsae__field_set(f, "nested_quant_map", nested, QSAE_F32, 1, 256, 1);
         return true;
     case 5:
         qsae__field_set(f, "nested_offset", &q->offset, QSAE_F32, 1, 1, 1);
@@ -212,4 +246,9 @@ static uint64_t bytes(const qsae_qmatrix *q)
     return q->code_bytes + scales;
 }
 
-const qsae__codec_ops qsae__codec_4bit = { encode, decode, decode16, field, bytes };
+static void close_maps(qsae_qmatrix *q)
+{
+    qsae__free(q->ctx, q->state);
+}
+
+const qsae__codec_ops qsae__codec_4bit = { encode, decode, decode16, field, bytes, close_maps };

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "codecs/control.h"
+#include "codecs/prune.h"
 #include "kernels/blocks.h"
 
 #define CHECK_PART 1024
@@ -31,7 +33,9 @@ static void load(const qsae_context *ctx, int32_t dtype, const void *src, int64_
 
 void qsae__source_row(const qsae__source *s, int64_t row, int64_t c0, int64_t n, float *dst)
 {
-    if (s->in_stride == 1)
+    if (s->stored)
+        s->stored->ops->decode(s->stored, row, c0, n, s->stored->dtype, dst);
+    else if (s->in_stride == 1)
         load(s->ctx, s->dtype, element(s, row, c0), n, dst);
     else
         for (int64_t i = 0; i < n; i++)
@@ -41,7 +45,7 @@ void qsae__source_row(const qsae__source *s, int64_t row, int64_t c0, int64_t n,
 
 void qsae__source_flat(const qsae__source *s, int64_t i0, int64_t n, float *dst)
 {
-    if (s->in_stride == 1 && s->out_stride == s->n_in) {
+    if (!s->stored && s->in_stride == 1 && s->out_stride == s->n_in) {
         load(s->ctx, s->dtype, element(s, 0, i0), n, dst);
         round_source(s, n, dst);
         return;
@@ -168,7 +172,7 @@ static uint64_t none_bytes(const qsae_qmatrix *q)
 }
 
 const qsae__codec_ops qsae__codec_none = { none_encode, none_decode, none_decode16, none_field,
-                                           none_bytes };
+                                           none_bytes, NULL };
 
 static const qsae__codec_ops *ops_of(enum qsae__codec codec)
 {
@@ -180,42 +184,116 @@ static const qsae__codec_ops *ops_of(enum qsae__codec codec)
         return &qsae__codec_4bit;
     case QSAE__RTN:
         return &qsae__codec_rtn;
+    case QSAE__GGML:
+        return &qsae__codec_ggml;
     default:
         return &qsae__codec_none;
     }
 }
 
-int32_t qsae__qmatrix_encode(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
-                             int64_t heads, qsae_qmatrix **out)
+int32_t qsae__qmatrix_new(qsae_context *ctx, const qsae__codec_ops *ops, int32_t dtype,
+                          int64_t n_out, int64_t n_in, qsae_qmatrix **out)
 {
     int64_t n;
     *out = NULL;
-    if (src->n_out < 1 || src->n_in < 1)
+    if (n_out < 1 || n_in < 1)
         return qsae__fail(QSAE_EINVAL, "weight: %lld x %lld, expected at least 1 x 1",
-                          (long long)src->n_out, (long long)src->n_in);
-    if (!qsae__mul_i64(src->n_out, src->n_in, &n) || n > INT64_MAX / 16)
-        return qsae__fail(QSAE_EOVERFLOW, "weight: %lld x %lld elements", (long long)src->n_out,
-                          (long long)src->n_in);
+                          (long long)n_out, (long long)n_in);
+    if (!qsae__mul_i64(n_out, n_in, &n) || n > INT64_MAX / 16)
+        return qsae__fail(QSAE_EOVERFLOW, "weight: %lld x %lld elements", (long long)n_out,
+                          (long long)n_in);
     qsae_qmatrix *q = qsae__calloc(ctx, 1, sizeof *q);
     if (!q)
         return QSAE_ENOMEM;
+    atomic_init(&q->refs, 1);
     q->ctx = qsae__context_ref(ctx);
-    q->ops = ops_of(c->codec);
-    q->codec = *c;
-    q->codec.only = q->codec.skip = q->codec.canonical = q->codec.codec_canonical = NULL;
-    q->dtype = src->round ? src->round : src->dtype;
-    q->n_out = src->n_out;
-    q->n_in = src->n_in;
-    q->heads = heads > 0 ? heads : 1;
-    const qsae__fpenv env = qsae__fpenv_enter();
-    const int32_t status = q->ops->encode(q, src);
-    qsae__fpenv_leave(env);
-    if (status) {
-        qsae_qmatrix_close(&q);
-        return status;
-    }
+    q->ops = ops;
+    q->codec.codec = QSAE__STORED;
+    q->dtype = dtype;
+    q->n_out = n_out;
+    q->n_in = n_in;
+    q->heads = 1;
     *out = q;
     return QSAE_OK;
+}
+
+qsae_qmatrix *qsae__qmatrix_ref(const qsae_qmatrix *matrix)
+{
+    qsae_qmatrix *const q = (qsae_qmatrix *)(uintptr_t)matrix; /* only the count changes */
+    if (q)
+        atomic_fetch_add(&q->refs, 1);
+    return q;
+}
+
+static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
+                            int64_t heads, qsae_qmatrix **out)
+{
+    qsae_qmatrix *q;
+    qsae__condition fallback;
+    if (c->codec == QSAE__GGML && c->ggml_fallback) {
+        fallback = *c;
+        fallback.ggml = qsae__ggml_fallback(c->ggml, src->n_in);
+        if (fallback.ggml == QSAE_F16) {
+            fallback.codec = QSAE__NONE;
+            fallback.weights = QSAE_F16;
+        }
+        c = &fallback;
+    }
+    int32_t status = qsae__qmatrix_new(ctx, ops_of(c->codec), src->round ? src->round : src->dtype,
+                                       src->n_out, src->n_in, &q);
+    if (status)
+        return status;
+    q->codec = *c;
+    q->codec.only = q->codec.skip = NULL;
+    q->codec.prune_target = q->codec.canonical = q->codec.codec_canonical = NULL;
+    q->heads = heads > 0 ? heads : 1;
+    status = q->ops->encode(q, src);
+    if (status)
+        qsae_qmatrix_close(&q);
+    *out = q;
+    return status;
+}
+
+/* Pruned, encoded, replaced by its control; each stage reads the one before it. */
+static int32_t encode_stages(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
+                             int64_t heads, qsae_qmatrix **out)
+{
+    const bool control = c->control > QSAE__CONTROL_NULL;
+    const bool encodes =
+        c->codec != QSAE__NONE || c->weights || c->prune.kind == QSAE__PRUNE_NONE;
+    qsae__source from = *src;
+    qsae_qmatrix *pruned = NULL, *q = NULL;
+    int32_t status = QSAE_OK;
+    if (c->prune.kind != QSAE__PRUNE_NONE) {
+        status = qsae__prune_encode(&c->prune, src, &pruned);
+        from.stored = pruned;
+    }
+    if (!status && encodes)
+        status = encode_codec(ctx, c, &from, heads, &q);
+    if (!status && control) {
+        const qsae_qmatrix *const changed = q ? q : pruned;
+        qsae_qmatrix *noise = NULL;
+        status = qsae__control_encode(c->control, c->seed, src, changed, &noise);
+        qsae_qmatrix_close(&q);
+        q = noise;
+    }
+    if (!status && !q) {
+        q = pruned;
+        pruned = NULL;
+    }
+    qsae_qmatrix_close(&pruned);
+    *out = q;
+    return status;
+}
+
+int32_t qsae__qmatrix_encode(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
+                             int64_t heads, qsae_qmatrix **out)
+{
+    *out = NULL;
+    const qsae__fpenv env = qsae__fpenv_enter();
+    const int32_t status = encode_stages(ctx, c, src, heads, out);
+    qsae__fpenv_leave(env);
+    return status;
 }
 
 void qsae_qmatrix_close(qsae_qmatrix **matrix)
@@ -224,12 +302,19 @@ void qsae_qmatrix_close(qsae_qmatrix **matrix)
         return;
     qsae_qmatrix *q = *matrix;
     qsae_context *ctx = q->ctx;
-    qsae__free(ctx, q->codes);
+    *matrix = NULL;
+    if (atomic_fetch_sub(&q->refs, 1) != 1)
+        return;
+    if (q->ops && q->ops->close)
+        q->ops->close(q);
+    if (!q->borrowed)
+        qsae__free(ctx, q->codes);
     qsae__free(ctx, q->scale);
     qsae__free(ctx, q->zero);
     qsae__free(ctx, q->q_absmax);
     qsae__free(ctx, q->nested_absmax);
+    qsae__free(ctx, q->act);
+    qsae__tensors_unref(&q->file);
     qsae__free(ctx, q);
     qsae__context_unref(ctx);
-    *matrix = NULL;
 }

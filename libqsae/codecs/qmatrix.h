@@ -3,9 +3,12 @@
 #ifndef QSAE_CODECS_QMATRIX_H
 #define QSAE_CODECS_QMATRIX_H
 
+#include <stdatomic.h>
+
 #include <qsae/quantizer.h>
 
 #include "codecs/condition.h"
+#include "formats/formats.h"
 #include "kernels/kernels.h"
 
 /* A weight to encode, read row by row, rounded to `round` (0: as it is) on the way. */
@@ -16,6 +19,8 @@ typedef struct qsae__source {
     int32_t round;         /* 0, QSAE_F32, QSAE_BF16, QSAE_F16 */
     int64_t n_out, n_in;
     int64_t out_stride, in_stride;
+    const qsae_qmatrix *stored; /* or NULL; if given, its decoded elements are read, not data */
+    uint64_t stream;       /* tells matrices apart where random numbers are drawn */
 } qsae__source;
 
 /* dst[n] = elements (row, c0..c0+n). */
@@ -31,8 +36,10 @@ typedef struct qsae__codec_ops qsae__codec_ops;
 
 struct qsae_qmatrix {
     qsae_context *ctx;
+    atomic_int refs;
     const qsae__codec_ops *ops;
-    qsae__condition codec;   /* parameters only; its strings are NULL */
+    qsae__condition codec;   /* parameters only; its strings are NULL. Of a stored matrix too as far
+                              * as a codec of conditions describes it: then codec is that one */
     int32_t dtype;           /* the weight's, after rounding */
     int64_t n_out, n_in;
     int64_t heads;           /* rtn axis=tl, at least 1 */
@@ -45,6 +52,11 @@ struct qsae_qmatrix {
     float *nested_absmax;    /* [n_nested], one per 256 block maxima */
     int64_t n_nested;
     float offset;
+    /* Of matrices that a file stores: */
+    bool borrowed;           /* codes lie in `file` */
+    qsae__tensors *file;     /* kept open for them, or NULL */
+    void *state;             /* what else the codec needs; freed by ops->close */
+    struct qsae__act *act;   /* what the layer does to its rows first (act.h), or NULL */
 };
 
 /* Each function but encode may be called from several threads at once. */
@@ -58,17 +70,31 @@ struct qsae__codec_ops {
     void (*decode16)(const qsae_qmatrix *q, int64_t row, int64_t c0, int64_t n, uint16_t *dst);
     /* Describes array i; false beyond the last. */
     bool (*field)(const qsae_qmatrix *q, int32_t i, qsae_field *f);
+    /* Of codes and scales, as a file would hold them. */
     uint64_t (*bytes)(const qsae_qmatrix *q);
+    /* Frees q->state; or NULL. */
+    void (*close)(qsae_qmatrix *q);
 };
 
-extern const qsae__codec_ops qsae__codec_none, qsae__codec_4bit, qsae__codec_int8, qsae__codec_rtn;
+extern const qsae__codec_ops qsae__codec_none, qsae__codec_4bit, qsae__codec_int8, qsae__codec_rtn,
+    qsae__codec_ggml;
 
 /*
- * Encodes a weight by the codec of c. heads: see quantizer.h. QSAE_EINVAL, QSAE_EUNSUPPORTED,
- * QSAE_EOVERFLOW, QSAE_ENOMEM.
+ * Encodes a weight as c says: pruned, then encoded by the codec, then replaced by its control.
+ * heads: see quantizer.h. QSAE_EINVAL, QSAE_EUNSUPPORTED, QSAE_EOVERFLOW, QSAE_ENOMEM.
  */
 int32_t qsae__qmatrix_encode(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
                              int64_t heads, qsae_qmatrix **out);
+
+/* ggml.c: the dtype of rows of n_in weights that are to be of a block dtype: that one, or if they
+ * are no whole blocks what llama.cpp falls back to, QSAE_F16 in the end. */
+int32_t qsae__ggml_fallback(int32_t dtype, int64_t n_in);
+
+/* A matrix without codes, for the readers of stored ones: ctx, ops, dtype and shape set, one
+ * reference. QSAE_EINVAL, QSAE_EOVERFLOW (shape), QSAE_ENOMEM. */
+int32_t qsae__qmatrix_new(qsae_context *ctx, const qsae__codec_ops *ops, int32_t dtype,
+                          int64_t n_out, int64_t n_in, qsae_qmatrix **out);
+qsae_qmatrix *qsae__qmatrix_ref(const qsae_qmatrix *q);
 
 /* Describes an array of at most two dimensions. */
 void qsae__field_set(qsae_field *f, const char *name, const void *data, int32_t dtype, int32_t rank,

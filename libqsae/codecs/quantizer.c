@@ -28,10 +28,10 @@ int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quanti
         return status;
     }
     q->ctx = qsae__context_ref(context);
-    if (strchr(spec, '@')) {
-        status = qsae__fail(QSAE_EINVAL, "quantizer \"%.200s\", offset %td: selectors belong to a "
-                            "condition; allowed: %s", spec, strchr(spec, '@') - spec,
-                            q->condition.codec_canonical);
+    if (spec[q->condition.codec_end]) {
+        status = qsae__fail(QSAE_EINVAL, "quantizer \"%.200s\", offset %lld: selectors and parts "
+                            "belong to a condition; allowed: %s", spec,
+                            (long long)q->condition.codec_end, q->condition.codec_canonical);
         qsae_quantizer_close(&q);
         return status;
     }
@@ -67,8 +67,10 @@ int32_t qsae_quantizer_encode(const qsae_quantizer *quantizer, const qsae_rows *
         return status;
     if (heads < 0)
         return qsae__fail(QSAE_EINVAL, "heads: %lld, expected 0 or more", (long long)heads);
-    const qsae__source src = { quantizer->ctx, weight->data, weight->dtype, 0, weight->n_rows,
-                               weight->n_cols, weight->row_stride, 1 };
+    const qsae__source src = { .ctx = quantizer->ctx, .data = weight->data,
+                               .dtype = weight->dtype, .n_out = weight->n_rows,
+                               .n_in = weight->n_cols, .out_stride = weight->row_stride,
+                               .in_stride = 1 };
     if (strict)
         status = qsae__source_check_finite(&src);
     return status ? status
@@ -100,20 +102,41 @@ static int32_t check_shape(const qsae_rows *rows, const char *what, int64_t n_ro
 }
 
 #define PART 1024
+#define TILE (1 << 16)       /* elements that a worker decodes at a time */
 
-static int32_t decode_row(void *arg, int64_t row, int32_t worker)
+static void decode_row(const qsae_qmatrix *q, int64_t row, const qsae_rows *out)
 {
-    const qsae_qmatrix *q = ((void **)arg)[0];
-    const qsae_rows *out = ((void **)arg)[1];
     const size_t size = (size_t)qsae_dtype_bits(out->dtype) / 8;
     float x[PART];
-    (void)worker;
+    if (out->dtype == QSAE_BF16 && (uintptr_t)out->data % sizeof(uint16_t) == 0) {
+        q->ops->decode16(q, row, 0, q->n_in, (uint16_t *)out->data + row * out->row_stride);
+        return;
+    }
+    if (out->dtype == QSAE_F32 && (uintptr_t)out->data % sizeof(float) == 0) {
+        q->ops->decode(q, row, 0, q->n_in, QSAE_F32, (float *)out->data + row * out->row_stride);
+        return;
+    }
     for (int64_t c0 = 0; c0 < q->n_in; c0 += PART) {
         const int64_t n = qsae__min_i64(PART, q->n_in - c0);
         q->ops->decode(q, row, c0, n, QSAE_F32, x);
         (void)qsae__from_f32(out->dtype, x, n,
                              (char *)out->data + (size_t)(row * out->row_stride + c0) * size);
     }
+}
+
+struct decoding {
+    const qsae_qmatrix *q;
+    const qsae_rows *out;
+    int64_t rows;            /* of a tile */
+};
+
+static int32_t decode_tile(void *arg, int64_t tile, int32_t worker)
+{
+    const struct decoding *const d = arg;
+    const int64_t end = qsae__min_i64(d->q->n_out, (tile + 1) * d->rows);
+    (void)worker;
+    for (int64_t row = tile * d->rows; row < end; row++)
+        decode_row(d->q, row, d->out);
     return QSAE_OK;
 }
 
@@ -126,8 +149,8 @@ int32_t qsae_qmatrix_decode(const qsae_qmatrix *matrix, qsae_rows *out)
         status = check_shape(out, "out", matrix->n_out, matrix->n_in);
     if (status)
         return status;
-    void *arg[2] = { (void *)(uintptr_t)matrix, out };
-    return qsae__parallel(matrix->ctx, matrix->n_out, decode_row, arg);
+    struct decoding d = { matrix, out, TILE / matrix->n_in + 1 };
+    return qsae__parallel(matrix->ctx, qsae__ceil_div(matrix->n_out, d.rows), decode_tile, &d);
 }
 
 int32_t qsae_qmatrix_field_count(const qsae_qmatrix *matrix)
@@ -242,8 +265,9 @@ int32_t qsae_int8_quantize(qsae_context *context, const qsae_rows *x, float thre
     if (!(threshold >= 0 && threshold <= 65504) || (threshold > 0 && threshold < 0x1p-24f))
         return qsae__fail(QSAE_EINVAL, "threshold %g; allowed: 0 (no outliers), 6e-8 to 65504",
                           (double)threshold);
-    const qsae__source src = { context, x->data, x->dtype, 0, x->n_rows, x->n_cols,
-                               x->row_stride, 1 };
+    const qsae__source src = { .ctx = context, .data = x->data, .dtype = x->dtype,
+                               .n_out = x->n_rows, .n_in = x->n_cols,
+                               .out_stride = x->row_stride, .in_stride = 1 };
     qsae__int8_rows rows = { .codes = codes, .scale = scales, .outlier = outlier };
     uint8_t *own = NULL;
     if (!outlier && threshold > 0) {
@@ -253,7 +277,7 @@ int32_t qsae_int8_quantize(qsae_context *context, const qsae_rows *x, float thre
     }
     if (outlier)
         memset(outlier, 0, (size_t)x->n_cols);
-    status = qsae__int8_quantize_rows(&src, QSAE__RULES_CUDA, threshold, &rows);
+    status = qsae__int8_quantize_rows(&src, QSAE__RULES_CUDA, threshold, false, &rows);
     qsae__free(context, own);
     return status;
 }

@@ -8,15 +8,18 @@
 
 #include "codecs/qmatrix.h"
 #include "kernels/blocks.h"
+#include "kernels/even.h"
 
 #define COLUMNS 256 /* columns of a tile for axis=column */
 
 struct job {
     qsae_qmatrix *q;
     const qsae__source *src;
+    const qsae__even_ops *ops;
     int64_t step;       /* inputs per group */
     int64_t groups;     /* per row */
     int32_t arith;      /* dtype every operation is rounded to; QSAE_F32 = none */
+    bool alone;         /* no row shares a scale with another */
     float low, high;    /* codes */
     float *min, *max;   /* [n_out, groups], or [1, n_in] for axis=column; both include 0 */
     float *row;         /* [threads, n_in] */
@@ -33,22 +36,23 @@ static float clamp(float v, float low, float high)
     return v < low ? low : v > high ? high : v;
 }
 
+/* Ranges of the groups of a row x. */
+static void range_groups(const struct job *job, int64_t row, const float *x)
+{
+    const int64_t k = job->q->n_in;
+    for (int64_t g = 0; g < job->groups; g++) {
+        const int64_t j = g * job->step, at = row * job->groups + g;
+        job->min[at] = job->max[at] = 0;
+        job->ops->range(x + j, qsae__min_i64(k - j, job->step), &job->min[at], &job->max[at]);
+    }
+}
+
 static int32_t range_row(void *arg, int64_t row, int32_t worker)
 {
     const struct job *job = arg;
-    const int64_t k = job->q->n_in;
-    float *x = job->row + worker * k;
-    qsae__source_row(job->src, row, 0, k, x);
-    for (int64_t g = 0; g < job->groups; g++) {
-        const int64_t end = qsae__min_i64(k, (g + 1) * job->step);
-        float min = 0, max = 0;
-        for (int64_t j = g * job->step; j < end; j++) {
-            min = x[j] < min ? x[j] : min;
-            max = x[j] > max ? x[j] : max;
-        }
-        job->min[row * job->groups + g] = min;
-        job->max[row * job->groups + g] = max;
-    }
+    float *x = job->row + worker * job->q->n_in;
+    qsae__source_row(job->src, row, 0, job->q->n_in, x);
+    range_groups(job, row, x);
     return QSAE_OK;
 }
 
@@ -62,10 +66,7 @@ static int32_t range_columns(void *arg, int64_t tile, int32_t worker)
     memset(max, 0, (size_t)n * sizeof *max);
     for (int64_t row = 0; row < job->q->n_out; row++) {
         qsae__source_row(job->src, row, c0, n, x);
-        for (int64_t j = 0; j < n; j++) {
-            min[j] = x[j] < min[j] ? x[j] : min[j];
-            max[j] = x[j] > max[j] ? x[j] : max[j];
-        }
+        job->ops->ranges(x, n, min, max);
     }
     return QSAE_OK;
 }
@@ -80,11 +81,12 @@ static void fold_ranges(struct job *job, int64_t rows)
     }
 }
 
-static void scales(const struct job *job)
+/* Scales first..first+n. */
+static void scales(const struct job *job, int64_t first, int64_t n)
 {
-    qsae_qmatrix *q = job->q;
+    const qsae_qmatrix *q = job->q;
     const int32_t a = job->arith;
-    for (int64_t i = 0; i < q->scale_rows * q->scale_cols; i++) {
+    for (int64_t i = first; i < first + n; i++) {
         const float min = job->min[i], max = job->max[i];
         const float span = q->codec.symmetric ? fmaxf(-min, max) : qsae__round_to(a, max - min);
         const float scale = qsae__round_to(a, span / (q->codec.symmetric ? job->high
@@ -113,22 +115,36 @@ static struct run run_at(const qsae_qmatrix *q, int64_t row, int64_t col, int64_
     return (struct run){ qsae__min_i64(end, (g + 1) * step), at, 0 };
 }
 
+/* Codes of a row x. */
+static void encode_groups(const struct job *job, int64_t row, const float *x)
+{
+    const qsae_qmatrix *q = job->q;
+    uint8_t *code = (uint8_t *)q->codes + row * q->n_in;
+    for (int64_t j = 0; j < q->n_in;) {
+        const struct run r = run_at(q, row, j, q->n_in);
+        const qsae__even grid = {
+            .scale = q->scale + r.at,
+            .zero = q->zero ? q->zero + r.at : NULL,
+            .stride = r.stride,
+            .low = job->low,
+            .high = job->high,
+            .dtype = job->arith,
+        };
+        job->ops->codes(&grid, x + j, r.end - j, code + j); /* signed ones as two's complement */
+        j = r.end;
+    }
+}
+
 static int32_t encode_row(void *arg, int64_t row, int32_t worker)
 {
     const struct job *job = arg;
-    const qsae_qmatrix *q = job->q;
-    float *x = job->row + worker * q->n_in;
-    uint8_t *code = (uint8_t *)q->codes + row * q->n_in;
-    qsae__source_row(job->src, row, 0, q->n_in, x);
-    for (int64_t j = 0; j < q->n_in;) {
-        const struct run r = run_at(q, row, j, q->n_in);
-        for (int64_t s = r.at; j < r.end; j++, s += r.stride) {
-            const float zero = q->zero ? q->zero[s] : 0;
-            float v = nearest(qsae__round_to(job->arith, x[j] / q->scale[s]));
-            v = isnan(v) ? zero : clamp(qsae__round_to(job->arith, v + zero), job->low, job->high);
-            code[j] = (uint8_t)(int32_t)v; /* signed codes as two's complement */
-        }
+    float *x = job->row + worker * job->q->n_in;
+    qsae__source_row(job->src, row, 0, job->q->n_in, x);
+    if (job->alone) {
+        range_groups(job, row, x);
+        scales(job, row * job->groups, job->groups);
     }
+    encode_groups(job, row, x);
     return QSAE_OK;
 }
 
@@ -145,12 +161,14 @@ static int32_t plan(struct job *job)
     job->high = q->codec.symmetric ? levels / 2 - 1 : levels - 1;
     q->scale_cols = q->codec.axis == QSAE__AXIS_COLUMN ? q->n_in : job->groups;
     q->scale_rows = rows ? q->n_out : 1;
+    job->alone = rows;
     if (q->codec.axis != QSAE__AXIS_TL)
         return QSAE_OK;
     if (q->n_out % q->heads)
         return qsae__fail(QSAE_EINVAL, "rtn:axis=tl: %lld outputs are not a multiple of %lld heads",
                           (long long)q->n_out, (long long)q->heads);
     q->scale_rows = q->n_out / q->heads;
+    job->alone = q->heads == 1;
     return QSAE_OK;
 }
 
@@ -178,7 +196,7 @@ static int32_t alloc_all(struct job *job)
 
 static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
 {
-    struct job job = { .q = q, .src = src };
+    struct job job = { .q = q, .src = src, .ops = qsae__even_get(q->ctx) };
     int32_t status = plan(&job);
     if (!status)
         status = alloc_all(&job);
@@ -188,13 +206,14 @@ static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
     q->code_bytes = ((uint64_t)(q->n_out * q->n_in) * (uint64_t)q->codec.bits + 7) / 8;
     if (q->codec.axis == QSAE__AXIS_COLUMN)
         status = qsae__parallel(q->ctx, qsae__ceil_div(q->n_in, COLUMNS), range_columns, &job);
-    else
+    else if (!job.alone)
         status = qsae__parallel(q->ctx, q->n_out, range_row, &job);
     if (status)
         goto fail;
-    if (q->codec.axis != QSAE__AXIS_COLUMN)
+    if (!job.alone && q->codec.axis != QSAE__AXIS_COLUMN)
         fold_ranges(&job, q->scale_rows);
-    scales(&job);
+    if (!job.alone)
+        scales(&job, 0, q->scale_rows * q->scale_cols);
     status = qsae__parallel(q->ctx, q->n_out, encode_row, &job);
 fail:
     qsae__free(q->ctx, job.min);
@@ -260,4 +279,5 @@ static uint64_t bytes(const qsae_qmatrix *q)
     return q->code_bytes + (uint64_t)(q->scale_rows * q->scale_cols) * (q->zero ? 5 : 4);
 }
 
-const qsae__codec_ops qsae__codec_rtn = { encode, decode, decode16, field, bytes };
+const qsae__codec_ops qsae__codec_rtn = { encode, decode, decode16, field, bytes,
+                                          NULL };

@@ -18,6 +18,8 @@ static const struct good good[] = {
     { "llm.int8:threshold=0", "llm.int8:threshold=0,rules=cuda" },
     { "llm.int8:rules=torch,threshold=007.250", "llm.int8:threshold=7.25,rules=torch" },
     { "llm.int8:threshold=6.0", "llm.int8:threshold=6,rules=cuda" },
+    { "llm.int8:outliers=batch", "llm.int8:threshold=6,rules=cuda" },
+    { "llm.int8:outliers=row", "llm.int8:threshold=6,rules=cuda,outliers=row" },
     { "llm.int8:threshold=100", "llm.int8:threshold=100,rules=cuda" },
     { "nf4", "nf4:block=64,double=1,compute=model,rules=cuda" },
     { "fp4:block=4096,double=0", "fp4:block=4096,double=0,compute=model,rules=cuda" },
@@ -33,6 +35,33 @@ static const struct good good[] = {
       "nf4:block=64,double=1,compute=model,rules=cuda@only=mlp@skip=down_proj|up_proj" },
     { "rtn:bits=4@compute=f32@layers=02-9",
       "rtn:bits=4,axis=row,group=0,sym=1,arith=f32@layers=2-9@compute=f32" },
+    { "ggml:q4_k", "ggml:q4_k" },
+    { "ggml:Q8_0@with=head|embed", "ggml:q8_0@with=embed|head" },
+    { "ggml:iq4_nl@with=head", "ggml:iq4_nl@with=head" },
+    { "ggml:q4_k,fallback=1@only=mlp", "ggml:q4_k,fallback=1@only=mlp" },
+    { "ggml:q4_k,fallback=0", "ggml:q4_k" },
+    { "rtn:bits=4@skip=/layers\\.(0|5)\\..*down/|/a\\/b/|q_proj",
+      "rtn:bits=4,axis=row,group=0,sym=1,arith=f32@skip=/a\\/b/|/layers\\.(0|5)\\..*down/|q_proj" },
+    { "none+prune:sparsity=0.1750", "none+prune:sparsity=0.175,scope=tensor,ties=all" },
+    { "rtn+prune:ties=first,scope=row,sparsity=0@layers=3",
+      "rtn:bits=8,axis=row,group=0,sym=1,arith=f32@layers=3-3+prune:sparsity=0,scope=row,"
+      "ties=first" },
+    { "none+prune:pattern=2:4", "none+prune:pattern=2:4" },
+    { "none@layers=1+prune:match=77.8280", "none@layers=1-1+prune:match=77.828,scope=tensor,"
+      "ties=all,tokens=0" },
+    { "none+prune:match=(rtn:bits=6@only=/(a)b/),tokens=100000",
+      "none+prune:match=(rtn:bits=6,axis=row,group=0,sym=1,arith=f32@only=/(a)b/),scope=tensor,"
+      "ties=all,tokens=100000" },
+    { "none+kv:k=q8_0", "none+kv:k=q8_0,v=none,sink=0" },
+    { "none+kv:rot=1,v=int8,k=q4_0", "none+kv:k=q4_0,v=int8,sink=0,rot=1" },
+    { "none+kv:rot=0,v=int8,k=q4_0", "none+kv:k=q4_0,v=int8,sink=0" },
+    { "ggml:q6_k+kv:sink=4,v=turbo3,k=turbo4s", "ggml:q6_k+kv:k=turbo4s,v=turbo3,sink=4" },
+    { "none+kv:k=int8,v=f16@compute=bf16", "none@compute=bf16+kv:k=int8,v=f16,sink=0" },
+    { "control:null", "control:null" },
+    { "control:gauss(ggml:q4_0@only=mlp)", "control:gauss(ggml:q4_0@only=mlp)" },
+    { "control:permute(rtn:bits=3+prune:pattern=1:2):seed=7@compute=bf16+kv:k=q4_0",
+      "control:permute(rtn:bits=3,axis=row,group=0,sym=1,arith=f32+prune:pattern=1:2):seed=7"
+      "@compute=bf16+kv:k=q4_0,v=none,sink=0" },
 };
 
 static void test_good(void **state)
@@ -44,7 +73,8 @@ static void test_good(void **state)
             fail_msg("%s: %s", good[i].text, qsae_error_message());
         assert_string_equal(c.canonical, good[i].canonical);
         assert_int_equal(strncmp(c.canonical, c.codec_canonical, strlen(c.codec_canonical)), 0);
-        assert_null(strchr(c.codec_canonical, '@'));
+        if (c.control == QSAE__CONTROL_NONE)
+            assert_null(strchr(c.codec_canonical, '@'));
         /* The canonical form is its own canonical form. */
         assert_int_equal(qsae__condition_parse(ctx, c.canonical, &again), QSAE_OK);
         assert_string_equal(again.canonical, c.canonical);
@@ -78,7 +108,12 @@ static const struct wrong wrong[] = {
     { "nf4:rules=gpu", QSAE_EINVAL, "offset 10", "\"gpu\"", "cuda, torch" },
     { "nf4,block=64", QSAE_EINVAL, "offset 3", "\",block=64\"", ":options" },
     { "none:bits=8", QSAE_EINVAL, "offset 5", "\"bits\"", "weights" },
-    { "none@layers=0-3", QSAE_EINVAL, "offset 0", "selector", "@compute=" },
+    { "none@layers=0-3", QSAE_EINVAL, "offset 4", "selector", "@compute=" },
+    { "none@with=head", QSAE_EINVAL, "offset 4", "selector", "@compute=" },
+    { "nf4@with=norm", QSAE_EINVAL, "offset 9", "\"norm\"", "embed|head" },
+    { "nf4@only=/(/", QSAE_EINVAL, "offset 9", "/(/", "parenthesis" },
+    { "nf4@only=/a", QSAE_EINVAL, "offset 9", "regular expression", "/regex/" },
+    { "nf4@only=//", QSAE_EINVAL, "offset 9", "regular expression", "/regex/" },
     { "llm.int8:threshold=-1", QSAE_EINVAL, "offset 19", "\"-1\"", "65504" },
     { "llm.int8:threshold=1e3", QSAE_EINVAL, "offset 19", "\"1e3\"", "65504" },
     { "llm.int8:threshold=70000", QSAE_EINVAL, "offset 19", "\"70000\"", "65504" },
@@ -99,11 +134,41 @@ static const struct wrong wrong[] = {
     { "nf4@only=mlp||attn", QSAE_EINVAL, "offset 13", "name \"\"", "attn, mlp" },
     { "nf4@skip=a/b", QSAE_EINVAL, "offset 9", "\"a/b\"", "q_proj" },
     { "nf4@compute=f16", QSAE_EINVAL, "offset 12", "\"f16\"", "f32, bf16" },
-    { "nf4+prune:sparsity=0.5", QSAE_EUNSUPPORTED, "offset 3", "+prune", "@layers=" },
-    { "nf4:block=64+kv:k=q8_0", QSAE_EUNSUPPORTED, "offset 12", "+kv", "@layers=" },
-    { "nf4@layers=1+prune", QSAE_EUNSUPPORTED, "offset 12", "+prune", "@layers=" },
-    { "control:null", QSAE_EUNSUPPORTED, "offset 0", "control", "rtn" },
-    { "ggml:q4_k", QSAE_EUNSUPPORTED, "offset 0", "ggml", "rtn" },
+    { "nf4+", QSAE_EINVAL, "offset 4", "unknown part", "+prune, +kv" },
+    { "nf4+prune", QSAE_EINVAL, "offset 4", "no options", "pattern=KEEP:OF" },
+    { "nf4+prune:scope=row", QSAE_EINVAL, "offset 4", "prune", "one of" },
+    { "nf4+prune:sparsity=0.5,match=3", QSAE_EINVAL, "offset 4", "prune", "one of" },
+    { "nf4+prune:sparsity=1.5", QSAE_EINVAL, "offset 19", "\"1.5\"", "0 to 1" },
+    { "nf4+prune:sparsity=0.5,tokens=9", QSAE_EINVAL, "offset 4", "prune", "match only" },
+    { "nf4+prune:pattern=4:2", QSAE_EINVAL, "offset 18", "4:2", "KEEP:OF" },
+    { "nf4+prune:pattern=2:4,scope=row", QSAE_EINVAL, "offset 4", "prune", "pattern alone" },
+    { "nf4+prune:match=0.5", QSAE_EINVAL, "offset 16", "0.5", "at least 1" },
+    { "nf4+prune:match=(nf4", QSAE_EINVAL, "offset 16", "(nf4", "(CONDITION)" },
+    { "nf4+prune:match=(nf5)", QSAE_EINVAL, "offset 17", "nf5", "none, llm.int8" },
+    { "nf4+prune:match=(none+prune:match=3)", QSAE_EINVAL, "offset 17", "match", "can be run" },
+    { "nf4+prune:sparsity=0.1+prune:sparsity=0.1", QSAE_EINVAL, "offset 23", "repeated", "once" },
+    { "nf4:block=64+kv:k=q9_0", QSAE_EINVAL, "offset 18", "q9_0", "q8_0" },
+    { "none+kv:k=turbo9", QSAE_EINVAL, "offset 10", "turbo9", "turbo1" },
+    { "none+kv:k=q8_0,rot=2", QSAE_EINVAL, "offset 19", "2", "0, 1" },
+    { "none+kv:k=int8,v=turbo3,rot=1", QSAE_EINVAL, "offset 5", "kv", "q8_0" },
+    { "none+kv:sink=1", QSAE_EINVAL, "offset 5", "kv", "k=CODE" },
+    { "none+kv:k=q8_0,sink=-1", QSAE_EINVAL, "offset 20", "-1", "positions" },
+    { "control", QSAE_EINVAL, "offset 0", "control", "control:gauss(SPEC)" },
+    { "control:gauss", QSAE_EINVAL, "offset 13", "parentheses", "(CONDITION)" },
+    { "control:gauss()", QSAE_EINVAL, "offset 14", "missing codec", "none, llm.int8" },
+    { "control:gauss(none)", QSAE_EINVAL, "offset 14", "none", "a codec" },
+    { "control:gauss(control:null)", QSAE_EINVAL, "offset 14", "control", "a codec" },
+    { "control:gauss(nf4+kv:k=q8_0)", QSAE_EINVAL, "offset 14", "nf4", "a codec" },
+    { "control:gauss(nf4)@layers=2", QSAE_EINVAL, "offset 19", "layers", "within" },
+    { "control:gauss(nf4)+prune:pattern=2:4", QSAE_EINVAL, "offset 19", "prune", "once" },
+    { "control:null@layers=0-1", QSAE_EINVAL, "offset 12", "selector", "@compute=" },
+    { "ggml", QSAE_EINVAL, "offset 0", "ggml", "q4_k" },
+    { "ggml:q4", QSAE_EINVAL, "offset 5", "\"q4\"", "q4_k" },
+    { "ggml:q4_k,fallback=2", QSAE_EINVAL, "offset 19", "\"2\"", "0, 1" },
+    { "ggml:q4_k,block=2", QSAE_EINVAL, "offset 10", "block", "fallback" },
+    { "ggml:f16", QSAE_EINVAL, "offset 5", "\"f16\"", "q4_k" },
+    { "ggml:iq2_xxs", QSAE_EUNSUPPORTED, "offset 5", "IQ2_XXS", "decoded only" },
+    { "prune:sparsity=0.5", QSAE_EUNSUPPORTED, "offset 0", "prune", "rtn" },
     { "gptq", QSAE_EUNSUPPORTED, "offset 0", "gptq", "rtn" },
     { "awq:bits=4", QSAE_EUNSUPPORTED, "offset 0", "awq", "rtn" },
 };
@@ -139,28 +204,79 @@ static void test_long(void **state)
     test_release(text);
 }
 
+static bool selects(const qsae__condition *c, int64_t layer, const char *module, const char *group)
+{
+    char path[100];
+    snprintf(path, sizeof path, "model.layers.%d.%s.%s", (int)layer,
+             strcmp(group, "attn") ? group : "self_attn", module);
+    const qsae__place place = { layer, path, module, group };
+    return qsae__condition_selects(c, &place);
+}
+
 static void test_selects(void **state)
 {
     qsae_context *ctx = *state;
     qsae__condition c;
     assert_int_equal(qsae__condition_parse(ctx, "nf4", &c), QSAE_OK);
-    assert_true(qsae__condition_selects(&c, 0, "q_proj", "attn"));
-    assert_true(qsae__condition_selects(&c, 100, "down_proj", "mlp"));
+    assert_true(selects(&c, 0, "q_proj", "attn"));
+    assert_true(selects(&c, 100, "down_proj", "mlp"));
+    assert_false(selects(&c, -1, "lm_head", "head"));
+    assert_false(selects(&c, -1, "embed_tokens", "embed"));
     qsae__condition_free(ctx, &c);
 
     assert_int_equal(qsae__condition_parse(ctx, "nf4@layers=2-3@only=mlp|o_proj@skip=up_proj", &c),
                      QSAE_OK);
-    assert_false(qsae__condition_selects(&c, 1, "down_proj", "mlp"));
-    assert_true(qsae__condition_selects(&c, 2, "down_proj", "mlp"));
-    assert_true(qsae__condition_selects(&c, 3, "o_proj", "attn"));
-    assert_false(qsae__condition_selects(&c, 3, "proj", "attn"));
-    assert_false(qsae__condition_selects(&c, 3, "q_proj", "attn"));
-    assert_false(qsae__condition_selects(&c, 3, "up_proj", "mlp"));
-    assert_false(qsae__condition_selects(&c, 4, "down_proj", "mlp"));
+    assert_false(selects(&c, 1, "down_proj", "mlp"));
+    assert_true(selects(&c, 2, "down_proj", "mlp"));
+    assert_true(selects(&c, 3, "o_proj", "attn"));
+    assert_false(selects(&c, 3, "proj", "attn"));
+    assert_false(selects(&c, 3, "q_proj", "attn"));
+    assert_false(selects(&c, 3, "up_proj", "mlp"));
+    assert_false(selects(&c, 4, "down_proj", "mlp"));
     qsae__condition_free(ctx, &c);
 
     assert_int_equal(qsae__condition_parse(ctx, "none", &c), QSAE_OK);
-    assert_false(qsae__condition_selects(&c, 0, "q_proj", "attn"));
+    assert_false(selects(&c, 0, "q_proj", "attn"));
+    qsae__condition_free(ctx, &c);
+
+    assert_int_equal(qsae__condition_parse(ctx, "none@with=head@only=self_attn.v_proj|"
+                                           "/layers\\.[13]\\.mlp/+prune:sparsity=0.5", &c),
+                     QSAE_OK);
+    assert_true(selects(&c, 1, "up_proj", "mlp"));
+    assert_false(selects(&c, 2, "up_proj", "mlp"));
+    assert_false(selects(&c, 13, "up_proj", "mlp"));
+    assert_true(selects(&c, 2, "v_proj", "attn"));
+    assert_false(selects(&c, 2, "q_proj", "attn"));
+    assert_true(selects(&c, -1, "lm_head", "head"));
+    assert_false(selects(&c, -1, "embed_tokens", "embed"));
+    qsae__condition_free(ctx, &c);
+}
+
+/* A condition found for a sparsity, and expressions that would run away. */
+static void test_sparsity(void **state)
+{
+    qsae_context *ctx = *state;
+    qsae__condition c, d;
+    char *text;
+    assert_int_equal(qsae__condition_parse(ctx, "none+prune:match=(nf4),scope=row", &c), QSAE_OK);
+    assert_int_equal(qsae__condition_with_sparsity(ctx, &c, 0.1625, &text), QSAE_OK);
+    assert_string_equal(text, "none+prune:sparsity=0.1625,scope=row,ties=all");
+    assert_int_equal(qsae__condition_parse(ctx, text, &d), QSAE_OK);
+    assert_true(d.prune.sparsity == 0.1625 && !d.prune_target);
+    qsae__free(ctx, text);
+    qsae__condition_free(ctx, &d);
+    assert_int_equal(qsae__condition_with_sparsity(ctx, &c, 1.0 / 3, &text), QSAE_OK);
+    assert_string_equal(text, "none+prune:sparsity=0.33333333333333,scope=row,ties=all");
+    qsae__free(ctx, text);
+    assert_int_equal(qsae__condition_with_sparsity(ctx, &c, 1.5, &text), QSAE_EINVAL);
+    qsae__condition_free(ctx, &c);
+
+    assert_int_equal(qsae__condition_parse(ctx, "nf4@only=/(a*)*(a*)*(a*)*b/", &c), QSAE_OK);
+    char path[2000];
+    memset(path, 'a', sizeof path - 1);
+    path[sizeof path - 1] = 0;
+    const qsae__place place = { 0, path, "x", "mlp" };
+    assert_false(qsae__condition_selects(&c, &place));
     qsae__condition_free(ctx, &c);
 }
 
@@ -198,7 +314,8 @@ int run_condition(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good),  cmocka_unit_test(test_wrong),  cmocka_unit_test(test_long),
-        cmocka_unit_test(test_selects), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_selects), cmocka_unit_test(test_sparsity),
+        cmocka_unit_test(test_values),
     };
     return cmocka_run_group_tests_name("codecs/condition", tests, open_context, close_context);
 }

@@ -178,12 +178,13 @@ static void quantize_special(qsae_context *ctx, const struct test_file *t, const
     int8_t codes[64];
     float scales[8];
     uint8_t outlier[4] = { 0 };
-    const qsae__source src = { ctx, x, QSAE_F32, 0, rows, 4, 4, 1 };
+    const qsae__source src = { .ctx = ctx, .data = x, .dtype = QSAE_F32, .n_out = rows, .n_in = 4,
+                               .out_stride = 4, .in_stride = 1 };
     qsae__int8_rows out = { .codes = codes, .scale = scales, .outlier = outlier };
     const qsae__tensor *ca = test_tensor(t, QSAE_I8, "%s.ca", prefix);
     const qsae__tensor *j = test_tensor(t, QSAE_I32, "%s.columns", columns);
-    assert_int_equal(qsae__int8_quantize_rows(&src, (enum qsae__rules)rules, threshold, &out),
-                     QSAE_OK);
+    assert_int_equal(
+        qsae__int8_quantize_rows(&src, (enum qsae__rules)rules, threshold, false, &out), QSAE_OK);
     test_same_bytes(ca->name, codes, ca->data, (size_t)ca->bytes);
     test_same_f32(prefix, scales, test_tensor(t, QSAE_F32, "%s.sca", prefix)->data, rows);
     assert_int_equal(out.n_outliers, test_count(j));
@@ -264,11 +265,57 @@ static void test_batch(void **state)
     qsae_context_close(&ctx);
 }
 
+/* With outliers=row each row of a batch is what it would be in a call of its own. */
+static void test_by_row(void **state)
+{
+    enum { ROWS = 37, K = 100, OUT = 33 };
+    static const char *const rules[] = { "cuda", "torch" };
+    static const int32_t dtypes[] = { QSAE_F32, QSAE_BF16, QSAE_F16 };
+    qsae_context *ctx[TEST_CONTEXTS];
+    const int64_t n = test_contexts(ctx);
+    float *const x = test_alloc(ROWS * K, sizeof *x), *const w = test_alloc(OUT * K, sizeof *w);
+    float *const y = test_alloc(ROWS * OUT, sizeof *y), alone[OUT], bias[OUT];
+    (void)state;
+    test_random(21, x, ROWS * K);
+    test_random(22, w, OUT * K);
+    test_random(23, bias, OUT);
+    for (int64_t i = 0; i < ROWS * K; i += 61) /* some rows with several, some with none */
+        x[i] *= 9;
+    for (int64_t c = 0; c < n; c++)
+        for (int i = 0; i < 6; i++) {
+            char spec[2][80];
+            const int32_t dtype = dtypes[i / 2];
+            for (int64_t j = 0; j < ROWS * K; j++)
+                x[j] = qsae__round_to(dtype, x[j]);
+            snprintf(spec[0], sizeof spec[0], "llm.int8:threshold=3.5,rules=%s,outliers=row",
+                     rules[i % 2]);
+            snprintf(spec[1], sizeof spec[1], "llm.int8:threshold=3.5,rules=%s", rules[i % 2]);
+            qsae_qmatrix *q = test_encode(ctx[c], spec[0], w, QSAE_F32, OUT, K, 0);
+            qsae_qmatrix *p = test_encode(ctx[c], spec[1], w, QSAE_F32, OUT, K, 0);
+            const qsae_rows all = test_rows(x, QSAE_F32, ROWS, K);
+            qsae_rows out = test_rows(y, QSAE_F32, ROWS, OUT);
+            assert_int_equal(qsae_qmatrix_linear(q, &all, bias, dtype, &out), QSAE_OK);
+            for (int64_t r = 0; r < ROWS; r++) {
+                const qsae_rows one = test_rows(x + r * K, QSAE_F32, 1, K);
+                qsae_rows y1 = test_rows(alone, QSAE_F32, 1, OUT);
+                assert_int_equal(qsae_qmatrix_linear(p, &one, bias, dtype, &y1), QSAE_OK);
+                test_same_f32(spec[0], y + r * OUT, alone, OUT);
+            }
+            qsae_qmatrix_close(&q);
+            qsae_qmatrix_close(&p);
+        }
+    test_release(x);
+    test_release(w);
+    test_release(y);
+    test_contexts_close(ctx, n);
+}
+
 int run_int8(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layers),    cmocka_unit_test(test_special),
         cmocka_unit_test(test_round_f16), cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_by_row),
     };
     return cmocka_run_group_tests_name("codecs/int8", tests, NULL, NULL);
 }

@@ -253,8 +253,15 @@ int main(void)
     failures += run_examples();
     failures += run_blocks();
     failures += run_blockwise();
+    failures += run_bnb();
     failures += run_int8();
     failures += run_rtn();
+    failures += run_ggml();
+    failures += run_control();
+    failures += run_prune();
+    failures += run_error();
+    failures += run_kv();
+    failures += run_stored();
     failures += run_linear();
     failures += run_api();
     return failures != 0;

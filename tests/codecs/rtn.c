@@ -100,6 +100,96 @@ static void test_bf16(void **state)
     qsae_context_close(&ctx);
 }
 
+/* arith=weight against torch's own bf16 and f16 operations (tests/reference/prune.py). */
+static void test_weight_arith(void **state)
+{
+    qsae_context *ctx[TEST_CONTEXTS];
+    const int64_t n = test_contexts(ctx);
+    struct test_file *t = test_load(ctx[0], "prune.safetensors");
+    json_t *j = test_json(ctx[0], "prune.json"), *c;
+    size_t at;
+    (void)state;
+    assert_true(json_array_size(json_object_get(j, "rtn")) > 50);
+    for (int64_t i = 0; i < n; i++)
+        json_array_foreach(json_object_get(j, "rtn"), at, c) {
+            const char *key = test_json_str(c, "key"), *spec = test_json_str(c, "spec");
+            const qsae__tensor *w = test_tensor(t, 0, "%s.w", test_json_str(c, "matrix"));
+            const qsae__tensor *value = test_tensor(t, w->dtype, "%s.value", key);
+            const int64_t count = test_count(w);
+            float *x = test_alloc(2 * count, sizeof *x), *want = x + count;
+            assert_true(qsae__to_f32(w->dtype, w->data, count, x));
+            assert_true(qsae__to_f32(w->dtype, value->data, count, want));
+            qsae_qmatrix *q = test_encode(ctx[i], spec, x, w->dtype, w->shape[0], w->shape[1],
+                                          strstr(spec, "axis=tl") ? test_json_int(c, "heads") : 0);
+            test_same_bytes(key, test_field(q, "codes").data,
+                            test_tensor(t, QSAE_I8, "%s.codes", key)->data, (size_t)count);
+            void *got = test_decode(q, w->dtype);
+            assert_true(qsae__to_f32(w->dtype, got, count, x));
+            for (int64_t e = 0; e < count; e++)
+                assert_true(x[e] == want[e]);
+            test_release(got);
+            qsae_qmatrix_close(&q);
+            test_release(x);
+        }
+    json_decref(j);
+    test_unload(t);
+    test_contexts_close(ctx, n);
+}
+
+/* Half to even of a value that is no larger than a code or clamped. */
+static float defined_code(int32_t dtype, float x, float scale, float zero, float low, float high)
+{
+    const float u = qsae__round_to(dtype, x / scale);
+    if (isnan(u))
+        return zero;
+    const float v = qsae__round_to(dtype, rintf(u) + zero);
+    return v < low ? low : v > high ? high : v;
+}
+
+/* Every level against the definition, element by element, also on NaN, infinities, denormals and
+ * lengths that are no multiple of a vector. */
+static void test_levels_agree(void **state)
+{
+    static const int32_t dtypes[] = { QSAE_F32, QSAE_BF16, QSAE_F16 };
+    const char *names[QSAE__LEVEL_COUNT];
+    const int64_t n = test_levels(names);
+    (void)state;
+    for (int64_t i = 0; i < n; i++) {
+        qsae_context *ctx = test_context(names[i], 1);
+        for (int trial = 0; trial < 60; trial++) {
+            const int32_t dtype = dtypes[trial % 3];
+            const int bits = 2 + trial % 7, sym = trial / 3 % 2;
+            const int64_t cols = 1 + trial * 3 % 71, group = 1 + trial * 5 % 40;
+            const int64_t groups = qsae__ceil_div(cols, group);
+            float w[5 * 72];
+            char spec[80];
+            test_random((uint64_t)trial, w, 5 * cols);
+            for (int64_t e = 0; e < 5 * cols; e++)
+                w[e] = qsae__round_to(dtype, e / cols == 3 ? w[e] * 0x1p-22f : w[e]);
+            w[0] = trial % 4 == 0 ? NAN : w[0];
+            w[cols] = trial % 5 == 0 ? -INFINITY : w[cols];
+            snprintf(spec, sizeof spec, "rtn:bits=%d,group=%d,sym=%d,arith=weight", bits,
+                     (int)group, sym);
+            qsae_qmatrix *q = test_encode(ctx, spec, w, dtype, 5, cols, 0);
+            const uint8_t *code = test_field(q, "codes").data;
+            const float *scale = test_field(q, "scale").data;
+            const float *zero = sym ? NULL : test_field(q, "zero").data;
+            const float low = sym ? -(float)(1 << (bits - 1)) : 0;
+            const float high = (float)(1 << bits) - 1 + low;
+            for (int64_t e = 0; e < 5 * cols; e++) {
+                const int64_t s = e / cols * groups + e % cols / group;
+                const float want =
+                    defined_code(dtype, w[e], scale[s], zero ? zero[s] : 0, low, high);
+                if (code[e] != (uint8_t)(int32_t)want)
+                    fail_msg("%s, %s, trial %d: code %lld is %d, expected %g", names[i], spec,
+                             trial, (long long)e, code[e], (double)want);
+            }
+            qsae_qmatrix_close(&q);
+        }
+        qsae_context_close(&ctx);
+    }
+}
+
 /* axis=tl: heads share a scale per head dimension; without heads it is one scale per output. */
 static void test_heads(void **state)
 {
@@ -157,7 +247,8 @@ int run_rtn(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixtures), cmocka_unit_test(test_bf16), cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_nonfinite),
+        cmocka_unit_test(test_nonfinite), cmocka_unit_test(test_weight_arith),
+        cmocka_unit_test(test_levels_agree),
     };
     return cmocka_run_group_tests_name("codecs/rtn", tests, NULL, NULL);
 }

@@ -21,8 +21,15 @@ int run_condition(void);
 int run_examples(void);
 int run_blocks(void);
 int run_blockwise(void);
+int run_bnb(void);
 int run_int8(void);
 int run_rtn(void);
+int run_ggml(void);
+int run_control(void);
+int run_prune(void);
+int run_error(void);
+int run_kv(void);
+int run_stored(void);
 int run_linear(void);
 int run_api(void);
 
