@@ -7,14 +7,16 @@
 QSAE_BEGIN_DECLS
 
 /**
- * A tokenizer read from tokenizer.json. Thread-safety: safe (encoding needs no lock).
+ * A tokenizer read from tokenizer.json or a GGUF file.
+ * Thread-safety: safe (encoding needs no lock).
  */
 typedef struct qsae_tokenizer qsae_tokenizer;
 
 /**
- * Reads a tokenizer.json (byte-fallback BPE in the Llama/Gemma style) and, where the folder has
- * one, tokenizer_config.json for the BOS, EOS and padding tokens.
- * @param path  tokenizer.json, or a folder that holds it
+ * Reads a tokenizer.json (byte-fallback BPE in the Llama/Gemma style, byte-level BPE) and, where
+ * the folder has one, tokenizer_config.json for the BOS, EOS and padding tokens; or the tokenizer
+ * of a GGUF file (models "llama", "gpt2" and "gemma4": doc/tokenizer.md).
+ * @param path  tokenizer.json, a GGUF file, or a folder that holds one (tokenizer.json wins)
  * @return QSAE_ENOENT, QSAE_EFORMAT (file, key, expected, found), QSAE_EUNSUPPORTED (a component
  *         this library does not run is named), QSAE_EIO, QSAE_ENOMEM, QSAE_EINVAL
  */
@@ -51,14 +53,15 @@ typedef struct qsae_tokenizer_info {
     int32_t bos, eos, pad, unk; /**< ids, -1 if there is none */
     int32_t adds_bos;        /**< 1 if the template puts BOS in front */
     int32_t adds_eos;
-    const char *hash;        /**< 32 hex digits: XXH3-128 of tokenizer.json */
+    const char *hash;        /**< 32 hex digits: XXH3-128 of tokenizer.json, or of what a GGUF file
+                                  says about its tokenizer */
 } qsae_tokenizer_info;
 
 /** Describes a tokenizer. info->struct_size set by the caller. QSAE_EINVAL. */
 QSAE_API int32_t qsae_tokenizer_get_info(const qsae_tokenizer *tokenizer,
                                          qsae_tokenizer_info *info);
 
-/** 1 if the token is special (added_tokens[].special), else 0. */
+/** 1 if the token is special (added_tokens[].special; control or unknown in GGUF), else 0. */
 QSAE_API int32_t qsae_tokenizer_is_special(const qsae_tokenizer *tokenizer, int32_t id);
 
 #define QSAE_BOS_DEFAULT 0     /**< chunk_start, or none if the tokenizer has no BOS */

@@ -25,7 +25,7 @@ void qsae__bpe_scratch_free(qsae__bpe_scratch *s)
     s->heap = NULL;
 }
 
-static const qsae__merge *find_merge(const qsae__bpe *b, int32_t left, int32_t right)
+const qsae__merge *qsae__bpe_find(const qsae__bpe *b, int32_t left, int32_t right)
 {
     const uint64_t pair = qsae__pair(left, right), mask = (uint64_t)(b->n_merges - 1);
 
@@ -81,10 +81,35 @@ static void merge_at(const qsae__bpe *b, qsae__bpe_scratch *s, int32_t at, int32
     left->next = right->next;
     if (left->next >= 0)
         y[left->next].prev = at;
-    if (left->prev >= 0 && (m = find_merge(b, y[left->prev].id, id)) != NULL)
+    if (left->prev >= 0 && (m = qsae__bpe_find(b, y[left->prev].id, id)) != NULL)
         push(s, m, left->prev);
-    if (left->next >= 0 && (m = find_merge(b, id, y[left->next].id)) != NULL)
+    if (left->next >= 0 && (m = qsae__bpe_find(b, id, y[left->next].id)) != NULL)
         push(s, m, at);
+}
+
+/* The byte tokens of a character, or the unknown token if one of them is missing. */
+static int32_t emit_bytes(const qsae__bpe *b, const char *c, size_t size, qsae__ids *ids)
+{
+    int32_t out[4];
+
+    for (size_t i = 0; i < size; i++) {
+        out[i] = b->byte_ids[(uint8_t)c[i]];
+        if (out[i] >= 0)
+            continue;
+        if (b->unk < 0)
+            return qsae__fail(QSAE_EFORMAT, "U+%04X is no token, and neither are its bytes; there "
+                              "is no unknown token", (unsigned)qsae__utf8_get(c));
+        return qsae__ids_add(ids, &b->unk, 1);
+    }
+    return qsae__ids_add(ids, out, (int64_t)size);
+}
+
+/* Appends a merged symbol. */
+static int32_t emit(const qsae__bpe *b, int32_t id, qsae__ids *ids)
+{
+    if (id < b->n_tokens)
+        return qsae__ids_add(ids, &id, 1);
+    return emit_bytes(b, b->vocab.bytes + b->vocab.offsets[id], b->vocab.sizes[id], ids);
 }
 
 /* Merges the symbols collected so far and appends their ids. */
@@ -98,12 +123,10 @@ static int32_t finish(const qsae__bpe *b, qsae__bpe_scratch *s, qsae__ids *ids)
 
     s->n_symbols = 0;
     if (n <= 2) {
-        int32_t out[2] = { n > 0 ? y[0].id : 0, n > 1 ? y[1].id : 0 };
-        if (n == 2 && (m = find_merge(b, out[0], out[1])) != NULL) {
-            out[0] = m->id;
-            return qsae__ids_add(ids, out, 1);
-        }
-        return qsae__ids_add(ids, out, n);
+        if (n == 2 && (m = qsae__bpe_find(b, y[0].id, y[1].id)) != NULL)
+            return emit(b, m->id, ids);
+        status = n > 0 ? emit(b, y[0].id, ids) : QSAE_OK;
+        return n == 2 && status == QSAE_OK ? emit(b, y[1].id, ids) : status;
     }
     if (!qsae__mul_i64(n, 3, &room))
         return qsae__fail(QSAE_EOVERFLOW, "a word of %d symbols", n);
@@ -114,7 +137,7 @@ static int32_t finish(const qsae__bpe *b, qsae__bpe_scratch *s, qsae__ids *ids)
     for (int32_t i = 0; i < n; i++) {
         y[i].prev = i - 1;
         y[i].next = i + 1 < n ? i + 1 : -1;
-        if (i + 1 < n && (m = find_merge(b, y[i].id, y[i + 1].id)) != NULL)
+        if (i + 1 < n && (m = qsae__bpe_find(b, y[i].id, y[i + 1].id)) != NULL)
             s->heap[s->n_heap++] = (qsae__candidate){
                 (uint64_t)m->rank << 32 | (uint32_t)i, m->id, 0,
             };
@@ -129,12 +152,12 @@ static int32_t finish(const qsae__bpe *b, qsae__bpe_scratch *s, qsae__ids *ids)
             sift_down(s->heap, s->n_heap, 0);
         /* Stale unless both symbols are still there and still merge to the same token. */
         if (y[at].id < 0 || y[at].next < 0 ||
-            (m = find_merge(b, y[at].id, y[y[at].next].id)) == NULL || m->id != top.id)
+            (m = qsae__bpe_find(b, y[at].id, y[y[at].next].id)) == NULL || m->id != top.id)
             continue;
         merge_at(b, s, at, top.id);
     }
     for (int32_t i = 0; i >= 0 && status == QSAE_OK; i = y[i].next)
-        status = qsae__ids_add(ids, &y[i].id, 1);
+        status = emit(b, y[i].id, ids);
     return status;
 }
 
@@ -192,6 +215,12 @@ static int32_t add_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *te
                 status = add_symbol(b, s, id, ids);
             continue;
         }
+        if (b->late_bytes) {
+            status = finish(b, s, ids);
+            if (status == QSAE_OK)
+                status = emit_bytes(b, c, n, ids);
+            continue;
+        }
         status = add_bytes(b, s, c, n, ids, &done);
         if (done || b->unk_token == NULL || status != QSAE_OK)
             continue;
@@ -212,9 +241,9 @@ int32_t qsae__bpe_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *tex
 {
     int32_t status;
 
-    if (b->ignore_merges) {
+    if (b->ignore_merges || (b->whole_newlines && size > 0 && text[0] == '\n')) {
         const int32_t id = qsae__vocab_find(&b->vocab, text, size);
-        if (id >= 0)
+        if (id >= 0 && id < b->n_tokens)
             return qsae__ids_add(ids, &id, 1);
     }
     s->n_symbols = 0;

@@ -27,6 +27,12 @@ typedef struct qsae__bpe {
     char *unk_token;      /* NULL = none */
     int32_t unk;          /* its id, -1 if not in the vocabulary */
     bool byte_fallback, fuse_unk, ignore_merges;
+    /* SentencePiece: the bytes of a character that is in no token are no symbols, so they never
+     * merge. Entries of the vocabulary from n_tokens on are characters that only occur inside
+     * tokens: symbols while merging, bytes afterwards. */
+    bool late_bytes;
+    bool whole_newlines;  /* a word of newlines that is a token is that token */
+    int32_t n_tokens;
     int32_t byte_ids[256];
     int32_t char_ids[QSAE__CHAR_IDS];
 } qsae__bpe;
@@ -35,6 +41,20 @@ typedef struct qsae__bpe {
 int32_t qsae__bpe_read(qsae__bpe *b, qsae_context *ctx, const json_t *json, const char *where,
                        int64_t file_size);
 void qsae__bpe_free(qsae__bpe *b);
+
+/*
+ * Parts of reading, once the vocabulary and the flags are there: tables by byte and character, room
+ * for n merges, then the merges, by their texts or their ids. Of merges of one pair the last counts
+ * or, with keep_first, the first. `where` and `at` (the merge's index) are for messages.
+ */
+void qsae__bpe_fill_tables(qsae__bpe *b);
+int32_t qsae__bpe_reserve(qsae__bpe *b, int64_t n, const char *where);
+int32_t qsae__bpe_add_texts(qsae__bpe *b, const qsae__slice side[2], uint32_t rank, bool keep_first,
+                            const char *where, int64_t at, qsae__strbuf *joined);
+int32_t qsae__bpe_add_ids(qsae__bpe *b, const qsae__merge *merge);
+
+/* The merge of a pair, NULL if there is none. */
+const qsae__merge *qsae__bpe_find(const qsae__bpe *b, int32_t left, int32_t right);
 
 typedef struct qsae__ids {
     qsae_context *ctx;

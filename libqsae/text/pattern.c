@@ -11,6 +11,7 @@
 struct qsae__pattern {
     char *string;       /* or NULL */
     size_t size;
+    char *source;       /* of the regular expression */
     pcre2_code *regex;  /* or NULL */
     pcre2_general_context *general;
 };
@@ -109,6 +110,9 @@ int32_t qsae__pattern_regex(qsae_context *ctx, const char *regex, const char *wh
                             reason);
         goto fail;
     }
+    p->source = qsae__strdup(ctx, regex);
+    if (p->source == NULL)
+        goto fail;
     (void)pcre2_jit_compile(p->regex, PCRE2_JIT_COMPLETE); /* without it the interpreter runs */
     *out = p;
     p = NULL;
@@ -163,6 +167,7 @@ void qsae__pattern_close(qsae_context *ctx, qsae__pattern **pp)
     pcre2_code_free(p->regex);
     pcre2_general_context_free(p->general);
     qsae__free(ctx, p->string);
+    qsae__free(ctx, p->source);
     qsae__free(ctx, p);
     *pp = NULL;
 }
@@ -170,6 +175,15 @@ void qsae__pattern_close(qsae_context *ctx, qsae__pattern **pp)
 bool qsae__pattern_is(const qsae__pattern *p, const char *s)
 {
     return p->string != NULL && p->size == strlen(s) && memcmp(p->string, s, p->size) == 0;
+}
+
+bool qsae__pattern_equal(const qsae__pattern *a, const qsae__pattern *b)
+{
+    if (a == NULL || b == NULL || (a->string == NULL) != (b->string == NULL))
+        return a == b;
+    if (a->string == NULL)
+        return strcmp(a->source, b->source) == 0;
+    return a->size == b->size && memcmp(a->string, b->string, a->size) == 0;
 }
 
 bool qsae__pattern_may_be_empty(const qsae__pattern *p)

@@ -18,6 +18,9 @@ void qsae__pattern_close(qsae_context *ctx, qsae__pattern **p);
 /* True if it is this very string. */
 bool qsae__pattern_is(const qsae__pattern *p, const char *s);
 
+/* True if both search for the same; either may be NULL. */
+bool qsae__pattern_equal(const qsae__pattern *a, const qsae__pattern *b);
+
 /* True if it can match the empty string. */
 bool qsae__pattern_may_be_empty(const qsae__pattern *p);
 

@@ -82,13 +82,22 @@ static int32_t mark_known(qsae_tokenizer *t)
     t->known = qsae__calloc(t->ctx, t->vocab, 1);
     if (t->known == NULL)
         return QSAE_ENOMEM;
-    for (int64_t id = 0; id < t->model.vocab.count; id++)
+    for (int64_t id = 0; id < t->model.n_tokens; id++)
         t->known[id] = t->model.vocab.sizes[id] != UINT32_MAX;
     for (int64_t i = 0; i < t->n_added; i++) {
         uint8_t *known = &t->known[t->added[i].id];
         *known = t->added[i].special || *known == 2 ? 2 : 1;
     }
     return QSAE_OK;
+}
+
+int32_t qsae__added_ready(qsae_tokenizer *t)
+{
+    int32_t status = add_to_matchers(t, true); /* of equal strings the special one counts */
+
+    if (status == QSAE_OK)
+        status = add_to_matchers(t, false);
+    return status == QSAE_OK ? mark_known(t) : status;
 }
 
 static int32_t read_added_tokens(qsae_tokenizer *t, const json_t *root, const char *path,
@@ -111,10 +120,7 @@ static int32_t read_added_tokens(qsae_tokenizer *t, const json_t *root, const ch
         if (status != QSAE_OK)
             return qsae__fail_in(status, "%s: entry %lld", path, (long long)i);
     }
-    status = add_to_matchers(t, true); /* of equal strings the special one counts */
-    if (status == QSAE_OK)
-        status = add_to_matchers(t, false);
-    return status == QSAE_OK ? mark_known(t) : status;
+    return qsae__added_ready(t);
 }
 
 static int32_t read_root(qsae_tokenizer *t, const json_t *root, const char *path, int64_t file_size)
@@ -162,6 +168,47 @@ static int32_t read_json(qsae_tokenizer *t, const char *path)
 fail:
     json_decref(root);
     qsae__file_close(&file);
+    return status;
+}
+
+static int32_t read_gguf(qsae_tokenizer *t, const char *path)
+{
+    qsae__tensors *set = NULL;
+    int32_t status = qsae__tensors_load(t->ctx, path, &set);
+
+    if (status == QSAE_OK && qsae__tensors_gguf(set) == NULL)
+        status = qsae__fail(QSAE_ENOENT, "%s: neither tokenizer.json nor a GGUF file as the model",
+                            path);
+    if (status == QSAE_OK)
+        status = qsae__tokenizer_read_gguf(t, qsae__tensors_gguf(set));
+    qsae__tensors_unref(&set);
+    return status;
+}
+
+/* *found: path is a GGUF file, or a folder with one and no tokenizer.json. */
+static int32_t find_gguf(qsae_context *ctx, const char *path, const char *json, bool *found)
+{
+    qsae__file *file = NULL;
+    char **names = NULL;
+    int64_t n = 0;
+    int32_t status;
+
+    *found = false;
+    if (!qsae__folder_exists(path)) {
+        status = qsae__file_open(ctx, path, &file);
+        if (status == QSAE_OK)
+            *found = file->size >= 4 && memcmp(file->data, "GGUF", 4) == 0;
+        qsae__file_close(&file);
+        return status;
+    }
+    if (qsae__file_exists(json))
+        return QSAE_OK;
+    status = qsae__folder_list(ctx, path, &names, &n);
+    for (int64_t i = 0; i < n && status == QSAE_OK; i++) {
+        const size_t size = strlen(names[i]);
+        *found |= size > 5 && strcmp(names[i] + size - 5, ".gguf") == 0;
+    }
+    qsae__folder_list_free(ctx, names, n);
     return status;
 }
 
@@ -243,6 +290,7 @@ int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokeni
 {
     qsae_tokenizer *t;
     char *json = NULL, *config = NULL;
+    bool gguf = false;
     int32_t status;
 
     if (out == NULL)
@@ -260,8 +308,10 @@ int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokeni
     qsae__matcher_init(&t->normalized, context);
     status = find_files(context, path, &json, &config);
     if (status == QSAE_OK)
-        status = read_json(t, json);
+        status = find_gguf(context, path, json, &gguf);
     if (status == QSAE_OK)
+        status = gguf ? read_gguf(t, path) : read_json(t, json);
+    if (status == QSAE_OK && !gguf)
         status = read_config(t, config);
     qsae__free(context, json);
     qsae__free(context, config);

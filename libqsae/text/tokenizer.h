@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * text/: tokenizer.json, pre-tokenizers, corpus, packing. Includes formats/, core/ and itself;
- * never model/, sae/ or metrics/.
+ * text/: tokenizer.json, tokenizers of GGUF files, pre-tokenizers, corpus, packing. Includes
+ * formats/, core/ and itself; never model/, sae/ or metrics/.
  */
 #ifndef QSAE_TEXT_TOKENIZER_H
 #define QSAE_TEXT_TOKENIZER_H
 
 #include <qsae/text.h>
 
+#include "formats/gguf.h"
 #include "text/bpe.h"
 #include "text/match.h"
 #include "text/normalize.h"
@@ -27,9 +28,11 @@ struct qsae_tokenizer {
     qsae__ids prefix, suffix;   /* the post-processor's template */
     char *views;                /* what tokens stand for in text */
     int64_t *view_at;           /* [vocab + 1] */
-    uint8_t *known;             /* [vocab] 0 unused, 1 token, 2 special token */
+    uint8_t *known;             /* [vocab] 0 no token, 1 token, 2 special token, 3 byte token,
+                                 * 4 token that a GGUF file calls unused */
     int64_t vocab;              /* highest id + 1 */
     int32_t bos, eos, pad, unk; /* -1 = none */
+    bool gguf;                  /* read from a GGUF file */
 };
 
 /* Id of a token by its text, added tokens first; -1. */
@@ -38,6 +41,26 @@ int32_t qsae__token_id(const qsae_tokenizer *t, const char *content);
 /* Parts of reading: the post_processor, and the views after everything else. */
 int32_t qsae__template_read(qsae_tokenizer *t, const json_t *json, const char *where);
 int32_t qsae__views_build(qsae_tokenizer *t, const json_t *decoder);
+
+/* Once t->added, t->contents and t->vocab are there: the matchers and t->known. */
+int32_t qsae__added_ready(qsae_tokenizer *t);
+
+/* All of it, from a GGUF file's keys. */
+int32_t qsae__tokenizer_read_gguf(qsae_tokenizer *t, const qsae__gguf *file);
+
+/*
+ * Whether two tokenizers are the same for a model: every id stands for the same text (as
+ * qsae_tokenizer_token shows it), and BOS is the same token if both name one, or one puts it in
+ * front of a text. Two tokenizer.json, or two GGUF files, must also agree in whether BOS is put in
+ * front, in merges, normalizer, pre-tokenizer and added tokens; one of each need not, since they
+ * spell these differently. QSAE_OK if so, and `why` names what else differs ("differ in: EOS") or
+ * is ""; else QSAE_EMISMATCH, and `why` (also the error message) names the first difference: the
+ * size, an id with both texts, the BOS rule, a part. Fillers for ids without token ("unused" in
+ * GGUF files) are no tokens. QSAE_EINVAL, QSAE_ENOMEM.
+ * why: [size] receives text, cut to fit; NULL if size is 0
+ */
+int32_t qsae__tokenizer_compare(const qsae_tokenizer *a, const qsae_tokenizer *b, char *why,
+                                size_t size);
 
 /* Working memory of one thread that encodes. */
 typedef struct qsae__encoder {

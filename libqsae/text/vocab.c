@@ -41,6 +41,22 @@ static int32_t check_entries(json_t *json, const char *where, int64_t limit, siz
     return QSAE_OK;
 }
 
+static int32_t reserve(qsae__vocab *v, qsae_context *ctx, int64_t count, int64_t entries,
+                       size_t bytes)
+{
+    v->ctx = ctx;
+    v->count = count;
+    v->n_slots = power_of_two(entries * 2);
+    v->bytes = qsae__alloc(ctx, bytes);
+    v->offsets = qsae__calloc(ctx, count, sizeof *v->offsets);
+    v->sizes = qsae__alloc_array(ctx, count, sizeof *v->sizes);
+    v->slots = qsae__calloc(ctx, v->n_slots, sizeof *v->slots);
+    if (v->bytes == NULL || v->offsets == NULL || v->sizes == NULL || v->slots == NULL)
+        return QSAE_ENOMEM;
+    memset(v->sizes, 0xff, (size_t)count * sizeof *v->sizes);
+    return QSAE_OK;
+}
+
 static void insert(qsae__vocab *v, uint32_t id, const char *s, size_t size)
 {
     const uint64_t mask = (uint64_t)(v->n_slots - 1);
@@ -58,20 +74,14 @@ int32_t qsae__vocab_read(qsae__vocab *v, qsae_context *ctx, const json_t *json, 
     const char *key;
     json_t *value;
     size_t bytes;
+    int64_t count;
     uint32_t at = 0;
-    int32_t status = check_entries(object, where, limit, &bytes, &v->count);
+    int32_t status = check_entries(object, where, limit, &bytes, &count);
 
-    v->ctx = ctx;
+    if (status == QSAE_OK)
+        status = reserve(v, ctx, count, (int64_t)json_object_size(json), bytes);
     if (status != QSAE_OK)
         return status;
-    v->n_slots = power_of_two((int64_t)json_object_size(json) * 2);
-    v->bytes = qsae__alloc(ctx, bytes);
-    v->offsets = qsae__calloc(ctx, v->count, sizeof *v->offsets);
-    v->sizes = qsae__alloc_array(ctx, v->count, sizeof *v->sizes);
-    v->slots = qsae__calloc(ctx, v->n_slots, sizeof *v->slots);
-    if (v->bytes == NULL || v->offsets == NULL || v->sizes == NULL || v->slots == NULL)
-        return QSAE_ENOMEM;
-    memset(v->sizes, 0xff, (size_t)v->count * sizeof *v->sizes);
     json_object_foreach(object, key, value) {
         const uint32_t id = (uint32_t)json_integer_value(value), size = (uint32_t)strlen(key);
         if (v->sizes[id] != UINT32_MAX)
@@ -83,6 +93,38 @@ int32_t qsae__vocab_read(qsae__vocab *v, qsae_context *ctx, const json_t *json, 
         at += size;
     }
     return QSAE_OK;
+}
+
+int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *texts,
+                          int64_t count, const char *where)
+{
+    size_t bytes = 0;
+    uint32_t at = 0;
+    int32_t status;
+
+    for (int64_t id = 0; id < count; id++)
+        if (!qsae__add_size(bytes, texts[id].size, &bytes))
+            bytes = SIZE_MAX;
+    if (bytes >= UINT32_MAX || count >= INT32_MAX)
+        return qsae__fail(QSAE_EOVERFLOW, "%s: %lld tokens of %zu bytes", where, (long long)count,
+                          bytes);
+    status = reserve(v, ctx, count, count, bytes);
+    for (int64_t id = 0; id < count && status == QSAE_OK; id++) {
+        const qsae__slice text = texts[id];
+        const int32_t before = qsae__vocab_find(v, text.data, text.size);
+        if (before >= 0)
+            return qsae__fail(QSAE_EFORMAT, "%s: \"%.*s\" is token %d and token %lld", where,
+                              (int)qsae__min_i64((int64_t)text.size, 100), text.data, before,
+                              (long long)id);
+        v->offsets[id] = at;
+        v->sizes[id] = (uint32_t)text.size;
+        if (text.size == 0)
+            continue;
+        memcpy(v->bytes + at, text.data, text.size);
+        insert(v, (uint32_t)id, text.data, text.size);
+        at += (uint32_t)text.size;
+    }
+    return status;
 }
 
 void qsae__vocab_free(qsae__vocab *v)

@@ -18,6 +18,17 @@ typedef struct qsae__vocab {
 /* Reads {string: id}; ids are below `limit` (the file's size, so that tables stay linear in it). */
 int32_t qsae__vocab_read(qsae__vocab *v, qsae_context *ctx, const json_t *json, const char *where,
                          int64_t limit);
+
+/* Bytes that lie elsewhere. */
+typedef struct qsae__slice {
+    const char *data;
+    size_t size;
+} qsae__slice;
+
+/* Text i of `texts` [count] is token i; ids of empty texts exist but cannot be found. Two equal
+ * texts are QSAE_EFORMAT. */
+int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *texts,
+                          int64_t count, const char *where);
 void qsae__vocab_free(qsae__vocab *v);
 
 /* Id of a string, -1 if there is none. */

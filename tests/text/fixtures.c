@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* tests/data/tokenizers against the ids of the tokenizers package. */
+/* tests/data/tokenizers against the ids of the tokenizers package and of llama.cpp. */
 #include "text_test.h"
 
 #define FOLDER QSAE_TEST_DATA "/tokenizers"
@@ -35,27 +35,27 @@ static json_t *load_cases(const char *path)
     return root;
 }
 
-static qsae_tokenizer *open_named(const char *name)
+static qsae_tokenizer *open_named(const char *folder, const char *name)
 {
     char path[512];
     qsae_tokenizer *t = NULL;
 
-    snprintf(path, sizeof path, "%s/%s", FOLDER, name);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
     if (qsae_tokenizer_open(test_ctx, path, &t) != QSAE_OK)
         fail_msg("%s", qsae_error_message());
     return t;
 }
 
-static void walk(const char *name)
+static void walk(const char *folder, const char *name)
 {
     char path[512];
     json_t *root;
     const json_t *cases;
     qsae_tokenizer *t;
 
-    snprintf(path, sizeof path, "%s/%s", FOLDER, name);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
     root = load_cases(path);
-    t = open_named(json_string_value(json_object_get(root, "tokenizer")));
+    t = open_named(folder, json_string_value(json_object_get(root, "tokenizer")));
     cases = json_object_get(root, "cases");
     assert_true(json_array_size(cases) > 0);
     for (size_t i = 0; i < json_array_size(cases); i++) {
@@ -67,20 +67,33 @@ static void walk(const char *name)
     json_decref(root);
 }
 
-static void test_fixtures(void **state)
+/* All files of cases in a folder; returns how many there were. */
+static int64_t walk_all(const char *folder)
 {
     char **names = NULL;
     int64_t n = 0, walked = 0;
 
-    (void)state;
-    assert_int_equal(qsae__folder_list(test_ctx, FOLDER, &names, &n), QSAE_OK);
+    assert_int_equal(qsae__folder_list(test_ctx, folder, &names, &n), QSAE_OK);
     for (int64_t i = 0; i < n; i++)
-        if (strstr(names[i], ".tokenizer.json") == NULL && strcmp(names[i], "nul.json") != 0) {
-            walk(names[i]);
+        if (strstr(names[i], ".tokenizer.json") == NULL && strcmp(names[i], "nul.json") != 0 &&
+            strstr(names[i], ".json") != NULL) {
+            walk(folder, names[i]);
             walked++;
         }
     qsae__folder_list_free(test_ctx, names, n);
-    assert_true(walked >= 20);
+    return walked;
+}
+
+static void test_fixtures(void **state)
+{
+    (void)state;
+    assert_true(walk_all(FOLDER) >= 20);
+}
+
+static void test_fixtures_gguf(void **state)
+{
+    (void)state;
+    assert_true(walk_all(FOLDER "/gguf") >= 15);
 }
 
 static void test_fixtures_nul(void **state)
@@ -91,7 +104,7 @@ static void test_fixtures_nul(void **state)
     (void)state;
     for (size_t i = 0; i < json_array_size(cases); i++) {
         const json_t *c = json_array_get(cases, i);
-        qsae_tokenizer *t = open_named(json_string_value(json_array_get(c, 0)));
+        qsae_tokenizer *t = open_named(FOLDER, json_string_value(json_array_get(c, 0)));
         check_ids("nul.json", t, json_array_get(c, 1), json_array_get(c, 2), 0);
         check_ids("nul.json", t, json_array_get(c, 1), json_array_get(c, 3), 1);
         qsae_tokenizer_close(&t);
@@ -101,6 +114,7 @@ static void test_fixtures_nul(void **state)
 
 const struct CMUnitTest fixture_tests[] = {
     cmocka_unit_test(test_fixtures),
+    cmocka_unit_test(test_fixtures_gguf),
     cmocka_unit_test(test_fixtures_nul),
 };
 const size_t n_fixture_tests = sizeof fixture_tests / sizeof *fixture_tests;

@@ -28,10 +28,16 @@ void test_write_bytes(const char *name, const void *data, size_t size);
 /* Writes text as NAME and opens it as a tokenizer. */
 int32_t test_open(const char *json, qsae_tokenizer **out);
 
+/* An allocator whose cookie is the number of calls until it fails. */
+void *test_failing_alloc(void *cookie, size_t size, size_t alignment);
+void test_failing_free(void *cookie, void *p);
+
 /* True if the present error message holds part. */
 bool test_message(const char *part);
 
-extern const struct CMUnitTest fixture_tests[], tokenizer_tests[], corpus_tests[];
-extern const size_t n_fixture_tests, n_tokenizer_tests, n_corpus_tests;
+extern const struct CMUnitTest fixture_tests[], tokenizer_tests[], gguf_tests[],
+    gguf_refused_tests[], corpus_tests[];
+extern const size_t n_fixture_tests, n_tokenizer_tests, n_gguf_tests, n_gguf_refused_tests,
+    n_corpus_tests;
 
 #endif

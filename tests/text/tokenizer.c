@@ -378,7 +378,7 @@ static void test_damaged(void **state)
 }
 
 /* An allocator that fails at the countdown-th call and ever after. */
-static void *failing_alloc(void *cookie, size_t size, size_t alignment)
+void *test_failing_alloc(void *cookie, size_t size, size_t alignment)
 {
     int64_t *countdown = cookie;
     void *p = NULL;
@@ -386,7 +386,7 @@ static void *failing_alloc(void *cookie, size_t size, size_t alignment)
     return --*countdown < 0 || posix_memalign(&p, alignment, size) != 0 ? NULL : p;
 }
 
-static void failing_free(void *cookie, void *p)
+void test_failing_free(void *cookie, void *p)
 {
     (void)cookie;
     free(p);
@@ -415,8 +415,8 @@ static void test_out_of_memory(void **state)
         s.context = 3;
         s.bos_policy = QSAE_BOS_NONE;
         cs.threads = 1;
-        cs.alloc = failing_alloc;
-        cs.free = failing_free;
+        cs.alloc = test_failing_alloc;
+        cs.free = test_failing_free;
         cs.alloc_cookie = &countdown;
         countdown = 1000000;
         assert_int_equal(qsae__context_new(&cs, &ctx), QSAE_OK);

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Whether two tokenizers are the same one, and where they part. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "text/tokenizer.h"
+#include "text/utf8.h"
+
+#define SHOWN 60 /* bytes of a token in a message */
+
+/* What an id is. */
+struct entry {
+    const char *text;   /* NULL = no token */
+    size_t size;
+    bool special, unused;
+};
+
+static struct entry entry_of(const qsae_tokenizer *t, int64_t id)
+{
+    struct entry e = { 0 };
+
+    if (id >= t->vocab || qsae_tokenizer_token(t, (int32_t)id, &e.text, &e.size) != QSAE_OK)
+        return (struct entry){ 0 };
+    e.special = t->known[id] == 2;
+    e.unused = t->known[id] == 4;
+    return e;
+}
+
+/* U+2581 stands for a space only where a token is not special. */
+static bool same_marked(const struct entry *a, const struct entry *b)
+{
+    size_t i = 0, k = 0;
+
+    while (i < a->size && k < b->size) {
+        const bool mark_a = a->size - i >= 3 && memcmp(a->text + i, "\xe2\x96\x81", 3) == 0;
+        const bool mark_b = b->size - k >= 3 && memcmp(b->text + k, "\xe2\x96\x81", 3) == 0;
+        const char x = mark_a ? ' ' : a->text[i], y = mark_b ? ' ' : b->text[k];
+        if (x != y)
+            return false;
+        i += mark_a ? 3 : 1;
+        k += mark_b ? 3 : 1;
+    }
+    return i == a->size && k == b->size;
+}
+
+static bool same_entry(const struct entry *a, const struct entry *b)
+{
+    if (a->text == NULL || b->text == NULL) /* a filler for an id without token is none either */
+        return (a->text == NULL || a->unused) && (b->text == NULL || b->unused);
+    if (a->special != b->special)
+        return same_marked(a, b);
+    return a->size == b->size && memcmp(a->text, b->text, a->size) == 0;
+}
+
+static int shown(const struct entry *e)
+{
+    return (int)(e->size < SHOWN ? e->size : SHOWN);
+}
+
+/* The first id that differs. */
+static int32_t compare_entries(const qsae_tokenizer *a, const qsae_tokenizer *b)
+{
+    const int64_t n = qsae__max_i64(a->vocab, b->vocab);
+
+    for (int64_t id = 0; id < n; id++) {
+        const struct entry x = entry_of(a, id), y = entry_of(b, id);
+        if (same_entry(&x, &y))
+            continue;
+        if (x.text == NULL || y.text == NULL) {
+            const struct entry *const e = x.text == NULL ? &y : &x;
+            return qsae__fail(QSAE_EMISMATCH, "vocabulary size: %lld and %lld; token %lld, "
+                              "\"%.*s\", is only in the %s", (long long)a->vocab,
+                              (long long)b->vocab, (long long)id, shown(e), e->text,
+                              e == &x ? "first" : "second");
+        }
+        return qsae__fail(QSAE_EMISMATCH, "token %lld is \"%.*s\" in the first and \"%.*s\" in the "
+                          "second", (long long)id, shown(&x), x.text, shown(&y), y.text);
+    }
+    return QSAE_OK;
+}
+
+static bool adds(const qsae_tokenizer *t)
+{
+    return t->bos >= 0 && t->prefix.count > 0 && t->prefix.data[0] == t->bos;
+}
+
+static int32_t compare_bos(const qsae_tokenizer *a, const qsae_tokenizer *b)
+{
+    /* tokenizer.json alone may not name a BOS that no text gets */
+    if (a->bos != b->bos && ((a->bos >= 0 && b->bos >= 0) || adds(a) || adds(b)))
+        return qsae__fail(QSAE_EMISMATCH, "BOS is token %d in the first and %d in the second",
+                          a->bos, b->bos);
+    if (a->gguf == b->gguf && adds(a) != adds(b))
+        return qsae__fail(QSAE_EMISMATCH, "BOS is put in front of a text by the %s only",
+                          adds(a) ? "first" : "second");
+    return QSAE_OK;
+}
+
+static int by_rank(const void *a, const void *b)
+{
+    const qsae__merge *const x = a, *const y = b;
+
+    if (x->rank != y->rank)
+        return x->rank < y->rank ? -1 : 1;
+    return x->pair < y->pair ? -1 : x->pair > y->pair;
+}
+
+/* A symbol, whatever number a character that is no token has. */
+static int32_t symbol_of(const qsae__bpe *b, uint32_t id)
+{
+    if ((int64_t)id < b->n_tokens)
+        return (int32_t)id;
+    return (int32_t)(INT32_MAX - qsae__utf8_get(b->vocab.bytes + b->vocab.offsets[id]));
+}
+
+/* Merges by rank; *n of them. */
+static qsae__merge *list_merges(const qsae__bpe *b, int64_t *n)
+{
+    qsae__merge *const list = qsae__alloc_array(b->ctx, b->n_merges, sizeof *list);
+
+    *n = 0;
+    for (int64_t i = 0; i < b->n_merges && list != NULL; i++)
+        if (b->merges[i].pair != UINT64_MAX) {
+            list[*n] = b->merges[i];
+            list[(*n)++].pair = qsae__pair(symbol_of(b, (uint32_t)(b->merges[i].pair >> 32)),
+                                           symbol_of(b, (uint32_t)b->merges[i].pair));
+        }
+    if (*n > 1)
+        qsort(list, (size_t)*n, sizeof *list, by_rank);
+    return list;
+}
+
+static int32_t compare_merges(const qsae_tokenizer *a, const qsae_tokenizer *b, bool *same)
+{
+    int64_t n = 0, m = 0;
+    qsae__merge *const x = list_merges(&a->model, &n), *const y = list_merges(&b->model, &m);
+
+    *same = x != NULL && y != NULL && n == m && a->model.ignore_merges == b->model.ignore_merges;
+    for (int64_t i = 0; i < n && *same; i++)
+        *same = x[i].pair == y[i].pair &&
+                (i == 0 || (x[i].rank == x[i - 1].rank) == (y[i].rank == y[i - 1].rank));
+    qsae__free(a->ctx, x);
+    qsae__free(b->ctx, y);
+    return x != NULL && y != NULL ? QSAE_OK : QSAE_ENOMEM;
+}
+
+static bool same_string(const char *a, const char *b)
+{
+    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+static bool same_normalizer(const qsae__normalizer *a, const qsae__normalizer *b)
+{
+    bool same = a->count == b->count;
+
+    for (int64_t i = 0; i < a->count && same; i++) {
+        const qsae__norm_step *x = &a->steps[i], *y = &b->steps[i];
+        same = x->kind == y->kind && x->form == y->form && x->left == y->left &&
+               x->right == y->right && same_string(x->content, y->content) &&
+               qsae__pattern_equal(x->pattern, y->pattern);
+    }
+    return same;
+}
+
+static bool same_pretokenizer(const qsae__pretokenizer *a, const qsae__pretokenizer *b)
+{
+    bool same = a->count == b->count;
+
+    for (int64_t i = 0; i < a->count && same; i++) {
+        const qsae__pre_step *x = &a->steps[i], *y = &b->steps[i];
+        same = x->kind == y->kind && x->behavior == y->behavior && x->prepend == y->prepend &&
+               x->invert == y->invert && x->split == y->split && same_string(x->mark, y->mark) &&
+               qsae__pattern_equal(x->pattern, y->pattern);
+    }
+    return same;
+}
+
+/* In the order of the files, which order by id. */
+static bool same_added(const qsae_tokenizer *a, const qsae_tokenizer *b)
+{
+    bool same = a->n_added == b->n_added;
+
+    for (int64_t i = 0; i < a->n_added && same; i++) {
+        const qsae__added *x = &a->added[i], *y = &b->added[i];
+        same = x->id == y->id && x->single_word == y->single_word && x->lstrip == y->lstrip &&
+               x->rstrip == y->rstrip && x->normalized == y->normalized &&
+               x->special == y->special && strcmp(a->contents[i], b->contents[i]) == 0;
+    }
+    return same;
+}
+
+/* Names the parts that differ, separated by commas. Files of one kind must not differ in those that
+ * make ids; between tokenizer.json and GGUF they are spelled differently anyway. */
+static int32_t compare_parts(const qsae_tokenizer *a, const qsae_tokenizer *b, qsae__strbuf *out)
+{
+    bool merges = true;
+    const int32_t status = compare_merges(a, b, &merges);
+    const struct {
+        bool same, makes_ids;
+        const char *name;
+    } parts[] = {
+        { merges, true, "merges" },
+        { same_normalizer(&a->normalizer, &b->normalizer), true, "normalizer" },
+        { same_pretokenizer(&a->pretokenizer, &b->pretokenizer), true, "pre-tokenizer" },
+        { same_added(a, b), true, "added tokens" },
+        { a->suffix.count == b->suffix.count && a->prefix.count == b->prefix.count, false,
+          "template" },
+        { a->bos == b->bos, false, "BOS" },
+        { a->eos == b->eos, false, "EOS" },
+        { a->pad == b->pad, false, "padding token" },
+        { a->unk == b->unk, false, "unknown token" },
+    };
+
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0] && status == QSAE_OK; i++) {
+        if (parts[i].same)
+            continue;
+        if (parts[i].makes_ids && a->gguf == b->gguf)
+            return qsae__fail(QSAE_EMISMATCH, "the tokenizers' %s differ", parts[i].name);
+        qsae__strbuf_addf(out, "%s%s", out->size > 0 ? ", " : "differ in: ", parts[i].name);
+    }
+    return status == QSAE_OK ? out->status : status;
+}
+
+int32_t qsae__tokenizer_compare(const qsae_tokenizer *a, const qsae_tokenizer *b, char *why,
+                                size_t size)
+{
+    qsae__strbuf parts;
+    int32_t status;
+
+    if (a == NULL || b == NULL || (why == NULL && size > 0))
+        return qsae__fail(QSAE_EINVAL, "qsae__tokenizer_compare: a NULL");
+    if (size > 0)
+        why[0] = '\0';
+    if (strcmp(a->hash, b->hash) == 0 && a->bos == b->bos && adds(a) == adds(b))
+        return QSAE_OK;
+    qsae__strbuf_init(&parts, a->ctx);
+    status = compare_entries(a, b);
+    if (status == QSAE_OK)
+        status = compare_bos(a, b);
+    if (status == QSAE_OK)
+        status = compare_parts(a, b, &parts);
+    if (size > 0) {
+        const char *const text = status != QSAE_OK ? qsae__message()
+                                 : parts.size > 0 ? parts.data : "";
+        const size_t n = strlen(text), kept = n < size ? n : size - 1;
+        memcpy(why, text, kept);
+        why[kept] = '\0';
+    }
+    qsae__strbuf_free(&parts);
+    return status;
+}
