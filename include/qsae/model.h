@@ -2,7 +2,7 @@
 #ifndef QSAE_MODEL_H
 #define QSAE_MODEL_H
 
-#include <qsae/tensor.h>
+#include <qsae/quantizer.h>
 
 QSAE_BEGIN_DECLS
 
@@ -13,7 +13,9 @@ QSAE_BEGIN_DECLS
 typedef struct qsae_weights qsae_weights;
 
 /**
- * Opens a Hugging Face folder (config.json and model.safetensors, one file or sharded with index).
+ * Opens a Hugging Face folder (config.json and model.safetensors, one file or sharded with index),
+ * plain or with weights stored by bitsandbytes, GPTQ, AWQ, compressed-tensors or in FP8; or a GGUF
+ * file, or a folder that holds one.
  * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE, QSAE_EUNSUPPORTED (model type or feature),
  *         QSAE_EMISMATCH (a tensor's shape is not what the configuration implies), QSAE_EIO,
  *         QSAE_ENOMEM
@@ -38,6 +40,8 @@ typedef struct qsae_model_info {
     int32_t tied;             /**< 1 if head and embedding are one matrix */
     int32_t bos, eos;         /**< from the configuration, -1 if none */
     int32_t dtype;            /**< of the embedding in the file */
+    const char *storage;      /**< how compressed weights are stored: "gguf", or the quant_method of
+                                   quantization_config ("bitsandbytes", ...); "" if plain */
     const char *hash;         /**< 32 hex digits: XXH3-128 over configuration and tensors; computed
                                    on the first call that asks (reads the file once) */
 } qsae_model_info;
@@ -45,6 +49,38 @@ typedef struct qsae_model_info {
 /** Describes a checkpoint. info->struct_size set by the caller; info->hash is filled only if it is
  * covered (the first such call reads the file). QSAE_EINVAL, QSAE_ENOMEM. */
 QSAE_API int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_info *info);
+
+typedef struct qsae_save_settings {
+    size_t struct_size;
+    int32_t dtype;             /**< QSAE_F32, _BF16, _F16: every F32, F16 and BF16 tensor is cast to
+                                    it, before weights are encoded; 0 = as stored */
+    int32_t reserved;          /**< 0 */
+    uint64_t max_shard_bytes;  /**< of one file's tensors, above which another begins; a tensor that
+                                    exceeds it has a file of its own; 0 = 5,000,000,000 */
+    qsae_progress_callback progress; /**< unit "tensors" */
+    void *progress_cookie;
+    qsae_cancel_token *cancel;
+} qsae_save_settings;
+
+/** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_save_settings). */
+QSAE_API void qsae_save_settings_init(qsae_save_settings *s, size_t size);
+
+/**
+ * Writes a checkpoint under a condition as a Hugging Face folder. llm.int8, nf4 and fp4 become
+ * weights as bitsandbytes stores them, which transformers loads as its own; whatever else a
+ * condition does to weights becomes plain ones with its values, and config.json says so under
+ * qsae_condition. All other tensors are kept, and tokenizer and settings files copied.
+ * @param weights    of a folder with plain weights
+ * @param condition  see quantizer.h; NULL = "none"
+ * @param folder     absent or empty; it appears whole or not at all. A folder beside it, named
+ *                   FOLDER.tmp-XXXXXX, holds what is written until then
+ * @param settings   NULL = defaults
+ * @return QSAE_EINVAL (condition; the folder is not empty), QSAE_EUNSUPPORTED (a condition that no
+ *         folder can hold, weights stored compressed), QSAE_ENONFINITE, QSAE_ENOENT, QSAE_EIO,
+ *         QSAE_ENOMEM, QSAE_ECANCELED, or what the progress callback returned
+ */
+QSAE_API int32_t qsae_weights_save(qsae_weights *weights, const char *condition, const char *folder,
+                                   const qsae_save_settings *settings);
 
 #define QSAE_COMPUTE_DEFAULT 0 /**< f32 */
 #define QSAE_COMPUTE_F32 1     /**< nothing is rounded below f32 */
@@ -54,6 +90,36 @@ QSAE_API int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_i
 #define QSAE_ATTN_EAGER 1   /**< scores, probabilities rounded step by step (bf16) */
 #define QSAE_ATTN_SDPA 2    /**< PyTorch's CPU flash kernel: online softmax, 512 keys a block */
 #define QSAE_ATTN_FP32 3    /**< no rounding inside attention */
+
+/**
+ * The matrix of a module as the checkpoint stores it: "model.layers.0.self_attn.q_proj", the
+ * embedding ("model.embed_tokens"), an untied head ("lm_head"). Those of a GGUF file have the names
+ * of the same model in Hugging Face's form. Stays usable after the weights are closed.
+ * @return QSAE_ENOENT (no such module), QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_weights_matrix(const qsae_weights *weights, const char *module,
+                                     qsae_qmatrix **out);
+
+/**
+ * Number of matrices that qsae_weights_error compares: the projections of every layer (q, k, v, o,
+ * gate, up, down), then the embedding, then the head, which is left out if each checkpoint ties it.
+ * @param other  or NULL
+ */
+QSAE_API int64_t qsae_weights_matrix_count(const qsae_weights *reference,
+                                           const qsae_weights *other);
+
+/**
+ * How far matrix i of a checkpoint under a condition is from the reference. Takes the memory of
+ * that matrix, encoded. Weights are encoded from the dtype they are stored in, or that of @compute=.
+ * @param other      a checkpoint of the same shape, stored in any way; NULL = the reference itself
+ * @param condition  what is done to its weights, see quantizer.h; NULL = "none"
+ * @param i          0..qsae_weights_matrix_count(reference, other)-1
+ * @param error      error->struct_size set by the caller
+ * @return QSAE_EINVAL, QSAE_EMISMATCH (layers or shape of the other), QSAE_EUNSUPPORTED,
+ *         QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_weights_error(qsae_weights *reference, qsae_weights *other,
+                                    const char *condition, int64_t i, qsae_weight_error *error);
 
 typedef struct qsae_model_settings {
     size_t struct_size;
@@ -100,6 +166,9 @@ typedef struct qsae_model_cost {
     int32_t compute;           /**< QSAE_COMPUTE_F32 or _BF16, as resolved */
     int32_t attention;
     int32_t batch_dependent;   /**< 1: results depend on which sequences share a call (LLM.int8) */
+    double kv_bits_per_value;  /**< of the key/value cache, scales included: mean of keys and
+                                    values; 16 for those without a code; positions kept in f16 are
+                                    not counted */
 } qsae_model_cost;
 
 /** What the model weighs. cost->struct_size set by the caller; QSAE_EINVAL. */

@@ -123,6 +123,8 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
         return st;
     const struct heads h = { run, &m->layers[layer], m->rope.cosine[type], m->rope.sine[type] };
     st = each_row(run, rotate_row, &h);
+    if (st == QSAE_OK)
+        st = qsae__code_kv(run);
     if (st != QSAE_OK)
         return st;
     const qsae__attention a = {

@@ -16,7 +16,7 @@ typedef struct qsae__buffers {
     float *k, *v;         /* [rows, kv_heads * head_dim] */
     float *z;             /* [rows, heads * head_dim] output of the heads */
     float *gate, *up;     /* [rows, mlp_width]; share memory with q, k, v, z */
-    float *worker;        /* [threads, worker_floats] for attention */
+    float *worker;        /* [threads, worker_floats] for attention and codes of its cache */
     int64_t worker_floats;
     float *panels;        /* packed keys and values for attention, or NULL */
     void *linear;         /* scratch of the linear layers */
@@ -43,6 +43,8 @@ void qsae__norm_vector(const qsae__run *run, const float *w, const float *x, flo
 int32_t qsae__norm_rows(const qsae__run *run, const float *w, const float *x, float *y);
 /* x += a, or x += norm(a) with a post-norm w. */
 int32_t qsae__add_rows(const qsae__run *run, const float *w, float *a, float *x);
+/* run->b.k and .v as the condition's cache codes return them (kv.c). */
+int32_t qsae__code_kv(const qsae__run *run);
 /* run->b.out = attention(run->b.normed), mlp(run->b.normed) */
 int32_t qsae__attention_part(const qsae__run *run, int64_t layer);
 int32_t qsae__mlp_part(const qsae__run *run, int64_t layer);

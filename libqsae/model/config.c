@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "model/config.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -139,12 +140,6 @@ static int32_t find_family(const json_t *top, const char *path, const qsae__fami
         return qsae__fail(QSAE_EUNSUPPORTED,
                           "%s: model_type \"%.64s\" is not supported (supported: %s)", path, type,
                           qsae__family_names());
-    if (qsae__config_has(top, "quantization_config"))
-        return qsae__fail(
-            QSAE_EUNSUPPORTED,
-            "%s: quantization_config: checkpoints stored quantized are not supported; "
-            "open the original one with a condition",
-            path);
     *text = top;
     if (!(*family)->text_key)
         return QSAE_OK;
@@ -160,34 +155,73 @@ static int32_t find_family(const json_t *top, const char *path, const qsae__fami
     return st;
 }
 
+/* Divisors of the rotary frequencies, as GGUF files store the llama3 scaling. */
+static int32_t read_factors(qsae_context *ctx, const json_t *o, const char *where, qsae__config *c)
+{
+    const json_t *list = NULL;
+    const int64_t n = c->head_dim / 2;
+    const int32_t st = qsae__json_get(o, where, "rope_factors", false, JSON_ARRAY, &list);
+    if (st != QSAE_OK || !list)
+        return st;
+    if ((int64_t)json_array_size(list) != n)
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: rope_factors: expected %" PRId64
+                          " numbers (head_dim / 2), found %zu",
+                          where, n, json_array_size(list));
+    c->rope_factors = qsae__calloc(ctx, n, sizeof *c->rope_factors);
+    if (!c->rope_factors)
+        return QSAE_ENOMEM;
+    for (int64_t i = 0; i < n; i++) {
+        const double v = json_number_value(json_array_get(list, (size_t)i));
+        if (!(v > 0 && v <= (double)FLT_MAX))
+            return qsae__fail(QSAE_EFORMAT,
+                              "%s: rope_factors[%" PRId64 "]: expected a positive number", where,
+                              i);
+        c->rope_factors[i] = (float)v;
+    }
+    c->rope[QSAE__FULL].factors = c->rope_factors;
+    return QSAE_OK;
+}
+
+int32_t qsae__config_read(qsae_context *ctx, const json_t *config, const char *where,
+                          qsae__config *out)
+{
+    const json_t *text = NULL;
+    const qsae__family *family = NULL;
+    int32_t st = QSAE_OK;
+    memset(out, 0, sizeof *out);
+    if (!json_is_object(config))
+        st = qsae__fail(QSAE_EFORMAT, "%s: expected an object, found %s", where,
+                        qsae__json_type_name(config));
+    if (st == QSAE_OK)
+        st = find_family(config, where, &family, &text);
+    if (st == QSAE_OK) {
+        out->family = family;
+        st = family->read(ctx, config, text, where, out);
+    }
+    if (st == QSAE_OK)
+        st = check(where, out);
+    if (st == QSAE_OK)
+        st = read_factors(ctx, text, where, out);
+    if (st != QSAE_OK)
+        qsae__config_free(ctx, out);
+    return st;
+}
+
 int32_t qsae__config_load(qsae_context *ctx, const char *path, qsae__config *out)
 {
     json_t *top = NULL;
-    const json_t *text = NULL;
-    const qsae__family *family = NULL;
     memset(out, 0, sizeof *out);
     int32_t st = qsae__json_load(ctx, path, &top);
-    if (st != QSAE_OK)
-        return st;
-    if (!json_is_object(top))
-        st = qsae__fail(QSAE_EFORMAT, "%s: expected an object, found %s", path,
-                        qsae__json_type_name(top));
     if (st == QSAE_OK)
-        st = find_family(top, path, &family, &text);
-    if (st == QSAE_OK) {
-        out->family = family;
-        st = family->read(ctx, top, text, path, out);
-    }
-    if (st == QSAE_OK)
-        st = check(path, out);
+        st = qsae__config_read(ctx, top, path, out);
     json_decref(top);
-    if (st != QSAE_OK)
-        qsae__config_free(ctx, out);
     return st;
 }
 
 void qsae__config_free(qsae_context *ctx, qsae__config *c)
 {
     qsae__free(ctx, c->sliding);
+    qsae__free(ctx, c->rope_factors);
     memset(c, 0, sizeof *c);
 }

@@ -15,6 +15,7 @@ typedef struct qsae__rope {
     double factor;          /* linear, llama3 */
     double low, high;       /* llama3 */
     double original;        /* llama3: context length before scaling */
+    const float *factors;   /* [head_dim / 2] what frequencies are divided by, or NULL */
 } qsae__rope;
 
 struct qsae__family;
@@ -29,6 +30,7 @@ typedef struct qsae__config {
     int64_t window;          /* keys a sliding layer sees, the token itself included; 0 = none */
     uint8_t *sliding;        /* [layers] 1 on sliding layers */
     qsae__rope rope[QSAE__LAYER_TYPES];
+    float *rope_factors;     /* [head_dim / 2] of the full layers' rope, or NULL */
     double eps;
     double attn_scale;
     double final_cap;        /* 0 = none */
@@ -37,8 +39,12 @@ typedef struct qsae__config {
     int32_t bos, eos;        /* -1 = none */
 } qsae__config;
 
-/* Reads and checks config.json. */
+/* Reads and checks config.json; path is the file's. */
 int32_t qsae__config_load(qsae_context *ctx, const char *path, qsae__config *out);
+/* The same for one in memory; where: for messages. GGUF files have one key more: rope_factors, an
+ * array of numbers. */
+int32_t qsae__config_read(qsae_context *ctx, const json_t *config, const char *where,
+                          qsae__config *out);
 void qsae__config_free(qsae_context *ctx, qsae__config *c);
 
 /*

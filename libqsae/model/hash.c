@@ -11,7 +11,8 @@
 
 struct named {
     const char *name; /* without the prefix */
-    const qsae__tensor *tensor;
+    const qsae__tensor *tensor; /* or NULL: */
+    const qsae_qmatrix *stored;
 };
 
 static int by_name(const void *a, const void *b)
@@ -45,16 +46,36 @@ static void add_config(qsae__hasher *h, const qsae__config *c)
             add_f64(h, r->high);
             add_f64(h, r->original);
         }
+        if (r->factors)
+            qsae__hasher_update(h, r->factors, (size_t)(c->head_dim / 2) * sizeof *r->factors);
     }
     add_f64(h, c->eps);
     add_f64(h, c->attn_scale);
     add_f64(h, c->final_cap);
 }
 
+/* The arrays a stored matrix consists of. */
+static void add_stored(qsae__hasher *h, const qsae_qmatrix *q)
+{
+    qsae_field f;
+    qsae__hasher_string(h, qsae_dtype_name(q->dtype));
+    qsae__hasher_i64(h, q->n_out);
+    qsae__hasher_i64(h, q->n_in);
+    for (int32_t i = 0; q->ops->field(q, i, &f); i++) {
+        qsae__hasher_string(h, f.name);
+        qsae__hasher_string(h, qsae_dtype_name(f.dtype));
+        qsae__hasher_update(h, f.data, (size_t)f.bytes);
+    }
+}
+
 static void add_tensor(qsae__hasher *h, const struct named *n)
 {
     const qsae__tensor *const t = n->tensor;
     qsae__hasher_string(h, n->name);
+    if (!t) {
+        add_stored(h, n->stored);
+        return;
+    }
     qsae__hasher_string(h, qsae_dtype_name(t->dtype));
     qsae__hasher_i64(h, t->rank);
     for (int i = 0; i < t->rank; i++)
@@ -67,28 +88,29 @@ static int64_t collect(const qsae_weights *w, struct named *list)
 {
     const size_t skip = strlen(w->prefix);
     int64_t n = 0;
-#define ADD(t, s) \
+#define ADD(tensor, stored, name) \
     do { \
-        if ((t) && list) \
-            list[n] = (struct named){ (t)->name + (s), (t) }; \
-        n += (t) != NULL; \
+        if (((tensor) || (stored)) && list) \
+            list[n] = (struct named){ (name), (tensor), (stored) }; \
+        n += (tensor) || (stored); \
     } while (0)
-    ADD(w->embed, skip);
-    ADD(w->norm, skip);
-    if (w->head != w->embed) {
-        if (list)
-            list[n] = (struct named){ "lm_head.weight", w->head };
-        n++;
-    }
+#define ADD_MATRIX(m, s) ADD((m).tensor, (m).stored, (m).name + (s))
+#define ADD_VECTOR(t) ADD(t, NULL, (t)->name + skip)
+    ADD_MATRIX(w->embed, skip);
+    ADD_VECTOR(w->norm);
+    if (!w->config.tied)
+        ADD(w->head.tensor, w->head.stored, "lm_head.weight");
     for (int64_t i = 0; i < w->config.layers; i++) {
         const qsae__layer_tensors *const l = &w->layers[i];
         for (int p = 0; p < QSAE__PROJ_COUNT; p++) {
-            ADD(l->weight[p], skip);
-            ADD(l->bias[p], skip);
+            ADD_MATRIX(l->weight[p], skip);
+            ADD_VECTOR(l->bias[p]);
         }
         for (int k = 0; k < QSAE__NORM_COUNT; k++)
-            ADD(l->norm[k], skip);
+            ADD_VECTOR(l->norm[k]);
     }
+#undef ADD_MATRIX
+#undef ADD_VECTOR
 #undef ADD
     return n;
 }
@@ -107,7 +129,8 @@ static int32_t compute(qsae_weights *w)
         add_config(h, &w->config);
         for (int64_t i = 0; i < n; i++) {
             add_tensor(h, &list[i]);
-            qsae__tensor_release(w->tensors, list[i].tensor);
+            if (list[i].tensor)
+                qsae__tensor_release(w->tensors, list[i].tensor);
         }
         qsae__hasher_hex(h, w->hash);
         qsae__hasher_close(w->ctx, &h);

@@ -41,7 +41,8 @@ struct head_job {
     const qsae__head_rows *p; /* [k] */
     const int32_t *labels;
     const qsae_cancel_token *cancel;
-    int64_t rows, k, width, vocab;
+    int64_t rows, k, vocab;
+    int64_t width, widest;    /* of participant 0, of all */
     int64_t tile, ldc;        /* columns of a tile, its row stride */
     int64_t block;            /* rows of a tile */
     int64_t item_rows;        /* rows of an item, a multiple of block */
@@ -64,15 +65,16 @@ struct item {
     int64_t row0, n;          /* its rows */
     float *tile;              /* [k in order, n, ldc] */
     float *pack;              /* QSAE__GEMM_SCRATCH floats, if panels */
-    float *stack;             /* [k, block, width], if panels and k > 1 */
+    float *stack;             /* [k, block, widest], if panels and k > 1 */
     const float *stacked;     /* rows of all participants if they share one weight, else NULL */
 };
 
 /* Whether two models make the same logits of the same rows but for the soft cap and rounding. */
 static bool same_weight(const qsae_model *a, const qsae_model *b)
 {
-    return a->head_packed == b->head_packed && a->head.data == b->head.data &&
-           a->head.round == b->head.round && a->head_panels.fill == b->head_panels.fill;
+    return a->head_packed == b->head_packed && a->head_q == b->head_q &&
+           a->head.data == b->head.data && a->head.round == b->head.round &&
+           a->head_panels.fill == b->head_panels.fill;
 }
 
 /* z <- c tanh(z / c), each step rounded in bf16 (models.md B.2). */
@@ -168,11 +170,12 @@ static void fold_row(const struct head_job *j, int64_t row, int64_t v0, int64_t 
 static const float *stack_rows(const struct head_job *j, int64_t i0, int64_t i1, int64_t row0,
                                int64_t n, float *buffer)
 {
+    const int64_t width = j->p[j->order[i0]].model->config->width; /* equal where weights are */
     if (i1 - i0 == 1)
-        return j->p[j->order[i0]].final + row0 * j->width;
+        return j->p[j->order[i0]].final + row0 * width;
     for (int64_t i = i0; i < i1; i++)
-        memcpy(buffer + (i - i0) * n * j->width, j->p[j->order[i]].final + row0 * j->width,
-               (size_t)(n * j->width) * sizeof(float));
+        memcpy(buffer + (i - i0) * n * width, j->p[j->order[i]].final + row0 * width,
+               (size_t)(n * width) * sizeof(float));
     return buffer;
 }
 
@@ -213,8 +216,8 @@ static void multiply(const struct head_job *j, const struct item *it)
         }
         const float *const a =
             it->stacked ? it->stacked : stack_rows(j, i, end, it->row0, it->n, it->stack);
-        qsae__gemm_tile(j->ctx, (end - i) * it->n, a, j->width, &m->head_panels, it->v0, it->v1,
-                        it->tile + i * it->n * j->ldc, j->ldc, it->pack);
+        qsae__gemm_tile(j->ctx, (end - i) * it->n, a, m->config->width, &m->head_panels, it->v0,
+                        it->v1, it->tile + i * it->n * j->ldc, j->ldc, it->pack);
     }
 }
 
@@ -301,13 +304,10 @@ static int32_t check(qsae_context *ctx, int64_t rows, const int32_t *labels, int
     for (int64_t i = 0; i < k; i++) {
         if (!p[i].model || (!p[i].final && rows > 0))
             return qsae__fail(QSAE_EINVAL, "qsae__head_run: participant %" PRId64 " is NULL", i);
-        if (p[i].model->config->vocab != p[0].model->config->vocab ||
-            p[i].model->config->width != p[0].model->config->width)
+        if (p[i].model->config->vocab != p[0].model->config->vocab)
             return qsae__fail(QSAE_EMISMATCH,
-                              "heads of [%" PRId64 ", %" PRId64 "] and [%" PRId64 ", %" PRId64
-                              "] cannot be compared",
-                              p[0].model->config->vocab, p[0].model->config->width,
-                              p[i].model->config->vocab, p[i].model->config->width);
+                              "heads of %" PRId64 " and %" PRId64 " rows cannot be compared",
+                              p[0].model->config->vocab, p[i].model->config->vocab);
     }
     for (int64_t r = 0; labels && r < rows; r++)
         if (labels[r] >= p[0].model->config->vocab)
@@ -332,10 +332,10 @@ static void sort_participants(struct head_job *j)
 }
 
 /*
- * Shapes of tiles and items. The columns of a tile depend on the width alone: sums are rounded
- * where tiles end, and must come out alike whoever takes part. Up to width 2560 a piece of a packed
- * weight is at most 1.3 MiB, which a level-2 cache can hold. All rows of a packed job are one item
- * unless that leaves threads idle.
+ * Shapes of tiles and items. The columns of a tile depend on the width of participant 0 alone: sums
+ * are rounded where tiles end, and must come out alike whoever takes part. Up to width 2560 a piece
+ * of a packed weight is at most 1.3 MiB, which a level-2 cache can hold. All rows of a packed job
+ * are one item unless that leaves threads idle.
  */
 static void choose_shapes(struct head_job *j)
 {
@@ -343,6 +343,7 @@ static void choose_shapes(struct head_job *j)
     j->tile = j->width <= 640 ? 512 : j->width <= 2560 ? 256 : 128;
     j->ldc = j->tile + PAD;
     for (int64_t i = 0; i < j->k; i++) {
+        j->widest = qsae__max_i64(j->widest, j->p[i].model->config->width);
         j->sums = j->sums || j->p[i].nll || j->p[i].kl;
         j->kl = j->kl || (i > 0 && j->p[i].kl);
         j->panels = j->panels || !j->p[i].model->head_packed;
@@ -364,7 +365,7 @@ static int32_t allocate(struct head_job *j)
     int64_t cells, stacked = 0;
     size_t strips = 0;
     if (!qsae__mul_i64(j->rows, j->k, &cells) || !qsae__mul_i64(cells, j->groups, &cells) ||
-        !qsae__mul_i64(j->k * j->block, j->width, &stacked))
+        !qsae__mul_i64(j->k * j->block, j->widest, &stacked))
         return qsae__fail(QSAE_EOVERFLOW, "%" PRId64 " rows are too many", j->rows);
     j->left = qsae__calloc(j->ctx, j->k, sizeof *j->left);
     if (!j->left)
@@ -375,7 +376,7 @@ static int32_t allocate(struct head_job *j)
         if (!m->head_packed)
             continue;
         const int32_t st =
-            qsae__left_size(j->rows, j->width, 2, m->head_parts, &j->left[i], &bytes);
+            qsae__left_size(j->rows, m->config->width, 2, m->head_parts, &j->left[i], &bytes);
         if (st != QSAE_OK)
             return st;
         if (!qsae__add_size(strips, bytes, &strips))
@@ -400,8 +401,9 @@ static int32_t pack_rows(struct head_job *j)
         qsae__left *const left = &j->left[i];
         if (!j->p[i].model->head_packed)
             continue;
+        const int64_t width = j->p[i].model->config->width;
         const int32_t st =
-            qsae__left_pack(j->ctx, left, at, QSAE_F32, j->p[i].final, j->width, j->width);
+            qsae__left_pack(j->ctx, left, at, QSAE_F32, j->p[i].final, width, width);
         if (st != QSAE_OK)
             return st;
         at += qsae__ceil_div(j->rows, QSAE__STRIP) * left->strip;

@@ -6,6 +6,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "codecs/apply.h"
+#include "codecs/stored.h"
 #include "formats/formats.h"
 #include "model/family.h"
 #include "model/model.h"
@@ -33,9 +35,17 @@ extern const qsae__proj_slot qsae__proj_slots[QSAE__PROJ_COUNT];
 /* [out, in] of a projection. */
 void qsae__proj_shape(const qsae__config *c, int proj, int64_t shape[2]);
 
+/* A matrix [rows, cols] of the checkpoint. */
+typedef struct qsae__matrix {
+    const qsae__tensor *tensor;    /* a plain one, or NULL: */
+    qsae_qmatrix *stored;          /* as the checkpoint encodes it */
+    char *name;                    /* "model.layers.0.mlp.up_proj.weight" */
+    int64_t rows, cols;
+} qsae__matrix;
+
 /* Tensors of one layer; biases and norms a family lacks are NULL. */
 typedef struct qsae__layer_tensors {
-    const qsae__tensor *weight[QSAE__PROJ_COUNT]; /* [out, in] */
+    qsae__matrix weight[QSAE__PROJ_COUNT];        /* [out, in] */
     const qsae__tensor *bias[QSAE__PROJ_COUNT];   /* [out] */
     const qsae__tensor *norm[QSAE__NORM_COUNT];   /* [width], [head_dim] for Q and K */
 } qsae__layer_tensors;
@@ -47,8 +57,10 @@ struct qsae_weights {
     char *prefix;                  /* of the text model's tensor names, "" or ending in '.' */
     qsae__config config;
     qsae__tensors *tensors;
-    const qsae__tensor *embed;     /* [vocab, width] */
-    const qsae__tensor *head;      /* [vocab, width]; embed if tied */
+    qsae__scheme *scheme;          /* quantization_config, or NULL */
+    bool gguf;                     /* of a GGUF file */
+    qsae__matrix embed;            /* [vocab, width] */
+    qsae__matrix head;             /* [vocab, width]; not set if tied */
     const qsae__tensor *norm;      /* [width] */
     qsae__layer_tensors *layers;   /* [config.layers] */
     int64_t parameters;
@@ -58,6 +70,15 @@ struct qsae_weights {
     pthread_mutex_t mutex;         /* of packed and hash */
     char hash[QSAE__HASH_SIZE];    /* "" until asked for */
 };
+
+/* The head's matrix: the embedding if tied. */
+static inline const qsae__matrix *qsae__weights_head(const qsae_weights *w)
+{
+    return w->config.tied ? &w->embed : &w->head;
+}
+
+/* A matrix as rows to encode; round: see qsae__source. */
+qsae__source qsae__matrix_source(const qsae_weights *w, const qsae__matrix *m, int32_t round);
 
 qsae_weights *qsae__weights_ref(qsae_weights *w);
 void qsae__weights_unref(qsae_weights *w);
@@ -90,20 +111,33 @@ struct qsae_model {
     float *biases;                /* of all projections, converted copies */
     const float *final_norm;      /* [width] */
     float sigma;                  /* factor of the embedding */
+    qsae_qmatrix *embed_q;        /* the embedding, if it is an encoded one */
+    qsae_qmatrix *head_q;         /* the head, likewise, and */
+    qsae__decoded head_decoded;   /* its values in the compute dtype; else */
     qsae__dense head;
     qsae__panels head_panels;
     qsae__packed_weight *head_packed; /* the head for the bf16 product; NULL: head_panels, f32 */
     int32_t head_parts;               /* of the rows it multiplies: 1 bf16, 3 f32 in parts */
     qsae__rope_tables rope;       /* grown by qsae__slab_open */
+    qsae__kv *kv_k, *kv_v;        /* codes of the cache, NULL = none */
     qsae_model_cost cost;
     qsae__slab slab;              /* of the last qsae_model_forward */
     atomic_flag busy;
 };
 
+/* kv.c: opens m->kv_k and m->kv_v as the condition says and fills the cost's field; closes them. */
+int32_t qsae__model_open_kv(qsae_model *m);
+void qsae__model_close_kv(qsae_model *m);
+/* Floats of scratch that coding keys and values takes per worker. */
+int64_t qsae__kv_worker_floats(const qsae_model *m);
+
 /* Values of a tensor as this model sees them: rounded to the condition's weights= and to the
  * compute dtype. dst [n], from element `first`. */
 void qsae__model_values(const qsae_model *m, const qsae__tensor *t, int64_t first, int64_t n,
                         float *dst);
+
+/* x[width] = the embedding of a token before its factor, as this model sees it. */
+void qsae__model_embedding(const qsae_model *m, int32_t id, float *x);
 
 /* Refuses a model, slab or pointer that does not fit. */
 int32_t qsae__model_check_ids(const qsae_model *m, const int32_t *ids, int64_t n_seq,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "model/internal.h"
@@ -19,6 +20,15 @@ void qsae__model_values(const qsae_model *m, const qsae__tensor *t, int64_t firs
         qsae__round(m->ctx, m->condition.weights, dst, n);
     if (m->bf16)
         qsae__round(m->ctx, QSAE_BF16, dst, n);
+}
+
+void qsae__model_embedding(const qsae_model *m, int32_t id, float *x)
+{
+    const int64_t d = m->config->width;
+    if (m->embed_q)
+        m->embed_q->ops->decode(m->embed_q, id, 0, d, m->bf16 ? QSAE_BF16 : QSAE_F32, x);
+    else
+        qsae__model_values(m, m->weights->embed.tensor, (int64_t)id * d, d, x);
 }
 
 /* Bytes of a tensor as the condition stores it. */
@@ -44,12 +54,15 @@ static void model_free(qsae_model *m)
 {
     qsae_context *const ctx = m->ctx;
     close_layers(m);
+    qsae__model_close_kv(m);
     qsae__slab_close(&m->slab);
     for (int t = 0; t < QSAE__LAYER_TYPES; t++) {
         qsae__free(ctx, m->rope.cosine[t]);
         qsae__free(ctx, m->rope.sine[t]);
     }
     qsae__packed_close(&m->head_packed);
+    qsae_qmatrix_close(&m->head_q);
+    qsae_qmatrix_close(&m->embed_q);
     qsae__free(ctx, m->norms);
     qsae__free(ctx, m->biases);
     qsae__condition_free(ctx, &m->condition);
@@ -58,23 +71,41 @@ static void model_free(qsae_model *m)
     qsae__context_unref(ctx);
 }
 
+/* A matrix that is no plain one any more. */
+static void count_encoded(qsae_model *m, uint64_t bytes, int64_t weights)
+{
+    m->cost.quantized_bytes += bytes;
+    m->cost.quantized_weights += weights;
+    m->cost.quantized_tensors++;
+    m->cost.weight_bytes += bytes;
+}
+
 static void count_proj(qsae_model *m, const qsae__linear *linear, const qsae__layer_tensors *t,
                        int p)
 {
-    qsae_model_cost *const cost = &m->cost;
-    if (qsae__linear_quantized(linear)) {
-        const uint64_t bytes = qsae__linear_bytes(linear);
-        cost->quantized_bytes += bytes;
-        cost->quantized_weights += qsae__linear_out(linear) * qsae__linear_in(linear);
-        cost->quantized_tensors++;
-        cost->weight_bytes += bytes;
-    } else {
-        cost->weight_bytes += stored_bytes(m, t->weight[p]);
-    }
+    if (qsae__linear_quantized(linear))
+        count_encoded(m, qsae__linear_bytes(linear),
+                      qsae__linear_out(linear) * qsae__linear_in(linear));
+    else
+        m->cost.weight_bytes += t->weight[p].tensor ? stored_bytes(m, t->weight[p].tensor)
+                                                    : qsae__linear_bytes(linear);
     if (t->bias[p])
-        cost->weight_bytes += stored_bytes(m, t->bias[p]);
+        m->cost.weight_bytes += stored_bytes(m, t->bias[p]);
     if (qsae__linear_batch_dependent(linear))
-        cost->batch_dependent = 1;
+        m->cost.batch_dependent = 1;
+}
+
+/* Whether the condition has a say on a projection: where its codec is selected; rounding to
+ * weights= everywhere. */
+static bool changes_proj(const qsae_model *m, int64_t layer, int p)
+{
+    const qsae__proj_slot *const slot = &qsae__proj_slots[p];
+    const char *const name = m->weights->layers[layer].weight[p].name;
+    char path[512];
+    snprintf(path, sizeof path, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
+    const qsae__place place = { layer, path, slot->module, slot->group };
+    return qsae__condition_encodes(&m->condition) ? qsae__condition_selects(&m->condition, &place)
+                                                  : m->condition.weights != 0;
 }
 
 /* *bias: where the next bias goes in m->biases. */
@@ -82,42 +113,38 @@ static int32_t open_proj(qsae_model *m, int64_t layer, int p, float **bias)
 {
     const qsae__config *const c = m->config;
     const qsae__layer_tensors *const t = &m->weights->layers[layer];
-    const qsae__proj_slot *const slot = &qsae__proj_slots[p];
-    /* The codec where it is selected; rounding to weights= everywhere. */
-    const bool codec =
-        m->condition.codec == QSAE__NONE
-            ? m->condition.weights != 0
-            : qsae__condition_selects(&m->condition, layer, slot->module, slot->group);
-    int64_t shape[2];
-    qsae__proj_shape(c, p, shape);
+    const qsae__matrix *const matrix = &t->weight[p];
+    const int64_t rows = matrix->rows, at = layer * QSAE__PROJ_COUNT + p;
     if (t->bias[p])
-        qsae__model_values(m, t->bias[p], 0, shape[0], *bias);
+        qsae__model_values(m, t->bias[p], 0, rows, *bias);
     const qsae__linear_weight w = {
-        .data = t->weight[p]->data,
-        .dtype = t->weight[p]->dtype,
-        .n_out = shape[0],
-        .n_in = shape[1],
-        .out_stride = shape[1],
+        .stored = matrix->stored,
+        .data = matrix->tensor ? matrix->tensor->data : NULL,
+        .dtype = matrix->tensor ? matrix->tensor->dtype : 0,
+        .n_out = rows,
+        .n_in = matrix->cols,
+        .out_stride = matrix->cols,
         .in_stride = 1,
         .bias = t->bias[p] ? *bias : NULL,
         .bias_dtype = QSAE_F32,
         .heads = p == QSAE__Q_PROJ                       ? c->heads
                  : p == QSAE__K_PROJ || p == QSAE__V_PROJ ? c->kv_heads
                                                           : 0,
-        .shared = &m->weights->packed[layer * QSAE__PROJ_COUNT + p],
+        .stream = (uint64_t)at,
+        .shared = &m->weights->packed[at],
     };
     qsae__linear **const out = &m->layers[layer].proj[p];
     pthread_mutex_lock(&m->weights->mutex);
-    const int32_t st = qsae__linear_open(m->ctx, codec ? &m->condition : NULL, &w,
-                                         m->bf16 ? QSAE_BF16 : QSAE_F32, out);
+    const int32_t st = qsae__linear_open(m->ctx, changes_proj(m, layer, p) ? &m->condition : NULL,
+                                         &w, m->bf16 ? QSAE_BF16 : QSAE_F32, out);
     pthread_mutex_unlock(&m->weights->mutex);
     if (st != QSAE_OK)
-        return qsae__fail_in(st, "%s", t->weight[p]->name);
-    if (qsae__linear_owns(*out))
-        qsae__tensor_release(m->weights->tensors, t->weight[p]);
+        return qsae__fail_in(st, "%s", matrix->name);
+    if (matrix->tensor && qsae__linear_owns(*out))
+        qsae__tensor_release(m->weights->tensors, matrix->tensor);
     count_proj(m, *out, t, p);
     if (t->bias[p])
-        *bias += shape[0];
+        *bias += rows;
     return QSAE_OK;
 }
 
@@ -137,7 +164,7 @@ static int32_t open_projections(qsae_model *m, const qsae_model_settings *s)
             st = open_proj(m, i / QSAE__PROJ_COUNT, (int)(i % QSAE__PROJ_COUNT), &bias);
         if (st == QSAE_OK && s->progress)
             st = s->progress(s->progress_cookie, i + 1, total, "tensors",
-                             m->condition.codec == QSAE__NONE ? "load" : "quantize");
+                             qsae__condition_encodes(&m->condition) ? "quantize" : "load");
         if (st != QSAE_OK)
             return st;
     }
@@ -197,14 +224,81 @@ static int32_t pack_head(qsae_model *m, bool shared)
     if (st == QSAE_OK && shared && !*slot)
         *slot = qsae__packed_ref(m->head_packed);
     pthread_mutex_unlock(&m->weights->mutex);
-    qsae__tensor_release(m->weights->tensors, m->weights->head);
+    qsae__tensor_release(m->weights->tensors, qsae__weights_head(m->weights)->tensor);
     return st;
+}
+
+/* The encoded form of embedding or head, if there is one: the condition's, or the checkpoint's. */
+static int32_t open_encoded(qsae_model *m, const qsae__matrix *matrix, const char *group,
+                            uint64_t stream, qsae_qmatrix **out)
+{
+    const int32_t dtype = m->bf16 ? QSAE_BF16 : QSAE_F32;
+    const qsae__place place = { -1, NULL, NULL, group };
+    qsae__source src = qsae__matrix_source(m->weights, matrix, dtype);
+    src.stream = stream;
+    const bool encodes = qsae__condition_encodes(&m->condition)
+                             ? qsae__condition_selects(&m->condition, &place)
+                             : matrix->stored && m->condition.weights;
+    int32_t st = QSAE_OK;
+    if (!encodes)
+        *out = qsae__qmatrix_ref(matrix->stored);
+    else if (m->condition.codec == QSAE__INT8 && m->condition.control == QSAE__CONTROL_NONE)
+        return qsae__fail(QSAE_EUNSUPPORTED, "condition %s: LLM.int8 is for the linear layers of "
+                          "blocks; embedding and head take every other codec",
+                          m->condition.canonical);
+    else
+        st = qsae__qmatrix_encode(m->ctx, &m->condition, &src, 0, out);
+    if (st != QSAE_OK)
+        return qsae__fail_in(st, "%s", matrix->name);
+    if (!*out)
+        return QSAE_OK;
+    /* Values without a code weigh what they would in the checkpoint. */
+    const int64_t weights = matrix->rows * matrix->cols;
+    const int32_t bits = qsae_dtype_bits(m->condition.weights ? m->condition.weights : src.dtype);
+    const bool values =
+        encodes && (m->condition.codec == QSAE__NONE || m->condition.control != QSAE__CONTROL_NONE);
+    count_encoded(m, values ? (uint64_t)weights * (uint64_t)bits / 8 : qsae_qmatrix_bytes(*out),
+                  weights);
+    return QSAE_OK;
+}
+
+/* A tied matrix is encoded once if both of its uses are. */
+static int32_t open_vocabulary(qsae_model *m)
+{
+    const qsae_weights *const w = m->weights;
+    const uint64_t stream = (uint64_t)(m->config->layers * QSAE__PROJ_COUNT);
+    const bool tied = m->config->tied;
+    int32_t st = open_encoded(m, &w->embed, "embed", stream, &m->embed_q);
+    if (st != QSAE_OK)
+        return st;
+    if (!m->embed_q)
+        m->cost.weight_bytes += stored_bytes(m, w->embed.tensor);
+    if (tied && m->embed_q && (w->embed.stored == m->embed_q || m->condition.with_head))
+        m->head_q = qsae__qmatrix_ref(m->embed_q);
+    else
+        st = open_encoded(m, qsae__weights_head(w), "head", tied ? stream : stream + 1, &m->head_q);
+    if (st == QSAE_OK && !tied && !m->head_q)
+        m->cost.weight_bytes += stored_bytes(m, w->head.tensor);
+    return st;
+}
+
+static int32_t use_encoded_head(qsae_model *m)
+{
+    m->head_decoded = (qsae__decoded){ m->head_q, m->bf16 ? QSAE_BF16 : QSAE_F32 };
+    m->head_panels = qsae__panels_decoded(&m->head_decoded);
+    m->head_parts = m->bf16 ? 1 : 3;
+    if (!m->bf16 || !qsae__packed_get(m->ctx)->bf16)
+        return QSAE_OK;
+    const qsae__rows16 rows = qsae__rows16_decoded(m->head_q);
+    return qsae__packed_rows16(m->ctx, &rows, &m->head_packed);
 }
 
 static int32_t open_head(qsae_model *m)
 {
     const qsae__config *const c = m->config;
-    const qsae__tensor *const t = m->weights->head;
+    const qsae__tensor *const t = qsae__weights_head(m->weights)->tensor;
+    if (m->head_q)
+        return use_encoded_head(m);
     const int32_t rounded = m->condition.weights && m->condition.weights != t->dtype
                                 ? m->condition.weights
                                 : 0;
@@ -223,9 +317,6 @@ static int32_t open_head(qsae_model *m)
         m->head_panels.fill = fill_head;
         m->head_panels.self = m;
     }
-    m->cost.weight_bytes += stored_bytes(m, m->weights->embed);
-    if (t != m->weights->embed)
-        m->cost.weight_bytes += stored_bytes(m, t);
     if (!m->bf16 && (held != QSAE_BF16 || m->ctx->level < QSAE__LEVEL_AMX))
         return QSAE_OK;
     m->head_parts = m->bf16 ? 1 : 3;
@@ -244,6 +335,9 @@ static int32_t resolve(qsae_model *m, const qsae_model_settings *s)
         qsae__condition_parse(m->ctx, s->condition ? s->condition : "none", &m->condition);
     if (st != QSAE_OK)
         return st;
+    if (m->condition.prune_match > 0 || m->condition.prune_target)
+        return qsae__fail(QSAE_EINVAL, "condition %s: prune:match= is found by an audit; a model "
+                          "takes prune:sparsity=", m->condition.canonical);
     m->compute = m->condition.model_compute ? m->condition.model_compute
                  : s->compute               ? s->compute
                                             : QSAE_COMPUTE_F32;
@@ -298,6 +392,10 @@ int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settin
     if (st == QSAE_OK)
         st = open_norms(m);
     if (st == QSAE_OK)
+        st = qsae__model_open_kv(m);
+    if (st == QSAE_OK)
+        st = open_vocabulary(m);
+    if (st == QSAE_OK)
         st = open_head(m);
     qsae__fpenv_leave(env);
     if (st != QSAE_OK) {
@@ -307,6 +405,22 @@ int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settin
     finish_cost(m);
     *out = m;
     return QSAE_OK;
+}
+
+int64_t qsae__model_first_changed(const qsae_model *reference, const qsae_model *m)
+{
+    const qsae__condition *const c = &m->condition, *const r = &reference->condition;
+    const bool plain = !qsae__condition_encodes(r) && !r->weights &&
+                       r->kv_k.kind == QSAE__KV_NONE && r->kv_v.kind == QSAE__KV_NONE;
+    if (!plain || m->weights != reference->weights || m->compute != reference->compute ||
+        m->attention != reference->attention || c->weights || c->with_embed ||
+        c->kv_k.kind != QSAE__KV_NONE || c->kv_v.kind != QSAE__KV_NONE)
+        return 0;
+    for (int64_t n = 0; n < m->config->layers; n++)
+        for (int p = 0; p < QSAE__PROJ_COUNT; p++)
+            if (changes_proj(m, n, p))
+                return n;
+    return m->config->layers;
 }
 
 void qsae_model_close(qsae_model **model)

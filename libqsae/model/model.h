@@ -56,5 +56,17 @@ void qsae__model_linear_name(const qsae_model *m, int64_t i, char *name, size_t 
 qsae__outliers qsae__model_outliers(const qsae_model *m, int64_t i);
 void qsae__model_set_outliers(qsae_model *m, int64_t i, const qsae__outliers *o);
 
+/* Columns of linear layer i. */
+int64_t qsae__model_linear_inputs(const qsae_model *m, int64_t i);
+
+/* Calls note for every property in which the other checkpoint differs, but for tensors' values. */
+typedef void (*qsae__difference)(void *cookie, const char *field, const char *reference,
+                                 const char *other);
+void qsae__weights_compare(const qsae_weights *reference, const qsae_weights *other,
+                           qsae__difference note, void *cookie);
+
+/* The first layer whose input differs from what the reference computes there: their layers if only
+ * the head differs or nothing. Both are of the same checkpoint, or it is 0. */
+int64_t qsae__model_first_changed(const qsae_model *reference, const qsae_model *m);
 
 #endif

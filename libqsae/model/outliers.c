@@ -15,6 +15,11 @@ void qsae__model_linear_name(const qsae_model *m, int64_t i, char *name, size_t 
              qsae__proj_slots[i % QSAE__PROJ_COUNT].path);
 }
 
+int64_t qsae__model_linear_inputs(const qsae_model *m, int64_t i)
+{
+    return qsae__linear_in(m->layers[i / QSAE__PROJ_COUNT].proj[i % QSAE__PROJ_COUNT]);
+}
+
 qsae__outliers qsae__model_outliers(const qsae_model *m, int64_t i)
 {
     return qsae__linear_outliers(m->layers[i / QSAE__PROJ_COUNT].proj[i % QSAE__PROJ_COUNT]);

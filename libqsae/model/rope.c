@@ -72,7 +72,8 @@ void qsae__rope_frequencies(const qsae__rope *rope, int64_t head_dim, float *f)
     const float high_wave = (float)(rope->original / rope->high);
     for (int64_t k = 0; k < head_dim / 2; k++) {
         const float exponent = (float)(2 * k) / (float)head_dim;
-        const float base = 1.0f / (float)pow((double)(float)rope->theta, (double)exponent);
+        const float power = 1.0f / (float)pow((double)(float)rope->theta, (double)exponent);
+        const float base = rope->factors ? power / rope->factors[k] : power;
         f[k] = base;
         if (rope->type == QSAE__ROPE_LINEAR)
             f[k] = base / factor;

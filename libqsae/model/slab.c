@@ -52,7 +52,9 @@ static int32_t lay_out(const qsae_model *m, int64_t n_seq, int64_t n_tokens, str
     ok = ok && place(&mlp, rows, c->mlp_width, &l->gate) && place(&mlp, rows, c->mlp_width, &l->up);
     l->total = qsae__max_i64(l->total, mlp);
     l->worker_floats =
-        qsae__attention_floats(c->heads, c->kv_heads, c->head_dim, n_tokens, m->attention);
+        qsae__max_i64(qsae__kv_worker_floats(m),
+                      qsae__attention_floats(c->heads, c->kv_heads, c->head_dim, n_tokens,
+                                             m->attention));
     int64_t linear = 0, panels = 0;
     ok = ok && qsae__attention_panels(m->ctx, c->kv_heads, c->head_dim, n_tokens, m->attention,
                                       m->bf16, &panels) &&
@@ -219,7 +221,7 @@ static int32_t embed_row(void *arg, int64_t row, int32_t worker)
     const int64_t d = e->m->config->width;
     float *const x = e->slab->x + row * d;
     (void)worker;
-    qsae__model_values(e->m, e->m->weights->embed, (int64_t)e->slab->ids[row] * d, d, x);
+    qsae__model_embedding(e->m, e->slab->ids[row], x);
     if (e->m->config->family->scale_embedding) {
         e->ops->scale(x, e->m->sigma, x, d);
         if (e->m->bf16)

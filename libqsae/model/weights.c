@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/gguf.h"
+#include "model/gguf.h"
 #include "model/internal.h"
 
 #define EMBED "embed_tokens.weight"
@@ -47,7 +49,7 @@ static int32_t find_prefix(qsae_weights *w)
     return w->prefix ? QSAE_OK : QSAE_ENOMEM;
 }
 
-/* A tensor this library can compute with, counted as parameters. */
+/* A plain tensor this library can compute with, counted as parameters. */
 static int32_t need(qsae_weights *w, const char *name, int32_t rank, const int64_t *shape,
                     const qsae__tensor **out)
 {
@@ -64,13 +66,39 @@ static int32_t need(qsae_weights *w, const char *name, int32_t rank, const int64
     return QSAE_OK;
 }
 
+/* A matrix by its module's name: as the checkpoint encodes it, or plain. */
+static int32_t need_matrix(qsae_weights *w, const char *module, int64_t rows, int64_t cols,
+                           qsae__matrix *out)
+{
+    const int64_t shape[2] = { rows, cols };
+    const size_t size = strlen(module) + sizeof ".weight";
+    const qsae__tensor *t = NULL;
+    *out = (qsae__matrix){ .rows = rows, .cols = cols, .name = qsae__alloc(w->ctx, size) };
+    if (!out->name)
+        return QSAE_ENOMEM;
+    snprintf(out->name, size, "%s.weight", module);
+    int32_t st =
+        qsae__stored_open(w->ctx, w->scheme, w->tensors, module, rows, cols, &out->stored);
+    if (st != QSAE_OK)
+        return st;
+    if (!out->stored) {
+        st = qsae__tensors_need(w->tensors, out->name, 2, shape, &t);
+        if (st != QSAE_OK)
+            return st;
+        if (t->dtype <= QSAE_DTYPE_COUNT)
+            return need(w, out->name, 2, shape, &out->tensor);
+        st = qsae__ggml_open(w->ctx, w->tensors, t, &out->stored);
+    }
+    w->parameters += rows * cols;
+    return st;
+}
+
 /* Layer tensor `path` + suffix; buffer of size bytes for the name. */
-static int32_t need_layer(qsae_weights *w, int64_t layer, const char *path, const char *suffix,
-                          int32_t rank, const int64_t *shape, char *buffer, size_t size,
-                          const qsae__tensor **out)
+static int32_t need_vector(qsae_weights *w, int64_t layer, const char *path, const char *suffix,
+                           int64_t n, char *buffer, size_t size, const qsae__tensor **out)
 {
     snprintf(buffer, size, "%slayers.%" PRId64 ".%s%s", w->prefix, layer, path, suffix);
-    return need(w, buffer, rank, shape, out);
+    return need(w, buffer, 1, &n, out);
 }
 
 static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t size)
@@ -83,17 +111,34 @@ static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t siz
         const bool bias = !strcmp(slot->group, "attn") ? c->attention_bias : c->mlp_bias;
         int64_t shape[2];
         qsae__proj_shape(c, p, shape);
-        st = need_layer(w, layer, slot->path, ".weight", 2, shape, name, size, &l->weight[p]);
+        snprintf(name, size, "%slayers.%" PRId64 ".%s", w->prefix, layer, slot->path);
+        st = need_matrix(w, name, shape[0], shape[1], &l->weight[p]);
         if (st == QSAE_OK && bias)
-            st = need_layer(w, layer, slot->path, ".bias", 1, shape, name, size, &l->bias[p]);
+            st = need_vector(w, layer, slot->path, ".bias", shape[0], name, size, &l->bias[p]);
     }
     for (int n = 0; n < QSAE__NORM_COUNT && st == QSAE_OK; n++) {
         const int64_t d = n == QSAE__NORM_Q || n == QSAE__NORM_K ? c->head_dim : c->width;
         if (c->family->norms[n])
-            st = need_layer(w, layer, c->family->norms[n], ".weight", 1, &d, name, size,
-                            &l->norm[n]);
+            st = need_vector(w, layer, c->family->norms[n], ".weight", d, name, size, &l->norm[n]);
     }
     return st;
+}
+
+/* "x.weight" stands for module x, whatever the checkpoint encodes it with. */
+static const qsae__tensor *find_head_tensor(const qsae_weights *w, const char **module)
+{
+    static const char *const modules[] = { "lm_head", "language_model.lm_head" };
+    static const char *const keys[] = { "weight", "qweight", "weight_packed" };
+    for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++)
+        for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
+            char name[64];
+            snprintf(name, sizeof name, "%s.%s", modules[i], keys[k]);
+            const qsae__tensor *const t = qsae__tensors_find(w->tensors, name);
+            *module = modules[i];
+            if (t)
+                return t;
+        }
+    return NULL;
 }
 
 /*
@@ -101,18 +146,16 @@ static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t siz
  * head stored although tied must be the same matrix; if it is not, the embedding is used and the
  * log says so.
  */
-static int32_t find_head(qsae_weights *w, const int64_t shape[2])
+static int32_t find_head(qsae_weights *w)
 {
-    const char *names[] = { "lm_head.weight", "language_model.lm_head.weight" };
-    const qsae__tensor *stored = NULL;
-    for (int i = 0; i < 2 && !stored; i++)
-        stored = qsae__tensors_find(w->tensors, names[i]);
+    const char *module;
+    const qsae__tensor *const stored = find_head_tensor(w, &module),
+                       *const embed = w->embed.tensor;
     if (stored && !w->config.tied)
-        return need(w, stored->name, 2, shape, &w->head);
+        return need_matrix(w, module, w->config.vocab, w->config.width, &w->head);
     w->config.tied = true;
-    w->head = w->embed;
-    if (stored && (stored->dtype != w->embed->dtype || stored->bytes != w->embed->bytes ||
-                   memcmp(stored->data, w->embed->data, (size_t)stored->bytes) != 0))
+    if (stored && (!embed || stored->dtype != embed->dtype || stored->bytes != embed->bytes ||
+                   memcmp(stored->data, embed->data, (size_t)stored->bytes) != 0))
         qsae__log(w->ctx, QSAE_LOG_WARNING,
                   "%s: %s differs from the embedding although tie_word_embeddings is true; the "
                   "embedding is used",
@@ -120,10 +163,22 @@ static int32_t find_head(qsae_weights *w, const int64_t shape[2])
     return QSAE_OK;
 }
 
+/* LLM.int8 is a product's business: there is none in an embedding, and the head's runs in tiles. So
+ * is the quantization of activations. */
+static int32_t check_int8(const qsae_weights *w, const qsae__matrix *m)
+{
+    if (m->stored && m->stored->act)
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: %s: stored with quantized activations, which are "
+                          "supported for the linear layers of blocks only", w->path, m->name);
+    if (!m->stored || m->stored->codec.codec != QSAE__INT8)
+        return QSAE_OK;
+    return qsae__fail(QSAE_EUNSUPPORTED, "%s: %s: stored by LLM.int8, which is supported for the "
+                      "linear layers of blocks only", w->path, m->name);
+}
+
 static int32_t find_tensors(qsae_weights *w)
 {
     const qsae__config *const c = &w->config;
-    const int64_t matrix[2] = { c->vocab, c->width };
     const size_t size = strlen(w->prefix) + 128;
     char *name = qsae__alloc(w->ctx, size);
     w->layers = qsae__calloc(w->ctx, c->layers, sizeof *w->layers);
@@ -132,8 +187,8 @@ static int32_t find_tensors(qsae_weights *w)
         qsae__free(w->ctx, name);
         return QSAE_ENOMEM;
     }
-    snprintf(name, size, "%s" EMBED, w->prefix);
-    int32_t st = need(w, name, 2, matrix, &w->embed);
+    snprintf(name, size, "%sembed_tokens", w->prefix);
+    int32_t st = need_matrix(w, name, c->vocab, c->width, &w->embed);
     for (int64_t n = 0; n < c->layers && st == QSAE_OK; n++)
         st = find_layer(w, n, name, size);
     if (st == QSAE_OK) {
@@ -141,14 +196,29 @@ static int32_t find_tensors(qsae_weights *w)
         st = need(w, name, 1, &c->width, &w->norm);
     }
     if (st == QSAE_OK)
-        st = find_head(w, matrix);
+        st = find_head(w);
+    if (st == QSAE_OK)
+        st = check_int8(w, &w->embed);
+    if (st == QSAE_OK)
+        st = check_int8(w, &w->head);
     qsae__free(w->ctx, name);
     return st;
+}
+
+static void matrix_free(qsae_context *ctx, qsae__matrix *m)
+{
+    qsae_qmatrix_close(&m->stored);
+    qsae__free(ctx, m->name);
 }
 
 static void weights_free(qsae_weights *w)
 {
     qsae_context *const ctx = w->ctx;
+    for (int64_t i = 0; w->layers && i < w->config.layers * QSAE__PROJ_COUNT; i++)
+        matrix_free(ctx, &w->layers[i / QSAE__PROJ_COUNT].weight[i % QSAE__PROJ_COUNT]);
+    matrix_free(ctx, &w->embed);
+    matrix_free(ctx, &w->head);
+    qsae__scheme_close(ctx, &w->scheme);
     for (int64_t i = 0; w->packed && i <= w->config.layers * QSAE__PROJ_COUNT; i++)
         qsae__packed_close(&w->packed[i]);
     qsae__free(ctx, w->packed);
@@ -160,6 +230,98 @@ static void weights_free(qsae_weights *w)
     pthread_mutex_destroy(&w->mutex);
     qsae__free(ctx, w);
     qsae__context_unref(ctx);
+}
+
+qsae__source qsae__matrix_source(const qsae_weights *w, const qsae__matrix *m, int32_t round)
+{
+    return (qsae__source){
+        .ctx = w->ctx,
+        .data = m->tensor ? m->tensor->data : NULL,
+        .dtype = m->tensor ? m->tensor->dtype : m->stored->dtype,
+        .round = round,
+        .n_out = m->rows,
+        .n_in = m->cols,
+        .out_stride = m->cols,
+        .in_stride = 1,
+        .stored = m->stored,
+    };
+}
+
+/* What config.json says of weights that are stored compressed; early GPTQ and AWQ folders have a
+ * file of its own for it. */
+static int32_t open_scheme(qsae_weights *w, const json_t *json, const char *config)
+{
+    static const char *const keys[] = { "quantization_config", "compression_config" };
+    static const char *const files[] = { "quantize_config.json", "quant_config.json" };
+    int32_t st = QSAE_OK;
+    for (size_t i = 0; i < 2 && st == QSAE_OK && !w->scheme; i++) {
+        const json_t *found = NULL;
+        st = qsae__json_get(json, config, keys[i], false, JSON_OBJECT, &found);
+        if (st == QSAE_OK && found)
+            st = qsae__scheme_open(w->ctx, found, config, &w->scheme);
+    }
+    for (size_t i = 0; i < 2 && st == QSAE_OK && !w->scheme; i++) {
+        char *const path = qsae__path_join(w->ctx, w->path, files[i]);
+        json_t *found = NULL;
+        if (!path)
+            return QSAE_ENOMEM;
+        if (qsae__file_exists(path))
+            st = qsae__json_load(w->ctx, path, &found);
+        if (st == QSAE_OK && json_is_object(found) && !json_object_get(found, "quant_method") &&
+            json_object_set_new(found, "quant_method", json_string(i ? "awq" : "gptq")) != 0)
+            st = QSAE_ENOMEM;
+        if (st == QSAE_OK && found)
+            st = qsae__scheme_open(w->ctx, found, path, &w->scheme);
+        json_decref(found);
+        qsae__free(w->ctx, path);
+    }
+    return st;
+}
+
+/* A Hugging Face folder: config.json, and the tensors beside it. */
+static int32_t open_folder(qsae_weights *w, const char *config)
+{
+    json_t *json = NULL;
+    int32_t st = qsae__json_load(w->ctx, config, &json);
+    if (st == QSAE_OK)
+        st = qsae__config_read(w->ctx, json, config, &w->config);
+    if (st == QSAE_OK)
+        st = open_scheme(w, json, config);
+    json_decref(json);
+    return st == QSAE_OK ? qsae__tensors_load(w->ctx, w->path, &w->tensors) : st;
+}
+
+/* w->tensors are a GGUF file's: the model is what that says, whatever stands beside it. */
+static int32_t open_gguf(qsae_weights *w)
+{
+    qsae__tensors *raw = w->tensors;
+    json_t *json = NULL;
+    w->tensors = NULL;
+    w->gguf = true;
+    qsae__config_free(w->ctx, &w->config);
+    qsae__scheme_close(w->ctx, &w->scheme);
+    int32_t st = qsae__gguf_model(w->ctx, raw, &json, &w->tensors);
+    if (st == QSAE_OK)
+        st = qsae__config_read(w->ctx, json, w->path, &w->config);
+    json_decref(json);
+    qsae__tensors_unref(&raw);
+    return st;
+}
+
+static int32_t open_source(qsae_weights *w)
+{
+    char *config = qsae__path_join(w->ctx, w->path, "config.json");
+    if (!config)
+        return QSAE_ENOMEM;
+    const bool described = qsae__file_exists(config);
+    int32_t st = described ? open_folder(w, config)
+                           : qsae__tensors_load(w->ctx, w->path, &w->tensors);
+    if (st == QSAE_OK && qsae__tensors_gguf(w->tensors))
+        st = open_gguf(w);
+    else if (st == QSAE_OK && !described)
+        st = qsae__fail(QSAE_ENOENT, "%s: no such file", config);
+    qsae__free(w->ctx, config);
+    return st;
 }
 
 int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights **out)
@@ -174,20 +336,12 @@ int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights 
     w->ctx = qsae__context_ref(context);
     atomic_init(&w->refs, 1);
     pthread_mutex_init(&w->mutex, NULL);
-    int32_t st = QSAE_ENOMEM;
-    char *config = qsae__path_join(context, path, "config.json");
     w->path = qsae__strdup(context, path);
-    if (!config || !w->path)
-        goto done;
-    st = qsae__config_load(context, config, &w->config);
-    if (st == QSAE_OK)
-        st = qsae__tensors_load(context, path, &w->tensors);
+    int32_t st = w->path ? open_source(w) : QSAE_ENOMEM;
     if (st == QSAE_OK)
         st = find_prefix(w);
     if (st == QSAE_OK)
         st = find_tensors(w);
-done:
-    qsae__free(context, config);
     if (st != QSAE_OK)
         weights_free(w);
     else
@@ -234,8 +388,9 @@ int32_t qsae__weights_describe(const qsae_weights *w, bool with_hash, qsae_model
         .tied = c->tied,
         .bos = c->bos,
         .eos = c->eos,
-        .dtype = w->embed->dtype,
+        .dtype = w->embed.tensor ? w->embed.tensor->dtype : w->embed.stored->dtype,
         .hash = "",
+        .storage = w->gguf ? "gguf" : qsae__scheme_name(w->scheme),
     };
     if (!with_hash)
         return QSAE_OK;
@@ -251,4 +406,33 @@ int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_info *info
     const bool with_hash = info->struct_size >= offsetof(qsae_model_info, hash) + sizeof info->hash;
     const int32_t st = qsae__weights_describe(weights, with_hash, &out);
     return st == QSAE_OK ? qsae__info_copy(info, &out, sizeof out, "qsae_model_info") : st;
+}
+
+static const qsae__matrix *find_matrix(const qsae_weights *w, const char *module)
+{
+    const size_t n = strlen(module);
+    const qsae__matrix *const ends[] = { &w->embed, &w->head };
+    for (int64_t i = 0; i < w->config.layers * QSAE__PROJ_COUNT + 2; i++) {
+        const int64_t at = i - 2;
+        const qsae__matrix *const m =
+            i < 2 ? ends[i] : &w->layers[at / QSAE__PROJ_COUNT].weight[at % QSAE__PROJ_COUNT];
+        if (m->name && !strncmp(m->name, module, n) && !strcmp(m->name + n, ".weight"))
+            return m;
+    }
+    return NULL;
+}
+
+int32_t qsae_weights_matrix(const qsae_weights *weights, const char *module, qsae_qmatrix **out)
+{
+    if (out)
+        *out = NULL;
+    if (!weights || !module || !out)
+        return qsae__fail(QSAE_EINVAL, "qsae_weights_matrix: NULL argument");
+    const qsae__matrix *const m = find_matrix(weights, module);
+    if (!m)
+        return qsae__fail(QSAE_ENOENT, "%s: no matrix of a module named %.200s", weights->path,
+                          module);
+    *out = qsae__qmatrix_ref(m->stored);
+    return m->stored ? QSAE_OK
+                     : qsae__ggml_open(weights->ctx, weights->tensors, m->tensor, out);
 }

@@ -217,12 +217,18 @@ int main(void)
 {
     int failed = 0;
     failed += run("configuration", config_tests, n_config_tests);
+    failed += run("gguf", gguf_tests, n_gguf_tests);
     failed += run("operations", operation_tests, n_operation_tests);
     failed += run("reference", reference_tests, n_reference_tests);
     failed += run("invariance", invariance_tests, n_invariance_tests);
     failed += run("pass", pass_tests, n_pass_tests);
     failed += run("head", head_tests, n_head_tests);
+    failed += run("encoded", encoded_tests, n_encoded_tests);
+    failed += run("report", report_tests, n_report_tests);
+    failed += run("save", save_tests, n_save_tests);
+    failed += run("key/value cache", kv_tests, n_kv_tests);
     failed += run("memory", memory_tests, n_memory_tests);
     failed += run("stories", stories_tests, n_stories_tests);
+    failed += run("stored", stored_tests, n_stored_tests);
     return failed != 0;
 }

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* In what two checkpoints differ, but for the values of their tensors. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "model/internal.h"
+
+struct comparison {
+    qsae__difference note;
+    void *cookie;
+};
+
+static void compare_text(const struct comparison *c, const char *field, const char *a,
+                         const char *b)
+{
+    if (strcmp(a, b) != 0)
+        c->note(c->cookie, field, a, b);
+}
+
+static void compare_i64(const struct comparison *c, const char *field, int64_t a, int64_t b)
+{
+    char x[24], y[24];
+    snprintf(x, sizeof x, "%" PRId64, a);
+    snprintf(y, sizeof y, "%" PRId64, b);
+    compare_text(c, field, x, y);
+}
+
+/* As many digits as tell f32 values apart: files of different formats round differently. */
+static void compare_number(const struct comparison *c, const char *field, double a, double b)
+{
+    char x[32], y[32];
+    snprintf(x, sizeof x, "%.7g", a);
+    snprintf(y, sizeof y, "%.7g", b);
+    compare_text(c, field, x, y);
+}
+
+static void rope_text(const qsae__rope *r, char *text, size_t size)
+{
+    int n = snprintf(text, size, "theta %.7g", r->theta);
+    if (n > 0 && (size_t)n < size && r->type == QSAE__ROPE_LINEAR)
+        snprintf(text + n, size - (size_t)n, ", linear, factor %.7g", r->factor);
+    else if (n > 0 && (size_t)n < size && r->type == QSAE__ROPE_LLAMA3)
+        snprintf(text + n, size - (size_t)n, ", llama3, factor %.7g, %.7g to %.7g of %.7g",
+                 r->factor, r->low, r->high, r->original);
+    else if (n > 0 && (size_t)n < size && r->type != QSAE__ROPE_DEFAULT)
+        snprintf(text + n, size - (size_t)n, ", other frequencies");
+}
+
+static void compare_ropes(const struct comparison *c, const qsae__config *a, const qsae__config *b)
+{
+    char x[160], y[160];
+    rope_text(&a->rope[QSAE__FULL], x, sizeof x);
+    rope_text(&b->rope[QSAE__FULL], y, sizeof y);
+    compare_text(c, "rope", x, y);
+    if (a->window == 0 || b->window == 0)
+        return;
+    rope_text(&a->rope[QSAE__SLIDING], x, sizeof x);
+    rope_text(&b->rope[QSAE__SLIDING], y, sizeof y);
+    compare_text(c, "rope of sliding layers", x, y);
+}
+
+/* Numbers of the sliding layers, as far as the text holds them. */
+static void sliding_text(const qsae__config *config, char *text, size_t size)
+{
+    size_t n = 0;
+    text[0] = 0;
+    for (int64_t i = 0; i < config->layers && n + 8 < size; i++)
+        if (config->sliding[i])
+            n += (size_t)snprintf(text + n, size - n, "%s%" PRId64, n ? " " : "", i % 100000);
+}
+
+static void compare_sliding(const struct comparison *c, const qsae__config *a,
+                            const qsae__config *b)
+{
+    char x[1024], y[1024];
+    if (a->layers != b->layers || !a->sliding || !b->sliding)
+        return;
+    sliding_text(a, x, sizeof x);
+    sliding_text(b, y, sizeof y);
+    compare_text(c, "sliding layers", x, y);
+}
+
+static const char *activation_name(enum qsae__activation activation)
+{
+    return activation == QSAE__ACT_SILU ? "silu" : "gelu_tanh";
+}
+
+void qsae__weights_compare(const qsae_weights *reference, const qsae_weights *other,
+                           qsae__difference note, void *cookie)
+{
+    const struct comparison c = { note, cookie };
+    const qsae__config *const a = &reference->config, *const b = &other->config;
+    qsae_model_info x, y;
+    (void)qsae__weights_describe(reference, false, &x);
+    (void)qsae__weights_describe(other, false, &y);
+    compare_text(&c, "type", x.type, y.type);
+    compare_i64(&c, "layers", a->layers, b->layers);
+    compare_i64(&c, "width", a->width, b->width);
+    compare_i64(&c, "vocab", a->vocab, b->vocab);
+    compare_i64(&c, "heads", a->heads, b->heads);
+    compare_i64(&c, "kv_heads", a->kv_heads, b->kv_heads);
+    compare_i64(&c, "head_dim", a->head_dim, b->head_dim);
+    compare_i64(&c, "mlp_width", a->mlp_width, b->mlp_width);
+    compare_i64(&c, "window", a->window, b->window);
+    compare_sliding(&c, a, b);
+    compare_ropes(&c, a, b);
+    compare_number(&c, "norm epsilon", a->eps, b->eps);
+    compare_number(&c, "attention scale", a->attn_scale, b->attn_scale);
+    compare_number(&c, "final cap", a->final_cap, b->final_cap);
+    compare_text(&c, "activation", activation_name(a->activation), activation_name(b->activation));
+    compare_i64(&c, "attention_bias", a->attention_bias, b->attention_bias);
+    compare_i64(&c, "mlp_bias", a->mlp_bias, b->mlp_bias);
+    compare_i64(&c, "tied", a->tied, b->tied);
+    compare_i64(&c, "max_positions", a->max_positions, b->max_positions);
+    compare_text(&c, "dtype", qsae_dtype_name(x.dtype), qsae_dtype_name(y.dtype));
+    compare_text(&c, "storage", *x.storage ? x.storage : "plain", *y.storage ? y.storage : "plain");
+}

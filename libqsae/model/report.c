@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The error of each matrix of a checkpoint under a condition, one at a time. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "codecs/error.h"
+#include "model/internal.h"
+
+/* Matrix i: projections layer by layer, the embedding, the head unless both checkpoints tie it. */
+struct spot {
+    const qsae__matrix *matrix;
+    qsae__place place;
+    const char *module;       /* within the layer */
+    int64_t heads;
+    uint64_t stream;          /* as model.c numbers them */
+};
+
+int64_t qsae_weights_matrix_count(const qsae_weights *reference, const qsae_weights *other)
+{
+    if (!reference)
+        return 0;
+    const bool tied = reference->config.tied && (!other || other->config.tied);
+    return reference->config.layers * QSAE__PROJ_COUNT + (tied ? 1 : 2);
+}
+
+static struct spot spot_of(const qsae_weights *w, int64_t i)
+{
+    const qsae__config *const c = &w->config;
+    const int64_t layers = c->layers * QSAE__PROJ_COUNT;
+    const int p = (int)(i % QSAE__PROJ_COUNT);
+    if (i >= layers) {
+        const bool head = i > layers;
+        return (struct spot){
+            .matrix = head ? qsae__weights_head(w) : &w->embed,
+            .place = { .layer = -1, .group = head ? "head" : "embed" },
+            .module = head ? "lm_head" : "embed_tokens",
+            .stream = (uint64_t)(head && c->tied ? layers : i),
+        };
+    }
+    const qsae__proj_slot *const slot = &qsae__proj_slots[p];
+    return (struct spot){
+        .matrix = &w->layers[i / QSAE__PROJ_COUNT].weight[p],
+        .place = { .layer = i / QSAE__PROJ_COUNT, .module = slot->module, .group = slot->group },
+        .module = slot->path,
+        .heads = p == QSAE__Q_PROJ                        ? c->heads
+                 : p == QSAE__K_PROJ || p == QSAE__V_PROJ ? c->kv_heads
+                                                          : 0,
+        .stream = (uint64_t)i,
+    };
+}
+
+/* Whether the condition has a say on the matrix. A tied one is changed if either use of it is. */
+static bool changes(const qsae__condition *c, const qsae_weights *w, const struct spot *s)
+{
+    char path[512];
+    qsae__place place = s->place;
+    if (!qsae__condition_encodes(c))
+        return c->weights != 0;
+    snprintf(path, sizeof path, "%.*s", (int)(strlen(s->matrix->name) - strlen(".weight")),
+             s->matrix->name);
+    place.path = path;
+    if (place.layer < 0 && w->config.tied)
+        return c->with_embed || c->with_head;
+    return qsae__condition_selects(c, &place);
+}
+
+static int32_t compare(const qsae__condition *c, const qsae__source *reference,
+                       const qsae_weights *w, const struct spot *s, qsae_weight_error *out)
+{
+    const qsae__tensor *const t = s->matrix->tensor;
+    const qsae_qmatrix *q = s->matrix->stored;
+    const int32_t round = c->model_compute == QSAE_COMPUTE_BF16  ? QSAE_BF16
+                          : c->model_compute == QSAE_COMPUTE_F32 ? QSAE_F32
+                                                                 : 0;
+    qsae__source other = qsae__matrix_source(w, s->matrix, 0);
+    qsae_qmatrix *encoded = NULL;
+    int32_t st = QSAE_OK;
+    if (changes(c, w, s)) {
+        qsae__source src = qsae__matrix_source(w, s->matrix, round);
+        src.stream = s->stream;
+        st = qsae__qmatrix_encode(w->ctx, c, &src, s->heads, &encoded);
+        if (st != QSAE_OK)
+            return st;
+        q = encoded;
+        other = qsae__stored_source(encoded);
+    }
+    st = qsae__weight_error(reference, &other, q ? qsae_qmatrix_bytes(q) : t->bytes, out);
+    if (st == QSAE_OK && q && q->codec.codec == QSAE__STORED)
+        out->format = qsae__scheme_name(w->scheme);
+    qsae_qmatrix_close(&encoded);
+    if (t)
+        qsae__tensor_release(w->tensors, t);
+    return st;
+}
+
+static int32_t check_other(const qsae_weights *reference, const qsae_weights *w, int64_t i)
+{
+    if (w->config.layers != reference->config.layers)
+        return qsae__fail(QSAE_EMISMATCH, "%s: %" PRId64 " layers, expected %" PRId64 " as in %s",
+                          w->path, w->config.layers, reference->config.layers, reference->path);
+    const qsae__matrix *const a = spot_of(w, i).matrix, *const b = spot_of(reference, i).matrix;
+    if (a->rows != b->rows || a->cols != b->cols)
+        return qsae__fail(QSAE_EMISMATCH, "%s: %s: [%" PRId64 ", %" PRId64 "], expected [%" PRId64
+                          ", %" PRId64 "] as in %s", w->path, a->name, a->rows, a->cols, b->rows,
+                          b->cols, reference->path);
+    return QSAE_OK;
+}
+
+int32_t qsae_weights_error(qsae_weights *reference, qsae_weights *other, const char *condition,
+                           int64_t i, qsae_weight_error *error)
+{
+    qsae_weights *const w = other ? other : reference;
+    qsae_weight_error out;
+    qsae__condition c;
+    if (!reference || !error)
+        return qsae__fail(QSAE_EINVAL, "qsae_weights_error: NULL argument");
+    if (i < 0 || i >= qsae_weights_matrix_count(reference, other))
+        return qsae__fail(QSAE_EINVAL, "matrix %" PRId64 ": there are 0 to %" PRId64, i,
+                          qsae_weights_matrix_count(reference, other) - 1);
+    int32_t st = check_other(reference, w, i);
+    if (st == QSAE_OK)
+        st = qsae__condition_parse(reference->ctx, condition ? condition : "none", &c);
+    if (st != QSAE_OK)
+        return st;
+    const struct spot s = spot_of(w, i);
+    const qsae__source src = qsae__matrix_source(reference, spot_of(reference, i).matrix, 0);
+    if (c.prune_match > 0 || c.prune_target)
+        st = qsae__fail(QSAE_EINVAL, "condition %s: prune:match= is found by an audit; a weight "
+                        "takes prune:sparsity=", c.canonical);
+    else
+        st = compare(&c, &src, w, &s, &out);
+    qsae__condition_free(reference->ctx, &c);
+    if (st != QSAE_OK)
+        return qsae__fail_in(st, "%s", s.matrix->name);
+    out.module = s.module;
+    out.layer = s.place.layer;
+    return qsae__info_copy(error, &out, sizeof out, "qsae_weight_error");
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The error report of a checkpoint's matrices, against encoding each of them by itself. */
+#include "model_test.h"
+
+static qsae_weight_error error_at(qsae_weights *a, qsae_weights *b, const char *condition,
+                                  int64_t i)
+{
+    qsae_weight_error e = { .struct_size = sizeof e };
+    OK(qsae_weights_error(a, b, condition, i, &e));
+    return e;
+}
+
+static void same_error(const qsae_weight_error *a, const qsae_weight_error *b)
+{
+    assert_int_equal(a->rows, b->rows);
+    assert_int_equal(a->cols, b->cols);
+    assert_int_equal(a->nonfinite, b->nonfinite);
+    assert_int_equal(a->bytes, b->bytes);
+    assert_true(a->bits_per_weight == b->bits_per_weight);
+    assert_true(a->frobenius_relative == b->frobenius_relative);
+    assert_true(a->sqnr_db == b->sqnr_db);
+    assert_true(a->max_abs == b->max_abs && a->mean_abs == b->mean_abs && a->zeros == b->zeros);
+}
+
+/* The matrix of a module in its own dtype, read through the public interface. */
+static qsae_rows rows_of(const qsae_weights *w, const char *module, int32_t dtype)
+{
+    qsae_qmatrix *q = NULL;
+    OK(qsae_weights_matrix(w, module, &q));
+    qsae_rows r = { .struct_size = sizeof r, .n_rows = qsae_qmatrix_rows(q),
+                    .n_cols = qsae_qmatrix_cols(q), .row_stride = qsae_qmatrix_cols(q),
+                    .dtype = dtype };
+    r.data = malloc((size_t)(r.n_rows * r.n_cols) * sizeof(float));
+    assert_non_null(r.data);
+    OK(qsae_qmatrix_decode(q, &r));
+    qsae_qmatrix_close(&q);
+    return r;
+}
+
+/* Every matrix of a model under a codec is reported as that matrix under the quantizer, and the
+ * bytes are those the model counts. */
+static void test_codecs(void **state)
+{
+    static const char *const specs[] = { "nf4", "llm.int8", "rtn:bits=3,axis=tl",
+                                         "rtn:bits=4,group=16,arith=weight", "ggml:q8_0" };
+    qsae_context *ctx = test_context(2, NULL);
+    (void)state;
+    for (int m = 0; m < n_test_models; m++) {
+        qsae_weights *w = NULL;
+        qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
+        OK(qsae_weights_open(ctx, test_model_path(test_models[m]), &w));
+        OK(qsae_weights_get_info(w, &info));
+        const int64_t n = qsae_weights_matrix_count(w, NULL);
+        assert_int_equal(n, info.layers * 7 + (info.tied ? 1 : 2));
+        for (size_t s = 0; s < sizeof specs / sizeof specs[0]; s++) {
+            qsae_quantizer *z = NULL;
+            qsae_model *model = NULL;
+            qsae_model_cost cost = { .struct_size = sizeof cost };
+            qsae_model_settings settings;
+            uint64_t bytes = 0;
+            qsae_model_settings_init(&settings, sizeof settings);
+            settings.condition = specs[s];
+            if (qsae_model_open(w, &settings, &model))
+                continue; /* inputs that are no whole blocks */
+            OK(qsae_model_get_cost(model, &cost));
+            qsae_model_close(&model);
+            OK(qsae_quantizer_open(ctx, specs[s], &z));
+            for (int64_t i = 0; i < n - (info.tied ? 1 : 2); i++) {
+                const qsae_weight_error e = error_at(w, NULL, specs[s], i);
+                const bool q = strstr(e.module, "q_proj"), kv = strstr(e.module, "k_proj") ||
+                                                                strstr(e.module, "v_proj");
+                char path[200];
+                qsae_qmatrix *encoded = NULL;
+                qsae_weight_error want = { .struct_size = sizeof want };
+                assert_int_equal(e.layer, i / 7);
+                snprintf(path, sizeof path, "%slayers.%d.%s", w->prefix, (int)e.layer, e.module);
+                const qsae_rows r = rows_of(w, path, info.dtype);
+                OK(qsae_quantizer_encode(z, &r, q ? info.heads : kv ? info.kv_heads : 0, 0,
+                                         &encoded));
+                OK(qsae_qmatrix_error(encoded, &r, &want));
+                same_error(&e, &want);
+                assert_true(e.frobenius_relative > 0);
+                bytes += e.bytes;
+                qsae_qmatrix_close(&encoded);
+                free(r.data);
+            }
+            assert_int_equal(bytes, cost.quantized_bytes);
+            qsae_quantizer_close(&z);
+        }
+        qsae_weights_close(&w);
+    }
+    qsae_context_close(&ctx);
+}
+
+/* What a condition leaves alone is exact, in the dtype of the file. */
+static void test_selectors(void **state)
+{
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_weights *w = NULL;
+    (void)state;
+    OK(qsae_weights_open(ctx, test_model_path("llama_gqa"), &w));
+    const int64_t n = qsae_weights_matrix_count(w, NULL);
+    for (int64_t i = 0; i < n; i++) {
+        const qsae_weight_error e = error_at(w, NULL, "nf4@layers=1@skip=down_proj", i);
+        const bool encoded = e.layer == 1 && !strstr(e.module, "down_proj");
+        assert_string_equal(e.format, encoded ? "nf4" : error_at(w, NULL, NULL, i).format);
+        if (!encoded) {
+            assert_true(e.frobenius_relative == 0 && isinf(e.sqnr_db) && e.max_abs == 0);
+            assert_int_equal(e.nonfinite, 0);
+        } else {
+            assert_true(e.frobenius_relative > 0.05 && e.frobenius_relative < 0.15);
+            assert_true(fabs(e.sqnr_db + 20 * log10(e.frobenius_relative)) < 1e-9);
+        }
+        if (i == n - 1)
+            assert_true(error_at(w, NULL, "nf4@with=embed|head", i).frobenius_relative > 0);
+    }
+    qsae_weights_close(&w);
+    qsae_context_close(&ctx);
+}
+
+/* A folder that bitsandbytes wrote is its source under the same rules; one matrix may be compared
+ * across formats. */
+static void test_other(void **state)
+{
+    static const char *const pairs[][3] = {
+        { "bnb_source", "bnb_nf4", "nf4:rules=torch" },
+        { "bnb_source", "bnb_int8", "llm.int8:rules=torch" },
+    };
+    qsae_context *ctx = test_context(2, NULL);
+    (void)state;
+    for (int p = 0; p < 2; p++) {
+        qsae_weights *a = NULL, *b = NULL;
+        OK(qsae_weights_open(ctx, test_model_path(pairs[p][0]), &a));
+        OK(qsae_weights_open(ctx, test_model_path(pairs[p][1]), &b));
+        const int64_t n = qsae_weights_matrix_count(a, b);
+        for (int64_t i = 0; i < n; i++) {
+            const qsae_weight_error got = error_at(a, b, NULL, i);
+            const qsae_weight_error want = error_at(a, NULL, pairs[p][2], i);
+            assert_string_equal(got.module, want.module);
+            if (got.layer < 0)
+                continue; /* kept plain by both, if in another dtype */
+            assert_string_equal(got.format, want.format);
+            same_error(&got, &want);
+            assert_true(got.frobenius_relative > 0);
+            /* and against itself there is none */
+            assert_true(error_at(b, b, NULL, i).frobenius_relative == 0);
+        }
+        qsae_weights_close(&a);
+        qsae_weights_close(&b);
+    }
+    qsae_context_close(&ctx);
+}
+
+/* Pruning and controls, by what defines them. */
+static void test_changes(void **state)
+{
+    qsae_context *ctx = test_context(2, NULL);
+    qsae_weights *w = NULL;
+    (void)state;
+    OK(qsae_weights_open(ctx, test_model_path("llama_gqa"), &w));
+    for (int64_t i = 0; i < 14; i++) {
+        qsae_weight_error e = error_at(w, NULL, "none+prune:pattern=2:4", i);
+        assert_true(e.zeros == 0.5);
+        e = error_at(w, NULL, "none+prune:sparsity=0.25,ties=first", i);
+        assert_true(e.zeros == 0.25);
+        const double codec = error_at(w, NULL, "nf4@compute=f32", i).frobenius_relative;
+        e = error_at(w, NULL, "control:gauss(nf4)@compute=f32", i);
+        assert_true(fabs(e.frobenius_relative / codec - 1) < 1e-5);
+        e = error_at(w, NULL, "control:permute(nf4)@compute=f32", i);
+        assert_true(fabs(e.frobenius_relative / codec - 1) < 1e-5);
+    }
+    qsae_weights_close(&w);
+    qsae_context_close(&ctx);
+}
+
+static void test_refused(void **state)
+{
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_weights *a = NULL, *b = NULL;
+    qsae_weight_error e = { .struct_size = sizeof e };
+    (void)state;
+    OK(qsae_weights_open(ctx, test_model_path("llama_gqa"), &a));
+    OK(qsae_weights_open(ctx, test_model_path("gemma3_types"), &b));
+    const int64_t n = qsae_weights_matrix_count(a, NULL);
+    assert_int_equal(qsae_weights_matrix_count(NULL, NULL), 0);
+    REFUSED(qsae_weights_error(a, NULL, NULL, n, &e), QSAE_EINVAL, "there are 0 to");
+    REFUSED(qsae_weights_error(a, NULL, NULL, -1, &e), QSAE_EINVAL, "matrix -1");
+    REFUSED(qsae_weights_error(a, NULL, "nf5", 0, &e), QSAE_EINVAL, "nf5");
+    REFUSED(qsae_weights_error(a, NULL, "none+prune:match=20", 0, &e), QSAE_EINVAL, "match");
+    REFUSED(qsae_weights_error(NULL, NULL, NULL, 0, &e), QSAE_EINVAL, "NULL");
+    REFUSED(qsae_weights_error(a, NULL, NULL, 0, NULL), QSAE_EINVAL, "NULL");
+    REFUSED(qsae_weights_error(a, b, NULL, 0, &e), QSAE_EMISMATCH, "expected");
+    qsae_weights_close(&a);
+    qsae_weights_close(&b);
+    qsae_context_close(&ctx);
+}
+
+const struct CMUnitTest report_tests[] = {
+    cmocka_unit_test(test_codecs),  cmocka_unit_test(test_selectors), cmocka_unit_test(test_other),
+    cmocka_unit_test(test_changes), cmocka_unit_test(test_refused),
+};
+const size_t n_report_tests = sizeof report_tests / sizeof report_tests[0];
