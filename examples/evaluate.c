@@ -15,9 +15,15 @@
 
 static const char usage[] =
     "usage: evaluate MODEL --text FILE|DIR [options]\n"
+    "  MODEL                      a folder of a checkpoint, or a GGUF file\n"
     "  --sae SAE[@LAYER[:SITE]]   a sparse autoencoder (repeatable)\n"
     "  --condition SPEC|MODEL2    what to compare with (repeatable): nf4:block=64,double=1\n"
-    "                             llm.int8:threshold=6   rtn:bits=4   or another checkpoint\n"
+    "                             llm.int8:threshold=6   rtn:bits=4   ggml:q4_k\n"
+    "                             none+prune:match=(rtn:bits=6)   none+kv:k=q8_0,v=q4_0\n"
+    "                             or another checkpoint: a folder or a GGUF file\n"
+    "  --sweep layers|modules|kinds\n"
+    "                             every condition on one layer, module or kind of module at a\n"
+    "                             time, ranked by what it costs\n"
     "  --profile NAME             default, article or paper\n"
     "  --compute f32|bf16         arithmetic of the models\n"
     "  --attn eager|sdpa|fp32     attention's rounding points in bf16\n"
@@ -128,12 +134,14 @@ static const struct option longs[] = {
     { "pin", no_argument, NULL, 'P' },
     { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
+    { "sweep", required_argument, NULL, 'w' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
 };
 
 static const char *const profiles[] = { "default", "article", "paper", NULL };
+static const char *const sweeps[] = { "layers", "modules", "kinds", NULL };
 static const char *const computes[] = { "f32", "bf16", NULL };
 static const char *const attentions[] = { "eager", "sdpa", "fp32", NULL };
 
@@ -169,6 +177,7 @@ static void set_option(struct options *o, int c)
     case 'f': a->text_field = optarg; break;
     case 'x': a->cross_labels = 1; break;
     case 'k': a->keep_tail = 1; break;
+    case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
     case 'r': o->context.files = QSAE_FILES_READ; break;
     case 'q': o->quiet = 1; break;
     case 'V': printf("libqsae %s\n", qsae_version()); exit(0);

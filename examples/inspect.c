@@ -1,141 +1,326 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What is in this model, SAE or tensor file, and will libqsae run it?
- * usage: inspect [--tensors] PATH...     exit status 0 if everything named would run
+ * What is in this model, SAE or tensor file, and will libqsae run it? What does a condition do to
+ * its weights? See doc/inspect.md. Exit status 0 if everything named would run.
  */
+#include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <qsae/qsae.h>
 
-static void print_tensors(qsae_context *context, const char *path)
+#include "errors.h"
+
+static const char usage[] =
+    "usage: inspect [options] PATH...\n"
+    "  PATH                 a model (folder or GGUF file), an SAE, a file of tensors\n"
+    "  --condition SPEC     the error of each weight under this condition (repeatable)\n"
+    "  --other MODEL2       the errors of another checkpoint of the model (under the condition)\n"
+    "  --tensors            list all tensors\n"
+    "  --json               print one JSON document\n"
+    "  --threads N\n"
+    "  --version, --help\n";
+
+#define TEXT(object, key) json_string_value(json_object_get(object, key))
+#define NUMBER(object, key) ((long long)json_integer_value(json_object_get(object, key)))
+
+static json_t *tensor_list(qsae_context *context, const char *path)
 {
     qsae_tensors *tensors;
-    if (qsae_tensors_open(context, path, &tensors) != QSAE_OK) {
-        printf("  tensors       %s\n", qsae_error_message());
-        return;
-    }
+    if (qsae_tensors_open(context, path, &tensors) != QSAE_OK)
+        return NULL;
+    json_t *const list = json_array();
     for (int64_t i = 0; i < qsae_tensors_count(tensors); i++) {
         qsae_tensor_info t = { .struct_size = sizeof t };
         if (qsae_tensors_get(tensors, i, &t) != QSAE_OK)
             break;
-        printf("  %-8s [", qsae_dtype_name(t.dtype));
+        json_t *const shape = json_array();
         for (int32_t d = 0; d < t.rank; d++)
-            printf("%s%lld", d ? ", " : "", (long long)t.shape[d]);
-        printf("] %s\n", t.name);
+            json_array_append_new(shape, json_integer(t.shape[d]));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t.name, "dtype",
+                                              qsae_dtype_name(t.dtype), "shape", shape, "bytes",
+                                              (json_int_t)t.bytes));
     }
     qsae_tensors_close(&tensors);
+    return list;
 }
 
-/* 1 if it is a model that runs; 0 if not, with the reason in *status and the error message. */
-static int print_model(qsae_context *context, const char *path, int32_t *status)
+/* "BF16 2, U8 14": how many there are of each dtype, in the order they are met. */
+static void dtype_counts(const json_t *tensors, char *text, size_t size)
+{
+    size_t i, k;
+    const json_t *t, *u;
+    size_t used = 0;
+    *text = 0;
+    json_array_foreach(tensors, i, t) {
+        const char *const dtype = TEXT(t, "dtype");
+        int n = 0, seen = 0;
+        json_array_foreach(tensors, k, u) {
+            const int same = !strcmp(TEXT(u, "dtype"), dtype);
+            seen |= same && k < i;
+            n += same;
+        }
+        if (!seen && used < size)
+            used += (size_t)snprintf(text + used, size - used, "%s%s %d", used ? ", " : "", dtype,
+                                     n);
+    }
+}
+
+/* The model of a path, or NULL with its status and message. */
+static json_t *model_of(qsae_context *context, const char *path, int32_t *status)
 {
     qsae_weights *weights;
     qsae_model_info m = { .struct_size = sizeof m };
+    json_t *model = NULL;
     *status = qsae_weights_open(context, path, &weights);
     if (*status != QSAE_OK)
-        return 0;
-    if ((*status = qsae_weights_get_info(weights, &m)) == QSAE_OK) {
-        printf("%s: language model, runs\n", path);
-        printf("  type          %s\n", m.type);
-        printf("  parameters    %lld (%s)\n", (long long)m.parameters, qsae_dtype_name(m.dtype));
-        printf("  layers        %lld of width %lld\n", (long long)m.layers, (long long)m.width);
-        printf("  attention     %lld heads, %lld key/value heads of %lld\n", (long long)m.heads,
-               (long long)m.kv_heads, (long long)m.head_dim);
-        if (m.window)
-            printf("  window        %lld tokens on sliding layers\n", (long long)m.window);
-        printf("  MLP           %lld\n", (long long)m.mlp_width);
-        printf("  vocabulary    %lld%s\n", (long long)m.vocab, m.tied ? ", tied head" : "");
-        printf("  hash          %s\n", m.hash);
-    }
+        return NULL;
+    if ((*status = qsae_weights_get_info(weights, &m)) == QSAE_OK)
+        model = json_pack(
+            "{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s}", "type",
+            m.type, "parameters", (json_int_t)m.parameters, "dtype", qsae_dtype_name(m.dtype),
+            "storage", m.storage, "layers", (json_int_t)m.layers, "width", (json_int_t)m.width,
+            "heads", (json_int_t)m.heads, "kv_heads", (json_int_t)m.kv_heads, "head_dim",
+            (json_int_t)m.head_dim, "window", (json_int_t)m.window, "mlp_width",
+            (json_int_t)m.mlp_width, "vocab", (json_int_t)m.vocab, "tied", m.tied, "hash", m.hash);
     qsae_weights_close(&weights);
-    return *status == QSAE_OK;
+    return model;
 }
 
-static int print_sae(qsae_context *context, const char *path, int32_t *status)
+static void print_model(const char *path, const json_t *m, const json_t *tensors)
+{
+    char dtypes[400];
+    dtype_counts(tensors, dtypes, sizeof dtypes);
+    printf("%s: language model, runs\n", path);
+    printf("  type          %s\n", TEXT(m, "type"));
+    printf("  parameters    %lld (%s)\n", NUMBER(m, "parameters"), TEXT(m, "dtype"));
+    if (*TEXT(m, "storage"))
+        printf("  storage       %s\n", TEXT(m, "storage"));
+    printf("  tensors       %s\n", dtypes);
+    printf("  layers        %lld of width %lld\n", NUMBER(m, "layers"), NUMBER(m, "width"));
+    printf("  attention     %lld heads, %lld key/value heads of %lld\n", NUMBER(m, "heads"),
+           NUMBER(m, "kv_heads"), NUMBER(m, "head_dim"));
+    if (NUMBER(m, "window"))
+        printf("  window        %lld tokens on sliding layers\n", NUMBER(m, "window"));
+    printf("  MLP           %lld\n", NUMBER(m, "mlp_width"));
+    printf("  vocabulary    %lld%s\n", NUMBER(m, "vocab"),
+           json_is_true(json_object_get(m, "tied")) ? ", tied head" : "");
+    printf("  hash          %s\n", TEXT(m, "hash"));
+}
+
+static json_t *sae_of(qsae_context *context, const char *path, int32_t *status)
 {
     qsae_sae *sae;
     qsae_sae_info s = { .struct_size = sizeof s };
+    json_t *out = NULL;
     *status = qsae_sae_open(context, path, NULL, &sae);
     if (*status != QSAE_OK)
-        return 0;
-    if ((*status = qsae_sae_get_info(sae, &s)) == QSAE_OK) {
-        printf("%s: sparse autoencoder, runs\n", path);
-        printf("  format        %s\n", s.format);
-        printf("  architecture  %s", s.architecture);
-        if (s.k)
-            printf(", k = %lld", (long long)s.k);
-        printf("\n  width         %lld in, %lld features, %lld out\n", (long long)s.width,
-               (long long)s.features, (long long)s.width_out);
-        printf("  hook          %s\n", *s.hook ? s.hook : "(the files do not say)");
-        printf("  input         normalize %s, b_dec %s\n", s.normalize,
-               s.apply_b_dec ? "subtracted" : "not subtracted");
-        if (s.context_size)
-            printf("  trained on    %lld tokens of context%s\n", (long long)s.context_size,
-                   s.prepend_bos == 1 ? ", BOS in front" : "");
-        printf("  hash          %s\n", s.hash);
-    }
+        return NULL;
+    if ((*status = qsae_sae_get_info(sae, &s)) == QSAE_OK)
+        out = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:i, s:s}", "format",
+                        s.format, "architecture", s.architecture, "k", (json_int_t)s.k, "width",
+                        (json_int_t)s.width, "features", (json_int_t)s.features, "width_out",
+                        (json_int_t)s.width_out, "hook", s.hook, "normalize", s.normalize,
+                        "apply_b_dec", s.apply_b_dec, "context_size", (json_int_t)s.context_size,
+                        "prepend_bos", (int)s.prepend_bos, "hash", s.hash);
     qsae_sae_close(&sae);
-    return *status == QSAE_OK;
+    return out;
 }
 
-static int print_tokenizer(qsae_context *context, const char *path)
+static void print_sae(const char *path, const json_t *s)
+{
+    printf("%s: sparse autoencoder, runs\n", path);
+    printf("  format        %s\n", TEXT(s, "format"));
+    printf("  architecture  %s", TEXT(s, "architecture"));
+    if (NUMBER(s, "k"))
+        printf(", k = %lld", NUMBER(s, "k"));
+    printf("\n  width         %lld in, %lld features, %lld out\n", NUMBER(s, "width"),
+           NUMBER(s, "features"), NUMBER(s, "width_out"));
+    printf("  hook          %s\n", *TEXT(s, "hook") ? TEXT(s, "hook") : "(the files do not say)");
+    printf("  input         normalize %s, b_dec %s\n", TEXT(s, "normalize"),
+           json_is_true(json_object_get(s, "apply_b_dec")) ? "subtracted" : "not subtracted");
+    if (NUMBER(s, "context_size"))
+        printf("  trained on    %lld tokens of context%s\n", NUMBER(s, "context_size"),
+               NUMBER(s, "prepend_bos") == 1 ? ", BOS in front" : "");
+    printf("  hash          %s\n", TEXT(s, "hash"));
+}
+
+/* NULL if there is none; {"error": message} if it does not run. */
+static json_t *tokenizer_of(qsae_context *context, const char *path)
 {
     qsae_tokenizer *tokenizer;
     qsae_tokenizer_info t = { .struct_size = sizeof t };
+    json_t *out = NULL;
     const int32_t st = qsae_tokenizer_open(context, path, &tokenizer);
     if (st == QSAE_ENOENT)
-        return 0;
-    if (st != QSAE_OK) {
-        printf("  tokenizer     does not run: %s\n", qsae_error_message());
-        return 0;
-    }
+        return NULL;
+    if (st != QSAE_OK)
+        return json_pack("{s:s}", "error", qsae_error_message());
     if (qsae_tokenizer_get_info(tokenizer, &t) == QSAE_OK)
-        printf("  tokenizer     %lld entries, BOS %d%s, EOS %d\n", (long long)t.vocab, (int)t.bos,
-               t.adds_bos ? " (added)" : "", (int)t.eos);
+        out = json_pack("{s:I, s:i, s:b, s:i}", "vocab", (json_int_t)t.vocab, "bos", (int)t.bos,
+                        "adds_bos", t.adds_bos, "eos", (int)t.eos);
     qsae_tokenizer_close(&tokenizer);
-    return 1;
+    return out;
 }
 
-static int inspect(qsae_context *context, const char *path, int tensors)
+static void print_tokenizer(const json_t *t)
 {
-    int32_t model, sae;
-    char why[1024];
-    int runs = print_model(context, path, &model);
-    snprintf(why, sizeof why, "%s", qsae_error_message());
-    if (runs) {
-        print_tokenizer(context, path);
-    } else if (print_sae(context, path, &sae)) {
-        runs = 1;
-    } else {
-        printf("%s: will not run\n", path);
-        printf("  as a model    %s: %s\n", qsae_status_message(model), why);
-        printf("  as an SAE     %s: %s\n", qsae_status_message(sae), qsae_error_message());
+    if (TEXT(t, "error"))
+        printf("  tokenizer     does not run: %s\n", TEXT(t, "error"));
+    else if (t)
+        printf("  tokenizer     %lld entries, BOS %lld%s, EOS %lld\n", NUMBER(t, "vocab"),
+               NUMBER(t, "bos"), json_is_true(json_object_get(t, "adds_bos")) ? " (added)" : "",
+               NUMBER(t, "eos"));
+}
+
+static void print_tensors(const json_t *tensors)
+{
+    size_t i, d;
+    const json_t *t, *n;
+    json_array_foreach(tensors, i, t) {
+        printf("  %-8s [", TEXT(t, "dtype"));
+        json_array_foreach(json_object_get(t, "shape"), d, n)
+            printf("%s%lld", d ? ", " : "", (long long)json_integer_value(n));
+        printf("] %s\n", TEXT(t, "name"));
     }
-    if (tensors)
-        print_tensors(context, path);
-    return runs;
+}
+
+/* What was asked for. */
+struct options {
+    const char **conditions; /* [n_conditions] */
+    int n_conditions;
+    const char *other;
+    int tensors, json;
+};
+
+/* Describes one path; prints it unless JSON is wanted. *runs: whether all of it went well. */
+static json_t *inspect(qsae_context *context, const char *path, const struct options *o, int *runs)
+{
+    int32_t as_model, as_sae = QSAE_OK;
+    char why[1024];
+    json_t *const out = json_pack("{s:s}", "path", path);
+    json_t *const model = model_of(context, path, &as_model);
+    snprintf(why, sizeof why, "%s", qsae_error_message());
+    json_t *const sae = model ? NULL : sae_of(context, path, &as_sae);
+    json_t *const tensors = tensor_list(context, path);
+    json_t *const tokenizer = model ? tokenizer_of(context, path) : NULL;
+    *runs = model || sae;
+    if (model && !o->json)
+        print_model(path, model, tensors);
+    if (sae && !o->json)
+        print_sae(path, sae);
+    if (!o->json)
+        print_tokenizer(tokenizer);
+    if (!*runs && !o->json)
+        printf("%s: will not run\n  as a model    %s: %s\n  as an SAE     %s: %s\n", path,
+               qsae_status_message(as_model), why, qsae_status_message(as_sae),
+               qsae_error_message());
+    if (!*runs)
+        json_object_update_new(out, json_pack("{s:s, s:s}", "model_error", why, "sae_error",
+                                              qsae_error_message()));
+    if (o->tensors && !o->json)
+        print_tensors(tensors);
+    json_object_update_new(out, json_pack("{s:o*, s:o*, s:o*}", "model", model, "sae", sae,
+                                          "tokenizer", tokenizer));
+    if (o->tensors)
+        json_object_set(out, "tensors", tensors);
+    json_decref(tensors);
+    for (int i = 0; i < o->n_conditions && json_object_get(out, "model"); i++) {
+        json_t *reports = json_object_get(out, "errors"), *report = NULL;
+        if (!reports)
+            json_object_set_new(out, "errors", reports = json_array());
+        *runs &= errors_report(context, path, o->other, o->conditions[i], !o->json, &report);
+        json_array_append_new(reports, report);
+    }
+    return out;
+}
+
+/* The paths begin at argv[optind] then; other than 0: the exit status, plus 1. */
+static int read_options(int argc, char **argv, struct options *o, qsae_context_settings *s)
+{
+    static const struct option options[] = {
+        { "condition", required_argument, NULL, 'c' }, { "other", required_argument, NULL, 'o' },
+        { "tensors", no_argument, NULL, 't' },         { "json", no_argument, NULL, 'j' },
+        { "threads", required_argument, NULL, 'n' },   { "version", no_argument, NULL, 'v' },
+        { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 },
+    };
+    int c;
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        char *end = NULL;
+        switch (c) {
+        case 'c':
+            o->conditions[o->n_conditions++] = optarg;
+            break;
+        case 'o':
+            o->other = optarg;
+            break;
+        case 't':
+            o->tensors = 1;
+            break;
+        case 'j':
+            o->json = 1;
+            break;
+        case 'n':
+            s->threads = (int32_t)strtol(optarg, &end, 10);
+            if (*end || s->threads < 1) {
+                fprintf(stderr, "inspect: --threads %s: expected a number from 1\n", optarg);
+                return 3;
+            }
+            break;
+        case 'v':
+            printf("%s\n", qsae_version());
+            return 1;
+        case 'h':
+            fputs(usage, stdout);
+            return 1;
+        default:
+            fputs(usage, stderr);
+            return 3;
+        }
+    }
+    if (o->other && !o->n_conditions)
+        o->conditions[o->n_conditions++] = "none";
+    if (optind < argc)
+        return 0;
+    fputs(usage, stderr);
+    return 3;
 }
 
 int main(int argc, char **argv)
 {
-    int tensors = 0, first = 1, all = 1;
-    if (argc > 1 && strcmp(argv[1], "--tensors") == 0) {
-        tensors = 1;
-        first = 2;
+    const char **const conditions = calloc((size_t)argc + 1, sizeof *conditions);
+    struct options o = { .conditions = conditions };
+    qsae_context_settings s;
+    qsae_context *context = NULL;
+    int all = 1, status = 1;
+    if (!conditions)
+        return 1;
+    qsae_context_settings_init(&s, sizeof s);
+    const int stop = read_options(argc, argv, &o, &s);
+    if (stop) {
+        free(conditions);
+        return stop - 1;
     }
-    if (first >= argc || (argv[first][0] == '-' && argv[first][1])) {
-        const int help = first < argc && strcmp(argv[first], "--help") == 0;
-        fprintf(help ? stdout : stderr, "usage: %s [--tensors] PATH...\n", argv[0]);
-        return help ? 0 : 2;
-    }
-    qsae_context *context;
-    if (qsae_context_open(NULL, &context) != QSAE_OK) {
+    if (qsae_context_open(&s, &context) != QSAE_OK) {
         fprintf(stderr, "inspect: %s\n", qsae_error_message());
+        free(conditions);
         return 1;
     }
-    for (int i = first; i < argc; i++)
-        all &= inspect(context, argv[i], tensors);
+    json_t *const files = json_array();
+    for (int i = optind; i < argc; i++) {
+        int runs = 0;
+        json_array_append_new(files, inspect(context, argv[i], &o, &runs));
+        all &= runs;
+    }
+    json_t *const document = json_pack("{s:s, s:i, s:s, s:o}", "format", "qsae-inspect", "version",
+                                       1, "library", qsae_version(), "files", files);
+    if (document && (!o.json || json_dumpf(document, stdout, JSON_INDENT(1)) == 0))
+        status = all ? 0 : 1;
+    if (o.json)
+        putchar('\n');
+    json_decref(document);
     qsae_context_close(&context);
-    return all ? 0 : 1;
+    free(conditions);
+    return status;
 }

@@ -50,7 +50,7 @@ static void predictions(char (*row)[CELL], const json_t *who)
 {
     const json_t *interval = json_object_get(json_object_get(who, "intervals"), "dce");
     const double dce = get(who, "dce");
-    snprintf(row[0], CELL, "%.60s", json_string_value(json_object_get(who, "label")));
+    snprintf(row[0], CELL, "%.120s", json_string_value(json_object_get(who, "label")));
     put(row[1], "%.3f", get(who, "bits_per_weight"));
     put_bytes(row[2], get(who, "weight_bytes"));
     put(row[3], "%.5f", get(who, "ce"));
@@ -112,6 +112,34 @@ static void summary(FILE *out, const json_t *result)
             json_string_value(json_object_get(result, "profile")));
 }
 
+/* What is to be known of one condition. */
+static void notes(FILE *out, const json_t *who)
+{
+    size_t i;
+    const json_t *d, *checkpoint = json_object_get(who, "checkpoint"),
+                 *match = json_object_get(who, "match");
+    const char *const label = json_string_value(json_object_get(who, "label")),
+               *const why = json_string_value(json_object_get(checkpoint, "sae_reason")),
+               *const no_kl = json_string_value(json_object_get(checkpoint, "kl_reason"));
+    if (json_is_true(json_object_get(who, "batch_dependent")))
+        fprintf(out,
+                "%s: outlier columns come from the whole batch, so its figures depend on the "
+                "batch\n", label);
+    if (json_is_object(match))
+        fprintf(out, "%s: sparsity %.4f of %zu tried is nearest to perplexity %.4f\n", label,
+                get(match, "chosen"), json_array_size(json_object_get(match, "visited")),
+                get(match, "target"));
+    json_array_foreach(json_object_get(checkpoint, "differences"), i, d)
+        fprintf(out, "%s: %s %s, the reference %s\n", label,
+                json_string_value(json_object_get(d, "field")),
+                json_string_value(json_object_get(d, "condition")),
+                json_string_value(json_object_get(d, "reference")));
+    if (why && json_array_size(json_object_get(who, "saes")))
+        fprintf(out, "%s: no SAE figures: %s\n", label, why);
+    if (no_kl)
+        fprintf(out, "%s: no KL: %s\n", label, no_kl);
+}
+
 static void footer(FILE *out, const json_t *result)
 {
     size_t i;
@@ -126,40 +154,45 @@ static void footer(FILE *out, const json_t *result)
                 change,
                 json_is_true(json_object_get(stable, "stable")) ? "stable" : "not yet stable");
     json_array_foreach(json_object_get(result, "conditions"), i, v)
-        if (json_is_true(json_object_get(v, "batch_dependent")))
-            fprintf(out,
-                    "%s: outlier columns come from the whole batch, so its figures depend on the "
-                    "batch\n",
-                    json_string_value(json_object_get(v, "label")));
+        if (!sweep_part(result, i))
+            notes(out, v);
 }
 
-void table_print(FILE *out, const json_t *result)
+static void print_cells(FILE *out, const struct table *t)
 {
-    struct table t = { NULL, 0 };
-    size_t i, width[COLUMNS];
-    const json_t *condition;
-    add(&t, json_object_get(result, "reference"));
-    json_array_foreach(json_object_get(result, "conditions"), i, condition)
-        add(&t, condition);
-    if (!t.cells)
-        return;
-    summary(out, result);
+    size_t width[COLUMNS];
     for (int c = 0; c < COLUMNS; c++) {
         width[c] = 0;
-        for (size_t r = 0; r < t.n; r++)
-            if (strlen(t.cells[r][c]) > width[c])
-                width[c] = strlen(t.cells[r][c]);
+        for (size_t r = 0; r < t->n; r++)
+            if (strlen(t->cells[r][c]) > width[c])
+                width[c] = strlen(t->cells[r][c]);
         if (width[c] && strlen(heads[c]) > width[c])
             width[c] = strlen(heads[c]);
     }
-    for (size_t r = 0; r <= t.n; r++) {
+    for (size_t r = 0; r <= t->n; r++) {
         for (int c = 0; c < COLUMNS; c++) {
-            const char *text = r ? t.cells[r - 1][c] : heads[c];
+            const char *text = r ? t->cells[r - 1][c] : heads[c];
             if (width[c]) /* text to the left, numbers to the right */
                 fprintf(out, c == 0 || c == 8 || c == 17 ? "%-*s  " : "%*s  ", (int)width[c], text);
         }
         fprintf(out, "\n");
     }
-    footer(out, result);
+}
+
+void table_print(FILE *out, const json_t *result)
+{
+    struct table t = { NULL, 0 };
+    size_t i;
+    const json_t *condition;
+    add(&t, json_object_get(result, "reference"));
+    json_array_foreach(json_object_get(result, "conditions"), i, condition)
+        if (!sweep_part(result, i))
+            add(&t, condition);
+    if (!t.cells)
+        return;
+    summary(out, result);
+    print_cells(out, &t);
     free(t.cells);
+    sweep_print(out, result);
+    footer(out, result);
 }

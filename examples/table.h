@@ -9,4 +9,10 @@
 
 void table_print(FILE *out, const json_t *result);
 
+/* The part of a sweep that condition i is, or NULL. */
+const json_t *sweep_part(const json_t *result, size_t i);
+
+/* The parts of a sweep, ranked by what they cost; nothing without one. */
+void sweep_print(FILE *out, const json_t *result);
+
 #endif

@@ -20,11 +20,18 @@ typedef struct qsae_audit qsae_audit;
                                     BOS at document start, bf16, snapshots at 5k..500k tokens */
 #define QSAE_PROFILE_PAPER 2   /**< arXiv 2606.03002: context 512, batch 4, no BOS */
 
+/* Sweeps: every condition becomes many, each on a part of what it selects. */
+#define QSAE_SWEEP_NONE 0
+#define QSAE_SWEEP_LAYERS 1  /**< one per layer */
+#define QSAE_SWEEP_MODULES 2 /**< one per linear layer of each layer */
+#define QSAE_SWEEP_KINDS 3   /**< one per kind of linear layer (q_proj, ...), in all layers */
+
 typedef struct qsae_audit_settings {
     size_t struct_size;
-    const char *model;        /**< folder of the reference model */
+    const char *model;        /**< folder or GGUF file of the reference model */
     const char *text;         /**< file or folder */
-    const char *const *conditions; /**< [n_conditions]: condition strings, or model folders */
+    const char *const *conditions; /**< [n_conditions]: condition strings, or other checkpoints
+                                        (a folder or file that exists) */
     const char *const *saes;  /**< [n_saes]: FOLDER[@LAYER[:SITE]] */
     int64_t n_conditions;
     int64_t n_saes;
@@ -39,9 +46,12 @@ typedef struct qsae_audit_settings {
     int32_t bos_policy;       /**< QSAE_BOS_*; 0 = the profile's */
     int32_t cross_labels;     /**< as in text.h */
     int32_t keep_tail;        /**< as in text.h */
-    qsae_progress_callback progress; /**< unit "tokens" while measuring */
+    qsae_progress_callback progress; /**< unit "tokens" in phases "match" (the search for a
+                                          sparsity) and "measure" */
     void *progress_cookie;
     qsae_cancel_token *cancel;
+    int32_t sweep;            /**< QSAE_SWEEP_*: which layer's compression costs what */
+    int32_t reserved;
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */
@@ -49,8 +59,10 @@ QSAE_API void qsae_audit_settings_init(qsae_audit_settings *s, size_t size);
 
 /**
  * Opens models, SAEs and text and checks that they fit together; measures nothing yet.
- * @return what the parts return; QSAE_EMISMATCH: an SAE's width or layer does not fit the model, or
- *         the state file belongs to another measurement (the differing field is named)
+ * @return what the parts return; QSAE_EINVAL: also a sweep over a condition that changes no weights
+ *         or whose sparsity is searched for; QSAE_EMISMATCH: an SAE's width or layer does not fit
+ *         the model, another checkpoint has another tokenizer (the difference is named), or the
+ *         state file belongs to another measurement
  */
 QSAE_API int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settings,
                                  qsae_audit **out);
@@ -59,8 +71,9 @@ QSAE_API int32_t qsae_audit_open(qsae_context *context, const qsae_audit_setting
 QSAE_API void qsae_audit_close(qsae_audit **audit);
 
 /**
- * Measures up to the end of the text. After QSAE_ECANCELED the state is at the last whole batch and
- * a further call goes on from there.
+ * Finds the sparsities that conditions leave open (prune:match=), then measures up to the end of
+ * the text. After QSAE_ECANCELED the state is at the last whole batch, or the last finished search,
+ * and a further call goes on from there.
  */
 QSAE_API int32_t qsae_audit_run(qsae_audit *audit);
 

@@ -55,22 +55,6 @@ int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settin
     return QSAE_OK;
 }
 
-static void close_participant(qsae_audit *a, struct participant *p)
-{
-    for (int64_t i = 0; p->saes && i < a->n_saes; i++) {
-        qsae_metric_close(&p->saes[i].reconstruction);
-        qsae_metric_close(&p->saes[i].drift);
-        qsae_metric_close(&p->saes[i].survival);
-    }
-    qsae__free(a->ctx, p->saes);
-    qsae__free(a->ctx, p->outliers);
-    qsae_metric_close(&p->cross_entropy);
-    qsae_metric_close(&p->divergence);
-    qsae_model_close(&p->model);
-    qsae_weights_close(&p->weights);
-    qsae__free(a->ctx, p->label);
-}
-
 void qsae_audit_close(qsae_audit **audit)
 {
     if (!audit || !*audit)
@@ -78,14 +62,11 @@ void qsae_audit_close(qsae_audit **audit)
     qsae_audit *a = *audit;
     qsae_context *ctx = a->ctx;
     qsae__pass_close(a);
-    /* The reference's weights last: conditions share them. */
-    for (int64_t i = a->n_participants - 1; i >= 0; i--)
-        close_participant(a, &a->participants[i]);
+    qsae__participants_close(a);
     for (int64_t i = 0; a->saes && i < a->n_saes; i++) {
         qsae_sae_close(&a->saes[i].sae);
         qsae__free(ctx, a->saes[i].name);
     }
-    qsae__free(ctx, a->participants);
     qsae__free(ctx, a->saes);
     qsae_corpus_close(&a->corpus);
     qsae_tokenizer_close(&a->tokenizer);
@@ -127,7 +108,9 @@ int32_t qsae_audit_run(qsae_audit *a)
 {
     if (!a)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_run: NULL");
-    int32_t st = a->pass ? QSAE_OK : qsae__pass_open(a);
+    int32_t st = qsae__match_run(a);
+    if (st == QSAE_OK && !a->pass)
+        st = qsae__pass_open(a);
     double last = qsae__now(), saved = last;
     if (st == QSAE_OK)
         st = report(a);

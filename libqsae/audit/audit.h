@@ -13,6 +13,7 @@
 #include <qsae/metrics.h>
 #include <qsae/text.h>
 
+#include "codecs/condition.h"
 #include "core/core.h"
 #include "model/model.h"
 #include "sae/sae.h"
@@ -50,16 +51,51 @@ struct audit_features {
     qsae_metric *survival;       /* NULL for the reference */
 };
 
+#define QSAE__MATCH_STEPS 6
+
+/* prune:match=: a sparsity searched for, methods.md 3.3. */
+struct audit_match {
+    qsae__condition request;
+    bool done;
+    double target;               /* perplexity */
+    int64_t tokens;              /* the search looked at */
+    int64_t n_visited;
+    struct {
+        double sparsity, ppl;
+    } visited[QSAE__MATCH_STEPS];
+    int64_t chosen;              /* index into visited */
+};
+
+/* What a condition of a sweep was made of. */
+struct audit_place {
+    char *origin;                /* the condition that is swept, canonical */
+    int64_t layer;               /* -1: all, or none */
+    char module[64];             /* "q_proj", ..., "embed", "head"; "": all of the layer */
+};
+
+/* Another checkpoint as a condition. */
+struct audit_checkpoint {
+    const char *tokenizer;       /* "equal" or "not compared" */
+    char note[256];              /* where tokenizers that give the same ids differ, or "" */
+    json_t *differences;         /* array of {field, reference, condition} */
+    char *reason;                /* why it has no SAE figures, or NULL */
+    char *no_kl;                 /* why it has no divergence, or NULL */
+};
+
 /* The reference (index 0) or a condition. */
 struct participant {
-    char *label;                 /* canonical condition, or the folder */
-    qsae_weights *weights;
-    qsae_model *model;
+    char *label;                 /* canonical condition, or the path of a checkpoint */
+    qsae_weights *weights;       /* NULL: the reference's */
+    qsae_model *model;           /* NULL: its sparsity is yet to be found */
     qsae_model_cost cost;
+    struct audit_checkpoint *checkpoint; /* or NULL */
+    struct audit_match *match;   /* or NULL */
+    struct audit_place *place;   /* in a sweep, or NULL */
     qsae_metric *cross_entropy;
     qsae_metric *divergence;     /* NULL for the reference */
     struct audit_features *saes; /* [n_saes] */
     int64_t width;               /* of its residual stream */
+    int64_t start;               /* first layer it computes itself: below, the reference's rows */
     int64_t next_chunk;          /* first chunk its metrics have not seen */
     qsae__outliers *outliers;    /* [linears] up to next_chunk */
     int64_t n_outliers;
@@ -78,7 +114,7 @@ struct qsae_audit {
     struct audit_sae *saes;      /* [n_saes] */
     int64_t n_saes;
     int64_t batch;               /* chunks per logical batch */
-    int32_t compute, attention;
+    int32_t compute, attention, sweep;
     char *state_path;
     char fingerprint[QSAE__HASH_SIZE];
     qsae_progress_callback progress;
@@ -97,6 +133,55 @@ struct qsae_audit {
 /* plan.c: fills an audit from settings. */
 int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s);
 
+/* participants.c: opens the reference and the conditions, a sweep's one by one. */
+int32_t qsae__participants_open(qsae_audit *a, const qsae_audit_settings *s);
+void qsae__participants_close(qsae_audit *a);
+/* Makes the model of a condition on the reference's checkpoint, its cost and label. */
+int32_t qsae__participant_model(qsae_audit *a, struct participant *p, const char *condition);
+/* Whether it has SAE figures. */
+bool qsae__participant_features(const struct participant *p);
+
+/* checkpoint.c: what makes two checkpoints comparable, and where they differ. */
+int32_t qsae__checkpoint_open(qsae_audit *a, struct participant *p);
+void qsae__checkpoint_close(qsae_audit *a, struct audit_checkpoint **checkpoint);
+
+/* sweep.c: conditions to open, those of a sweep with their place. */
+struct audit_list {
+    struct {
+        char *condition;
+        struct audit_place *place;
+    } *items;
+    int64_t n, capacity;
+};
+
+/* Appends a condition as it is, or all that it becomes in a sweep. */
+int32_t qsae__list_add(qsae_audit *a, const char *condition, struct audit_list *list);
+int32_t qsae__list_sweep(qsae_audit *a, const char *condition, struct audit_list *list);
+void qsae__list_free(qsae_audit *a, struct audit_list *list);
+void qsae__place_free(qsae_audit *a, struct audit_place *place);
+/* The result's block; null without a sweep. */
+json_t *qsae__sweep_json(qsae_audit *a);
+
+/* match.c: finds the sparsities that are yet to be found and opens their models. */
+int32_t qsae__match_run(qsae_audit *a);
+int32_t qsae__match_open(qsae_audit *a, struct participant *p);
+json_t *qsae__match_json(const struct participant *p);
+
+/* batch.c: a logical batch of chunks. */
+struct audit_batch {
+    int64_t rows_max;            /* rows the arrays hold */
+    int32_t *ids, *labels, *position;
+    int64_t *document;
+    uint8_t *mask, *mask_features;
+    int64_t rows, n_seq, n_tokens, first_token;
+};
+
+int32_t qsae__batch_open(qsae_audit *a, struct audit_batch *b);
+void qsae__batch_close(qsae_audit *a, struct audit_batch *b);
+/* Gathers the batch that begins at a chunk. */
+int32_t qsae__batch_gather(qsae_audit *a, int64_t chunk, struct audit_batch *b);
+qsae_positions qsae__batch_positions(const struct audit_batch *b, const uint8_t *mask);
+
 /* pass.c: measures the next logical batch of all participants. */
 int32_t qsae__pass_open(qsae_audit *a);
 void qsae__pass_close(qsae_audit *a);
@@ -105,6 +190,17 @@ int32_t qsae__pass_batch(qsae_audit *a);
 /* result.c: a new reference to the document, or to one snapshot of it. */
 int32_t qsae__result_document(qsae_audit *a, json_t **out);
 int32_t qsae__result_snapshot(qsae_audit *a, int64_t budget, json_t **out);
+
+/* entry.c: the object of the reference or a condition; its SAEs' name, layer and site. */
+int32_t qsae__entry_json(qsae_audit *a, struct participant *p, json_t **out);
+json_t *qsae__sae_head(const struct audit_sae *s);
+json_t *qsae__noise_head(qsae_metric *drift);
+void qsae__set_verdict(json_t *object, double low, double high);
+/* A number, null for NaN and infinity. */
+json_t *qsae__number(double v);
+/* A result by name, NaN if there is none; as it stands in the document, null if there is none. */
+double qsae__value(qsae_metric *m, const char *name);
+json_t *qsae__named(qsae_metric *m, const char *name);
 
 /* state.c */
 int32_t qsae__state_save(qsae_audit *a);

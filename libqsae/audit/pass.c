@@ -4,12 +4,17 @@
  * them, then the metrics are updated: what stops a pass early leaves no metric half updated.
  * Conditions go in groups that fit the memory for their rows; a group that is done stays done when
  * the next is stopped.
+ *
+ * A condition that leaves the first layers alone begins with the reference's rows below the first
+ * one it changes: the same layers would give the same bits.
  */
 #include <string.h>
 
 #include "audit/audit.h"
 
 #define GROUP_BYTES ((int64_t)1 << 29) /* rows of the conditions kept at once */
+#define BRANCH_BYTES ((int64_t)1 << 30) /* rows of the reference that conditions begin with */
+#define GROUP_MOST 64
 
 /* What a model leaves behind: [rows, width] each. */
 struct rows_of {
@@ -19,23 +24,28 @@ struct rows_of {
     int32_t *top;
 };
 
+/* The reference's rows before a layer. */
+struct branch {
+    int64_t layer;
+    float *x;                    /* [rows, width] */
+};
+
 struct pass {
-    qsae__slab slab;
-    int64_t rows_max, width_max, width;
-    int32_t *tap_layer;          /* [n_taps] ascending */
+    struct audit_batch batch;
+    qsae__slab *slabs;           /* [n_slabs] one per width */
+    int64_t n_slabs;
+    int64_t width_max, width;    /* of all, of the reference */
+    int32_t *tap_layer;          /* [n_taps] */
     int64_t n_taps;
     int64_t *sae_tap;            /* [n_saes] index into the taps */
+    struct branch *branches;     /* [n_branches] layers ascending */
+    int64_t n_branches;
     int64_t group;               /* conditions at once */
     struct rows_of *rows;        /* [1 + group]; 0 is the reference */
     qsae__csr *csr_r;            /* [n_saes] */
     qsae__csr csr_q;
     float **y_r;                 /* [n_saes] of [rows, width] */
     float *y_q;
-    int32_t *ids, *labels, *position;
-    int64_t *document;
-    uint8_t *mask, *mask_features;
-    /* the batch at hand */
-    int64_t rows_n, n_seq, n_tokens, first_token, chunks;
 };
 
 static void free_rows(qsae_audit *a, struct pass *p, struct rows_of *r)
@@ -54,9 +64,12 @@ void qsae__pass_close(qsae_audit *a)
     struct pass *p = a->pass;
     if (!p)
         return;
-    qsae__slab_close(&p->slab);
+    for (int64_t i = 0; i < p->n_slabs; i++)
+        qsae__slab_close(&p->slabs[i]);
     for (int64_t i = 0; p->rows && i <= p->group; i++)
         free_rows(a, p, &p->rows[i]);
+    for (int64_t i = 0; i < p->n_branches; i++)
+        qsae__free(a->ctx, p->branches[i].x);
     for (int64_t i = 0; i < a->n_saes; i++) {
         if (p->csr_r)
             qsae__csr_free(&p->csr_r[i]);
@@ -64,8 +77,9 @@ void qsae__pass_close(qsae_audit *a)
             qsae__free(a->ctx, p->y_r[i]);
     }
     qsae__csr_free(&p->csr_q);
-    void *const blocks[] = { p->tap_layer, p->sae_tap, p->rows, p->csr_r, p->y_r, p->y_q, p->ids,
-                             p->labels, p->position, p->document, p->mask, p->mask_features };
+    qsae__batch_close(a, &p->batch);
+    void *const blocks[] = { p->tap_layer, p->sae_tap, p->rows, p->csr_r, p->y_r, p->y_q, p->slabs,
+                             p->branches };
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         qsae__free(a->ctx, blocks[i]);
     qsae__free(a->ctx, p);
@@ -89,21 +103,71 @@ static int32_t plan_taps(qsae_audit *a, struct pass *p)
     return QSAE_OK;
 }
 
+/*
+ * First layer a participant computes otherwise than the reference. 0 where nothing is known to be
+ * equal, and where nothing differs at all: a null control must run.
+ */
+static int64_t first_changed(const qsae_audit *a, const struct participant *who, int64_t layers)
+{
+    const struct participant *const r = &a->participants[0];
+    if (who == r || who->weights)
+        return 0;
+    const int64_t first = qsae__model_first_changed(r->model, who->model);
+    return first < layers ? first : 0;
+}
+
+/*
+ * Keeps the reference's rows before the layers where conditions begin; where memory does not hold
+ * them all, before every second, third ... of them, and the others begin at the one below.
+ */
+static int32_t plan_branches(qsae_audit *a, struct pass *p, int64_t layers, int64_t floats)
+{
+    uint8_t *wanted = qsae__calloc(a->ctx, layers, 1);
+    int64_t n = 0, kept = 0;
+    if (!wanted)
+        return QSAE_ENOMEM;
+    for (int64_t i = 1; i < a->n_participants; i++) {
+        struct participant *const who = &a->participants[i];
+        who->start = first_changed(a, who, layers);
+        n += who->start > 0 && !wanted[who->start];
+        wanted[who->start] = 1;
+    }
+    const int64_t most = qsae__max_i64(1, BRANCH_BYTES / (floats * (int64_t)sizeof(float)));
+    const int64_t stride = qsae__ceil_div(n, most);
+    p->branches = qsae__calloc(a->ctx, n, sizeof *p->branches);
+    int32_t st = p->branches ? QSAE_OK : QSAE_ENOMEM;
+    for (int64_t layer = 1, seen = 0; layer < layers && st == QSAE_OK; layer++) {
+        if (!wanted[layer] || seen++ % stride != 0)
+            continue;
+        struct branch *const b = &p->branches[kept];
+        b->layer = layer;
+        if (!(b->x = qsae__alloc_array(a->ctx, floats, sizeof(float))))
+            st = QSAE_ENOMEM;
+        p->n_branches = ++kept;
+    }
+    for (int64_t i = 1; i < a->n_participants; i++) {
+        struct participant *const who = &a->participants[i];
+        int64_t start = 0;
+        for (int64_t b = 0; b < kept && p->branches[b].layer <= who->start; b++)
+            start = p->branches[b].layer;
+        who->start = start;
+    }
+    qsae__free(a->ctx, wanted);
+    return st;
+}
+
 static int32_t open_rows(qsae_audit *a, struct pass *p, struct rows_of *r)
 {
-    int64_t floats;
-    if (!qsae__mul_i64(p->rows_max, p->width_max, &floats))
-        return qsae__fail(QSAE_EOVERFLOW, "a batch of %lld tokens is too large",
-                          (long long)p->rows_max);
-    r->final = qsae__alloc_array(a->ctx, floats, sizeof(float));
-    r->nll = qsae__alloc_array(a->ctx, p->rows_max, sizeof(float));
-    r->kl = qsae__alloc_array(a->ctx, p->rows_max, sizeof(float));
-    r->top = qsae__alloc_array(a->ctx, p->rows_max, sizeof(int32_t));
+    const int64_t rows = p->batch.rows_max;
+    r->final = qsae__alloc_array(a->ctx, rows * p->width_max, sizeof(float));
+    r->nll = qsae__alloc_array(a->ctx, rows, sizeof(float));
+    r->kl = qsae__alloc_array(a->ctx, rows, sizeof(float));
+    r->top = qsae__alloc_array(a->ctx, rows, sizeof(int32_t));
     r->taps = qsae__calloc(a->ctx, p->n_taps, sizeof *r->taps);
     if (!r->final || !r->nll || !r->kl || !r->top || !r->taps)
         return QSAE_ENOMEM;
     for (int64_t t = 0; t < p->n_taps; t++)
-        if (!(r->taps[t] = qsae__alloc_array(a->ctx, floats, sizeof(float))))
+        if (!(r->taps[t] = qsae__alloc_array(a->ctx, rows * p->width, sizeof(float))))
             return QSAE_ENOMEM;
     return QSAE_OK;
 }
@@ -111,19 +175,12 @@ static int32_t open_rows(qsae_audit *a, struct pass *p, struct rows_of *r)
 static int32_t open_buffers(qsae_audit *a, struct pass *p)
 {
     qsae_context *const ctx = a->ctx;
-    const int64_t n = p->rows_max, saes = a->n_saes;
-    p->ids = qsae__alloc_array(ctx, n, sizeof *p->ids);
-    p->labels = qsae__alloc_array(ctx, n, sizeof *p->labels);
-    p->position = qsae__alloc_array(ctx, n, sizeof *p->position);
-    p->document = qsae__alloc_array(ctx, n, sizeof *p->document);
-    p->mask = qsae__alloc_array(ctx, n, sizeof *p->mask);
-    p->mask_features = qsae__alloc_array(ctx, n, sizeof *p->mask_features);
+    const int64_t n = p->batch.rows_max, saes = a->n_saes;
     p->csr_r = qsae__calloc(ctx, saes, sizeof *p->csr_r);
     p->y_r = qsae__calloc(ctx, saes, sizeof *p->y_r);
     p->y_q = qsae__alloc_array(ctx, n * p->width, sizeof(float));
     p->rows = qsae__calloc(ctx, p->group + 1, sizeof *p->rows);
-    if (!p->ids || !p->labels || !p->position || !p->document || !p->mask || !p->mask_features ||
-        !p->csr_r || !p->y_r || !p->y_q || !p->rows)
+    if (!p->csr_r || !p->y_r || !p->y_q || !p->rows)
         return QSAE_ENOMEM;
     int32_t st = QSAE_OK;
     for (int64_t i = 0; i <= p->group && st == QSAE_OK; i++)
@@ -138,104 +195,119 @@ static int32_t open_buffers(qsae_audit *a, struct pass *p)
     return st;
 }
 
-int32_t qsae__pass_open(qsae_audit *a)
+static qsae__slab *slab_of(const struct pass *p, int64_t width)
 {
-    struct pass *p = a->pass = qsae__calloc(a->ctx, 1, sizeof *p);
-    if (!p)
-        return QSAE_ENOMEM;
-    const int64_t context = a->corpus_info.context;
-    const int64_t batch = qsae__min_i64(a->batch, a->corpus_info.chunks);
-    int32_t st =
-        qsae__mul_i64(batch, context, &p->rows_max)
-            ? QSAE_OK
-            : qsae__fail(QSAE_EOVERFLOW, "a batch of %lld chunks of %lld tokens is too large",
-                         (long long)batch, (long long)context);
-    qsae_model **models = qsae__calloc(a->ctx, a->n_participants, sizeof *models);
-    if (!models)
-        st = QSAE_ENOMEM;
-    for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++) {
-        qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
-        models[i] = a->participants[i].model;
-        st = qsae_model_get_info(models[i], &info);
+    for (int64_t i = 0; i < p->n_slabs; i++)
+        if (p->slabs[i].width == width)
+            return &p->slabs[i];
+    return NULL;
+}
+
+/* A slab for every width. */
+static int32_t open_slabs(qsae_audit *a, struct pass *p)
+{
+    const int64_t n = a->n_participants, chunks = qsae__min_i64(a->batch, a->corpus_info.chunks);
+    qsae_model **models = qsae__calloc(a->ctx, n, sizeof *models);
+    p->slabs = qsae__calloc(a->ctx, n, sizeof *p->slabs);
+    int32_t st = models && p->slabs ? QSAE_OK : QSAE_ENOMEM;
+    for (int64_t i = 0; i < n && st == QSAE_OK; i++) {
+        const int64_t width = a->participants[i].width;
+        if (slab_of(p, width))
+            continue;
+        for (int64_t k = 0; k < n; k++)
+            models[k] = a->participants[k].width == width ? a->participants[k].model : NULL;
+        st = qsae__slab_open(a->ctx, models, n, chunks, a->corpus_info.context,
+                             &p->slabs[p->n_slabs]);
+        p->n_slabs += st == QSAE_OK;
+    }
+    qsae__free(a->ctx, models);
+    return st;
+}
+
+static int32_t open_pass(qsae_audit *a, struct pass *p)
+{
+    qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
+    int64_t floats, each;
+    int32_t st = qsae__batch_open(a, &p->batch);
+    for (int64_t i = a->n_participants - 1; i >= 0 && st == QSAE_OK; i--) {
+        st = qsae_model_get_info(a->participants[i].model, &info);
         a->participants[i].width = info.width;
         p->width_max = qsae__max_i64(p->width_max, info.width);
     }
     p->width = a->participants[0].width;
-    if (st == QSAE_OK && (st = plan_taps(a, p)) == QSAE_OK) {
-        const int64_t each = p->rows_max * p->width_max * (1 + p->n_taps) * (int64_t)sizeof(float);
-        p->group = qsae__min_i64(a->n_participants - 1,
-                                 qsae__max_i64(1, GROUP_BYTES / qsae__max_i64(each, 1)));
-        st = open_buffers(a, p);
-    }
+    if (st != QSAE_OK || (st = plan_taps(a, p)) != QSAE_OK)
+        return st;
+    if (!qsae__mul_i64(p->batch.rows_max, p->width_max, &floats) ||
+        !qsae__mul_i64(floats, (1 + p->n_taps) * (int64_t)sizeof(float), &each))
+        return qsae__fail(QSAE_EOVERFLOW, "a batch of %lld tokens is too large",
+                          (long long)p->batch.rows_max);
+    p->group = qsae__min_i64(a->n_participants - 1, GROUP_BYTES / qsae__max_i64(each, 1));
+    p->group = qsae__max_i64(qsae__min_i64(p->group, GROUP_MOST), a->n_participants > 1);
+    st = plan_branches(a, p, info.layers, p->batch.rows_max * p->width);
     if (st == QSAE_OK)
-        st = qsae__slab_open(a->ctx, models, a->n_participants, batch, context, &p->slab);
-    qsae__free(a->ctx, models);
+        st = open_buffers(a, p);
+    return st == QSAE_OK ? open_slabs(a, p) : st;
+}
+
+int32_t qsae__pass_open(qsae_audit *a)
+{
+    a->pass = qsae__calloc(a->ctx, 1, sizeof *a->pass);
+    const int32_t st = a->pass ? open_pass(a, a->pass) : QSAE_ENOMEM;
     if (st != QSAE_OK)
         qsae__pass_close(a);
     return st;
 }
 
-/* Gathers chunks next_chunk.. into the batch's arrays. A shorter last chunk makes its own. */
-static int32_t gather(qsae_audit *a, struct pass *p)
+/* A participant's rows at a tap: the reference's own below where it begins. */
+static float *tap_rows(const struct pass *p, const struct participant *who,
+                       const struct rows_of *own, int64_t tap)
 {
-    const int64_t context = a->corpus_info.context;
-    const bool first_out = a->profile->exclude_first;
-    p->rows_n = p->n_seq = 0;
-    p->first_token = a->next_chunk * context;
-    while (p->n_seq < a->batch && a->next_chunk + p->n_seq < a->corpus_info.chunks) {
-        const int32_t *ids, *labels;
-        const int64_t *document;
-        int64_t n;
-        const int32_t st = qsae_corpus_chunk(a->corpus, a->next_chunk + p->n_seq, &ids, &labels,
-                                             &document, &n);
-        if (st != QSAE_OK)
-            return st;
-        if (p->n_seq > 0 && n != p->n_tokens)
-            break;
-        p->n_tokens = n;
-        for (int64_t i = 0; i < n; i++) {
-            const int64_t r = p->rows_n + i;
-            const uint8_t first = i == 0 ? QSAE_MASK_FIRST : 0;
-            p->ids[r] = ids[i];
-            p->labels[r] = labels[i];
-            p->document[r] = document[i];
-            p->position[r] = (int32_t)i;
-            p->mask[r] = (uint8_t)(first | (qsae_tokenizer_is_special(a->tokenizer, ids[i])
-                                                ? QSAE_MASK_SPECIAL : 0));
-            p->mask_features[r] = (uint8_t)(p->mask[r] |
-                                            (first && first_out ? QSAE_MASK_EXCLUDED : 0));
-        }
-        p->rows_n += n;
-        p->n_seq++;
+    return p->tap_layer[tap] < who->start ? p->rows[0].taps[tap] : own->taps[tap];
+}
+
+/* Where a participant begins, or what the reference leaves for others. */
+static void branch(struct pass *p, const struct participant *who, int64_t layer, qsae__slab *slab,
+                   bool leave)
+{
+    for (int64_t b = 0; b < p->n_branches; b++) {
+        const size_t bytes = (size_t)(p->batch.rows * who->width) * sizeof(float);
+        if (p->branches[b].layer != layer)
+            continue;
+        memcpy(leave ? p->branches[b].x : slab->x, leave ? slab->x : p->branches[b].x, bytes);
     }
-    return QSAE_OK;
 }
 
 /* Blocks of one model, its rows at the taps and its final rows. */
 static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, struct rows_of *out)
 {
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
+    const bool reference = who == a->participants, taps = qsae__participant_features(who);
     const double start = qsae__now();
+    qsae__slab *const slab = slab_of(p, who->width);
     /* A batch that was stopped midway is counted once. */
     for (int64_t i = 0; i < who->n_outliers; i++)
         qsae__model_set_outliers(who->model, i, &who->outliers[i]);
-    p->slab.ids = p->ids;
-    p->slab.n_seq = p->n_seq;
-    p->slab.n_tokens = p->n_tokens;
+    slab->ids = p->batch.ids;
+    slab->n_seq = p->batch.n_seq;
+    slab->n_tokens = p->batch.n_tokens;
     int32_t st = qsae_model_get_info(who->model, &info);
-    if (st == QSAE_OK)
-        st = qsae__model_embed(who->model, &p->slab);
-    for (int64_t layer = 0; layer < info.layers && st == QSAE_OK; layer++) {
+    if (st == QSAE_OK && who->start == 0)
+        st = qsae__model_embed(who->model, slab);
+    else if (st == QSAE_OK)
+        branch(p, who, who->start, slab, false);
+    for (int64_t layer = who->start; layer < info.layers && st == QSAE_OK; layer++) {
         if ((st = qsae__canceled(a->cancel)) != QSAE_OK)
             break;
-        st = qsae__model_step(who->model, layer, &p->slab);
-        for (int64_t t = 0; t < p->n_taps && st == QSAE_OK; t++)
+        if (reference)
+            branch(p, who, layer, slab, true);
+        st = qsae__model_step(who->model, layer, slab);
+        for (int64_t t = 0; t < p->n_taps && st == QSAE_OK && taps; t++)
             if (p->tap_layer[t] == layer)
-                memcpy(out->taps[t], p->slab.x,
-                       (size_t)(p->rows_n * who->width) * sizeof(float));
+                memcpy(out->taps[t], slab->x,
+                       (size_t)(p->batch.rows * who->width) * sizeof(float));
     }
     if (st == QSAE_OK)
-        st = qsae__model_final(who->model, &p->slab, out->final);
+        st = qsae__model_final(who->model, slab, out->final);
     who->seconds += qsae__now() - start;
     const uint64_t rss = qsae__resident_bytes();
     if (rss > who->peak_rss)
@@ -243,19 +315,9 @@ static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, s
     return st;
 }
 
-static qsae_positions positions(const struct pass *p, const uint8_t *mask)
-{
-    return (qsae_positions){ .struct_size = sizeof(qsae_positions),
-                             .first_token = p->first_token,
-                             .document = p->document,
-                             .position = p->position,
-                             .mask = mask,
-                             .n_rows = p->rows_n };
-}
-
 static qsae_rows rows_view(const struct pass *p, float *data)
 {
-    return (qsae_rows){ .struct_size = sizeof(qsae_rows), .data = data, .n_rows = p->rows_n,
+    return (qsae_rows){ .struct_size = sizeof(qsae_rows), .data = data, .n_rows = p->batch.rows,
                         .n_cols = p->width, .row_stride = p->width, .dtype = QSAE_F32 };
 }
 
@@ -268,95 +330,119 @@ static qsae_sparse_rows sparse_view(const qsae__csr *c)
 static int32_t reconstruct(const struct pass *p, qsae_sae *sae, const float *x, qsae__csr *csr,
                            float *y)
 {
-    int32_t st = qsae__sae_encode_rows(sae, x, p->rows_n, p->width, csr);
+    const int64_t rows = p->batch.rows;
+    int32_t st = qsae__sae_encode_rows(sae, x, rows, p->width, csr);
     if (st == QSAE_OK)
         st = qsae__sae_decode_rows(sae, csr, y, p->width);
     if (st == QSAE_OK)
-        st = qsae__sae_add_skip(sae, x, p->rows_n, p->width, y, p->width);
+        st = qsae__sae_add_skip(sae, x, rows, p->width, y, p->width);
+    return st;
+}
+
+/* SAE i on a participant's rows. Equal rows have equal features: the reference's are taken. */
+static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who,
+                          const struct rows_of *own, int64_t i)
+{
+    const struct rows_of *const ref = &p->rows[0];
+    const int64_t tap = p->sae_tap[i];
+    const bool is_reference = who == a->participants,
+               same = is_reference || p->tap_layer[tap] < who->start;
+    const qsae_positions at = qsae__batch_positions(&p->batch, p->batch.mask_features);
+    struct audit_features *const f = &who->saes[i];
+    qsae__csr *const csr = same ? &p->csr_r[i] : &p->csr_q;
+    float *const y = same ? p->y_r[i] : p->y_q;
+    float *const x = tap_rows(p, who, own, tap), *const x_ref = ref->taps[tap];
+    int32_t st = same ? QSAE_OK : reconstruct(p, a->saes[i].sae, x, csr, y);
+    if (st != QSAE_OK)
+        return st;
+    const qsae_rows vx = rows_view(p, x), vy = rows_view(p, y), vxr = rows_view(p, x_ref),
+                    vyr = rows_view(p, p->y_r[i]);
+    const qsae_sparse_rows acts = sparse_view(csr), acts_r = sparse_view(&p->csr_r[i]);
+    st = qsae_metric_update_reconstruction(f->reconstruction, &at, &vx, &vy, &acts);
+    if (st == QSAE_OK && !is_reference)
+        st = qsae_metric_update_drift(f->drift, &at, &vxr, &vx, &vyr, &vy);
+    if (st == QSAE_OK && !is_reference)
+        st = qsae_metric_update_features(f->survival, &at, &acts_r, &acts);
     return st;
 }
 
 /* Metrics of one participant; `reference` rows are pass->rows[0]. */
 static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, struct rows_of *own)
 {
-    const bool is_reference = who == a->participants;
-    const qsae_positions at = positions(p, p->mask), at_features = positions(p, p->mask_features);
+    const double start = qsae__now();
+    const qsae_positions at = qsae__batch_positions(&p->batch, p->batch.mask);
+    const int64_t n = p->batch.rows;
     const struct rows_of *const ref = &p->rows[0];
-    int32_t st = qsae_metric_update_cross_entropy(who->cross_entropy, &at, p->rows_n, own->nll);
-    if (st == QSAE_OK && !is_reference) {
-        const qsae_divergence_rows d = { .struct_size = sizeof d, .n = p->rows_n, .nll_r = ref->nll,
-                                         .nll_q = own->nll, .kl = own->kl, .top_r = ref->top,
-                                         .top_q = own->top, .label = p->labels };
+    int32_t st = qsae_metric_update_cross_entropy(who->cross_entropy, &at, n, own->nll);
+    if (st == QSAE_OK && who != a->participants) {
+        const bool kl = !who->checkpoint || !who->checkpoint->no_kl;
+        const qsae_divergence_rows d = { .struct_size = sizeof d, .n = n, .nll_r = ref->nll,
+                                         .nll_q = own->nll, .kl = kl ? own->kl : NULL,
+                                         .top_r = ref->top, .top_q = own->top,
+                                         .label = p->batch.labels };
         st = qsae_metric_update_divergence(who->divergence, &at, &d);
     }
-    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++) {
-        struct audit_features *const f = &who->saes[i];
-        qsae__csr *const csr = is_reference ? &p->csr_r[i] : &p->csr_q;
-        float *const y = is_reference ? p->y_r[i] : p->y_q;
-        float *const x = own->taps[p->sae_tap[i]], *const x_ref = ref->taps[p->sae_tap[i]];
-        if (!is_reference && (st = reconstruct(p, a->saes[i].sae, x, csr, y)) != QSAE_OK)
-            break;
-        const qsae_rows vx = rows_view(p, x), vy = rows_view(p, y), vxr = rows_view(p, x_ref),
-                        vyr = rows_view(p, p->y_r[i]);
-        const qsae_sparse_rows acts = sparse_view(csr), acts_r = sparse_view(&p->csr_r[i]);
-        st = qsae_metric_update_reconstruction(f->reconstruction, &at_features, &vx, &vy, &acts);
-        if (st == QSAE_OK && !is_reference)
-            st = qsae_metric_update_drift(f->drift, &at_features, &vxr, &vx, &vyr, &vy);
-        if (st == QSAE_OK && !is_reference)
-            st = qsae_metric_update_features(f->survival, &at_features, &acts_r, &acts);
-    }
+    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && qsae__participant_features(who); i++)
+        st = update_sae(a, p, who, own, i);
+    who->seconds += qsae__now() - start;
     if (st != QSAE_OK)
         return st;
-    who->next_chunk = a->next_chunk + p->n_seq;
+    who->next_chunk = a->next_chunk + p->batch.n_seq;
     for (int64_t i = 0; i < who->n_outliers; i++)
         who->outliers[i] = qsae__model_outliers(who->model, i);
     return QSAE_OK;
 }
 
-static int32_t timed_update(qsae_audit *a, struct pass *p, struct participant *who,
-                            struct rows_of *own)
-{
-    const double start = qsae__now();
-    const int32_t st = update(a, p, who, own);
-    who->seconds += qsae__now() - start;
-    return st;
-}
-
-/* Head and metrics for the reference and the conditions of a group (indices in members). */
-static int32_t finish_group(qsae_audit *a, struct pass *p, const int64_t *members, int64_t n)
+/* Head over the reference and the conditions of a group (indices in members). Those with another
+ * number of rows have no divergence and run alone. */
+static int32_t run_heads(qsae_audit *a, struct pass *p, const int64_t *members, int64_t n)
 {
     qsae__head_rows *heads = qsae__calloc(a->ctx, n + 1, sizeof *heads);
+    int64_t joint = 0;
     if (!heads)
         return QSAE_ENOMEM;
     const double start = qsae__now();
-    for (int64_t j = 0; j <= n; j++) {
+    int32_t st = QSAE_OK;
+    for (int64_t j = 0; j <= n && st == QSAE_OK; j++) {
+        struct participant *const who = &a->participants[j ? members[j - 1] : 0];
         struct rows_of *const r = &p->rows[j];
-        heads[j] = (qsae__head_rows){ .model = a->participants[j ? members[j - 1] : 0].model,
-                                      .final = r->final, .nll = r->nll, .kl = j ? r->kl : NULL,
-                                      .top = r->top };
+        const bool alone = who->checkpoint && who->checkpoint->no_kl;
+        const qsae__head_rows head = { .model = who->model, .final = r->final, .nll = r->nll,
+                                       .kl = j && !alone ? r->kl : NULL, .top = r->top };
+        if (alone)
+            st = qsae__head_run(a->ctx, p->batch.rows, p->batch.labels, 1, &head, a->cancel);
+        else
+            heads[joint++] = head;
     }
-    int32_t st = qsae__head_run(a->ctx, p->rows_n, p->labels, n + 1, heads, a->cancel);
+    if (st == QSAE_OK)
+        st = qsae__head_run(a->ctx, p->batch.rows, p->batch.labels, joint, heads, a->cancel);
     qsae__free(a->ctx, heads);
     const double share = (qsae__now() - start) / (double)(n + 1);
+    for (int64_t j = 0; j <= n; j++) {
+        struct participant *const who = &a->participants[j ? members[j - 1] : 0];
+        if (j || who->next_chunk == a->next_chunk)
+            who->seconds += share;
+    }
+    return st;
+}
+
+/* Head and metrics of a group. */
+static int32_t finish_group(qsae_audit *a, struct pass *p, const int64_t *members, int64_t n)
+{
     struct participant *const reference = &a->participants[0];
-    if (st == QSAE_OK && reference->next_chunk == a->next_chunk) {
-        reference->seconds += share;
-        st = timed_update(a, p, reference, &p->rows[0]);
-    }
-    for (int64_t j = 1; j <= n && st == QSAE_OK; j++) {
-        struct participant *const who = &a->participants[members[j - 1]];
-        who->seconds += share;
-        st = timed_update(a, p, who, &p->rows[j]);
-    }
+    int32_t st = run_heads(a, p, members, n);
+    if (st == QSAE_OK && reference->next_chunk == a->next_chunk)
+        st = update(a, p, reference, &p->rows[0]);
+    for (int64_t j = 1; j <= n && st == QSAE_OK; j++)
+        st = update(a, p, &a->participants[members[j - 1]], &p->rows[j]);
     return st;
 }
 
 int32_t qsae__pass_batch(qsae_audit *a)
 {
     struct pass *const p = a->pass;
-    int64_t members[64];
-    const int64_t group = qsae__min_i64(p->group, 64);
-    int32_t st = gather(a, p);
+    int64_t members[GROUP_MOST];
+    int32_t st = qsae__batch_gather(a, a->next_chunk, &p->batch);
     if (st == QSAE_OK)
         st = forward(a, p, &a->participants[0], &p->rows[0]);
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++) {
@@ -368,7 +454,7 @@ int32_t qsae__pass_batch(qsae_audit *a)
     int64_t next = 1;
     do {
         int64_t n = 0;
-        for (; next < a->n_participants && n < group && st == QSAE_OK; next++) {
+        for (; next < a->n_participants && n < p->group && st == QSAE_OK; next++) {
             struct participant *const who = &a->participants[next];
             if (who->next_chunk != a->next_chunk) /* done before an earlier stop */
                 continue;
@@ -380,7 +466,7 @@ int32_t qsae__pass_batch(qsae_audit *a)
     } while (st == QSAE_OK && next < a->n_participants);
     if (st != QSAE_OK)
         return st;
-    a->next_chunk += p->n_seq;
-    a->tokens_done += p->rows_n;
+    a->next_chunk += p->batch.n_seq;
+    a->tokens_done += p->batch.rows;
     return QSAE_OK;
 }

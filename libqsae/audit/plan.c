@@ -69,57 +69,11 @@ static int32_t check(const qsae_audit_settings *s)
         return qsae__fail(QSAE_EINVAL, "audit: profile: expected 0..2, found %d", (int)s->profile);
     if (s->compute < 0 || s->compute > QSAE_COMPUTE_BF16)
         return qsae__fail(QSAE_EINVAL, "audit: compute: expected 0..2, found %d", (int)s->compute);
+    if (s->sweep < 0 || s->sweep > QSAE_SWEEP_KINDS)
+        return qsae__fail(QSAE_EINVAL, "audit: sweep: expected 0..3, found %d", (int)s->sweep);
     if (s->batch < 0 || s->batch > 1 << 20)
         return qsae__fail(QSAE_EINVAL, "audit: batch: expected 0..1048576, found %lld",
                           (long long)s->batch);
-    return QSAE_OK;
-}
-
-/* The reference, or a condition on it, or another checkpoint. */
-static int32_t open_participant(qsae_audit *a, struct participant *p, const char *text,
-                                const qsae_audit_settings *s)
-{
-    const bool folder = p != a->participants && qsae__folder_exists(text);
-    const bool first = p == a->participants;
-    int32_t st = QSAE_OK;
-    if (first || folder)
-        st = qsae_weights_open(a->ctx, first ? s->model : text, &p->weights);
-    if (st != QSAE_OK)
-        return st;
-    qsae_model_settings m;
-    qsae_model_settings_init(&m, sizeof m);
-    m.condition = first || folder ? NULL : text;
-    m.compute = a->compute;
-    m.attention = s->attention;
-    m.progress = s->progress;
-    m.progress_cookie = s->progress_cookie;
-    m.cancel = s->cancel;
-    st = qsae_model_open(p->weights ? p->weights : a->participants[0].weights, &m, &p->model);
-    if (st != QSAE_OK)
-        return qsae__fail_in(st, "condition %s", text);
-    p->cost.struct_size = sizeof p->cost;
-    if ((st = qsae_model_get_cost(p->model, &p->cost)) != QSAE_OK)
-        return st;
-    p->label = qsae__strdup(a->ctx, folder ? text : p->cost.condition);
-    p->n_outliers = qsae__model_linears(p->model);
-    p->outliers = qsae__calloc(a->ctx, p->n_outliers, sizeof *p->outliers);
-    return p->label && p->outliers ? QSAE_OK : QSAE_ENOMEM;
-}
-
-static int32_t check_pair(qsae_audit *a, const struct participant *p)
-{
-    qsae_model_info r = { .struct_size = offsetof(qsae_model_info, hash) }, q = r;
-    int32_t st = qsae_model_get_info(a->participants[0].model, &r);
-    if (st != QSAE_OK || (st = qsae_model_get_info(p->model, &q)) != QSAE_OK)
-        return st;
-    if (r.vocab != q.vocab)
-        return qsae__fail(QSAE_EMISMATCH, "%s: vocabulary of %lld, the reference has %lld",
-                          p->label, (long long)q.vocab, (long long)r.vocab);
-    if (r.width != q.width || r.layers != q.layers)
-        return qsae__fail(QSAE_EMISMATCH,
-                          "%s: %lld layers of width %lld, the reference has %lld of %lld", p->label,
-                          (long long)q.layers, (long long)q.width, (long long)r.layers,
-                          (long long)r.width);
     return QSAE_OK;
 }
 
@@ -177,9 +131,21 @@ static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
     return QSAE_OK;
 }
 
-/* Rows and values a metric keeps for medians and quantiles; exact for tens of thousands of tokens
- * of a small model, a sample beyond. Many conditions and SAEs must fit beside the weights. */
-#define METRIC_MEMORY ((uint64_t)64 << 20)
+/*
+ * Rows and values a metric keeps for medians and quantiles; exact for tens of thousands of tokens
+ * of a small model, a sample beyond. Many conditions and SAEs must fit beside the weights: all of
+ * them together keep at most TOTAL_MEMORY, but LEAST_MEMORY each.
+ */
+#define METRIC_MEMORY ((int64_t)64 << 20)
+#define TOTAL_MEMORY ((int64_t)2 << 30)
+#define LEAST_MEMORY ((int64_t)1 << 20)
+
+static uint64_t metric_memory(const qsae_audit *a)
+{
+    const int64_t metrics = a->n_participants * (2 + 2 * a->n_saes);
+    return (uint64_t)qsae__min_i64(METRIC_MEMORY,
+                                   qsae__max_i64(LEAST_MEMORY, TOTAL_MEMORY / metrics));
+}
 
 static int32_t open_metrics(qsae_audit *a, struct participant *p)
 {
@@ -187,7 +153,7 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
     qsae_metric_settings_init(&s, sizeof s);
     s.batch_rows = a->batch * a->corpus_info.context;
     s.fingerprint = a->fingerprint;
-    s.memory = METRIC_MEMORY;
+    s.memory = metric_memory(a);
     const bool first = p == a->participants;
     int32_t st = qsae_metric_open_cross_entropy(a->ctx, &s, &p->cross_entropy);
     if (st == QSAE_OK && !first)
@@ -225,8 +191,8 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++) {
         const struct participant *p = &a->participants[i];
         qsae_model_info info = { .struct_size = sizeof info };
-        qsae__hasher_string(h, p->cost.condition);
-        qsae__hasher_i64(h, p->cost.compute);
+        qsae__hasher_string(h, p->match ? p->match->request.canonical : p->cost.condition);
+        qsae__hasher_i64(h, p->match ? a->compute : p->cost.compute);
         if (p->weights && (st = qsae_weights_get_info(p->weights, &info)) == QSAE_OK)
             qsae__hasher_string(h, info.hash);
     }
@@ -261,29 +227,6 @@ static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
     return qsae_corpus_get_info(a->corpus, &a->corpus_info);
 }
 
-static int32_t open_participants(qsae_audit *a, const qsae_audit_settings *s)
-{
-    const char *const *conditions = s->conditions;
-    int64_t n = s->n_conditions;
-    if (n == 0 && a->profile->conditions) {
-        conditions = a->profile->conditions;
-        while (conditions[n])
-            n++;
-    }
-    a->participants = qsae__calloc(a->ctx, n + 1, sizeof *a->participants);
-    if (!a->participants)
-        return QSAE_ENOMEM;
-    a->n_participants = n + 1;
-    int32_t st = QSAE_OK;
-    for (int64_t i = 0; i <= n && st == QSAE_OK; i++) {
-        struct participant *p = &a->participants[i];
-        st = open_participant(a, p, i ? conditions[i - 1] : "none", s);
-        if (st == QSAE_OK && i)
-            st = check_pair(a, p);
-    }
-    return st;
-}
-
 static void warn_bos(qsae_audit *a)
 {
     qsae_tokenizer_info info = { .struct_size = sizeof info };
@@ -304,6 +247,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->batch = s->batch ? s->batch : a->profile->batch;
     a->compute = s->compute ? s->compute : a->profile->compute;
     a->attention = s->attention;
+    a->sweep = s->sweep;
     a->progress = s->progress;
     a->progress_cookie = s->progress_cookie;
     a->cancel = s->cancel;
@@ -314,7 +258,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
         return qsae__fail(QSAE_ENOMEM, "out of memory: an audit");
     if (s->state && !(a->state_path = qsae__strdup(a->ctx, s->state)))
         return QSAE_ENOMEM;
-    if ((st = open_text(a, s)) != QSAE_OK || (st = open_participants(a, s)) != QSAE_OK)
+    if ((st = open_text(a, s)) != QSAE_OK || (st = qsae__participants_open(a, s)) != QSAE_OK)
         return st;
     for (int64_t i = 0; i < s->n_saes && st == QSAE_OK; i++)
         st = open_sae(a, s->saes[i], &a->saes[i]);
@@ -324,6 +268,9 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
         st = open_metrics(a, &a->participants[i]);
     if (st == QSAE_OK && a->state_path && qsae__file_exists(a->state_path))
         st = qsae__state_load(a);
+    for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)
+        if (a->participants[i].match && a->participants[i].match->done)
+            st = qsae__match_open(a, &a->participants[i]);
     if (st == QSAE_OK)
         warn_bos(a);
     return st;

@@ -47,6 +47,22 @@ static void put_metric(qsae__strbuf *b, qsae_context *ctx, const qsae_metric *m)
     qsae__strbuf_free(&part);
 }
 
+/* What a search for a sparsity has found. */
+static void put_match(qsae__strbuf *b, const struct audit_match *m)
+{
+    if (!m)
+        return;
+    put_u64(b, m->done);
+    put_f64(b, m->target);
+    put_u64(b, (uint64_t)m->tokens);
+    put_u64(b, (uint64_t)m->chosen);
+    put_u64(b, (uint64_t)m->n_visited);
+    for (int64_t i = 0; i < m->n_visited; i++) {
+        put_f64(b, m->visited[i].sparsity);
+        put_f64(b, m->visited[i].ppl);
+    }
+}
+
 int32_t qsae__state_save(qsae_audit *a)
 {
     qsae__strbuf b;
@@ -65,6 +81,7 @@ int32_t qsae__state_save(qsae_audit *a)
     free(snapshots);
     for (int64_t i = 0; i < a->n_participants; i++) {
         const struct participant *p = &a->participants[i];
+        put_match(&b, p->match);
         put_u64(&b, (uint64_t)p->next_chunk);
         put_f64(&b, p->seconds);
         for (int64_t o = 0; o < p->n_outliers; o++) {
@@ -174,9 +191,33 @@ static int32_t get_snapshots(qsae_audit *a, struct reader *r)
     return QSAE_OK;
 }
 
+static int32_t get_match(struct reader *r, struct audit_match *m)
+{
+    int64_t done = 0;
+    int32_t st = get_i64(r, 1, &done);
+    if (st != QSAE_OK || (st = get_f64(r, &m->target)) != QSAE_OK ||
+        (st = get_i64(r, INT64_MAX, &m->tokens)) != QSAE_OK ||
+        (st = get_i64(r, QSAE__MATCH_STEPS - 1, &m->chosen)) != QSAE_OK ||
+        (st = get_i64(r, QSAE__MATCH_STEPS, &m->n_visited)) != QSAE_OK)
+        return st;
+    m->done = done;
+    for (int64_t i = 0; i < m->n_visited && st == QSAE_OK; i++) {
+        st = get_f64(r, &m->visited[i].sparsity);
+        if (st == QSAE_OK)
+            st = get_f64(r, &m->visited[i].ppl);
+        if (st == QSAE_OK && !(m->visited[i].sparsity >= 0 && m->visited[i].sparsity <= 1))
+            st = qsae__fail(QSAE_EFORMAT, "%s: a sparsity out of 0..1", r->path);
+    }
+    if (st == QSAE_OK && done && m->chosen >= m->n_visited)
+        st = qsae__fail(QSAE_EFORMAT, "%s: a search without its result", r->path);
+    return st;
+}
+
 static int32_t get_participant(qsae_audit *a, struct reader *r, struct participant *p)
 {
-    int32_t st = get_i64(r, a->corpus_info.chunks, &p->next_chunk);
+    int32_t st = p->match ? get_match(r, p->match) : QSAE_OK;
+    if (st == QSAE_OK)
+        st = get_i64(r, a->corpus_info.chunks, &p->next_chunk);
     if (st == QSAE_OK)
         st = get_f64(r, &p->seconds);
     for (int64_t o = 0; o < p->n_outliers && st == QSAE_OK; o++)

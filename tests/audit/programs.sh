@@ -34,6 +34,18 @@ table() {
         [ "$(ls "$tmp"/r.json*)" = "$tmp/r.json" ]
 }
 
+sweep() {
+    evaluate --sae "$data/tiny-gemma3-sae" --condition rtn:bits=3 --sweep layers --tokens 2000 \
+        --json "$tmp/s.json" >"$tmp/table" && grep -q 'by layers of rtn:bits=3' "$tmp/table" &&
+        grep -q '^  5 [+-]0' "$tmp/table" && ! grep -q 'layers=5-5' "$tmp/table" &&
+        grep -q 'layers=5-5' "$tmp/s.json" && grep -q '"by": "layers"' "$tmp/s.json"
+}
+
+matched() {
+    evaluate --condition 'none+prune:match=(rtn:bits=3)' --tokens 1000 >"$tmp/table" &&
+        grep -q 'none+prune:sparsity=0' "$tmp/table" && grep -q 'nearest to perplexity' "$tmp/table"
+}
+
 no_progress() { # stderr is no terminal: nothing but errors there
     evaluate --tokens 3000 2>"$tmp/err" >/dev/null && [ ! -s "$tmp/err" ]
 }
@@ -77,29 +89,82 @@ inspect_sae() {
         grep -q 'W_enc' "$tmp/o"
 }
 
+# A row for each matrix: what the selector leaves alone is exact.
+inspect_errors() {
+    "$bin/inspect" --condition nf4@layers=0 --threads 1 "$data/tiny-gemma3" >"$tmp/o" &&
+        [ "$(grep -c ' nf4 ' "$tmp/o")" = 7 ] && [ "$(grep -c ' exact ' "$tmp/o")" = 37 ] &&
+        grep -q '^  total ' "$tmp/o" && [ "$(awk 'length > 100' "$tmp/o" | wc -l)" = 0 ]
+}
+
+inspect_json() {
+    "$bin/inspect" --json --condition rtn:bits=4 --condition none "$data/tiny-gemma3" >"$tmp/o" &&
+        grep -q '"qsae-inspect"' "$tmp/o" && [ "$(grep -c '"layer": 5' "$tmp/o")" = 14 ] &&
+        grep -q '"sqnr_db": null' "$tmp/o" && ! grep -q 'runs' "$tmp/o"
+}
+
+# Another checkpoint of the model.
+inspect_other() {
+    rm -rf "$tmp/i" && quantize nf4 "$tmp/i" 2>"$tmp/err" &&
+        "$bin/inspect" --other "$tmp/i" "$data/tiny-gemma3" >"$tmp/o" &&
+        [ "$(grep -c '^  [0-5] .* nf4 ' "$tmp/o")" = 42 ]
+}
+
 inspect_pickle() {
     mkdir -p "$tmp/p"
     printf '\200\002}q.' >"$tmp/p/ae.pt"
     ! "$bin/inspect" "$tmp/p/ae.pt" >"$tmp/o" && grep -qi 'pickle' "$tmp/o"
 }
 
+quantize() {
+    "$bin/quantize" "$data/tiny-gemma3" "$@"
+}
+
+# A bitsandbytes folder, which the other programs read; nothing else is left beside it.
+quantized() {
+    rm -rf "$tmp/q" && quantize nf4 "$tmp/q" --shard-size 200KB 2>"$tmp/err" &&
+        [ ! -s "$tmp/err" ] &&
+        grep -q '"bnb_4bit_quant_type": "nf4"' "$tmp/q/config.json" &&
+        cmp "$data/tiny-gemma3/tokenizer.json" "$tmp/q/tokenizer.json" &&
+        [ -f "$tmp/q/model.safetensors.index.json" ] && [ "$(ls -d "$tmp"/q*)" = "$tmp/q" ] &&
+        "$bin/inspect" "$tmp/q" >"$tmp/o" && grep -q 'gemma3_text' "$tmp/o"
+}
+
+quantize_twice() {
+    mkdir -p "$tmp/full" && : >"$tmp/full/x" &&
+        fails_with 1 'empty or does not exist' quantize rtn:bits=4 "$tmp/full" &&
+        [ "$(ls "$tmp/full")" = x ]
+}
+
 stream() {
     "$bin/stream_residuals" "$data/tiny-gemma3-sae" >"$tmp/o" && [ "$(grep -c FVU "$tmp/o")" = 8 ]
 }
 
-echo 1..15
+echo 1..28
 check "evaluate prints the table and writes the result" table
+check "evaluate ranks the parts of a sweep" sweep
+check "evaluate finds a sparsity" matched
 check "no progress line without a terminal" no_progress
 check "an interrupted run leaves no result and goes on" interrupted
 check "unknown option" fails_with 2 usage evaluate --nonsense
 check "missing text" fails_with 2 'MODEL and --text' "$bin/evaluate" "$data/tiny-gemma3"
 check "bad number" fails_with 2 'whole number' evaluate --context many
 check "bad choice" fails_with 2 'f32, bf16' evaluate --compute f64
+check "bad sweep" fails_with 2 'layers, modules, kinds' evaluate --sweep rows
+check "missing checkpoint" fails_with 1 'no such folder or file' evaluate --condition /nowhere/m
 check "bad condition" fails_with 1 'nf5' evaluate --condition nf5
 check "missing model" fails_with 1 '/nowhere' "$bin/evaluate" /nowhere --text "$data/eval.jsonl"
 check "unwritable result" unwritable
 check "inspect a model" inspect_model
 check "inspect an SAE" inspect_sae
 check "inspect refuses a pickle" inspect_pickle
+check "inspect: errors of the weights" inspect_errors
+check "inspect: JSON" inspect_json
+check "inspect: another checkpoint" inspect_other
+check "inspect: bad condition" fails_with 1 'nf5' "$bin/inspect" --condition nf5 "$data/tiny-gemma3"
+check "inspect: bad option" fails_with 2 'usage' "$bin/inspect" --frob "$data/tiny-gemma3"
 check "stream_residuals" stream
 check "help" fails_with 0 '--condition' "$bin/evaluate" --help
+check "quantize writes a folder that runs" quantized
+check "quantize keeps what is there" quantize_twice
+check "quantize: bad size" fails_with 2 'whole number' quantize nf4 "$tmp/z" --shard-size 5PB
+check "quantize: help" fails_with 0 'llm.int8' "$bin/quantize" --help

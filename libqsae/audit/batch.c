@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <string.h>
+
+#include "audit/audit.h"
+
+int32_t qsae__batch_open(qsae_audit *a, struct audit_batch *b)
+{
+    qsae_context *const ctx = a->ctx;
+    const int64_t context = a->corpus_info.context;
+    const int64_t chunks = qsae__min_i64(a->batch, a->corpus_info.chunks);
+    memset(b, 0, sizeof *b);
+    if (!qsae__mul_i64(chunks, context, &b->rows_max))
+        return qsae__fail(QSAE_EOVERFLOW, "a batch of %lld chunks of %lld tokens is too large",
+                          (long long)chunks, (long long)context);
+    const int64_t n = b->rows_max;
+    b->ids = qsae__alloc_array(ctx, n, sizeof *b->ids);
+    b->labels = qsae__alloc_array(ctx, n, sizeof *b->labels);
+    b->position = qsae__alloc_array(ctx, n, sizeof *b->position);
+    b->document = qsae__alloc_array(ctx, n, sizeof *b->document);
+    b->mask = qsae__alloc_array(ctx, n, sizeof *b->mask);
+    b->mask_features = qsae__alloc_array(ctx, n, sizeof *b->mask_features);
+    if (b->ids && b->labels && b->position && b->document && b->mask && b->mask_features)
+        return QSAE_OK;
+    qsae__batch_close(a, b);
+    return QSAE_ENOMEM;
+}
+
+void qsae__batch_close(qsae_audit *a, struct audit_batch *b)
+{
+    void *const blocks[] = { b->ids, b->labels, b->position, b->document, b->mask,
+                             b->mask_features };
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
+        qsae__free(a->ctx, blocks[i]);
+    memset(b, 0, sizeof *b);
+}
+
+/* A shorter last chunk makes its own batch. */
+int32_t qsae__batch_gather(qsae_audit *a, int64_t chunk, struct audit_batch *b)
+{
+    const bool first_out = a->profile->exclude_first;
+    b->rows = b->n_seq = 0;
+    b->first_token = chunk * a->corpus_info.context;
+    while (b->n_seq < a->batch && chunk + b->n_seq < a->corpus_info.chunks) {
+        const int32_t *ids, *labels;
+        const int64_t *document;
+        int64_t n;
+        const int32_t st =
+            qsae_corpus_chunk(a->corpus, chunk + b->n_seq, &ids, &labels, &document, &n);
+        if (st != QSAE_OK)
+            return st;
+        if (b->n_seq > 0 && n != b->n_tokens)
+            break;
+        b->n_tokens = n;
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t r = b->rows + i;
+            const uint8_t first = i == 0 ? QSAE_MASK_FIRST : 0;
+            b->ids[r] = ids[i];
+            b->labels[r] = labels[i];
+            b->document[r] = document[i];
+            b->position[r] = (int32_t)i;
+            b->mask[r] = (uint8_t)(first | (qsae_tokenizer_is_special(a->tokenizer, ids[i])
+                                                ? QSAE_MASK_SPECIAL : 0));
+            b->mask_features[r] = (uint8_t)(b->mask[r] |
+                                            (first && first_out ? QSAE_MASK_EXCLUDED : 0));
+        }
+        b->rows += n;
+        b->n_seq++;
+    }
+    return QSAE_OK;
+}
+
+qsae_positions qsae__batch_positions(const struct audit_batch *b, const uint8_t *mask)
+{
+    return (qsae_positions){ .struct_size = sizeof(qsae_positions),
+                             .first_token = b->first_token,
+                             .document = b->document,
+                             .position = b->position,
+                             .mask = mask,
+                             .n_rows = b->rows };
+}
