@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import pathlib
 import signal
 import threading
 
@@ -50,8 +51,35 @@ class Evaluate(Case):
         with open(os.path.join(ROOT, "doc", "result.md"), encoding="utf-8") as file:
             page = file.read()
         found = keys(qsae.evaluate(MODEL, **{**SMALL, "tokens": 6000, "conditions": ["llm.int8"]}))
-        self.assertGreater(len(found), 150)
+        more = {**SMALL, "tokens": 500}
+        match = "none+prune:match=(rtn:bits=4)"
+        found |= keys(qsae.evaluate(MODEL, **{**more, "conditions": [match, MODEL]}))
+        found |= keys(qsae.evaluate(MODEL, sweep="kinds", **more))
+        self.assertGreater(len(found), 170)
         self.assertEqual([key for key in sorted(found) if f"`{key}`" not in page], [])
+
+    def test_sweep_and_checkpoints(self):
+        settings = {**SMALL, "tokens": 500, "conditions": ["rtn:bits=3", pathlib.Path(MODEL)]}
+        result = qsae.evaluate(MODEL, sweep="layers", **settings)
+        layers = qsae.Model(self.ctx, MODEL).layers
+        parts = result["sweep"]["parts"]
+        self.assertEqual([part["layer"] for part in parts], list(range(layers)))
+        self.assertEqual(sorted(result["sweep"]["ranking"]["dce"]), list(range(layers)))
+        self.assertEqual(result["conditions"][-1]["label"], MODEL)
+        self.assertEqual(result["conditions"][-1]["kl_max"], 0)
+        self.assertEqual(result["conditions"][-1]["checkpoint"]["differences"], [])
+        with self.assertRaises(qsae.Error):
+            qsae.evaluate(MODEL, sweep="rows", **settings)
+
+    def test_matched_pruning(self):
+        settings = {**SMALL, "tokens": 500, "conditions": ["none+prune:match=3.5"]}
+        phases = set()
+        result = qsae.evaluate(MODEL, progress=lambda d, t, u, phase: phases.add(phase), **settings)
+        match = result["conditions"][0]["match"]
+        self.assertEqual(len(match["visited"]), 6)
+        best = min(match["visited"], key=lambda pair: abs(pair[1] - 3.5))
+        self.assertEqual(match["chosen"], best[0])
+        self.assertTrue({"match", "measure"} <= phases)
 
     def test_equals_the_parts(self):
         """The same measurement, put together by hand from Model, SAE and metrics."""

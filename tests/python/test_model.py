@@ -211,8 +211,63 @@ class Conditions(Case):
             qsae.Model(self.ctx, MODEL, quantizer="nf4", progress=lambda *line: {}["stop"])
 
     def test_refusals(self):
-        self.fails("QSAE_EUNSUPPORTED", "kv", qsae.Model, self.ctx, MODEL, kv="q8_0")
+        self.fails("QSAE_EINVAL", "q9_0", qsae.Model, self.ctx, MODEL, kv="q9_0")
         self.fails("QSAE_EINVAL", "nf9", qsae.Model, self.ctx, MODEL, quantizer="nf9")
         self.fails("QSAE_EINVAL", "f32, bf16", qsae.Model, self.ctx, MODEL, compute="f16")
         self.fails("QSAE_EINVAL", "sdpa", qsae.Model, self.ctx, MODEL, attn="flash")
         self.fails("QSAE_ENOENT", "nothing", qsae.Model, self.ctx, "/nothing")
+
+
+class Compressed(Case):
+    """Key/value codes, stored matrices, errors and folders written under a condition."""
+
+    def test_kv(self):
+        ids = np.arange(40).reshape(2, 20)
+        plain = qsae.Model(self.ctx, MODEL).forward(ids).nll
+        with qsae.Model(self.ctx, MODEL, kv="q8_0") as model:
+            self.assertEqual(model.cost["condition"], "none+kv:k=q8_0,v=q8_0,sink=0")
+            self.assertEqual(model.cost["kv_bits_per_value"], 8.5)
+            both = model.forward(ids).nll
+        with qsae.Model(self.ctx, MODEL, quantizer="nf4", kv="k=q4_0,sink=2") as model:
+            self.assertRegex(model.cost["condition"], r"^nf4:.*\+kv:k=q4_0,v=none,sink=2$")
+        self.assertGreater(np.abs(both - plain).max(), 0)
+        self.assertLess(np.abs(both - plain).mean(), 0.05)
+
+    def test_matrix(self):
+        with qsae.Weights(self.ctx, MODEL) as weights, \
+                qsae.Tensors(self.ctx, MODEL) as tensors:
+            name = "model.layers.1.mlp.up_proj"
+            one = weights.matrix(name).decode()
+            self.same(one, tensors.matrix(name + ".weight").decode())
+            self.assertEqual(weights.matrix("model.embed_tokens").shape, (2048, 128))
+            self.fails("QSAE_ENOENT", "up_proj", weights.matrix, "model.layers.99.mlp.up_proj")
+            self.fails("QSAE_ENOENT", "nothing", tensors.matrix, "nothing")
+
+    def test_errors(self):
+        with qsae.Weights(self.ctx, MODEL) as weights:
+            errors = weights.errors("rtn:bits=4@only=mlp")
+            self.assertEqual(len(errors), 6 * 7 + 1)
+            for e in errors:
+                exact = not (e["module"] or "").startswith("mlp.")
+                self.assertEqual(e["frobenius_relative"] == 0, exact, e)
+            found = next(e for e in errors if (e["layer"], e["module"]) == (2, "mlp.up_proj"))
+            weight = weights.matrix("model.layers.2.mlp.up_proj").decode()
+            matrix = qsae.Quantizer(self.ctx, "rtn:bits=4").encode(weight)
+            self.assertEqual(matrix.error(weight)["sqnr_db"], found["sqnr_db"])
+            difference = (matrix.decode() - weight).astype(np.float64)
+            self.assertAlmostEqual(found["frobenius_relative"], np.linalg.norm(difference)
+                                   / np.linalg.norm(weight.astype(np.float64)), 12)
+            self.assertEqual(found["max_abs"], np.abs(difference).max())
+
+    def test_save(self):
+        folder = os.path.join(self.folder(), "saved")
+        ids = np.arange(30)[None]
+        with qsae.Weights(self.ctx, MODEL) as weights:
+            weights.save(folder, "nf4:rules=torch")
+            self.fails("QSAE_EINVAL", "empty", weights.save, folder, "nf4")
+            expected = qsae.Model(self.ctx, weights, compute="bf16",
+                                  quantizer="nf4:rules=torch").forward(ids, logits=True).logits
+        with qsae.Weights(self.ctx, folder) as saved:
+            self.assertEqual(saved.config["storage"], "bitsandbytes")
+            found = qsae.Model(self.ctx, saved, compute="bf16").forward(ids, logits=True).logits
+        self.same(found, expected)

@@ -20,6 +20,7 @@ CONSTANTS = {
     "QSAE_SITE_RESID_POST": 1,
     "QSAE_METRIC_LEAF": 256,
     "QSAE_PROFILE_DEFAULT": 0, "QSAE_PROFILE_ARTICLE": 1, "QSAE_PROFILE_PAPER": 2,
+    "QSAE_SWEEP_NONE": 0, "QSAE_SWEEP_LAYERS": 1, "QSAE_SWEEP_MODULES": 2, "QSAE_SWEEP_KINDS": 3,
     "QSAE_API_VERSION_MAJOR": API_MAJOR, "QSAE_API_VERSION_MINOR": API_MINOR,
     "QSAE_API_VERSION_PATCH": 0,
 }
@@ -105,7 +106,7 @@ class ModelInfo(Struct):
                 ("kv_heads", c_int64), ("head_dim", c_int64), ("mlp_width", c_int64),
                 ("window", c_int64), ("max_positions", c_int64), ("parameters", c_int64),
                 ("tied", c_int32), ("bos", c_int32), ("eos", c_int32), ("dtype", c_int32),
-                ("hash", c_char_p)]
+                ("storage", c_char_p), ("hash", c_char_p)]
 
 
 class ModelSettings(Struct):
@@ -119,7 +120,8 @@ class ModelCost(Struct):
                 ("quantized_bytes", c_uint64), ("quantized_weights", c_int64),
                 ("quantized_tensors", c_int64),
                 ("bits_per_weight", c_double), ("condition", c_char_p), ("compute", c_int32),
-                ("attention", c_int32), ("batch_dependent", c_int32)]
+                ("attention", c_int32), ("batch_dependent", c_int32),
+                ("kv_bits_per_value", c_double)]
 
 
 class Tap(Struct):
@@ -138,6 +140,20 @@ class Pass(Struct):
 class Field(Struct):
     _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("data", c_void_p),
                 ("bytes", c_uint64), ("shape", c_int64 * 4), ("rank", c_int32), ("dtype", c_int32)]
+
+
+class WeightError(Struct):
+    _fields_ = [("struct_size", c_size_t), ("module", c_char_p), ("format", c_char_p),
+                ("layer", c_int64), ("rows", c_int64), ("cols", c_int64), ("nonfinite", c_int64),
+                ("bytes", c_uint64), ("bits_per_weight", c_double),
+                ("frobenius_relative", c_double), ("sqnr_db", c_double), ("max_abs", c_double),
+                ("mean_abs", c_double), ("weight_norm", c_double), ("zeros", c_double)]
+
+
+class SaveSettings(Struct):
+    _fields_ = [("struct_size", c_size_t), ("dtype", c_int32), ("reserved", c_int32),
+                ("max_shard_bytes", c_uint64), ("progress", PROGRESS),
+                ("progress_cookie", c_void_p), ("cancel", c_void_p)]
 
 
 class SaeSettings(Struct):
@@ -182,7 +198,8 @@ class AuditSettings(Struct):
                 ("max_tokens", c_int64), ("profile", c_int32), ("compute", c_int32),
                 ("attention", c_int32), ("bos_policy", c_int32), ("cross_labels", c_int32),
                 ("keep_tail", c_int32),
-                ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p)]
+                ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
+                ("sweep", c_int32), ("reserved", c_int32)]
 
 
 # C name of each struct, for the comparison with the headers.
@@ -192,7 +209,8 @@ STRUCTS = {
     "qsae_corpus_settings": CorpusSettings, "qsae_corpus_info": CorpusInfo,
     "qsae_document_info": DocumentInfo, "qsae_model_info": ModelInfo,
     "qsae_model_settings": ModelSettings, "qsae_model_cost": ModelCost, "qsae_tap": Tap,
-    "qsae_pass": Pass, "qsae_field": Field, "qsae_sae_settings": SaeSettings,
+    "qsae_pass": Pass, "qsae_field": Field, "qsae_weight_error": WeightError,
+    "qsae_save_settings": SaveSettings, "qsae_sae_settings": SaeSettings,
     "qsae_sae_info": SaeInfo, "qsae_metric_settings": MetricSettings,
     "qsae_divergence_rows": DivergenceRows, "qsae_sparse_rows": SparseRows,
     "qsae_value": MetricValue, "qsae_audit_settings": AuditSettings,
@@ -240,6 +258,7 @@ PROTOTYPES = {
     # tensor.h
     "qsae_dtype_name": (_text, _i32),
     "qsae_dtype_bits": (_i32, _i32),
+    "qsae_dtype_block": (_i32, _i32, _out_i64, _out_i64),
     "qsae_dtype_from_name": (_i32, _text),
     "qsae_tensors_open": (Status, _ptr, _text, _ref),
     "qsae_tensors_close": (None, _ref),
@@ -265,6 +284,11 @@ PROTOTYPES = {
     "qsae_weights_open": (Status, _ptr, _text, _ref),
     "qsae_weights_close": (None, _ref),
     "qsae_weights_get_info": (Status, _ptr, POINTER(ModelInfo)),
+    "qsae_weights_matrix": (Status, _ptr, _text, _ref),
+    "qsae_weights_matrix_count": (_i64, _ptr, _ptr),
+    "qsae_weights_error": (Status, _ptr, _ptr, _text, _i64, POINTER(WeightError)),
+    "qsae_save_settings_init": _init(SaveSettings),
+    "qsae_weights_save": (Status, _ptr, _text, _text, POINTER(SaveSettings)),
     "qsae_model_settings_init": _init(ModelSettings),
     "qsae_model_open": (Status, _ptr, POINTER(ModelSettings), _ref),
     "qsae_model_close": (None, _ref),
@@ -286,6 +310,8 @@ PROTOTYPES = {
     "qsae_qmatrix_decode": (Status, _ptr, _rows),
     "qsae_qmatrix_field_count": (_i32, _ptr),
     "qsae_qmatrix_field": (Status, _ptr, _i32, POINTER(Field)),
+    "qsae_tensors_matrix": (Status, _ptr, _text, _ref),
+    "qsae_qmatrix_error": (Status, _ptr, _rows, POINTER(WeightError)),
     "qsae_qmatrix_linear": (Status, _ptr, _rows, _ptr, _i32, _rows),
     "qsae_int8_quantize": (Status, _ptr, _rows, c_float, _ptr, _ptr, _ptr),
     # sae.h

@@ -2,6 +2,7 @@
 """evaluate() and Audit: a model against compressed copies of itself."""
 
 import json
+import os
 from ctypes import byref, c_char_p, c_size_t
 
 from ._handle import Desk, Handle
@@ -12,6 +13,14 @@ from .model import ATTENTION, COMPUTE
 
 _PROFILES = {name: CONSTANTS["QSAE_PROFILE_" + name.upper()]
              for name in ("default", "article", "paper")}
+_SWEEPS = {name: CONSTANTS["QSAE_SWEEP_" + name.upper()]
+           for name in ("none", "layers", "modules", "kinds")}
+
+
+def _condition(value):
+    """A condition string, a Quantizer or the path of another checkpoint."""
+    path = isinstance(value, os.PathLike)
+    return string_bytes(os.fspath(value) if path else getattr(value, "spec", value), "condition")
 
 
 def _strings(values, encode, what):
@@ -28,7 +37,7 @@ class Audit(Handle):
 
     def __init__(self, ctx, model_path, text, saes=(), conditions=(), profile=None, compute=None,
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
-                 cross_labels=False, keep_tail=False, progress=None):
+                 cross_labels=False, keep_tail=False, progress=None, sweep=None):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -38,7 +47,7 @@ class Audit(Handle):
         settings = AuditSettings(progress=self._report, cancel=desk.token._handle)
         settings.model, settings.text = path_bytes(model_path), path_bytes(text)
         settings.conditions, settings.n_conditions = _strings(
-            conditions, lambda c: string_bytes(getattr(c, "spec", c), "condition"), "conditions")
+            conditions, _condition, "conditions")
         settings.saes, settings.n_saes = _strings(saes, path_bytes, "saes")
         settings.profile = choose("profile", profile, _PROFILES)
         settings.compute = choose("compute", compute, COMPUTE)
@@ -49,6 +58,7 @@ class Audit(Handle):
         settings.state = None if state is None else path_bytes(state)
         settings.text_field = None if text_field is None else string_bytes(text_field, "text_field")
         settings.cross_labels, settings.keep_tail = bool(cross_labels), bool(keep_tail)
+        settings.sweep = choose("sweep", sweep, _SWEEPS)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie, done, total, unit, phase):
@@ -77,13 +87,15 @@ class Audit(Handle):
 
 def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", compute=None,
              attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
-             progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False):
+             progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
+             sweep=None):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
-    model_path    folder of the reference model
+    model_path    folder or GGUF file of the reference model
     saes          list of "FOLDER", "FOLDER@LAYER" or "FOLDER@LAYER:SITE"
     text          file or folder
-    conditions    list of condition strings, folders of other models, or Quantizer objects
+    conditions    list of condition strings, other checkpoints (folders, GGUF files) or Quantizer
+                  objects
     profile       "default", "article" or "paper": what the arguments below are if not given
     compute       "f32" or "bf16"
     attn          "sdpa", "eager" or "fp32"
@@ -92,6 +104,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     bos           "none", "stream_start", "doc_start" or "chunk_start"
     tokens        stop after the chunk that reaches this many
     threads, cpu  of the Context that is made if ctx is None
+    sweep         "layers", "modules" or "kinds": each condition on one part of the model at a time
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
     """
@@ -103,7 +116,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     try:
         with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
-                   progress) as audit:
+                   progress, sweep) as audit:
             audit.run()
             return audit.result()
     finally:

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import address, vector
+from ._arrays import address, dtype_number, vector
 from ._handle import Desk, Handle
 from ._lib import choose, count, fail, lib, path_bytes, string_bytes, text
-from ._structs import CONSTANTS, OBSERVER, ModelCost, ModelInfo, ModelSettings, Pass, Tap
-from .quantizer import Quantizer
+from ._structs import (CONSTANTS, OBSERVER, ModelCost, ModelInfo, ModelSettings, Pass,
+                       SaveSettings, Tap, WeightError)
+from .quantizer import QMatrix, Quantizer
 
 COMPUTE = {"f32": CONSTANTS["QSAE_COMPUTE_F32"], "bf16": CONSTANTS["QSAE_COMPUTE_BF16"]}
 ATTENTION = {"eager": CONSTANTS["QSAE_ATTN_EAGER"], "sdpa": CONSTANTS["QSAE_ATTN_SDPA"],
@@ -44,7 +45,7 @@ class Output:
 
 
 class Weights(Handle):
-    """A Hugging Face folder, mapped: any number of models share it."""
+    """A checkpoint, mapped: a Hugging Face folder or a GGUF file. Any number of models share it."""
 
     _close = lib.qsae_weights_close
 
@@ -64,6 +65,41 @@ class Weights(Handle):
         lib.qsae_weights_get_info(self.pointer, byref(info))
         return text(info.hash)
 
+    def matrix(self, module):
+        """QMatrix of a module as the checkpoint stores it, e.g. "model.layers.0.mlp.up_proj"."""
+        out = QMatrix(self._ctx, "stored")
+        lib.qsae_weights_matrix(self.pointer, string_bytes(module, "module"), byref(out._handle))
+        return out
+
+    def errors(self, condition=None, other=None):
+        """What a condition, or another checkpoint of the same shape, does to each matrix: list of
+        dicts as QMatrix.error() gives, with module and layer (-1: embedding, head)."""
+        condition = getattr(condition, "spec", condition)
+        spec = None if condition is None else string_bytes(condition, "condition")
+        second = None if other is None else other.pointer
+        out = []
+        for i in range(lib.qsae_weights_matrix_count(self.pointer, second)):
+            error = WeightError()
+            lib.qsae_weights_error(self.pointer, second, spec, i, byref(error))
+            out.append(error.as_dict())
+        return out
+
+    def save(self, folder, condition=None, dtype=None, max_shard_bytes=0, progress=None):
+        """Writes the checkpoint under a condition as a Hugging Face folder: llm.int8, nf4 and fp4
+        as bitsandbytes stores them, every other condition as plain weights with its values.
+
+        folder           absent or empty
+        dtype            "f32", "bf16", "f16": cast first; None = as stored
+        max_shard_bytes  of one file, 0 = 5e9
+        """
+        desk = Desk()
+        settings = SaveSettings(progress=desk.progress(progress), cancel=desk.token._handle)
+        settings.dtype = 0 if dtype is None else dtype_number(dtype)
+        settings.max_shard_bytes = max_shard_bytes
+        condition = getattr(condition, "spec", condition)
+        spec = None if condition is None else string_bytes(condition, "condition")
+        desk.run(lib.qsae_weights_save, self.pointer, spec, path_bytes(folder), byref(settings))
+
 
 def _config(get_info, handle):
     info = ModelInfo()
@@ -78,15 +114,15 @@ def _config(get_info, handle):
 class Model(Handle):
     """A runnable model.
 
-    path       a Hugging Face folder, or Weights
+    path       a Hugging Face folder, a GGUF file, or Weights
     compute    "f32": nothing is rounded below f32; "bf16": results rounded as PyTorch does
     quantizer  condition, e.g. "nf4:block=64@skip=down_proj", or a Quantizer; None = as stored
-    kv         KV-cache codec: not supported yet, raises QSAE_EUNSUPPORTED
+    kv         code of the key/value cache: "q8_0" for both, or "k=q8_0,v=q4_0,sink=4"
     attn       rounding of attention in bf16: "sdpa" (default), "eager", "fp32"
     progress   callable(done, total, unit, phase) while weights are quantized
 
     config     dict: type, path, layers, width, vocab, heads, kv_heads, head_dim, mlp_width, window,
-               max_positions, parameters, tied, bos, eos, dtype
+               max_positions, parameters, tied, bos, eos, dtype, storage
     cost       dict: condition, weight_bytes, bits_per_weight, quantized_bytes, compute, ...
     """
 
@@ -94,11 +130,12 @@ class Model(Handle):
 
     def __init__(self, ctx, path, compute=None, quantizer=None, kv=None, attn=None, progress=None):
         super().__init__()
-        if kv is not None:
-            fail("QSAE_EUNSUPPORTED", f"kv={kv!r}: this version keeps keys and values as computed")
         self._ctx = ctx
         if isinstance(quantizer, Quantizer):
             quantizer = quantizer.spec
+        if kv is not None:
+            part = kv if "=" in kv else f"k={kv},v={kv}"
+            quantizer = f"{'none' if quantizer is None else quantizer}+kv:{part}"
         desk = Desk()
         settings = ModelSettings(progress=desk.progress(progress), cancel=desk.token._handle)
         settings.condition = None if quantizer is None else string_bytes(quantizer, "quantizer")

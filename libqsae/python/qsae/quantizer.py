@@ -8,7 +8,7 @@ import numpy as np
 from ._arrays import address, copy_out, dtype_number, empty, from_bf16, matrix, output, vector
 from ._handle import Handle
 from ._lib import count, fail, lib, string_bytes, text
-from ._structs import Field
+from ._structs import Field, WeightError
 
 
 class Quantizer(Handle):
@@ -41,7 +41,8 @@ class Quantizer(Handle):
 
 
 class QMatrix(Handle):
-    """An encoded weight [out, in]; made by Quantizer.encode()."""
+    """An encoded weight [out, in]; made by Quantizer.encode(), Weights.matrix() or
+    Tensors.matrix()."""
 
     _close = lib.qsae_qmatrix_close
 
@@ -66,7 +67,7 @@ class QMatrix(Handle):
         return out.array
 
     def fields(self):
-        """The raw arrays by their bitsandbytes names; BF16 ones as uint16 bit patterns."""
+        """The raw arrays by the names their format gives them; BF16 ones as uint16 bit patterns."""
         out = {}
         for i in range(lib.qsae_qmatrix_field_count(self.pointer)):
             field = Field()
@@ -74,6 +75,13 @@ class QMatrix(Handle):
             out[text(field.name)] = copy_out(field.data, tuple(field.shape[:field.rank]),
                                              field.dtype)
         return out
+
+    def error(self, weight):
+        """How far the decoded matrix is from the weight [out, in]: dict of frobenius_relative,
+        sqnr_db, max_abs, mean_abs, weight_norm, zeros, bits_per_weight, bytes, nonfinite, ..."""
+        rows, out = matrix(weight, "weight"), WeightError()
+        lib.qsae_qmatrix_error(self.pointer, rows.ref, byref(out))
+        return out.as_dict("module", "layer")
 
     def linear(self, x, bias=None, dtype="f32"):
         """y = x W^T + bias as the codec defines it, float32 [..., out].

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Tensors: what lies in a safetensors, npz or npy file or folder."""
+"""Tensors: what lies in a safetensors, npz, npy or GGUF file or folder."""
 
 from ctypes import byref
 
 from ._handle import Handle
-from ._lib import lib, path_bytes, text
+from ._lib import lib, path_bytes, string_bytes, text
 from ._structs import TensorInfo
+from .quantizer import QMatrix
 
 
 class Tensors(Handle):
@@ -29,4 +30,10 @@ class Tensors(Handle):
         out = info.as_dict("rank")
         out["shape"] = tuple(info.shape[:info.rank])
         out["dtype"] = text(lib.qsae_dtype_name(info.dtype))
+        return out
+
+    def matrix(self, name):
+        """QMatrix of a tensor of two axes: a ggml block type, F32, F16 or BF16."""
+        out = QMatrix(self._ctx, "stored")
+        lib.qsae_tensors_matrix(self.pointer, string_bytes(name, "name"), byref(out._handle))
         return out

@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Tiny GGUF models as llama.cpp's converter writes them, with the results transformers gives.
+
+Per model: the file, token ids, logits and nll in binary64 on the weights that the gguf package
+decodes, the distance of a transformers fp32 run from them, and a hash of every decoded tensor under
+its Hugging Face name. Blocks of Q4_K and Q6_K are made by ggml itself (llama-cpp-python's library).
+"""
+
+from common import one_thread, output_folder, save, save_json, versions
+
+torch = one_thread()
+
+import ctypes
+import importlib.util
+import math
+import pathlib
+import shutil
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as T
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, LlamaForCausalLM
+
+from models import LLAMA3, binary64, distance, fill, gemma, llama, run
+
+MODELS = {
+    # Every matrix in another type; the embedding too.
+    "gguf_llama_mixed": dict(
+        config=llama(vocab_size=64, intermediate_size=64, num_hidden_layers=2),
+        types={
+            "token_embd": T.Q8_0,
+            "output": T.BF16,
+            "attn_q": T.Q4_0,
+            "attn_k": T.Q5_1,
+            "attn_v": T.F16,
+            "attn_output": T.Q5_0,
+            "ffn_gate": T.Q4_1,
+            "ffn_up": T.F32,
+            "ffn_down": T.Q8_0,
+        },
+        transformers=True,
+    ),
+    # As Q4_K_M mixes them: rows that are no multiple of 256 fall back to Q5_0.
+    "gguf_llama_q4_k_m": dict(
+        config=llama(
+            vocab_size=64,
+            hidden_size=256,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            head_dim=16,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        ),
+        types={
+            "token_embd": T.Q6_K,
+            "attn_q": T.Q4_K,
+            "attn_k": T.Q4_K,
+            "attn_v": T.Q6_K,
+            "attn_output": T.Q5_0,
+            "ffn_gate": T.Q4_K,
+            "ffn_up": T.Q4_K,
+            "ffn_down": T.Q5_0,
+        },
+        transformers=True,
+    ),
+    # The llama3 scaling as rope_freqs.weight; biases of q, k and v alone, as some converters leave.
+    "gguf_llama_rope3": dict(
+        config=llama(
+            vocab_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            attention_bias=True,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_theta": 500000.0, **LLAMA3},
+        ),
+        types={
+            "attn_q": T.Q8_0,
+            "attn_k": T.Q8_0,
+            "token_embd": T.F16,
+            "ffn_up": T.Q4_0,
+            "ffn_gate": T.Q8_0,
+            "ffn_down": T.Q8_0,
+        },
+        drop="attn_output.bias",
+    ),
+    # Window, linear scaling and local base as files of 2025 say them: the pattern is implied.
+    "gguf_gemma3": dict(
+        config=gemma(
+            vocab_size=64,
+            hidden_size=32,
+            num_hidden_layers=7,
+            query_pre_attn_scalar=16,
+            num_key_value_heads=1,
+            num_attention_heads=2,
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        ),
+        types={
+            "token_embd": T.Q8_0,
+            "attn_q": T.Q5_1,
+            "attn_k": T.F16,
+            "attn_v": T.Q4_0,
+            "attn_output": T.Q8_0,
+            "ffn_gate": T.Q4_0,
+            "ffn_up": T.Q5_0,
+            "ffn_down": T.Q4_1,
+        },
+    ),
+    # Keys of newer files, a cap, and a head of its own.
+    "gguf_gemma3_new": dict(
+        config=gemma(
+            vocab_size=64,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            query_pre_attn_scalar=16,
+            final_logit_softcapping=5.0,
+            tie_word_embeddings=False,
+            layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+            rope_parameters={
+                "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            },
+        ),
+        types={
+            "token_embd": T.F16,
+            "output": T.Q8_0,
+            "attn_q": T.Q8_0,
+            "attn_k": T.Q8_0,
+            "ffn_gate": T.Q8_0,
+            "ffn_down": T.BF16,
+            "ffn_up": T.Q8_0,
+        },
+        new_keys=True,
+    ),
+}
+TOKENS = 16
+LLAMA_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+GEMMA_NAMES = {
+    **LLAMA_NAMES,
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def ggml():
+    """The library that llama-cpp-python brings, inside its package or beside it."""
+    package = pathlib.Path(importlib.util.find_spec("llama_cpp").origin).parent
+    for path in [*package.glob("lib/libggml-base.so"), *package.parent.glob("lib/libggml-base.so")]:
+        library = ctypes.CDLL(str(path))
+        library.ggml_quantize_chunk.restype = ctypes.c_size_t
+        library.ggml_quantize_chunk.argtypes = [
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_int64,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+        ]
+        return library
+    raise SystemExit("no libggml-base in llama_cpp")
+
+
+def encode(x, kind):
+    """[rows, columns] float32 to the bytes of a ggml type, [rows, bytes]."""
+    if kind not in (T.Q4_K, T.Q6_K):
+        return gguf.quants.quantize(x, kind)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    out = np.empty((x.shape[0], x.shape[1] // block * size), np.uint8)
+    x = np.ascontiguousarray(x)
+    n = ggml().ggml_quantize_chunk(
+        int(kind), x.ctypes.data, out.ctypes.data, 0, x.shape[0], x.shape[1], None
+    )
+    assert n == out.nbytes
+    return out
+
+
+def permute(x, heads):
+    """The converter's order of rows: [2, h / 2] of each head becomes [h / 2, 2]."""
+    parts = x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:])
+    return parts.swapaxes(1, 2).reshape(x.shape)
+
+
+def unpermute(x, heads):
+    parts = x.reshape(heads, x.shape[0] // heads // 2, 2, *x.shape[1:])
+    return parts.swapaxes(1, 2).reshape(x.shape)
+
+
+def heads_of(name, config):
+    return config.num_attention_heads if "attn_q" in name else config.num_key_value_heads
+
+
+def gguf_name(hf, names):
+    module, suffix = hf.rsplit(".", 1)
+    if module in names:
+        return f"{names[module]}.{suffix}"
+    _, _, layer, rest = module.split(".", 3)
+    return f"blk.{layer}.{names[rest]}.{suffix}"
+
+
+def rope_factors(config):
+    """generate_extra_tensors of the converter."""
+    rope, base = config.rope_parameters, config.rope_parameters["rope_theta"]
+    old, factor = rope["original_max_position_embeddings"], rope["factor"]
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    freqs = 1.0 / (base**exponents)
+    out = []
+    for freq in freqs:
+        wave = 2 * math.pi / freq
+        if wave < old / high:
+            out.append(1)
+        elif wave > old / low:
+            out.append(factor)
+        else:
+            smooth = (old / wave - low) / (high - low)
+            out.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(out, np.float32)
+
+
+def write_keys(w, config, arch, plan):
+    w.add_context_length(config.max_position_embeddings)
+    w.add_embedding_length(config.hidden_size)
+    w.add_block_count(config.num_hidden_layers)
+    w.add_feed_forward_length(config.intermediate_size)
+    w.add_head_count(config.num_attention_heads)
+    w.add_head_count_kv(config.num_key_value_heads)
+    w.add_layer_norm_rms_eps(config.rms_norm_eps)
+    w.add_vocab_size(config.vocab_size)
+    w.add_key_length(config.head_dim)
+    w.add_value_length(config.head_dim)
+    w.add_file_type(0)
+    w.add_tokenizer_model("none")
+    w.add_bos_token_id(2)
+    w.add_eos_token_id(1)
+    rope = config.rope_parameters
+    if arch == "llama":
+        w.add_rope_dimension_count(config.head_dim)
+        w.add_rope_freq_base(rope["rope_theta"])
+        return
+    full = rope["full_attention"]
+    w.add_rope_freq_base(full["rope_theta"])
+    w.add_sliding_window(config.sliding_window)
+    if full["rope_type"] == "linear":
+        w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        w.add_rope_scaling_factor(full["factor"])
+    if config.final_logit_softcapping:
+        w.add_final_logit_softcapping(config.final_logit_softcapping)
+    if plan.get("new_keys"):
+        w.add_float32("gemma3.rope.freq_base_swa", rope["sliding_attention"]["rope_theta"])
+        w.add_sliding_window_pattern([t == "sliding_attention" for t in config.layer_types])
+
+
+def write(model, path, plan):
+    """The file, and the weights it stands for under their Hugging Face names."""
+    config = model.config
+    arch = "llama" if config.model_type == "llama" else "gemma3"
+    names = LLAMA_NAMES if arch == "llama" else GEMMA_NAMES
+    w = gguf.GGUFWriter(path, arch)
+    w.add_name(path.parent.name)
+    write_keys(w, config, arch, plan)
+    decoded = {}
+    if arch == "llama" and config.rope_parameters["rope_type"] == "llama3":
+        w.add_tensor("rope_freqs.weight", rope_factors(config))
+    for hf, value in model.state_dict().items():
+        if hf == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        name = gguf_name(hf, names)
+        x = value.float().numpy()
+        if "drop" in plan and name.endswith(plan["drop"]):
+            decoded[hf] = np.zeros_like(x)
+            continue
+        turned = arch == "llama" and name.split(".")[-2] in ("attn_q", "attn_k")
+        if turned:
+            x = permute(x, heads_of(name, config))
+        if arch == "gemma3" and name.endswith("norm.weight"):
+            x = x + np.float32(1)
+        kind = plan["types"].get(name.split(".")[-2], T.F32) if x.ndim == 2 else T.F32
+        if kind == T.F32:
+            w.add_tensor(name, np.ascontiguousarray(x))
+            y = x
+        else:
+            packed = encode(x, kind)
+            w.add_tensor(name, packed, raw_dtype=kind)
+            y = gguf.quants.dequantize(packed, kind)
+        if turned:
+            y = unpermute(y, heads_of(name, config))
+        if arch == "gemma3" and name.endswith("norm.weight"):
+            y = y - np.float32(1)
+        decoded[hf] = np.ascontiguousarray(y, np.float32)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return decoded
+
+
+def fnv(data):
+    """FNV-1a, 64 bits."""
+    h = 0xCBF29CE484222325
+    for byte in data:
+        h = ((h ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return "%016x" % h
+
+
+def build(folder, name, seed):
+    plan = MODELS[name]
+    target = folder / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    config = plan["config"]
+    cls = LlamaForCausalLM if config.model_type == "llama" else Gemma3ForCausalLM
+
+    def model(dtype, attention, weights):
+        m = cls._from_config(config, dtype=dtype, attn_implementation=attention)
+        if weights is None:
+            fill(m, seed)
+        else:
+            state = {k: torch.from_numpy(v) for k, v in weights.items()}
+            state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+            m.load_state_dict(state)
+        return m.eval()
+
+    path = target / "model.gguf"
+    decoded = write(model(torch.float32, "eager", None), path, plan)
+    gen = torch.Generator().manual_seed(seed + 1000)
+    ids = torch.randint(3, config.vocab_size, (2, TOKENS), generator=gen)
+    ids[:, 0] = 2
+    with binary64():
+        oracle = run(model(torch.float32, "eager", decoded).double(), ids)
+    got = run(model(torch.float32, "sdpa", decoded), ids)
+    if plan.get("transformers"):
+        # Its own reader of GGUF files, bit for bit.
+        own = AutoModelForCausalLM.from_pretrained(
+            target, gguf_file="model.gguf", dtype=torch.float32, attn_implementation="sdpa"
+        )
+        assert torch.equal(run(own.eval(), ids)["logits"], got["logits"])
+    report = {
+        "versions": versions("torch", "transformers", "gguf", "llama-cpp-python"),
+        "f32_error": {k: distance(got[k], oracle[k]) for k in ("logits", "nll")},
+        "fnv": {k: fnv(v.tobytes()) for k, v in sorted(decoded.items())},
+    }
+    tensors = {"ids": ids.to(torch.int32), "logits": oracle["logits"], "nll": oracle["nll"]}
+    save(target / "reference.safetensors", tensors, {"content": "see tests/data/README.md"})
+    save_json(target / "reference.json", report)
+
+
+def main():
+    folder = output_folder("models")
+    for i, name in enumerate(MODELS):
+        build(folder, name, 500 + i)
+
+
+if __name__ == "__main__":
+    main()
