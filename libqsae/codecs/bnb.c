@@ -82,24 +82,10 @@ static int32_t read_params(const json_t *config, const char *where, struct param
     return QSAE_OK;
 }
 
-static int32_t read(qsae_context *ctx, const json_t *config, const char *where, void **params)
+static int32_t read(qsae_context *ctx, const json_t *config, const char *where, void *params)
 {
-    struct params *p = qsae__calloc(ctx, 1, sizeof *p);
-    *params = NULL;
-    if (!p)
-        return QSAE_ENOMEM;
-    const int32_t st = read_params(config, where, p);
-    if (st != QSAE_OK) {
-        qsae__free(ctx, p);
-        return st;
-    }
-    *params = p;
-    return QSAE_OK;
-}
-
-static void close_params(qsae_context *ctx, void *params)
-{
-    qsae__free(ctx, params);
+    (void)ctx;
+    return read_params(config, where, params);
 }
 
 /* The tensors found for a module; NULL where there is none. */
@@ -496,7 +482,8 @@ static int32_t open_module(qsae_context *ctx, const void *params, qsae__tensors 
     return QSAE_OK;
 }
 
-const qsae__store qsae__store_bitsandbytes = { "bitsandbytes", read, close_params, open_module };
+const qsae__store qsae__store_bitsandbytes = { "bitsandbytes", sizeof(struct params), read, NULL,
+                                               open_module };
 
 static void add_part(qsae__bnb_parts *p, const char *suffix, const void *data, int32_t dtype,
                      int32_t rank, int64_t rows, int64_t cols)

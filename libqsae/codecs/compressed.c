@@ -318,5 +318,5 @@ static int32_t open_module(qsae_context *ctx, const void *params, qsae__tensors 
     return st;
 }
 
-const qsae__store qsae__store_compressed_tensors = { "compressed-tensors", qsae__ct_read,
-                                                     qsae__ct_close, open_module };
+const qsae__store qsae__store_compressed_tensors = { "compressed-tensors", sizeof(qsae__ct),
+                                                     qsae__ct_read, qsae__ct_close, open_module };

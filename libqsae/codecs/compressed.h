@@ -49,7 +49,8 @@ typedef struct qsae__ct {
     int64_t n_groups;
 } qsae__ct;
 
-int32_t qsae__ct_read(qsae_context *ctx, const json_t *config, const char *where, void **params);
+/* params: a qsae__ct, zeroed. */
+int32_t qsae__ct_read(qsae_context *ctx, const json_t *config, const char *where, void *params);
 void qsae__ct_close(qsae_context *ctx, void *params);
 
 /* The group that a linear layer or embedding belongs to, *out NULL if none: by name, by regular

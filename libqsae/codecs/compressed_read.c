@@ -287,8 +287,9 @@ static int32_t read_sparsity(const json_t *config, const char *where)
     return st;
 }
 
-static int32_t read_all(qsae_context *ctx, const json_t *config, const char *where, qsae__ct *ct)
+int32_t qsae__ct_read(qsae_context *ctx, const json_t *config, const char *where, void *params)
 {
+    qsae__ct *const ct = params;
     static const char *const refused[] = { "kv_cache_scheme", "transform_config",
                                            "moe_sparsity_config" };
     const char *format = "dense", *status = "compressed";
@@ -323,26 +324,8 @@ static int32_t read_all(qsae_context *ctx, const json_t *config, const char *whe
 void qsae__ct_close(qsae_context *ctx, void *params)
 {
     qsae__ct *const ct = params;
-    if (!ct)
-        return;
     json_decref(ct->config);
     qsae__free(ctx, ct->groups);
-    qsae__free(ctx, ct);
-}
-
-int32_t qsae__ct_read(qsae_context *ctx, const json_t *config, const char *where, void **params)
-{
-    *params = NULL;
-    qsae__ct *const ct = qsae__calloc(ctx, 1, sizeof *ct);
-    if (!ct)
-        return QSAE_ENOMEM;
-    const int32_t st = read_all(ctx, config, where, ct);
-    if (st != QSAE_OK) {
-        qsae__ct_close(ctx, ct);
-        return st;
-    }
-    *params = ct;
-    return QSAE_OK;
 }
 
 /* Python's re.match: from the start of the text, not to its end. */

@@ -53,30 +53,17 @@ static int32_t read_block(const json_t *config, const char *where, struct params
 }
 
 static int32_t read_config(qsae_context *ctx, const json_t *config, const char *where,
-                           void **params)
+                           void *params)
 {
-    struct params p;
-    *params = NULL;
-    int32_t st = read_block(config, where, &p);
+    int32_t st = read_block(config, where, params);
+    (void)ctx;
     if (st == QSAE_OK)
         st = one_of(config, where, "activation_scheme", "dynamic", "static");
     if (st == QSAE_OK)
         st = one_of(config, where, "fmt", "e4m3", "float8_e4m3fn");
     if (st == QSAE_OK)
         st = one_of(config, where, "scale_fmt", "float", "ue8m0");
-    if (st != QSAE_OK)
-        return st;
-    struct params *const copy = qsae__calloc(ctx, 1, sizeof *copy);
-    if (!copy)
-        return QSAE_ENOMEM;
-    *copy = p;
-    *params = copy;
-    return QSAE_OK;
-}
-
-static void close_params(qsae_context *ctx, void *params)
-{
-    qsae__free(ctx, params);
+    return st;
 }
 
 /* Powers of two, as bytes: exponents with bias 127. The E8M0 type has a NaN, bytes do not. */
@@ -92,8 +79,9 @@ static int32_t read_powers(qsae_qmatrix *q, const qsae__tensor *t)
     return QSAE_OK;
 }
 
-static int32_t fill(qsae_qmatrix *q, const struct params *p, const char *module)
+static int32_t fill(qsae_qmatrix *q, const void *params, const char *module)
 {
+    const struct params *const p = params;
     const uint32_t dtypes = 1u << QSAE_F32 | 1u << QSAE_BF16 | 1u << QSAE_F16 | 1u << QSAE_U8 |
                             1u << QSAE_F8_E8M0;
     qsae__grid *const g = q->state;
@@ -120,15 +108,8 @@ static int32_t fill(qsae_qmatrix *q, const struct params *p, const char *module)
 static int32_t open_module(qsae_context *ctx, const void *params, qsae__tensors *tensors,
                            const char *module, int64_t n_out, int64_t n_in, qsae_qmatrix **out)
 {
-    *out = NULL;
-    if (!qsae__grid_find(tensors, module, "weight_scale_inv"))
-        return QSAE_OK;
-    int32_t st = qsae__grid_new(ctx, tensors, n_out, n_in, out);
-    if (st == QSAE_OK)
-        st = fill(*out, params, module);
-    if (st != QSAE_OK)
-        qsae_qmatrix_close(out);
-    return st;
+    return qsae__grid_open(ctx, tensors, module, "weight_scale_inv", n_out, n_in, fill, params, out);
 }
 
-const qsae__store qsae__store_fp8 = { "fp8", read_config, close_params, open_module };
+const qsae__store qsae__store_fp8 = { "fp8", sizeof(struct params), read_config, NULL,
+                                      open_module };

@@ -65,24 +65,10 @@ static int32_t read_params(const json_t *config, const char *where, struct param
 }
 
 static int32_t read_config(qsae_context *ctx, const json_t *config, const char *where,
-                           void **params)
+                           void *params)
 {
-    struct params p = { 0 };
-    *params = NULL;
-    const int32_t st = read_params(config, where, &p);
-    if (st != QSAE_OK)
-        return st;
-    struct params *const copy = qsae__calloc(ctx, 1, sizeof *copy);
-    if (!copy)
-        return QSAE_ENOMEM;
-    *copy = p;
-    *params = copy;
-    return QSAE_OK;
-}
-
-static void close_params(qsae_context *ctx, void *params)
-{
-    qsae__free(ctx, params);
+    (void)ctx;
+    return read_params(config, where, params);
 }
 
 struct transpose {
@@ -185,8 +171,9 @@ static int32_t read_groups(qsae_qmatrix *q, const struct params *p, const char *
     return QSAE_OK;
 }
 
-static int32_t fill(qsae_qmatrix *q, const struct params *p, const char *module)
+static int32_t fill(qsae_qmatrix *q, const void *params, const char *module)
 {
+    const struct params *const p = params;
     qsae__grid *const g = q->state;
     const int32_t bits = (int32_t)p->bits;
     const int64_t step = p->group < 0 ? q->n_in : p->group, groups = qsae__ceil_div(q->n_in, step);
@@ -228,15 +215,8 @@ static int32_t fill(qsae_qmatrix *q, const struct params *p, const char *module)
 static int32_t open_module(qsae_context *ctx, const void *params, qsae__tensors *tensors,
                            const char *module, int64_t n_out, int64_t n_in, qsae_qmatrix **out)
 {
-    *out = NULL;
-    if (!qsae__grid_find(tensors, module, "qweight"))
-        return QSAE_OK;
-    int32_t st = qsae__grid_new(ctx, tensors, n_out, n_in, out);
-    if (st == QSAE_OK)
-        st = fill(*out, params, module);
-    if (st != QSAE_OK)
-        qsae_qmatrix_close(out);
-    return st;
+    return qsae__grid_open(ctx, tensors, module, "qweight", n_out, n_in, fill, params, out);
 }
 
-const qsae__store qsae__store_gptq = { "gptq", read_config, close_params, open_module };
+const qsae__store qsae__store_gptq = { "gptq", sizeof(struct params), read_config, NULL,
+                                      open_module };

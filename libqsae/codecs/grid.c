@@ -255,6 +255,22 @@ int32_t qsae__grid_new(qsae_context *ctx, qsae__tensors *tensors, int64_t n_out,
     return QSAE_OK;
 }
 
+int32_t qsae__grid_open(qsae_context *ctx, qsae__tensors *tensors, const char *module,
+                        const char *key, int64_t n_out, int64_t n_in,
+                        int32_t (*fill)(qsae_qmatrix *q, const void *params, const char *module),
+                        const void *params, qsae_qmatrix **out)
+{
+    *out = NULL;
+    if (!qsae__grid_find(tensors, module, key))
+        return QSAE_OK;
+    int32_t st = qsae__grid_new(ctx, tensors, n_out, n_in, out);
+    if (st == QSAE_OK)
+        st = fill(*out, params, module);
+    if (st != QSAE_OK)
+        qsae_qmatrix_close(out);
+    return st;
+}
+
 const qsae__tensor *qsae__grid_find(const qsae__tensors *tensors, const char *module,
                                     const char *name)
 {

@@ -41,6 +41,15 @@ extern const qsae__codec_ops qsae__codec_grid;
 int32_t qsae__grid_new(qsae_context *ctx, qsae__tensors *tensors, int64_t n_out, int64_t n_in,
                        qsae_qmatrix **out);
 
+/*
+ * The matrix of a module that has a tensor module.key: a new one that fill completes; *out NULL if
+ * there is none.
+ */
+int32_t qsae__grid_open(qsae_context *ctx, qsae__tensors *tensors, const char *module,
+                        const char *key, int64_t n_out, int64_t n_in,
+                        int32_t (*fill)(qsae_qmatrix *q, const void *params, const char *module),
+                        const void *params, qsae_qmatrix **out);
+
 /* module.name, or NULL. */
 const qsae__tensor *qsae__grid_find(const qsae__tensors *tensors, const char *module,
                                     const char *name);

@@ -49,7 +49,8 @@ int32_t qsae__scheme_open(qsae_context *ctx, const json_t *config, const char *w
     if (!s)
         return QSAE_ENOMEM;
     s->store = store;
-    st = store->read(ctx, config, where, &s->params);
+    s->params = qsae__calloc(ctx, 1, store->size);
+    st = s->params ? store->read(ctx, config, where, s->params) : QSAE_ENOMEM;
     if (st != QSAE_OK)
         qsae__scheme_close(ctx, &s);
     *out = s;
@@ -60,8 +61,9 @@ void qsae__scheme_close(qsae_context *ctx, qsae__scheme **scheme)
 {
     if (!scheme || !*scheme)
         return;
-    if ((*scheme)->params)
+    if ((*scheme)->params && (*scheme)->store->close)
         (*scheme)->store->close(ctx, (*scheme)->params);
+    qsae__free(ctx, (*scheme)->params);
     qsae__free(ctx, *scheme);
     *scheme = NULL;
 }

@@ -37,9 +37,11 @@ int32_t qsae__ggml_open(qsae_context *ctx, qsae__tensors *tensors, const qsae__t
 /* A storage format. */
 typedef struct qsae__store {
     const char *method;      /* quant_method in config.json */
-    /* Reads and checks quantization_config into *params (which open gets), QSAE_EUNSUPPORTED for
-     * what it cannot run. */
-    int32_t (*read)(qsae_context *ctx, const json_t *config, const char *where, void **params);
+    size_t size;             /* of its params */
+    /* Reads and checks quantization_config into params, zeroed, which open gets; QSAE_EUNSUPPORTED
+     * for what it cannot run. */
+    int32_t (*read)(qsae_context *ctx, const json_t *config, const char *where, void *params);
+    /* Frees what params point to, also after a failed read; or NULL. */
     void (*close)(qsae_context *ctx, void *params);
     /* As qsae__stored_open. */
     int32_t (*open)(qsae_context *ctx, const void *params, qsae__tensors *tensors,

@@ -68,15 +68,14 @@ static void set_text(struct copy *c, const char *name, const char *text)
 }
 
 /* Opens a module of the changed file. */
-static int32_t try_module(struct copy *c, const void *params, const char *module, int64_t n_out,
-                          int64_t n_in, qsae_qmatrix **q)
+static int32_t try_module(struct copy *c, const qsae__scheme *scheme, const char *module,
+                          int64_t n_out, int64_t n_in, qsae_qmatrix **q)
 {
     qsae__tensors *t = NULL;
     assert_int_equal(qsae__safetensors_write(c->ctx, c->path, c->items, c->n), QSAE_OK);
     if (qsae__tensors_load(c->ctx, c->path, &t))
         fail_msg("%s", qsae_error_message());
-    const int32_t st =
-        qsae__store_bitsandbytes.open(c->ctx, params, t, module, n_out, n_in, q);
+    const int32_t st = qsae__stored_open(c->ctx, scheme, t, module, n_out, n_in, q);
     qsae__tensors_unref(&t); /* a matrix keeps what it borrows */
     return st;
 }
@@ -412,25 +411,26 @@ static void test_configuration(void **state)
     copy_open(ctx, &c);
     for (int64_t i = 0; i < LENGTH(cases); i++) {
         json_t *json = NULL;
-        void *params = NULL;
+        qsae__scheme *scheme = NULL;
         assert_int_equal(qsae__json_parse(cases[i].text, strlen(cases[i].text), "t", &json),
                          QSAE_OK);
-        const int32_t st = qsae__store_bitsandbytes.read(ctx, json, "here", &params);
+        assert_int_equal(json_object_set_new(json, "quant_method", json_string("bitsandbytes")), 0);
+        const int32_t st = qsae__scheme_open(ctx, json, "here", &scheme);
         json_decref(json);
-        if (st != cases[i].status || (st != QSAE_OK) != (params == NULL))
+        if (st != cases[i].status || (st != QSAE_OK) != (scheme == NULL))
             fail_msg("%s: %s", cases[i].text, qsae_status_name(st));
         if (st != QSAE_OK) {
             assert_non_null(strstr(qsae_error_message(), cases[i].part));
             continue;
         }
         qsae_qmatrix *q = NULL;
-        assert_int_equal(try_module(&c, params, "int8", 20, 48, &q), QSAE_OK);
+        assert_int_equal(try_module(&c, scheme, "int8", 20, 48, &q), QSAE_OK);
         assert_true(q->codec.threshold == cases[i].threshold);
         qsae_qmatrix_close(&q);
-        assert_int_equal(try_module(&c, params, "nf4", 24, 96, &q), QSAE_OK);
+        assert_int_equal(try_module(&c, scheme, "nf4", 24, 96, &q), QSAE_OK);
         assert_int_equal(q->codec.compute, cases[i].compute);
         qsae_qmatrix_close(&q);
-        qsae__store_bitsandbytes.close(ctx, params);
+        qsae__scheme_close(ctx, &scheme);
     }
     copy_close(&c);
     qsae_context_close(&ctx);
