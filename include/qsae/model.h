@@ -86,7 +86,7 @@ QSAE_API int32_t qsae_weights_save(qsae_weights *weights, const char *condition,
 #define QSAE_COMPUTE_F32 1     /**< nothing is rounded below f32 */
 #define QSAE_COMPUTE_BF16 2    /**< each operation's result is rounded to bf16 as PyTorch does */
 
-#define QSAE_ATTN_DEFAULT 0 /**< sdpa */
+#define QSAE_ATTN_DEFAULT 0 /**< sdpa; eager for Gemma 2, as in transformers */
 #define QSAE_ATTN_EAGER 1   /**< scores, probabilities rounded step by step (bf16) */
 #define QSAE_ATTN_SDPA 2    /**< PyTorch's CPU flash kernel: online softmax, 512 keys a block */
 #define QSAE_ATTN_FP32 3    /**< no rounding inside attention */

@@ -22,3 +22,17 @@ const qsae__ops *qsae__ops_get(const qsae_context *ctx)
 {
     return qsae__ops_level(ctx->level);
 }
+
+void qsae__soft_cap(const qsae__ops *ops, float cap, int32_t bf16, float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] /= cap;
+    if (bf16)
+        ops->round_bf16(x, n);
+    ops->tanh(x, x, n);
+    if (bf16)
+        ops->round_bf16(x, n);
+    ops->scale(x, cap, x, n);
+    if (bf16)
+        ops->round_bf16(x, n);
+}

@@ -47,6 +47,9 @@ typedef struct qsae__ops {
                  int32_t bf16);
 } qsae__ops;
 
+/* x[i] = cap tanh(x[i] / cap); bf16: each of the three results rounded (transformers' soft cap). */
+void qsae__soft_cap(const qsae__ops *ops, float cap, int32_t bf16, float *x, int64_t n);
+
 /* Operations at the level of the context, or at a level. Static storage. */
 const qsae__ops *qsae__ops_get(const qsae_context *ctx);
 const qsae__ops *qsae__ops_level(int32_t level);

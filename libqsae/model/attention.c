@@ -11,6 +11,9 @@
  *   eager   whole rows; scores, scaled scores and probabilities rounded to bf16
  *   fp32    whole rows, nothing rounded but the result
  *
+ * A soft cap (Gemma 2) comes between scaling and mask; PyTorch's kernel has none, so that sdpa's
+ * is ours: in f32, as its scaling is.
+ *
  * Products follow the order of kernels/gemm.h from key 0 (sdpa: of the block). Keys that no row of
  * the item sees are left out in whole steps of QSAE__GEMM_KB: they would add exact zeros. Hence no
  * result depends on how queries are cut into items.
@@ -125,6 +128,8 @@ static int64_t scale_and_mask(const struct item *it, int64_t r, int64_t first, i
     it->ops->scale(x, a->scale, x, end);
     if (eager)
         it->ops->round_bf16(x, end);
+    if (a->cap > 0)
+        qsae__soft_cap(it->ops, a->cap, eager, x, end);
     for (int64_t j = 0; j < begin; j++)
         x[j] = -INFINITY;
     return end;
@@ -132,11 +137,12 @@ static int64_t scale_and_mask(const struct item *it, int64_t r, int64_t first, i
 
 /*
  * One row of one key block of the running softmax: x holds products with keys first..first+n-1, of
- * which the query at pos sees some. Exponentials go to y, or as bf16 to a strip. *max, *sum and
- * out[head_dim] take them in; before the product with V is added.
+ * which the query at pos sees some; a cap is applied in place. Exponentials go to y (may be x), or
+ * as bf16 to a strip. *max, *sum and out[head_dim] take them in, before the product with V is
+ * added.
  */
 static void online_row(const qsae__attention *a, const qsae__ops *ops, const qsae__softmax *soft,
-                       int64_t pos, int64_t first, int64_t n, const float *x, float *y,
+                       int64_t pos, int64_t first, int64_t n, float *x, float *y,
                        uint8_t *strip, float *max, float *sum, float *out)
 {
     const int64_t block = first / KEY_BLOCK * KEY_BLOCK;
@@ -146,7 +152,13 @@ static void online_row(const qsae__attention *a, const qsae__ops *ops, const qsa
     row.begin = a->window ? pos - a->window + 1 - first : 0;
     row.begin = qsae__max_i64(0, qsae__min_i64(row.end, row.begin));
     row.n_coarse = keys / 16 * 16 - (first - block);
-    const float seen = soft->max(x + row.begin, a->scale, row.end - row.begin);
+    if (a->cap > 0) {
+        const int64_t seen = row.end - row.begin;
+        ops->scale(x + row.begin, a->scale, x + row.begin, seen);
+        qsae__soft_cap(ops, a->cap, 0, x + row.begin, seen);
+        row.scale = 1;
+    }
+    const float seen = soft->max(x + row.begin, row.scale, row.end - row.begin);
     row.max = *max > seen ? *max : seen;
     if (row.max == -INFINITY) { /* nothing seen so far */
         row.end = row.begin = 0;

@@ -13,6 +13,7 @@ typedef struct qsae__attention {
     int64_t heads, kv_heads, head_dim;
     int64_t window;      /* keys seen, the token itself included; 0 = all */
     float scale;
+    float cap;           /* of the scaled scores, cap tanh(s / cap); 0 = none */
     int32_t mode;        /* QSAE_ATTN_EAGER, _SDPA, _FP32 */
     int32_t bf16;
     float *worker;       /* [threads, worker_floats] */

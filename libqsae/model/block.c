@@ -139,6 +139,7 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
         .head_dim = c->head_dim,
         .window = c->sliding[layer] ? c->window : 0,
         .scale = (float)c->attn_scale,
+        .cap = (float)c->attn_cap,
         .mode = m->attention,
         .bf16 = run->bf16,
         .worker = run->b.worker,

@@ -107,6 +107,7 @@ void qsae__weights_compare(const qsae_weights *reference, const qsae_weights *ot
     compare_ropes(&c, a, b);
     compare_number(&c, "norm epsilon", a->eps, b->eps);
     compare_number(&c, "attention scale", a->attn_scale, b->attn_scale);
+    compare_number(&c, "attention cap", a->attn_cap, b->attn_cap);
     compare_number(&c, "final cap", a->final_cap, b->final_cap);
     compare_text(&c, "activation", activation_name(a->activation), activation_name(b->activation));
     compare_i64(&c, "attention_bias", a->attention_bias, b->attention_bias);

@@ -33,7 +33,8 @@ typedef struct qsae__config {
     float *rope_factors;     /* [head_dim / 2] of the full layers' rope, or NULL */
     double eps;
     double attn_scale;
-    double final_cap;        /* 0 = none */
+    double attn_cap;         /* of scores, final_cap of logits: c tanh(x / c); 0 = none */
+    double final_cap;
     enum qsae__activation activation;
     bool attention_bias, mlp_bias, tied;
     int32_t bos, eos;        /* -1 = none */
@@ -62,6 +63,14 @@ int32_t qsae__config_activation(const json_t *o, const char *where, const char *
                                 enum qsae__activation *out);
 /* Sizes that all families have under the same key. */
 int32_t qsae__config_common(const json_t *o, const char *where, qsae__config *c);
+
+/* layer_types.c: c->sliding and c->window from layer_types or the period (pattern: its default).
+ * The last layer of a period is full. */
+int32_t qsae__config_layers(qsae_context *ctx, const json_t *o, const char *where, int64_t pattern,
+                            qsae__config *c);
+/* layer_types.c: false, null, absent and "vision" keep text causal; true (embedding models) does
+ * not and is refused. */
+int32_t qsae__config_causal(const json_t *o, const char *where);
 
 /* Whether a member is there and not null. */
 bool qsae__config_has(const json_t *o, const char *key);

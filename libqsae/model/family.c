@@ -7,6 +7,7 @@ static const qsae__family *const families[] = {
     &qsae__family_llama,
     &qsae__family_gemma3_text,
     &qsae__family_gemma3,
+    &qsae__family_gemma2,
 };
 
 const qsae__family *qsae__family_find(const char *model_type)
@@ -19,5 +20,5 @@ const qsae__family *qsae__family_find(const char *model_type)
 
 const char *qsae__family_names(void)
 {
-    return "llama, gemma3_text, gemma3";
+    return "llama, gemma3_text, gemma3, gemma2";
 }

@@ -52,6 +52,8 @@ static void add_config(qsae__hasher *h, const qsae__config *c)
     add_f64(h, c->eps);
     add_f64(h, c->attn_scale);
     add_f64(h, c->final_cap);
+    if (c->attn_cap > 0)
+        add_f64(h, c->attn_cap);
 }
 
 /* The arrays a stored matrix consists of. */

@@ -77,21 +77,6 @@ static bool same_weight(const qsae_model *a, const qsae_model *b)
            a->head_panels.fill == b->head_panels.fill;
 }
 
-/* z <- c tanh(z / c), each step rounded in bf16 (models.md B.2). */
-static void cap_logits(const qsae__ops *ops, float cap, int32_t bf16, float *z, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        z[i] /= cap;
-    if (bf16)
-        ops->round_bf16(z, n);
-    ops->tanh(z, z, n);
-    if (bf16)
-        ops->round_bf16(z, n);
-    ops->scale(z, cap, z, n);
-    if (bf16)
-        ops->round_bf16(z, n);
-}
-
 /* exp(from - to); 1 between equal infinities. */
 static double rescale(float from, float to)
 {
@@ -145,7 +130,7 @@ static void fold_row(const struct head_job *j, int64_t row, int64_t v0, int64_t 
         if (cap > 0) {
             if (m->bf16)
                 j->ops->round_bf16(z, n);
-            cap_logits(j->ops, cap, m->bf16, z, n);
+            qsae__soft_cap(j->ops, cap, m->bf16, z, n);
         }
         const bool tame = fold_sums(j, z, n, m->bf16 && !(cap > 0), j->sums,
                                     p == 0 && j->kl ? e : NULL, &f[p], &grown);

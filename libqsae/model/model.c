@@ -341,7 +341,9 @@ static int32_t resolve(qsae_model *m, const qsae_model_settings *s)
     m->compute = m->condition.model_compute ? m->condition.model_compute
                  : s->compute               ? s->compute
                                             : QSAE_COMPUTE_F32;
-    m->attention = s->attention ? s->attention : QSAE_ATTN_SDPA;
+    m->attention = s->attention              ? s->attention
+                   : m->config->family->eager ? QSAE_ATTN_EAGER
+                                              : QSAE_ATTN_SDPA;
     m->bf16 = m->compute == QSAE_COMPUTE_BF16;
     m->sigma = 1;
     if (m->config->family->scale_embedding) {

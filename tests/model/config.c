@@ -47,11 +47,61 @@ static void test_defaults(void **state)
     assert_true(c.final_cap == 0 && c.bos == 2 && c.eos == 1);
     for (int64_t n = 0; n < c.layers; n++)
         assert_int_equal(c.sliding[n], (n + 1) % 6 != 0);
+    assert_true(c.attn_cap == 0);
     assert_true(c.rope[QSAE__FULL].theta == 1e6 && c.rope[QSAE__FULL].factor == 8);
     assert_true(c.rope[QSAE__FULL].type == QSAE__ROPE_LINEAR);
     assert_true(c.rope[QSAE__SLIDING].theta == 1e4);
     assert_true(c.rope[QSAE__SLIDING].type == QSAE__ROPE_DEFAULT);
     qsae__config_free(ctx, &c);
+    qsae_context_close(&ctx);
+}
+
+/* Gemma 2: the 2B model is all defaults; caps can be taken off. */
+static void test_gemma2(void **state)
+{
+    qsae_context *ctx = test_context(1, NULL);
+    qsae__config c;
+    (void)state;
+    load(ctx, "{\"model_type\":\"gemma2\",\"hidden_act\":\"silu\"}", &c);
+    assert_true(c.vocab == 256000 && c.width == 2304 && c.mlp_width == 9216 && c.layers == 26);
+    assert_true(c.heads == 8 && c.kv_heads == 4 && c.head_dim == 256 && c.window == 4096);
+    assert_true(c.attn_cap == 50 && c.final_cap == 30 && c.attn_scale == 0.0625 && c.tied);
+    assert_true(c.max_positions == 8192 && c.eps == 1e-6 && c.bos == 2 && c.eos == 1);
+    assert_true(c.activation == QSAE__ACT_GELU_TANH && !c.attention_bias);
+    for (int64_t n = 0; n < c.layers; n++)
+        assert_int_equal(c.sliding[n], n % 2 == 0);
+    for (int i = 0; i < QSAE__LAYER_TYPES; i++)
+        assert_true(c.rope[i].theta == 1e4 && c.rope[i].type == QSAE__ROPE_DEFAULT);
+    qsae__config_free(ctx, &c);
+    load(ctx,
+         "{\"model_type\":\"gemma2\",\"num_hidden_layers\":3,\"attn_logit_softcapping\":null,"
+         "\"final_logit_softcapping\":null,\"query_pre_attn_scalar\":144,\"rope_theta\":5e5,"
+         "\"layer_types\":[\"full_attention\",\"full_attention\",\"sliding_attention\"],"
+         "\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4},\"sliding_window\":7,"
+         "\"tie_word_embeddings\":false,\"use_bidirectional_attention\":null}",
+         &c);
+    assert_true(c.attn_cap == 0 && c.final_cap == 0 && c.attn_scale == 1.0 / 12 && !c.tied);
+    assert_true(!c.sliding[0] && !c.sliding[1] && c.sliding[2] && c.window == 7);
+    for (int i = 0; i < QSAE__LAYER_TYPES; i++)
+        assert_true(c.rope[i].theta == 5e5 && c.rope[i].factor == 4 &&
+                    c.rope[i].type == QSAE__ROPE_LINEAR);
+    qsae__config_free(ctx, &c);
+    qsae_context_close(&ctx);
+}
+
+/* The back end where none is asked for. */
+static void test_attention_default(void **state)
+{
+    static const char *const names[] = { "gemma2_cap", "gemma3_cap", "llama_gqa" };
+    qsae_context *ctx = test_context(1, NULL);
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        qsae_model_cost cost = { .struct_size = sizeof cost };
+        qsae_model *m = test_model(ctx, test_model_path(names[i]), NULL, 0, 0);
+        OK(qsae_model_get_cost(m, &cost));
+        assert_int_equal(cost.attention, i == 0 ? QSAE_ATTN_EAGER : QSAE_ATTN_SDPA);
+        qsae_model_close(&m);
+    }
     qsae_context_close(&ctx);
 }
 
@@ -143,6 +193,7 @@ static void test_frequencies(void **state)
         assert_true(fabsf(f[i] - want[i]) <= 4e-7f * want[i]);
 }
 
+#define GEMMA2 "{\"model_type\":\"gemma2\","
 #define LLAMA "{\"model_type\":\"llama\","
 #define GEMMA "{\"model_type\":\"gemma3_text\",\"num_hidden_layers\":2,"
 
@@ -155,7 +206,6 @@ static const struct {
     { "{}", QSAE_EFORMAT, "model_type" },
     { "{\"model_type\":3}", QSAE_EFORMAT, "model_type" },
     { "{\"model_type\":\"llama\"", QSAE_EFORMAT, "config.json" },
-    { "{\"model_type\":\"gemma2\"}", QSAE_EUNSUPPORTED, "\"gemma2\"" },
     { "{\"model_type\":\"gemma3n_text\"}", QSAE_EUNSUPPORTED, "gemma3n_text" },
     { "{\"model_type\":\"qwen3_moe\"}", QSAE_EUNSUPPORTED, "qwen3_moe" },
     { "{\"model_type\":\"bert\"}", QSAE_EUNSUPPORTED, "bert" },
@@ -166,6 +216,15 @@ static const struct {
     { LLAMA "\"quantization_config\":{\"bits\":4}}", QSAE_EFORMAT, "quant_method" },
     { LLAMA "\"quantization_config\":{\"quant_method\":4}}", QSAE_EFORMAT, "quant_method" },
     { LLAMA "\"quantization_config\":[]}", QSAE_EFORMAT, "quantization_config" },
+    { GEMMA2 "\"attn_logit_softcapping\":0}", QSAE_EFORMAT, "attn_logit_softcapping" },
+    { GEMMA2 "\"attn_logit_softcapping\":\"50\"}", QSAE_EFORMAT, "attn_logit_softcapping" },
+    { GEMMA2 "\"final_logit_softcapping\":-30}", QSAE_EFORMAT, "final_logit_softcapping" },
+    { GEMMA2 "\"query_pre_attn_scalar\":0}", QSAE_EFORMAT, "query_pre_attn_scalar" },
+    { GEMMA2 "\"sliding_window\":null}", QSAE_EFORMAT, "sliding_window" },
+    { GEMMA2 "\"layer_types\":[]}", QSAE_EFORMAT, "layer_types" },
+    { GEMMA2 "\"hidden_activation\":\"gelu\"}", QSAE_EUNSUPPORTED, "hidden_activation" },
+    { GEMMA2 "\"use_bidirectional_attention\":true}", QSAE_EUNSUPPORTED, "causal" },
+    { GEMMA2 "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2}}", QSAE_EUNSUPPORTED, "yarn" },
     { LLAMA "\"hidden_size\":0}", QSAE_EFORMAT, "hidden_size" },
     { LLAMA "\"hidden_size\":-64}", QSAE_EFORMAT, "hidden_size" },
     { LLAMA "\"hidden_size\":64.5}", QSAE_EFORMAT, "hidden_size" },
@@ -523,6 +582,7 @@ static void test_open(void **state)
 
 const struct CMUnitTest config_tests[] = {
     cmocka_unit_test(test_defaults), cmocka_unit_test(test_forms),
+    cmocka_unit_test(test_gemma2),   cmocka_unit_test(test_attention_default),
     cmocka_unit_test(test_frequencies),
     cmocka_unit_test(test_refused),  cmocka_unit_test(test_tensors),
     cmocka_unit_test(test_hash),     cmocka_unit_test(test_tied),

@@ -15,7 +15,7 @@ static void fill_ids(int32_t *ids, int64_t n)
     uint32_t s = 12345;
     for (int64_t i = 0; i < n; i++) {
         s = s * 1664525u + 1013904223u;
-        ids[i] = (int32_t)(s >> 16) % 90;
+        ids[i] = (int32_t)(s >> 16) % 64;
     }
 }
 
@@ -31,6 +31,9 @@ static const struct variant variants[] = {
     { "llama_bias", NULL, QSAE_COMPUTE_F32, QSAE_ATTN_FP32 },
     { "llama_rope3", "nf4", QSAE_COMPUTE_BF16, QSAE_ATTN_SDPA },
     { "gemma3_cap", "rtn:bits=8", QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
+    { "gemma2_cap", NULL, QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
+    { "gemma2_cap", NULL, QSAE_COMPUTE_BF16, QSAE_ATTN_SDPA },
+    { "gemma2_types", "nf4", QSAE_COMPUTE_BF16, QSAE_ATTN_DEFAULT },
 };
 #define N_VARIANTS ((int)(sizeof variants / sizeof variants[0]))
 

@@ -321,6 +321,115 @@ static void test_llama(void **state)
                 QSAE__FULL, 0);
 }
 
+/* z[T, heads * d] in f64, one key head; eager: rounded as transformers rounds (models.md B.2). */
+static void capped_attention(const qsae__attention *a, bool eager, double *z)
+{
+    const int64_t n = a->n_tokens, d = a->head_dim;
+    double *const p = malloc((size_t)n * sizeof *p);
+    assert_non_null(p);
+#define RB(x) (eager ? (double)qsae__round_bf16((float)(x)) : (x))
+    for (int64_t row = 0; row < n * a->heads; row++) {
+        const int64_t pos = row / a->heads;
+        const int64_t first = a->window && pos >= a->window ? pos - a->window + 1 : 0;
+        double max = -INFINITY, sum = 0;
+        for (int64_t j = first; j <= pos; j++) {
+            double s = 0;
+            for (int64_t i = 0; i < d; i++)
+                s += (double)a->q[row * d + i] * (double)a->k[j * d + i];
+            s = RB(RB(s) * (double)a->scale);
+            p[j] = RB(RB(tanh(RB(s / (double)a->cap))) * (double)a->cap);
+            max = fmax(max, p[j]);
+        }
+        for (int64_t j = first; j <= pos; j++)
+            sum += p[j] = exp(p[j] - max);
+        for (int64_t i = 0; i < d; i++) {
+            double v = 0;
+            for (int64_t j = first; j <= pos; j++)
+                v += RB(p[j] / sum) * (double)a->v[j * d + i];
+            z[row * d + i] = v;
+        }
+    }
+#undef RB
+    free(p);
+}
+
+/* One case: bf16 != 0 rounds the inputs; packed: by the packed kernel where there is one. */
+static void check_capped(qsae_context *ctx, qsae__attention *a, const float *values, bool packed)
+{
+    const int64_t n = a->n_tokens, d = a->head_dim, rows = n * a->heads;
+    const int64_t floats = qsae__attention_floats(a->heads, 1, d, n, a->mode);
+    int64_t room = 0;
+    if (packed)
+        assert_true(qsae__attention_panels(ctx, 1, d, n, a->mode, a->bf16, &room));
+    if (packed && room == 0)
+        return;
+    float *const worker = qsae__alloc(ctx, (size_t)(2 * floats + room) * sizeof *worker);
+    float *const x = malloc((size_t)((2 * rows + 2 * n) * d) * sizeof *x);
+    double *const want = malloc((size_t)(rows * d) * sizeof *want);
+    assert_true(worker && x && want);
+    for (int64_t i = 0; i < (rows + 2 * n) * d; i++)
+        x[i] = a->bf16 ? qsae__round_bf16(values[i]) : values[i];
+    a->q = x;
+    a->k = x + rows * d;
+    a->v = a->k + n * d;
+    a->z = x + (rows + 2 * n) * d;
+    a->worker = worker;
+    a->worker_floats = floats;
+    a->panels = packed ? worker + 2 * floats : NULL;
+    OK(qsae__attention_run(ctx, a));
+    const bool eager = a->bf16 && a->mode == QSAE_ATTN_EAGER;
+    capped_attention(a, eager, want);
+    int64_t off = 0, differ = 0;
+    double gap = 0, size = 0;
+    for (int64_t i = 0; i < rows * d; i++) {
+        const float w = a->bf16 ? qsae__round_bf16((float)want[i]) : (float)want[i];
+        const int64_t u = llabs((int64_t)ordinal(a->z[i]) - ordinal(w));
+        off += u > 1;
+        differ += u > 0;
+        gap += ((double)a->z[i] - want[i]) * ((double)a->z[i] - want[i]);
+        size += want[i] * want[i];
+    }
+    gap = sqrt(gap / size);
+    if (!a->bf16)
+        assert_true(gap < 1e-6);
+    else if (a->mode == QSAE_ATTN_SDPA) /* probabilities rounded: not in the model above */
+        assert_true(gap < 0.004);
+    else /* sums near 0 are where an ulp is small */
+        assert_true(gap < 0.002 && off <= rows * d / 500 && differ <= rows * d / 50);
+    qsae__free(ctx, worker);
+    free(x);
+    free(want);
+}
+
+/* The soft cap, in every back end and path, with and without a window, beyond one block of keys. */
+static void test_capped_attention(void **state)
+{
+    enum { N = 600, D = 12, HEADS = 3, VALUES = N * D * (HEADS + 2) };
+    static const int modes[] = { QSAE_ATTN_EAGER, QSAE_ATTN_SDPA, QSAE_ATTN_FP32 };
+    qsae_context *ctx = test_context(2, NULL);
+    float *const values = malloc(VALUES * sizeof *values);
+    uint32_t s = 7;
+    (void)state;
+    assert_non_null(values);
+    for (int i = 0; i < VALUES; i++) {
+        float sum = 0;
+        for (int k = 0; k < 4; k++) {
+            s = s * 1664525u + 1013904223u;
+            sum += (float)(s >> 8) * 0x1p-24f - 0.5f;
+        }
+        values[i] = 3 * sum; /* of deviation 1.7: products with a scale of 1/2 go far beyond caps */
+    }
+    for (int i = 0; i < 3 * 2 * 2 * 2; i++) {
+        qsae__attention a = { .n_seq = 1, .n_tokens = N, .heads = HEADS, .kv_heads = 1,
+                              .head_dim = D, .window = i / 2 % 2 ? 33 : 0, .scale = 0.5f,
+                              .cap = i / 4 % 2 ? 1.5f : 10, .mode = modes[i / 8], .bf16 = i % 2 };
+        check_capped(ctx, &a, values, false);
+        check_capped(ctx, &a, values, true);
+    }
+    free(values);
+    qsae_context_close(&ctx);
+}
+
 /* More keys than one block of the fused kernel: its running maximum is rescaled. */
 static void test_long_attention(void **state)
 {
@@ -398,7 +507,7 @@ const struct CMUnitTest operation_tests[] = {
     cmocka_unit_test(test_gemma_sliding),
     cmocka_unit_test(test_gemma_full),
     cmocka_unit_test(test_llama),
-    cmocka_unit_test(test_long_attention),
+    cmocka_unit_test(test_capped_attention), cmocka_unit_test(test_long_attention),
     cmocka_unit_test(test_coarse_exponential),
 };
 const size_t n_operation_tests = sizeof operation_tests / sizeof operation_tests[0];

@@ -21,8 +21,10 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 warnings.filterwarnings("ignore")
 
 import transformers
+from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 from transformers import Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.gemma3 import modeling_gemma3
 from transformers.models.llama import modeling_llama
 
@@ -74,6 +76,24 @@ def gemma(**keys):
         max_position_embeddings=64,
     )
     return Gemma3TextConfig(**{**base, **keys})
+
+
+def gemma2(**keys):
+    base = dict(
+        vocab_size=64,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=20,
+        sliding_window=8,
+        max_position_embeddings=64,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=4.0,
+    )
+    return Gemma2Config(**{**base, **keys})
 
 
 # config: how the model is built. json: replaces the written config.json, for the older spellings.
@@ -270,6 +290,59 @@ MODELS = {
         dtype="f16",
         shard="30KB",
     ),
+    "gemma2_cap": dict(config=gemma2(), tokens=20, seed=100),
+    "gemma2_types": dict(
+        config=gemma2(
+            hidden_size=30,
+            num_attention_heads=5,
+            num_key_value_heads=5,
+            num_hidden_layers=2,
+            attn_logit_softcapping=5.0,
+            final_logit_softcapping=None,
+            attention_bias=True,
+            tie_word_embeddings=False,
+            rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0},
+            layer_types=["full_attention", "sliding_attention"],
+        ),
+        tokens=20,
+        dtype="bf16",
+        seed=101,
+    ),
+    # Caps, scale and layers are not in this file: their defaults are those of the 2B model.
+    "gemma2_old": dict(
+        config=gemma2(
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            query_pre_attn_scalar=256,
+            attn_logit_softcapping=50.0,
+            final_logit_softcapping=30.0,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        ),
+        tokens=20,
+        seed=102,
+        json={
+            "architectures": ["Gemma2ForCausalLM"],
+            "model_type": "gemma2",
+            "head_dim": 8,
+            "hidden_act": "silu",
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "max_position_embeddings": 64,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 2,
+            "rope_theta": 500.0,
+            "sliding_window": 8,
+            "torch_dtype": "float32",
+            "vocab_size": 64,
+        },
+    ),
+}
+CLASSES = {
+    "llama": LlamaForCausalLM,
+    "gemma2": Gemma2ForCausalLM,
+    "gemma3_text": Gemma3ForCausalLM,
 }
 KEPT = ("embed", "resid", "final_norm", "logits", "nll")
 STORAGE = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -278,7 +351,7 @@ STORAGE = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 def fill(model, seed):
     """Weights large enough that attention is peaked and logits spread over several nats."""
     gen = torch.Generator().manual_seed(seed)
-    gemma_like = "Gemma3" in type(model).__name__
+    gemma_like = "Gemma" in type(model).__name__
     for name, p in sorted(model.named_parameters()):
         noise = torch.randn(p.shape, generator=gen)
         with torch.no_grad():
@@ -316,7 +389,7 @@ def build(folder, name, seed):
         )
         cls = Gemma3ForConditionalGeneration
     else:
-        cls = LlamaForCausalLM if config.model_type == "llama" else Gemma3ForCausalLM
+        cls = CLASSES[config.model_type]
     model = cls(config)
     fill(model, seed)
     model = model.to(STORAGE[plan.get("dtype", "f32")])
@@ -418,19 +491,25 @@ def binary64():
         scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
         return self.weight * (x * scale)
 
-    def attention(module, query, key, value, attention_mask, scaling=None, **unused):
+    def attention(module, query, key, value, attention_mask, scaling=None, softcap=None, **unused):
         groups = module.num_key_value_groups
         key, value = (modeling_llama.repeat_kv(t, groups) for t in (key, value))
-        scores = query @ key.transpose(2, 3) * scaling + attention_mask
-        p = torch.softmax(scores, dim=-1)
+        scores = query @ key.transpose(2, 3) * scaling
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        p = torch.softmax(scores + attention_mask, dim=-1)
         return (p @ value).transpose(1, 2).contiguous(), p
 
     saved = (
+        modeling_gemma2.Gemma2RMSNorm.forward,
+        modeling_gemma2.eager_attention_forward,
         modeling_gemma3.Gemma3RMSNorm.forward,
         modeling_llama.LlamaRMSNorm.forward,
         modeling_gemma3.eager_attention_forward,
         modeling_llama.eager_attention_forward,
     )
+    modeling_gemma2.Gemma2RMSNorm.forward = gemma_norm
+    modeling_gemma2.eager_attention_forward = attention
     modeling_gemma3.Gemma3RMSNorm.forward = gemma_norm
     modeling_llama.LlamaRMSNorm.forward = llama_norm
     modeling_gemma3.eager_attention_forward = attention
@@ -439,11 +518,40 @@ def binary64():
         yield
     finally:
         (
+            modeling_gemma2.Gemma2RMSNorm.forward,
+            modeling_gemma2.eager_attention_forward,
             modeling_gemma3.Gemma3RMSNorm.forward,
             modeling_llama.LlamaRMSNorm.forward,
             modeling_gemma3.eager_attention_forward,
             modeling_llama.eager_attention_forward,
         ) = saved
+
+
+@contextlib.contextmanager
+def online_cap():
+    """Gemma 2 with capped scores in PyTorch's CPU flash kernel, which itself has no cap.
+
+    transformers runs this family in eager attention alone; what "sdpa" means for it here. The
+    kernel takes the scores as its mask, in fp32, on top of products that are zero.
+    """
+
+    def attention(module, query, key, value, attention_mask, scaling=None, softcap=None, **unused):
+        groups = module.num_key_value_groups
+        key, value = (modeling_llama.repeat_kv(t, groups) for t in (key, value))
+        scores = query.float() @ key.float().transpose(2, 3) * scaling
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.masked_fill(attention_mask != 0, -torch.inf)
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        out = sdpa(torch.zeros_like(query), key, value, attn_mask=scores)
+        return out.transpose(1, 2).contiguous(), None
+
+    saved = modeling_gemma2.eager_attention_forward
+    modeling_gemma2.eager_attention_forward = attention
+    try:
+        yield
+    finally:
+        modeling_gemma2.eager_attention_forward = saved
 
 
 def distance(a, b):
@@ -522,6 +630,8 @@ def reference(cls, target, plan, seed):
         ids[(ids >= 90) & (ids <= 92)] = 5  # image ids would ask for an image
     ids[:, 0] = 2
     tap = 1 % config.num_hidden_layers
+    capped = config.model_type == "gemma2"
+    slim = KEPT[-2:] if capped else KEPT  # all that the C tests read
     tensors = {"ids": ids.to(torch.int32)}
     report = {
         "versions": versions("torch", "transformers"),
@@ -530,9 +640,15 @@ def reference(cls, target, plan, seed):
         "storage": plan.get("dtype", "f32"),
     }
 
+    def backend(attention):
+        return online_cap() if capped and attention == "sdpa" else contextlib.nullcontext()
+
     def model(dtype, attention):
         m, info = cls.from_pretrained(
-            target, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            target,
+            dtype=dtype,
+            attn_implementation="eager" if capped else attention,
+            output_loading_info=True,
         )
         assert not any(info.values()), info
         return m.eval()
@@ -541,14 +657,16 @@ def reference(cls, target, plan, seed):
         oracle = run(model(torch.float32, "eager").double(), ids, tap)
     for name, value in oracle.items():
         # Sub-results of the tapped layer are wide and need no more than fp32.
-        tensors[f"oracle.{name}"] = value if name.split(".")[0] in KEPT else value.float()
+        if name.split(".")[0] in KEPT or not capped:
+            tensors[f"oracle.{name}"] = value if name.split(".")[0] in KEPT else value.float()
     report["f32_error"] = {}
     for attention in ("sdpa", "eager"):
-        got = run(model(torch.float32, attention), ids, tap)
+        with backend(attention):
+            got = run(model(torch.float32, attention), ids, tap)
         report["f32_error"][attention] = compare(got, oracle)
         kept = got if attention == "sdpa" else {k: got[k] for k in ("logits", "nll")}
         for name, value in kept.items():
-            if name.split(".")[0] in KEPT:
+            if name.split(".")[0] in KEPT and not capped:
                 tensors[f"f32.{attention}.{name}"] = value
     # Reordering is no change of the function: in binary64 nothing but rounding may move.
     with binary64():
@@ -557,28 +675,29 @@ def reference(cls, target, plan, seed):
     assert all(v["rel"] < 1e-12 for v in moved.values()), moved
     report["bf16_spread"], report["bf16_reordered"], report["bf16_error"], base = {}, {}, {}, {}
     for attention in ("sdpa", "eager"):
-        m = model(torch.bfloat16, attention)
-        base[attention] = run(m, ids, tap)
-        others = []
-        for threads in (1, 2):
-            for library in (True, False):
-                torch.set_num_threads(threads)
-                with torch.backends.mkldnn.flags(enabled=library):
-                    others.append(run(m, ids, tap))
-        torch.set_num_threads(1)
-        pairs = [compare(a, b) for i, a in enumerate(others) for b in others[:i]]
-        report["bf16_spread"][attention] = worst(pairs)
-        report["bf16_error"][attention] = compare(base[attention], oracle)
-        others = [base[attention]]
-        for order in range(8):
+        with backend(attention):
             m = model(torch.bfloat16, attention)
-            others.append(reordered_run(m, ids, reorder(m, order)))
+            base[attention] = run(m, ids, tap)
+            others = []
+            for threads in (1, 2):
+                for library in (True, False):
+                    torch.set_num_threads(threads)
+                    with torch.backends.mkldnn.flags(enabled=library):
+                        others.append(run(m, ids, tap))
+            torch.set_num_threads(1)
+            pairs = [compare(a, b) for i, a in enumerate(others) for b in others[:i]]
+            report["bf16_spread"][attention] = worst(pairs)
+            report["bf16_error"][attention] = compare(base[attention], oracle)
+            others = [base[attention]]
+            for order in range(8):
+                m = model(torch.bfloat16, attention)
+                others.append(reordered_run(m, ids, reorder(m, order)))
         pairs = [compare(a, b) for i, a in enumerate(others) for b in others[:i]]
         report["bf16_reordered"][attention] = worst(
             [{k: v for k, v in pair.items() if k.split(".")[0] in KEPT} for pair in pairs]
         )
         for name, value in base[attention].items():
-            if name.split(".")[0] in KEPT:
+            if name.split(".")[0] in slim:
                 tensors[f"bf16.{attention}.{name}"] = value
     report["bf16_sdpa_eager"] = compare(base["sdpa"], base["eager"])
     save(target / "reference.safetensors", tensors, {"content": "see tests/data/README.md"})
@@ -774,7 +893,8 @@ def operations(folder):
 
 def main():
     folder = output_folder("models")
-    for seed, name in enumerate(MODELS):
+    for number, name in enumerate(MODELS):
+        seed = MODELS[name].get("seed", number)
         cls, target = build(folder, name, seed)
         report = reference(cls, target, MODELS[name], seed)
         last = f"resid.{MODELS[name]['config'].num_hidden_layers - 1}"

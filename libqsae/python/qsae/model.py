@@ -118,7 +118,7 @@ class Model(Handle):
     compute    "f32": nothing is rounded below f32; "bf16": results rounded as PyTorch does
     quantizer  condition, e.g. "nf4:block=64@skip=down_proj", or a Quantizer; None = as stored
     kv         code of the key/value cache: "q8_0" for both, or "k=q8_0,v=q4_0,sink=4"
-    attn       rounding of attention in bf16: "sdpa" (default), "eager", "fp32"
+    attn       rounding of attention in bf16: "sdpa" (default but for Gemma 2), "eager", "fp32"
     progress   callable(done, total, unit, phase) while weights are quantized
 
     config     dict: type, path, layers, width, vocab, heads, kv_heads, head_dim, mlp_width, window,

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Which layers of a Gemma model slide, and how far they see (models.md A.0). */
+#include <inttypes.h>
+#include <string.h>
+
+#include "model/config.h"
+
+static int32_t read_pattern(const json_t *o, const char *where, int64_t *pattern)
+{
+    const char *keys[] = { "_sliding_window_pattern", "sliding_window_pattern" };
+    int32_t st = QSAE_OK;
+    for (int i = 0; i < 2 && st == QSAE_OK; i++)
+        st = qsae__json_i64(o, where, keys[i], false, 1, INT32_MAX, pattern, NULL);
+    return st;
+}
+
+static int32_t read_layers(const json_t *o, const char *where, int64_t pattern, qsae__config *c)
+{
+    const json_t *types = NULL;
+    int32_t st = read_pattern(o, where, &pattern);
+    if (st == QSAE_OK)
+        st = qsae__json_get(o, where, "layer_types", false, JSON_ARRAY, &types);
+    if (st != QSAE_OK)
+        return st;
+    if (types && (int64_t)json_array_size(types) != c->layers)
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: layer_types: expected %" PRId64
+                          " entries (num_hidden_layers), found %zu",
+                          where, c->layers, json_array_size(types));
+    for (int64_t n = 0; n < c->layers; n++) {
+        c->sliding[n] = (n + 1) % pattern != 0;
+        if (!types)
+            continue;
+        const char *type = json_string_value(json_array_get(types, (size_t)n));
+        if (!type)
+            return qsae__fail(QSAE_EFORMAT, "%s: layer_types[%" PRId64 "]: expected a string",
+                              where, n);
+        c->sliding[n] = !strcmp(type, "sliding_attention");
+        if (!c->sliding[n] && strcmp(type, "full_attention") != 0)
+            return qsae__fail(QSAE_EUNSUPPORTED,
+                              "%s: layer_types[%" PRId64 "]: \"%.64s\" is not supported "
+                              "(full_attention, sliding_attention are)",
+                              where, n, type);
+    }
+    return QSAE_OK;
+}
+
+static int32_t read_window(const json_t *o, const char *where, qsae__config *c)
+{
+    bool any = false;
+    for (int64_t n = 0; n < c->layers; n++)
+        any = any || c->sliding[n];
+    c->window = 4096;
+    if (any && json_is_null(json_object_get(o, "sliding_window")))
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: sliding_window: expected an integer, found null, but there are "
+                          "sliding layers",
+                          where);
+    const int32_t st =
+        qsae__json_i64(o, where, "sliding_window", false, 1, INT32_MAX, &c->window, NULL);
+    if (!any)
+        c->window = 0;
+    return st;
+}
+
+int32_t qsae__config_layers(qsae_context *ctx, const json_t *o, const char *where, int64_t pattern,
+                            qsae__config *c)
+{
+    c->sliding = qsae__calloc(ctx, c->layers, 1);
+    if (!c->sliding)
+        return QSAE_ENOMEM;
+    const int32_t st = read_layers(o, where, pattern, c);
+    return st == QSAE_OK ? read_window(o, where, c) : st;
+}
+
+int32_t qsae__config_causal(const json_t *o, const char *where)
+{
+    const json_t *v = json_object_get(o, "use_bidirectional_attention");
+    if (!v || json_is_null(v) || json_is_false(v) ||
+        (json_is_string(v) && !strcmp(json_string_value(v), "vision")))
+        return QSAE_OK;
+    return qsae__fail(QSAE_EUNSUPPORTED,
+                      "%s: use_bidirectional_attention: only causal models are supported", where);
+}
