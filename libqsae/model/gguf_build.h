@@ -50,5 +50,6 @@ int32_t qsae__gguf_common(qsae__gguf_build *b);
 /* Those of one. */
 int32_t qsae__gguf_llama(qsae__gguf_build *b);
 int32_t qsae__gguf_gemma3(qsae__gguf_build *b);
+int32_t qsae__gguf_gemma2(qsae__gguf_build *b);
 
 #endif

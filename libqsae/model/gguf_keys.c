@@ -274,13 +274,12 @@ int32_t qsae__gguf_llama(qsae__gguf_build *b)
     return st == QSAE_OK ? set_factors(b) : st;
 }
 
-/* Which layers slide: the key's list or period; without it every sixth is full, as llama.cpp and
- * the published models have it. */
-static int32_t gemma3_layers(qsae__gguf_build *b, int64_t window)
+/* Which layers slide: the key's list or period; without it the last of every `period` is full, as
+ * llama.cpp and the published models have it. */
+static int32_t set_layers(qsae__gguf_build *b, int64_t window, int64_t period)
 {
     char text[KEY_SIZE];
     qsae__gguf_array a = { 0 };
-    int64_t period = 6;
     int32_t found = 0, st = QSAE_OK;
     full_key(b, "attention.sliding_window_pattern", text);
     if (qsae__gguf_get_array(b->g, text, false, QSAE__GGUF_BOOL, &a, &found) != QSAE_OK)
@@ -320,7 +319,7 @@ int32_t qsae__gguf_gemma3(qsae__gguf_build *b)
         st = qsae__gguf_i64(b->g, full_key(b, "attention.sliding_window", text), false, 0,
                             INT32_MAX, &window, NULL);
     if (st == QSAE_OK)
-        st = gemma3_layers(b, window);
+        st = set_layers(b, window, 6);
     if (st == QSAE_OK && window > 0)
         st = set(b, "sliding_window", json_integer(window));
     if (st == QSAE_OK)
@@ -331,5 +330,49 @@ int32_t qsae__gguf_gemma3(qsae__gguf_build *b)
         st = set(b, "rope_local_base_freq", json_real(local));
     if (st == QSAE_OK && cap != 0)
         st = set(b, "final_logit_softcapping", json_real(cap));
+    return st == QSAE_OK ? set_scaling(b) : st;
+}
+
+/* A soft cap under its key; without the key the published models' counts, which is config.json's
+ * default and llama.cpp's. */
+static int32_t set_cap(qsae__gguf_build *b, const char *key)
+{
+    char text[KEY_SIZE];
+    double cap = 0;
+    int32_t present = 0;
+    const int32_t st = get_f64(b, key, false, &cap, &present);
+    if (st != QSAE_OK || !present)
+        return st;
+    if (cap <= 0)
+        return qsae__fail(QSAE_EFORMAT, "%s: %s: expected a positive number, found %g", b->path,
+                          full_key(b, key, text), cap);
+    return set(b, key, json_real(cap));
+}
+
+int32_t qsae__gguf_gemma2(qsae__gguf_build *b)
+{
+    char text[KEY_SIZE];
+    double theta = 10000;
+    int64_t window = 4096;
+    /* The 27B model alone scales by the width per head; llama.cpp knows it by its 46 blocks. */
+    const double scalar = (double)(b->blocks == 46 ? b->width / b->heads : b->head_dim);
+    int32_t st = get_f64(b, "rope.freq_base", false, &theta, NULL);
+    if (st == QSAE_OK)
+        st = check_scale(b, scalar);
+    if (st == QSAE_OK)
+        st = qsae__gguf_i64(b->g, full_key(b, "attention.sliding_window", text), false, 0,
+                            INT32_MAX, &window, NULL);
+    if (st == QSAE_OK)
+        st = set_layers(b, window, 2);
+    if (st == QSAE_OK && window > 0)
+        st = set(b, "sliding_window", json_integer(window));
+    if (st == QSAE_OK)
+        st = set(b, "query_pre_attn_scalar", json_real(scalar));
+    if (st == QSAE_OK)
+        st = set(b, "rope_theta", json_real(theta));
+    if (st == QSAE_OK)
+        st = set_cap(b, "attn_logit_softcapping");
+    if (st == QSAE_OK)
+        st = set_cap(b, "final_logit_softcapping");
     return st == QSAE_OK ? set_scaling(b) : st;
 }

@@ -11,7 +11,7 @@
 #include "model/gguf.h"
 
 static const char *const models[] = { "gguf_llama_mixed", "gguf_llama_q4_k_m", "gguf_llama_rope3",
-                                      "gguf_gemma3", "gguf_gemma3_new" };
+                                      "gguf_gemma3", "gguf_gemma3_new", "gguf_gemma2" };
 #define N_MODELS ((int)(sizeof models / sizeof models[0]))
 
 static void open_model(qsae_context *ctx, const char *path, json_t **config, qsae__tensors **t)
@@ -102,6 +102,11 @@ static void test_keys(void **state)
             assert_true(c.tied == (i > 0) && c.attention_bias == (i == 2) && !c.mlp_bias);
             assert_true(full->theta == (i == 0 ? 1e4 : 5e5) && !full->factors == (i != 2));
             assert_true(full->type == QSAE__ROPE_DEFAULT && local->factors == NULL);
+        } else if (i == 5) {
+            assert_true(c.layers == 2 && c.window == 8 && c.sliding[0] && !c.sliding[1]);
+            assert_true(c.attn_cap == 2 && c.final_cap == 4 && c.attn_scale == 0.25 && c.tied);
+            assert_true(c.heads == 3 && c.kv_heads == 1 && c.eps == (double)1e-6f);
+            assert_true(full->theta == 1e4 && local->theta == 1e4);
         } else {
             const int sliding = i == 3 ? 0x5f : 6; /* 7 or 3 layers */
             assert_true(c.layers == (i == 3 ? 7 : 3) && c.window == 8 && c.attn_scale == 0.25);
@@ -436,9 +441,65 @@ static void test_gemma3_keys(void **state)
     qsae_context_close(&ctx);
 }
 
+/* Gemma 2 files of before the keys: what llama.cpp takes for them. */
+static void test_gemma2_keys(void **state)
+{
+    static const struct {
+        int64_t blocks, window, period; /* -1: no such key */
+        float cap;                      /* 0: no such key */
+    } cases[] = { { 4, -1, -1, 0 }, { 4, 5, -1, 2 }, { 4, 5, 3, 2 }, { 4, 0, -1, 3 },
+                  { 46, 6, -1, 0 } };
+    qsae_context *ctx = test_context(1, NULL);
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0] + 2; i++) {
+        const bool bad = i >= sizeof cases / sizeof cases[0];
+        const int64_t window = bad ? 4 : cases[i].window, blocks = bad ? 4 : cases[i].blocks;
+        const int64_t period = !bad && cases[i].period > 0 ? cases[i].period : 2;
+        struct file f;
+        json_t *config = NULL;
+        qsae__tensors *t = NULL;
+        qsae__config c;
+        start(&f);
+        add_str(&f, "general.architecture", "gemma2");
+        add_int(&f, "gemma2.block_count", (uint32_t)blocks);
+        add_int(&f, "gemma2.context_length", 16);
+        add_int(&f, "gemma2.embedding_length", 42);
+        add_int(&f, "gemma2.feed_forward_length", 8);
+        add_int(&f, "gemma2.attention.head_count", 2);
+        add_int(&f, "gemma2.attention.head_count_kv", 1);
+        add_int(&f, "gemma2.attention.key_length", 16);
+        add_f32(&f, "gemma2.attention.layer_norm_rms_epsilon", 1e-6f);
+        if (window >= 0)
+            add_int(&f, "gemma2.attention.sliding_window", (uint32_t)window);
+        if (!bad && cases[i].period > 0)
+            add_int(&f, "gemma2.attention.sliding_window_pattern", (uint32_t)cases[i].period);
+        if (bad || cases[i].cap > 0) {
+            add_f32(&f, "gemma2.attn_logit_softcapping", bad ? (float)i - 6 : cases[i].cap);
+            add_f32(&f, "gemma2.final_logit_softcapping", bad ? 1 : cases[i].cap + 1);
+        }
+        add_tensor(&f, "token_embd.weight", 6, 42);
+        if (bad) { /* -1, 0 */
+            refused(ctx, &f, QSAE_EFORMAT, "gemma2.attn_logit_softcapping: expected a positive");
+            continue;
+        }
+        open_model(ctx, finish(&f), &config, &t);
+        OK(qsae__config_read(ctx, config, "test", &c));
+        assert_true(c.attn_cap == (cases[i].cap > 0 ? (double)cases[i].cap : 50));
+        assert_true(c.final_cap == (cases[i].cap > 0 ? (double)cases[i].cap + 1 : 30));
+        assert_true(c.attn_scale == 1 / sqrt(blocks == 46 ? 21.0 : 16.0));
+        assert_true(c.window == (window < 0 ? 4096 : window) && c.kv_heads == 1);
+        for (int64_t n = 0; n < c.layers; n++)
+            assert_int_equal(c.sliding[n], window != 0 && (n + 1) % period != 0);
+        qsae__config_free(ctx, &c);
+        json_decref(config);
+        qsae__tensors_unref(&t);
+    }
+    qsae_context_close(&ctx);
+}
+
 static void test_refused_keys(void **state)
 {
-    static const char *const others[] = { "gemma2", "qwen3", "gemma4", "gptneox", "gpt2", "clip",
+    static const char *const others[] = { "qwen3", "gemma4", "gptneox", "gpt2", "clip",
                                           "llama4", "llam", "LLAMA", "" };
     static const char *const scalars[] = { "expert_count", "attention.clamp_kqv",
                                            "attention.shared_kv_layers", "nextn_predict_layers" };
@@ -449,7 +510,8 @@ static void test_refused_keys(void **state)
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         start(&f);
         add_str(&f, "general.architecture", others[i]);
-        snprintf(text, sizeof text, "\"%s\" is not supported (llama, gemma3 are)", others[i]);
+        snprintf(text, sizeof text, "\"%s\" is not supported (llama, gemma3, gemma2 are)",
+                 others[i]);
         refused(ctx, &f, QSAE_EUNSUPPORTED, text);
     }
     start(&f);
@@ -711,7 +773,7 @@ const struct CMUnitTest gguf_tests[] = {
     cmocka_unit_test(test_tensors),       cmocka_unit_test(test_keys),
     cmocka_unit_test(test_results),       cmocka_unit_test(test_made),
     cmocka_unit_test(test_gemma3_keys),   cmocka_unit_test(test_refused_keys),
-    cmocka_unit_test(test_refused_tensors),
+    cmocka_unit_test(test_refused_tensors), cmocka_unit_test(test_gemma2_keys),
     cmocka_unit_test(test_biases),        cmocka_unit_test(test_fused),
     cmocka_unit_test(test_hash),          cmocka_unit_test(test_folder_of_one),
 };

@@ -19,9 +19,9 @@ import shutil
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as T
-from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
-from models import LLAMA3, binary64, distance, fill, gemma, llama, run
+from models import CLASSES, LLAMA3, binary64, distance, fill, gemma, gemma2, llama, run
 
 MODELS = {
     # Every matrix in another type; the embedding too.
@@ -137,6 +137,32 @@ MODELS = {
             "ffn_up": T.Q8_0,
         },
         new_keys=True,
+    ),
+    # The converter writes neither a rotary base nor the layers: both are implied.
+    "gguf_gemma2": dict(
+        config=gemma2(
+            hidden_size=96,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            head_dim=16,
+            query_pre_attn_scalar=16,
+        ),
+        types={
+            "token_embd": T.Q8_0,
+            "attn_q": T.Q5_1,
+            "attn_k": T.F16,
+            "attn_v": T.Q4_0,
+            "attn_output": T.BF16,
+            "ffn_gate": T.Q4_0,
+            "ffn_up": T.Q5_0,
+            "ffn_down": T.Q4_1,
+        },
+        seed=505,
+        transformers=True,
+        # Its reader leaves these at the published models' values.
+        keys=dict(
+            attn_logit_softcapping=2.0, final_logit_softcapping=4.0, query_pre_attn_scalar=16
+        ),
     ),
 }
 TOKENS = 16
@@ -260,6 +286,11 @@ def write_keys(w, config, arch, plan):
         w.add_rope_dimension_count(config.head_dim)
         w.add_rope_freq_base(rope["rope_theta"])
         return
+    if arch == "gemma2":
+        w.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        w.add_final_logit_softcapping(config.final_logit_softcapping)
+        w.add_sliding_window(config.sliding_window)
+        return
     full = rope["full_attention"]
     w.add_rope_freq_base(full["rope_theta"])
     w.add_sliding_window(config.sliding_window)
@@ -276,7 +307,7 @@ def write_keys(w, config, arch, plan):
 def write(model, path, plan):
     """The file, and the weights it stands for under their Hugging Face names."""
     config = model.config
-    arch = "llama" if config.model_type == "llama" else "gemma3"
+    arch = config.model_type.removesuffix("_text")
     names = LLAMA_NAMES if arch == "llama" else GEMMA_NAMES
     w = gguf.GGUFWriter(path, arch)
     w.add_name(path.parent.name)
@@ -295,7 +326,7 @@ def write(model, path, plan):
         turned = arch == "llama" and name.split(".")[-2] in ("attn_q", "attn_k")
         if turned:
             x = permute(x, heads_of(name, config))
-        if arch == "gemma3" and name.endswith("norm.weight"):
+        if arch != "llama" and name.endswith("norm.weight"):
             x = x + np.float32(1)
         kind = plan["types"].get(name.split(".")[-2], T.F32) if x.ndim == 2 else T.F32
         if kind == T.F32:
@@ -307,7 +338,7 @@ def write(model, path, plan):
             y = gguf.quants.dequantize(packed, kind)
         if turned:
             y = unpermute(y, heads_of(name, config))
-        if arch == "gemma3" and name.endswith("norm.weight"):
+        if arch != "llama" and name.endswith("norm.weight"):
             y = y - np.float32(1)
         decoded[hf] = np.ascontiguousarray(y, np.float32)
     w.write_header_to_file()
@@ -331,7 +362,9 @@ def build(folder, name, seed):
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     config = plan["config"]
-    cls = LlamaForCausalLM if config.model_type == "llama" else Gemma3ForCausalLM
+    cls = CLASSES[config.model_type]
+    # Gemma 2 runs in eager attention alone.
+    fastest = "eager" if config.model_type == "gemma2" else "sdpa"
 
     def model(dtype, attention, weights):
         m = cls._from_config(config, dtype=dtype, attn_implementation=attention)
@@ -350,11 +383,15 @@ def build(folder, name, seed):
     ids[:, 0] = 2
     with binary64():
         oracle = run(model(torch.float32, "eager", decoded).double(), ids)
-    got = run(model(torch.float32, "sdpa", decoded), ids)
+    got = run(model(torch.float32, fastest, decoded), ids)
     if plan.get("transformers"):
         # Its own reader of GGUF files, bit for bit.
         own = AutoModelForCausalLM.from_pretrained(
-            target, gguf_file="model.gguf", dtype=torch.float32, attn_implementation="sdpa"
+            target,
+            gguf_file="model.gguf",
+            dtype=torch.float32,
+            attn_implementation=fastest,
+            **plan.get("keys", {}),
         )
         assert torch.equal(run(own.eval(), ids)["logits"], got["logits"])
     report = {
@@ -370,7 +407,7 @@ def build(folder, name, seed):
 def main():
     folder = output_folder("models")
     for i, name in enumerate(MODELS):
-        build(folder, name, 500 + i)
+        build(folder, name, MODELS[name].get("seed", 500 + i))
 
 
 if __name__ == "__main__":
