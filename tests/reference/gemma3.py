@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Write a checkpoint of the shape of a Gemma 3 model with random BF16 weights.
+"""Write a checkpoint of the shape of a Gemma 3 or 2 model with random BF16 weights.
 
 For timing and memory measurements where the published weights cannot be had. Only NumPy is needed;
 one tensor is in memory at a time. transformers and libqsae both load the folder.
@@ -19,6 +19,8 @@ SHAPES = {
     "1b": (1152, 26, 4, 1, 6912, 512),
     "4b": (2560, 34, 8, 4, 10240, 1024),
     "tiny": (64, 6, 2, 1, 128, 16),
+    "gemma2-2b": (2304, 26, 8, 4, 9216, 4096),
+    "gemma2-9b": (3584, 42, 16, 8, 14336, 4096),
 }
 
 CONFIG = {
@@ -48,18 +50,32 @@ CONFIG = {
     "vocab_size": 262144,
 }
 
+GEMMA2 = {
+    "architectures": ["Gemma2ForCausalLM"],
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "max_position_embeddings": 8192,
+    "model_type": "gemma2",
+    "rope_theta": 10000.0,
+    "vocab_size": 256000,
+}
+GEMMA3_ALONE = ("rope_local_base_freq", "rope_scaling", "sliding_window_pattern")
 
-def config_of(shape, vocabulary=CONFIG["vocab_size"], layers=0):
+
+def config_of(shape, vocabulary=0, layers=0):
     hidden, depth, heads, kv_heads, mlp, window = SHAPES[shape]
+    base = CONFIG
+    if shape.startswith("gemma2"):
+        base = {k: v for k, v in CONFIG.items() if k not in GEMMA3_ALONE} | GEMMA2
     return {
-        **CONFIG,
+        **base,
         "hidden_size": hidden,
         "intermediate_size": mlp,
         "num_attention_heads": heads,
         "num_hidden_layers": layers or depth,
         "num_key_value_heads": kv_heads,
         "sliding_window": window,
-        "vocab_size": vocabulary,
+        "vocab_size": vocabulary or base["vocab_size"],
     }
 
 
@@ -76,10 +92,12 @@ def tensors(config):
         yield p + "post_attention_layernorm.weight", (d,)
         yield p + "post_feedforward_layernorm.weight", (d,)
         yield p + "pre_feedforward_layernorm.weight", (d,)
-        yield p + "self_attn.k_norm.weight", (h,)
+        if config["model_type"] != "gemma2":
+            yield p + "self_attn.k_norm.weight", (h,)
         yield p + "self_attn.k_proj.weight", (k, d)
         yield p + "self_attn.o_proj.weight", (d, q)
-        yield p + "self_attn.q_norm.weight", (h,)
+        if config["model_type"] != "gemma2":
+            yield p + "self_attn.q_norm.weight", (h,)
         yield p + "self_attn.q_proj.weight", (q, d)
         yield p + "self_attn.v_proj.weight", (k, d)
     yield "model.norm.weight", (d,)
@@ -120,7 +138,7 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--shape", choices=SHAPES, default="1b")
     parser.add_argument("--layers", type=int, default=0, help="0: as the shape has")
-    parser.add_argument("--vocabulary", type=int, default=CONFIG["vocab_size"])
+    parser.add_argument("--vocabulary", type=int, default=0, help="0: as the model has")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     size = write(args.folder, config_of(args.shape, args.vocabulary, args.layers), args.seed)
