@@ -71,12 +71,17 @@ int32_t qsae__config_layers(qsae_context *ctx, const json_t *o, const char *wher
 /* layer_types.c: false, null, absent and "vision" keep text causal; true (embedding models) does
  * not and is refused. */
 int32_t qsae__config_causal(const json_t *o, const char *where);
+/* layer_types.c: that key, if it is there, into c->sliding [c->layers]. */
+int32_t qsae__config_layer_types(const json_t *o, const char *where, qsae__config *c);
 
 /* Whether a member is there and not null. */
 bool qsae__config_has(const json_t *o, const char *key);
 
 /* rope.c: merges one rope dictionary into *rope, which holds the defaults. */
 int32_t qsae__rope_read(const json_t *dict, const char *where, const char *key, qsae__rope *rope);
+/* rope.c: the flat keys and the dictionary of a model whose layers all rotate alike, into c->rope;
+ * c->max_positions is set. */
+int32_t qsae__rope_read_one(const json_t *o, const char *where, qsae__config *c);
 /* rope.c: f [head_dim / 2], the frequencies in f32 as torch computes them. */
 void qsae__rope_frequencies(const qsae__rope *rope, int64_t head_dim, float *f);
 /* rope.c: cos, sin [n_tokens, head_dim / 2]; bf16: rounded. */

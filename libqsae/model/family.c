@@ -8,6 +8,8 @@ static const qsae__family *const families[] = {
     &qsae__family_gemma3_text,
     &qsae__family_gemma3,
     &qsae__family_gemma2,
+    &qsae__family_qwen3,
+    &qsae__family_mistral,
 };
 
 const qsae__family *qsae__family_find(const char *model_type)
@@ -20,5 +22,5 @@ const qsae__family *qsae__family_find(const char *model_type)
 
 const char *qsae__family_names(void)
 {
-    return "llama, gemma3_text, gemma3, gemma2";
+    return "llama, gemma3_text, gemma3, gemma2, qwen3, mistral";
 }

@@ -32,6 +32,7 @@ typedef struct qsae__family {
     enum qsae__norm_kind norm;
     bool scale_embedding;   /* x_0 = E sqrt(width) */
     bool eager;             /* attention where none is asked for; else sdpa */
+    bool any_width;         /* hidden_size need not be a multiple of the number of heads */
     /* Fills *c from defaults and keys; text: object with the model's keys, top: whole file. */
     int32_t (*read)(qsae_context *ctx, const json_t *top, const json_t *text, const char *where,
                     qsae__config *c);
@@ -41,6 +42,7 @@ typedef struct qsae__family {
 
 extern const qsae__family qsae__family_llama, qsae__family_gemma3_text, qsae__family_gemma3;
 extern const qsae__family qsae__family_gemma2;
+extern const qsae__family qsae__family_qwen3, qsae__family_mistral;
 
 /* Family of a model_type, or NULL. */
 const qsae__family *qsae__family_find(const char *model_type);

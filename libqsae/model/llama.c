@@ -5,28 +5,6 @@
 #include "model/block.h"
 #include "model/family.h"
 
-/* rope_scaling (old) wins over rope_parameters (new), as transformers converts them. */
-static int32_t read_rope(const json_t *o, const char *where, qsae__config *c)
-{
-    qsae__rope *const rope = &c->rope[QSAE__FULL];
-    const json_t *dict = NULL;
-    const char *key = "rope_scaling";
-    *rope = (qsae__rope){ .theta = 10000, .original = (double)c->max_positions };
-    int32_t st = qsae__config_positive(o, where, "rope_theta", &rope->theta);
-    if (st == QSAE_OK)
-        st = qsae__json_get(o, where, key, false, JSON_OBJECT, &dict);
-    if (st == QSAE_OK && !dict) {
-        key = "rope_parameters";
-        st = qsae__json_get(o, where, key, false, JSON_OBJECT, &dict);
-        if (st == QSAE_OK && dict && qsae__config_has(dict, "full_attention"))
-            st = qsae__json_get(dict, where, key = "full_attention", false, JSON_OBJECT, &dict);
-    }
-    if (st == QSAE_OK && dict)
-        st = qsae__rope_read(dict, where, key, rope);
-    c->rope[QSAE__SLIDING] = *rope;
-    return st;
-}
-
 static int32_t read(qsae_context *ctx, const json_t *top, const json_t *o, const char *where,
                     qsae__config *c)
 {
@@ -56,7 +34,7 @@ static int32_t read(qsae_context *ctx, const json_t *top, const json_t *o, const
     if (st == QSAE_OK)
         st = qsae__config_activation(o, where, "hidden_act", &c->activation);
     if (st == QSAE_OK)
-        st = read_rope(o, where, c);
+        st = qsae__rope_read_one(o, where, c);
     if (st != QSAE_OK)
         return st;
     c->attn_scale = 1.0 / sqrt((double)c->head_dim);

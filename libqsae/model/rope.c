@@ -64,6 +64,28 @@ int32_t qsae__rope_read(const json_t *dict, const char *where, const char *key, 
     return st;
 }
 
+/* rope_scaling (old) wins over rope_parameters (new), as transformers converts them. */
+int32_t qsae__rope_read_one(const json_t *o, const char *where, qsae__config *c)
+{
+    qsae__rope *const rope = &c->rope[QSAE__FULL];
+    const json_t *dict = NULL;
+    const char *key = "rope_scaling";
+    *rope = (qsae__rope){ .theta = 10000, .original = (double)c->max_positions };
+    int32_t st = qsae__config_positive(o, where, "rope_theta", &rope->theta);
+    if (st == QSAE_OK)
+        st = qsae__json_get(o, where, key, false, JSON_OBJECT, &dict);
+    if (st == QSAE_OK && !dict) {
+        key = "rope_parameters";
+        st = qsae__json_get(o, where, key, false, JSON_OBJECT, &dict);
+        if (st == QSAE_OK && dict && qsae__config_has(dict, "full_attention"))
+            st = qsae__json_get(dict, where, key = "full_attention", false, JSON_OBJECT, &dict);
+    }
+    if (st == QSAE_OK && dict)
+        st = qsae__rope_read(dict, where, key, rope);
+    c->rope[QSAE__SLIDING] = *rope;
+    return st;
+}
+
 /* Each step in f32, in torch's order (modeling_rope_utils.py); the power alone goes through f64. */
 void qsae__rope_frequencies(const qsae__rope *rope, int64_t head_dim, float *f)
 {

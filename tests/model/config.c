@@ -105,6 +105,93 @@ static void test_attention_default(void **state)
     qsae_context_close(&ctx);
 }
 
+static void test_qwen3(void **state)
+{
+    qsae_context *ctx = test_context(1, NULL);
+    qsae__config c;
+    (void)state;
+    load(ctx, "{\"model_type\":\"qwen3\"}", &c);
+    assert_true(c.vocab == 151936 && c.width == 4096 && c.mlp_width == 22016 && c.layers == 32);
+    assert_true(c.heads == 32 && c.kv_heads == 32 && c.head_dim == 128 && c.window == 0);
+    assert_true(c.eps == 1e-6 && !c.tied && !c.attention_bias && !c.mlp_bias && c.bos == -1);
+    assert_true(c.eos == -1 && c.max_positions == 32768 && c.attn_scale == 1 / sqrt(128));
+    assert_true(c.rope[QSAE__FULL].theta == 1e4 && c.rope[QSAE__SLIDING].theta == 1e4);
+    qsae__config_free(ctx, &c);
+    /* without use_sliding_window the other keys say nothing; hidden_size is no multiple of heads */
+    load(ctx,
+         "{\"model_type\":\"qwen3\",\"num_hidden_layers\":3,\"max_window_layers\":0,"
+         "\"sliding_window\":0,\"num_attention_heads\":3,\"num_key_value_heads\":null,"
+         "\"rope_theta\":1000000,\"rope_scaling\":null,\"mlp_bias\":true}",
+         &c);
+    assert_true(c.window == 0 && !c.sliding[0] && !c.sliding[2] && c.kv_heads == 3 && !c.mlp_bias);
+    assert_true(c.rope[QSAE__FULL].theta == 1e6);
+    qsae__config_free(ctx, &c);
+    load(ctx,
+         "{\"model_type\":\"qwen3\",\"num_hidden_layers\":30,\"use_sliding_window\":true,"
+         "\"layer_types\":null}",
+         &c);
+    assert_true(c.window == 4096);
+    for (int64_t n = 0; n < c.layers; n++)
+        assert_int_equal(c.sliding[n], n >= 28);
+    qsae__config_free(ctx, &c);
+    load(ctx,
+         "{\"model_type\":\"qwen3\",\"num_hidden_layers\":3,\"use_sliding_window\":true,"
+         "\"sliding_window\":9,\"max_window_layers\":1,\"layer_types\":[\"sliding_attention\","
+         "\"full_attention\",\"sliding_attention\"]}",
+         &c);
+    assert_true(c.window == 9 && c.sliding[0] && !c.sliding[1] && c.sliding[2]);
+    qsae__config_free(ctx, &c);
+    load(ctx,
+         "{\"model_type\":\"qwen3\",\"num_hidden_layers\":3,\"use_sliding_window\":true,"
+         "\"sliding_window\":null,\"max_window_layers\":0}",
+         &c);
+    assert_true(c.window == 0 && !c.sliding[0] && !c.sliding[2]);
+    qsae__config_free(ctx, &c);
+    qsae_context_close(&ctx);
+}
+
+static void count_ignored(void *cookie, int32_t level, const char *message)
+{
+    *(int *)cookie += level == QSAE_LOG_WARNING && strstr(message, "layer_types is ignored");
+}
+
+static void test_mistral(void **state)
+{
+    int warnings = 0;
+    qsae_context_settings s;
+    qsae_context *ctx = NULL;
+    qsae__config c;
+    (void)state;
+    qsae_context_settings_init(&s, sizeof s);
+    s.threads = 1;
+    s.log = count_ignored;
+    s.log_cookie = &warnings;
+    OK(qsae_context_open(&s, &ctx));
+    load(ctx, "{\"model_type\":\"mistral\"}", &c);
+    assert_true(c.vocab == 32000 && c.width == 4096 && c.mlp_width == 14336 && c.layers == 32);
+    assert_true(c.heads == 32 && c.kv_heads == 8 && c.head_dim == 128 && c.window == 4096);
+    assert_true(c.eps == 1e-6 && !c.tied && c.bos == 1 && c.eos == 2 && c.max_positions == 131072);
+    for (int64_t n = 0; n < c.layers; n++)
+        assert_int_equal(c.sliding[n], 1);
+    qsae__config_free(ctx, &c);
+    assert_int_equal(warnings, 0);
+    load(ctx,
+         "{\"model_type\":\"mistral\",\"num_hidden_layers\":2,\"sliding_window\":null,"
+         "\"hidden_size\":5120,\"head_dim\":160,\"num_key_value_heads\":null,"
+         "\"attention_bias\":true,\"mlp_bias\":true,\"rope_theta\":1000000.0,"
+         "\"layer_types\":[\"full_attention\",\"sliding_attention\"]}",
+         &c);
+    assert_true(c.window == 0 && !c.sliding[0] && !c.sliding[1] && c.head_dim == 160);
+    assert_true(c.kv_heads == 32 && !c.attention_bias && !c.mlp_bias);
+    assert_true(c.rope[QSAE__FULL].theta == 1e6 && c.rope[QSAE__SLIDING].theta == 1e6);
+    assert_int_equal(warnings, 1);
+    qsae__config_free(ctx, &c);
+    load(ctx, "{\"model_type\":\"mistral\",\"head_dim\":null,\"num_attention_heads\":24}", &c);
+    assert_true(c.head_dim == 170 && c.sliding[31]); /* 4096 / 24, rounded down */
+    qsae__config_free(ctx, &c);
+    qsae_context_close(&ctx);
+}
+
 /* Mixtures of old and new keys. */
 static void test_forms(void **state)
 {
@@ -197,6 +284,9 @@ static void test_frequencies(void **state)
 #define LLAMA "{\"model_type\":\"llama\","
 #define GEMMA "{\"model_type\":\"gemma3_text\",\"num_hidden_layers\":2,"
 
+#define QWEN3 "{\"model_type\":\"qwen3\",\"num_hidden_layers\":2,"
+#define MISTRAL "{\"model_type\":\"mistral\",\"num_hidden_layers\":2,"
+
 static const struct {
     const char *json;
     int32_t status;
@@ -264,6 +354,26 @@ static const struct {
     { GEMMA "\"sliding_window\":0}", QSAE_EFORMAT, "sliding_window" },
     { GEMMA "\"query_pre_attn_scalar\":0}", QSAE_EFORMAT, "query_pre_attn_scalar" },
     { GEMMA "\"final_logit_softcapping\":-30}", QSAE_EFORMAT, "final_logit_softcapping" },
+    { "{\"model_type\":\"mistral3\"}", QSAE_EUNSUPPORTED, "\"mistral3\"" },
+    { QWEN3 "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}}", QSAE_EUNSUPPORTED, "yarn" },
+    { QWEN3 "\"head_dim\":null}", QSAE_EFORMAT, "head_dim" },
+    { QWEN3 "\"num_attention_heads\":16}", QSAE_EFORMAT, "num_key_value_heads 32" },
+    { QWEN3 "\"use_sliding_window\":1}", QSAE_EFORMAT, "use_sliding_window" },
+    { QWEN3 "\"use_sliding_window\":true,\"sliding_window\":0}", QSAE_EFORMAT, "sliding_window" },
+    { QWEN3 "\"max_window_layers\":null}", QSAE_EFORMAT, "max_window_layers" },
+    { QWEN3 "\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", QSAE_EFORMAT,
+      "layer_types[1]: sliding_attention, but use_sliding_window is false" },
+    { QWEN3 "\"use_sliding_window\":true,\"sliding_window\":null,"
+            "\"layer_types\":[\"sliding_attention\",\"full_attention\"]}",
+      QSAE_EFORMAT, "layer_types[0]: sliding_attention, but sliding_window is null" },
+    { QWEN3 "\"layer_types\":[\"full_attention\"]}", QSAE_EFORMAT, "layer_types: expected 2" },
+    { QWEN3 "\"layer_types\":[\"full_attention\",3]}", QSAE_EFORMAT, "layer_types[1]" },
+    { QWEN3 "\"layer_types\":[\"full_attention\",\"linear_attention\"]}", QSAE_EUNSUPPORTED,
+      "linear_attention" },
+    { MISTRAL "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4}}", QSAE_EUNSUPPORTED, "yarn" },
+    { MISTRAL "\"sliding_window\":0}", QSAE_EFORMAT, "sliding_window" },
+    { MISTRAL "\"num_attention_heads\":4,\"head_dim\":8}", QSAE_EFORMAT, "num_key_value_heads 8" },
+    { MISTRAL "\"head_dim\":9}", QSAE_EFORMAT, "head_dim" },
 };
 
 static void test_refused(void **state)
@@ -583,6 +693,7 @@ static void test_open(void **state)
 const struct CMUnitTest config_tests[] = {
     cmocka_unit_test(test_defaults), cmocka_unit_test(test_forms),
     cmocka_unit_test(test_gemma2),   cmocka_unit_test(test_attention_default),
+    cmocka_unit_test(test_qwen3),    cmocka_unit_test(test_mistral),
     cmocka_unit_test(test_frequencies),
     cmocka_unit_test(test_refused),  cmocka_unit_test(test_tensors),
     cmocka_unit_test(test_hash),     cmocka_unit_test(test_tied),

@@ -10,7 +10,8 @@ const char *const test_models[] = { "llama_gqa",     "llama_bias",     "llama_ro
                                     "llama_linear",  "gemma3_types",   "gemma3_pattern",
                                     "gemma3_cap",    "gemma3_wrapper", "gemma3_wrapper_new",
                                     "gemma3_sharded", "gemma2_cap",    "gemma2_types",
-                                    "gemma2_old" };
+                                    "gemma2_old",     "qwen3_windows", "qwen3_flat",
+                                    "mistral_window", "mistral_full" };
 const int n_test_models = (int)(sizeof test_models / sizeof test_models[0]);
 
 const char *test_folder(void)

@@ -24,9 +24,12 @@ import transformers
 from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 from transformers import Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.gemma3 import modeling_gemma3
 from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen3 import modeling_qwen3
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -78,6 +81,36 @@ def gemma(**keys):
     return Gemma3TextConfig(**{**base, **keys})
 
 
+def qwen3(**keys):
+    base = dict(
+        vocab_size=48,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+    )
+    return Qwen3Config(**{**base, **keys})
+
+
+def mistral(**keys):
+    base = dict(
+        vocab_size=48,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        rms_norm_eps=1e-5,
+        sliding_window=6,
+    )
+    return MistralConfig(**{**base, **keys})
+
+
 def gemma2(**keys):
     base = dict(
         vocab_size=64,
@@ -98,6 +131,8 @@ def gemma2(**keys):
 
 # config: how the model is built. json: replaces the written config.json, for the older spellings.
 # rename: prefix pairs applied to tensor names. dtype: storage type. shard: bytes per shard.
+# outliers: two columns of the residual stream are ten times larger. seed: instead of the number in
+# this table. compact: store and report only what tests/model/reference.c reads.
 MODELS = {
     "llama_gqa": dict(config=llama(), tokens=24),
     "llama_bias": dict(
@@ -290,6 +325,95 @@ MODELS = {
         dtype="f16",
         shard="30KB",
     ),
+    # Three heads of 10 on a width of 23; layers from max_window_layers on slide; biases.
+    "qwen3_windows": dict(
+        config=qwen3(
+            hidden_size=23,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            head_dim=10,
+            num_hidden_layers=3,
+            attention_bias=True,
+            use_sliding_window=True,
+            sliding_window=6,
+            max_window_layers=1,
+        ),
+        tokens=20,
+        seed=40,
+        outliers=True,
+        compact=True,
+    ),
+    # As published files say it: flat rope keys, a window that is not used.
+    "qwen3_flat": dict(
+        config=qwen3(
+            head_dim=16,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 50000.0},
+        ),
+        tokens=16,
+        seed=41,
+        dtype="bf16",
+        compact=True,
+        json={
+            "architectures": ["Qwen3ForCausalLM"],
+            "attention_bias": False,
+            "bos_token_id": 3,
+            "eos_token_id": 4,
+            "head_dim": 16,
+            "hidden_act": "silu",
+            "hidden_size": 24,
+            "intermediate_size": 32,
+            "max_position_embeddings": 64,
+            "max_window_layers": 1,
+            "model_type": "qwen3",
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            "rope_theta": 50000.0,
+            "sliding_window": 4,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "use_sliding_window": False,
+            "vocab_size": 48,
+        },
+    ),
+    "mistral_window": dict(
+        config=mistral(head_dim=12), tokens=20, seed=42, outliers=True, compact=True
+    ),
+    # No window; head_dim and num_key_value_heads by default; attention_bias has no effect.
+    "mistral_full": dict(
+        config=mistral(
+            hidden_size=32,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            sliding_window=None,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_theta": 500000.0, **LLAMA3},
+        ),
+        tokens=24,
+        seed=43,
+        dtype="f16",
+        compact=True,
+        json={
+            "architectures": ["MistralForCausalLM"],
+            "attention_bias": True,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "model_type": "mistral",
+            "num_attention_heads": 8,
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": LLAMA3,
+            "rope_theta": 500000.0,
+            "sliding_window": None,
+            "tie_word_embeddings": True,
+            "torch_dtype": "float16",
+            "vocab_size": 48,
+        },
+    ),
     "gemma2_cap": dict(config=gemma2(), tokens=20, seed=100),
     "gemma2_types": dict(
         config=gemma2(
@@ -343,6 +467,8 @@ CLASSES = {
     "llama": LlamaForCausalLM,
     "gemma2": Gemma2ForCausalLM,
     "gemma3_text": Gemma3ForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
+    "mistral": MistralForCausalLM,
 }
 KEPT = ("embed", "resid", "final_norm", "logits", "nll")
 STORAGE = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -373,6 +499,16 @@ def fill(model, seed):
                 p.copy_(gain / p.shape[-1] ** 0.5 * noise)
 
 
+def add_outliers(model):
+    """Columns that everything writes to ten times as large; norms before products keep them."""
+    with torch.no_grad():
+        for column in (1, model.config.hidden_size - 2):
+            model.model.embed_tokens.weight[:, column] *= 10
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight[column] *= 10
+                layer.mlp.down_proj.weight[column] *= 10
+
+
 def build(folder, name, seed):
     plan = MODELS[name]
     target = folder / name
@@ -392,6 +528,8 @@ def build(folder, name, seed):
         cls = CLASSES[config.model_type]
     model = cls(config)
     fill(model, seed)
+    if plan.get("outliers"):
+        add_outliers(model)
     model = model.to(STORAGE[plan.get("dtype", "f32")])
     model.save_pretrained(target, max_shard_size=plan.get("shard", "1GB"))
     (target / "generation_config.json").unlink(missing_ok=True)
@@ -500,31 +638,36 @@ def binary64():
         p = torch.softmax(scores + attention_mask, dim=-1)
         return (p @ value).transpose(1, 2).contiguous(), p
 
-    saved = (
-        modeling_gemma2.Gemma2RMSNorm.forward,
-        modeling_gemma2.eager_attention_forward,
-        modeling_gemma3.Gemma3RMSNorm.forward,
-        modeling_llama.LlamaRMSNorm.forward,
-        modeling_gemma3.eager_attention_forward,
-        modeling_llama.eager_attention_forward,
-    )
-    modeling_gemma2.Gemma2RMSNorm.forward = gemma_norm
-    modeling_gemma2.eager_attention_forward = attention
-    modeling_gemma3.Gemma3RMSNorm.forward = gemma_norm
-    modeling_llama.LlamaRMSNorm.forward = llama_norm
-    modeling_gemma3.eager_attention_forward = attention
-    modeling_llama.eager_attention_forward = attention
+    changes = [
+        (norm, "forward", gemma_norm)
+        for norm in (modeling_gemma2.Gemma2RMSNorm, modeling_gemma3.Gemma3RMSNorm)
+    ]
+    changes += [
+        (norm, "forward", llama_norm)
+        for norm in (
+            modeling_llama.LlamaRMSNorm,
+            modeling_qwen3.Qwen3RMSNorm,
+            modeling_mistral.MistralRMSNorm,
+        )
+    ]
+    changes += [
+        (module, "eager_attention_forward", attention)
+        for module in (
+            modeling_gemma2,
+            modeling_gemma3,
+            modeling_llama,
+            modeling_qwen3,
+            modeling_mistral,
+        )
+    ]
+    saved = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+    for owner, name, function in changes:
+        setattr(owner, name, function)
     try:
         yield
     finally:
-        (
-            modeling_gemma2.Gemma2RMSNorm.forward,
-            modeling_gemma2.eager_attention_forward,
-            modeling_gemma3.Gemma3RMSNorm.forward,
-            modeling_llama.LlamaRMSNorm.forward,
-            modeling_gemma3.eager_attention_forward,
-            modeling_llama.eager_attention_forward,
-        ) = saved
+        for owner, name, function in saved:
+            setattr(owner, name, function)
 
 
 @contextlib.contextmanager
@@ -622,6 +765,19 @@ def reordered_run(model, ids, back):
     return {k: v if k in ("logits", "nll") else v[..., back] for k, v in out.items()}
 
 
+def needed(name):
+    """Whether tests/model/reference.c reads a tensor."""
+    result = name.endswith((".logits", ".nll"))
+    return name == "ids" or name.startswith("oracle.resid.") or result and name[:4] != "f32."
+
+
+def trim(report):
+    """The same of a table of distances, which may be one per attention back end."""
+    if "sdpa" in report:
+        return {k: trim(v) for k, v in report.items()}
+    return {k: v for k, v in report.items() if k in ("logits", "nll") or k.startswith("resid.")}
+
+
 def reference(cls, target, plan, seed):
     gen = torch.Generator().manual_seed(seed + 1000)
     config = plan["config"]
@@ -700,6 +856,9 @@ def reference(cls, target, plan, seed):
             if name.split(".")[0] in slim:
                 tensors[f"bf16.{attention}.{name}"] = value
     report["bf16_sdpa_eager"] = compare(base["sdpa"], base["eager"])
+    if plan.get("compact"):
+        tensors = {k: v for k, v in tensors.items() if needed(k)}
+        report = {k: trim(v) if k.startswith(("f32", "bf16")) else v for k, v in report.items()}
     save(target / "reference.safetensors", tensors, {"content": "see tests/data/README.md"})
     save_json(target / "reference.json", report)
     return report
@@ -893,11 +1052,11 @@ def operations(folder):
 
 def main():
     folder = output_folder("models")
-    for number, name in enumerate(MODELS):
-        seed = MODELS[name].get("seed", number)
+    for number, (name, plan) in enumerate(MODELS.items()):
+        seed = plan.get("seed", number)
         cls, target = build(folder, name, seed)
-        report = reference(cls, target, MODELS[name], seed)
-        last = f"resid.{MODELS[name]['config'].num_hidden_layers - 1}"
+        report = reference(cls, target, plan, seed)
+        last = f"resid.{plan['config'].num_hidden_layers - 1}"
         print(
             f"{name}: {folder_size(target) / 1e3:.0f} kB, {last} relative: f32 "
             f"{report['f32_error']['sdpa'][last]['rel']:.1e}, bf16 "
