@@ -66,10 +66,30 @@ static const qsae__gguf_row gemma3_rows[] = {
     { NULL, NULL, QSAE__UNDO_NOTHING, false },
 };
 
+/* Rows of q and k are as in the checkpoint. */
+static const qsae__gguf_row qwen3_rows[] = {
+    { "token_embd", "model.embed_tokens", QSAE__UNDO_NOTHING, false },
+    { "output_norm", "model.norm", QSAE__UNDO_NOTHING, false },
+    { "output", "lm_head", QSAE__UNDO_NOTHING, false },
+    { "blk.*.attn_norm", "model.layers.*.input_layernorm", QSAE__UNDO_NOTHING, false },
+    { "blk.*.attn_q", "model.layers.*.self_attn.q_proj", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_k", "model.layers.*.self_attn.k_proj", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_v", "model.layers.*.self_attn.v_proj", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_output", "model.layers.*.self_attn.o_proj", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_q_norm", "model.layers.*.self_attn.q_norm", QSAE__UNDO_NOTHING, false },
+    { "blk.*.attn_k_norm", "model.layers.*.self_attn.k_norm", QSAE__UNDO_NOTHING, false },
+    { "blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", QSAE__UNDO_NOTHING, false },
+    { "blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", QSAE__UNDO_NOTHING, false },
+    { "blk.*.ffn_up", "model.layers.*.mlp.up_proj", QSAE__UNDO_NOTHING, false },
+    { "blk.*.ffn_down", "model.layers.*.mlp.down_proj", QSAE__UNDO_NOTHING, false },
+    { NULL, NULL, QSAE__UNDO_NOTHING, false },
+};
+
 static const qsae__gguf_family architectures[] = {
     { "llama", "llama", llama_rows, qsae__gguf_llama },
     { "gemma3", "gemma3_text", gemma3_rows, qsae__gguf_gemma3 },
     { "gemma2", "gemma2", gemma2_rows, qsae__gguf_gemma2 },
+    { "qwen3", "qwen3", qwen3_rows, qsae__gguf_llama }, /* the same keys */
 };
 
 /* Row of a tensor's name, or NULL: *block is its number or -1, *suffix ".weight" or ".bias". */
@@ -337,7 +357,7 @@ static int32_t find_architecture(qsae__gguf_build *b)
             return QSAE_OK;
         }
     return qsae__fail(QSAE_EUNSUPPORTED, "%s: general.architecture: \"%.*s\" is not supported "
-                      "(llama, gemma3, gemma2 are)", b->path, (int)(n < 64 ? n : 64), name);
+                      "(llama, gemma3, gemma2, qwen3 are)", b->path, (int)(n < 64 ? n : 64), name);
 }
 
 int32_t qsae__gguf_model(qsae_context *ctx, qsae__tensors *raw, json_t **config,

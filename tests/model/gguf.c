@@ -11,7 +11,8 @@
 #include "model/gguf.h"
 
 static const char *const models[] = { "gguf_llama_mixed", "gguf_llama_q4_k_m", "gguf_llama_rope3",
-                                      "gguf_gemma3", "gguf_gemma3_new", "gguf_gemma2" };
+                                      "gguf_gemma3", "gguf_gemma3_new", "gguf_gemma2",
+                                      "gguf_qwen3" };
 #define N_MODELS ((int)(sizeof models / sizeof models[0]))
 
 static void open_model(qsae_context *ctx, const char *path, json_t **config, qsae__tensors **t)
@@ -96,7 +97,12 @@ static void test_keys(void **state)
         const qsae__rope *const full = &c.rope[QSAE__FULL], *const local = &c.rope[QSAE__SLIDING];
         assert_true(c.vocab == 64 && c.bos == 2 && c.eos == 1 && c.max_positions == 64);
         assert_true(c.head_dim == (i == 0 ? 8 : 16));
-        if (i < 3) {
+        if (i == 6) {
+            assert_true(c.layers == 2 && c.window == 0 && c.heads == 3 && c.kv_heads == 1);
+            assert_true(c.eps == (double)1e-5f && c.attn_scale == 0.25 && full->theta == 1e6);
+            assert_true(!c.tied && c.attention_bias && !c.mlp_bias && !full->factors);
+            assert_string_equal(c.family->name, "qwen3");
+        } else if (i < 3) {
             assert_true(c.layers == (i == 1 ? 1 : 2) && c.window == 0 && !c.sliding[0]);
             assert_true(c.eps == (double)1e-5f && c.attn_scale == 1 / sqrt((double)c.head_dim));
             assert_true(c.tied == (i > 0) && c.attention_bias == (i == 2) && !c.mlp_bias);
@@ -499,7 +505,7 @@ static void test_gemma2_keys(void **state)
 
 static void test_refused_keys(void **state)
 {
-    static const char *const others[] = { "qwen3", "gemma4", "gptneox", "gpt2", "clip",
+    static const char *const others[] = { "qwen3moe", "gemma4", "gptneox", "gpt2", "clip",
                                           "llama4", "llam", "LLAMA", "" };
     static const char *const scalars[] = { "expert_count", "attention.clamp_kqv",
                                            "attention.shared_kv_layers", "nextn_predict_layers" };
@@ -510,7 +516,7 @@ static void test_refused_keys(void **state)
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         start(&f);
         add_str(&f, "general.architecture", others[i]);
-        snprintf(text, sizeof text, "\"%s\" is not supported (llama, gemma3, gemma2 are)",
+        snprintf(text, sizeof text, "\"%s\" is not supported (llama, gemma3, gemma2, qwen3 are)",
                  others[i]);
         refused(ctx, &f, QSAE_EUNSUPPORTED, text);
     }
@@ -610,6 +616,20 @@ static void test_refused_tensors(void **state)
     start_llama(&f);
     add_tensor(&f, "rope_freqs.weight", 2, 0);
     refused(ctx, &f, QSAE_EFORMAT, "\"rope_freqs.weight\": expected F32 [1]");
+    start(&f); /* llama.cpp has no such factors in this architecture, and no biases in its MLP */
+    add_str(&f, "general.architecture", "qwen3");
+    add_int(&f, "qwen3.block_count", 1);
+    add_int(&f, "qwen3.context_length", 16);
+    add_int(&f, "qwen3.embedding_length", 4);
+    add_int(&f, "qwen3.feed_forward_length", 8);
+    add_int(&f, "qwen3.attention.head_count", 2);
+    add_f32(&f, "qwen3.attention.layer_norm_rms_epsilon", 1e-6f);
+    add_tensor(&f, "token_embd.weight", 6, 4);
+    add_tensor(&f, "rope_freqs.weight", 1, 0);
+    struct file g = f;
+    refused(ctx, &f, QSAE_EUNSUPPORTED, "\"rope_freqs.weight\" is not supported in architecture");
+    add_str(&g, "qwen3.rope.scaling.type", "yarn");
+    refused(ctx, &g, QSAE_EUNSUPPORTED, "qwen3.rope.scaling.type: \"yarn\"");
     start_llama(&f);
     add_tensor(&f, "output.weight", 5, 4);
     refused(ctx, &f, QSAE_EMISMATCH, "lm_head.weight");

@@ -21,7 +21,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as T
 from transformers import AutoModelForCausalLM
 
-from models import CLASSES, LLAMA3, binary64, distance, fill, gemma, gemma2, llama, run
+from models import CLASSES, LLAMA3, binary64, distance, fill, gemma, gemma2, llama, qwen3, run
 
 MODELS = {
     # Every matrix in another type; the embedding too.
@@ -138,6 +138,31 @@ MODELS = {
         },
         new_keys=True,
     ),
+    # Biases of q, k and v alone: llama.cpp reads no other in this architecture.
+    "gguf_qwen3": dict(
+        config=qwen3(
+            vocab_size=64,
+            hidden_size=32,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            head_dim=16,
+            rms_norm_eps=1e-5,
+            attention_bias=True,
+        ),
+        types={
+            "token_embd": T.Q8_0,
+            "output": T.BF16,
+            "attn_q": T.Q8_0,
+            "attn_k": T.Q4_0,
+            "attn_v": T.F16,
+            "attn_output": T.F16,
+            "ffn_gate": T.Q5_1,
+            "ffn_up": T.Q8_0,
+            "ffn_down": T.Q4_1,
+        },
+        drop="attn_output.bias",
+        seed=505,
+    ),
     # The converter writes neither a rotary base nor the layers: both are implied.
     "gguf_gemma2": dict(
         config=gemma2(
@@ -180,10 +205,13 @@ LLAMA_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-GEMMA_NAMES = {
+QWEN3_NAMES = {
     **LLAMA_NAMES,
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+}
+GEMMA_NAMES = {
+    **QWEN3_NAMES,
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
@@ -282,8 +310,9 @@ def write_keys(w, config, arch, plan):
     w.add_bos_token_id(2)
     w.add_eos_token_id(1)
     rope = config.rope_parameters
-    if arch == "llama":
-        w.add_rope_dimension_count(config.head_dim)
+    if arch in ("llama", "qwen3"):
+        if arch == "llama":
+            w.add_rope_dimension_count(config.head_dim)
         w.add_rope_freq_base(rope["rope_theta"])
         return
     if arch == "gemma2":
@@ -308,7 +337,7 @@ def write(model, path, plan):
     """The file, and the weights it stands for under their Hugging Face names."""
     config = model.config
     arch = config.model_type.removesuffix("_text")
-    names = LLAMA_NAMES if arch == "llama" else GEMMA_NAMES
+    names = {"llama": LLAMA_NAMES, "qwen3": QWEN3_NAMES}.get(arch, GEMMA_NAMES)
     w = gguf.GGUFWriter(path, arch)
     w.add_name(path.parent.name)
     write_keys(w, config, arch, plan)
@@ -326,7 +355,7 @@ def write(model, path, plan):
         turned = arch == "llama" and name.split(".")[-2] in ("attn_q", "attn_k")
         if turned:
             x = permute(x, heads_of(name, config))
-        if arch != "llama" and name.endswith("norm.weight"):
+        if arch.startswith("gemma") and name.endswith("norm.weight"):
             x = x + np.float32(1)
         kind = plan["types"].get(name.split(".")[-2], T.F32) if x.ndim == 2 else T.F32
         if kind == T.F32:
@@ -338,7 +367,7 @@ def write(model, path, plan):
             y = gguf.quants.dequantize(packed, kind)
         if turned:
             y = unpermute(y, heads_of(name, config))
-        if arch != "llama" and name.endswith("norm.weight"):
+        if arch.startswith("gemma") and name.endswith("norm.weight"):
             y = y - np.float32(1)
         decoded[hf] = np.ascontiguousarray(y, np.float32)
     w.write_header_to_file()
