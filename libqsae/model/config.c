@@ -107,32 +107,6 @@ int32_t qsae__config_common(const json_t *o, const char *where, qsae__config *c)
     return st;
 }
 
-int32_t qsae__config_layer_types(const json_t *o, const char *where, qsae__config *c)
-{
-    const json_t *types = NULL;
-    const int32_t st = qsae__json_get(o, where, "layer_types", false, JSON_ARRAY, &types);
-    if (st != QSAE_OK || !types)
-        return st;
-    if ((int64_t)json_array_size(types) != c->layers)
-        return qsae__fail(QSAE_EFORMAT,
-                          "%s: layer_types: expected %" PRId64
-                          " entries (num_hidden_layers), found %zu",
-                          where, c->layers, json_array_size(types));
-    for (int64_t n = 0; n < c->layers; n++) {
-        const char *const type = json_string_value(json_array_get(types, (size_t)n));
-        if (!type)
-            return qsae__fail(QSAE_EFORMAT, "%s: layer_types[%" PRId64 "]: expected a string",
-                              where, n);
-        c->sliding[n] = !strcmp(type, "sliding_attention");
-        if (!c->sliding[n] && strcmp(type, "full_attention") != 0)
-            return qsae__fail(QSAE_EUNSUPPORTED,
-                              "%s: layer_types[%" PRId64 "]: \"%.64s\" is not supported "
-                              "(full_attention, sliding_attention are)",
-                              where, n, type);
-    }
-    return QSAE_OK;
-}
-
 /* Relations between sizes that the architecture needs. */
 static int32_t check(const char *where, const qsae__config *c)
 {

@@ -1,9 +1,35 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Which layers of a Gemma model slide, and how far they see (models.md A.0). */
+/* Which layers slide, and how far those of a Gemma model see (models.md A.0). */
 #include <inttypes.h>
 #include <string.h>
 
 #include "model/config.h"
+
+int32_t qsae__config_layer_types(const json_t *o, const char *where, qsae__config *c)
+{
+    const json_t *types = NULL;
+    const int32_t st = qsae__json_get(o, where, "layer_types", false, JSON_ARRAY, &types);
+    if (st != QSAE_OK || !types)
+        return st;
+    if ((int64_t)json_array_size(types) != c->layers)
+        return qsae__fail(QSAE_EFORMAT,
+                          "%s: layer_types: expected %" PRId64
+                          " entries (num_hidden_layers), found %zu",
+                          where, c->layers, json_array_size(types));
+    for (int64_t n = 0; n < c->layers; n++) {
+        const char *const type = json_string_value(json_array_get(types, (size_t)n));
+        if (!type)
+            return qsae__fail(QSAE_EFORMAT, "%s: layer_types[%" PRId64 "]: expected a string",
+                              where, n);
+        c->sliding[n] = !strcmp(type, "sliding_attention");
+        if (!c->sliding[n] && strcmp(type, "full_attention") != 0)
+            return qsae__fail(QSAE_EUNSUPPORTED,
+                              "%s: layer_types[%" PRId64 "]: \"%.64s\" is not supported "
+                              "(full_attention, sliding_attention are)",
+                              where, n, type);
+    }
+    return QSAE_OK;
+}
 
 static int32_t read_pattern(const json_t *o, const char *where, int64_t *pattern)
 {
@@ -16,33 +42,12 @@ static int32_t read_pattern(const json_t *o, const char *where, int64_t *pattern
 
 static int32_t read_layers(const json_t *o, const char *where, int64_t pattern, qsae__config *c)
 {
-    const json_t *types = NULL;
-    int32_t st = read_pattern(o, where, &pattern);
-    if (st == QSAE_OK)
-        st = qsae__json_get(o, where, "layer_types", false, JSON_ARRAY, &types);
+    const int32_t st = read_pattern(o, where, &pattern);
     if (st != QSAE_OK)
         return st;
-    if (types && (int64_t)json_array_size(types) != c->layers)
-        return qsae__fail(QSAE_EFORMAT,
-                          "%s: layer_types: expected %" PRId64
-                          " entries (num_hidden_layers), found %zu",
-                          where, c->layers, json_array_size(types));
-    for (int64_t n = 0; n < c->layers; n++) {
+    for (int64_t n = 0; n < c->layers; n++)
         c->sliding[n] = (n + 1) % pattern != 0;
-        if (!types)
-            continue;
-        const char *type = json_string_value(json_array_get(types, (size_t)n));
-        if (!type)
-            return qsae__fail(QSAE_EFORMAT, "%s: layer_types[%" PRId64 "]: expected a string",
-                              where, n);
-        c->sliding[n] = !strcmp(type, "sliding_attention");
-        if (!c->sliding[n] && strcmp(type, "full_attention") != 0)
-            return qsae__fail(QSAE_EUNSUPPORTED,
-                              "%s: layer_types[%" PRId64 "]: \"%.64s\" is not supported "
-                              "(full_attention, sliding_attention are)",
-                              where, n, type);
-    }
-    return QSAE_OK;
+    return qsae__config_layer_types(o, where, c);
 }
 
 static int32_t read_window(const json_t *o, const char *where, qsae__config *c)
