@@ -3,7 +3,10 @@
 
 #include <string.h>
 
+#include "text/pretokenize.h"
 #include "text/utf8.h"
+
+#define SHORT 24 /* symbols up to which searching the best pair anew is faster than a heap */
 
 int32_t qsae__ids_add(qsae__ids *ids, const int32_t *more, int64_t n)
 {
@@ -21,6 +24,11 @@ void qsae__bpe_scratch_free(qsae__bpe_scratch *s)
 {
     qsae__free(s->ctx, s->symbols);
     qsae__free(s->ctx, s->heap);
+    qsae__free(s->ctx, s->cache);
+    qsae__free(s->ctx, s->mapped);
+    s->cache = NULL;
+    s->mapped = NULL;
+    s->cache_slots = s->mapped_capacity = 0;
     s->symbols = NULL;
     s->heap = NULL;
 }
@@ -35,6 +43,15 @@ const qsae__merge *qsae__bpe_find(const qsae__bpe *b, int32_t left, int32_t righ
         if (b->merges[i].pair == UINT64_MAX)
             return NULL;
     }
+}
+
+/* Rank and token of a pair; UINT32_MAX if it does not merge. */
+static void look_up(const qsae__bpe *b, int32_t left, int32_t right, uint32_t *rank, int32_t *to)
+{
+    const qsae__merge *const m = qsae__bpe_find(b, left, right);
+
+    *rank = m != NULL ? m->rank : UINT32_MAX;
+    *to = m != NULL ? m->id : -1;
 }
 
 static void sift_down(qsae__candidate *heap, int64_t n, int64_t i)
@@ -112,6 +129,40 @@ static int32_t emit(const qsae__bpe *b, int32_t id, qsae__ids *ids)
     return emit_bytes(b, b->vocab.bytes + b->vocab.offsets[id], b->vocab.sizes[id], ids);
 }
 
+/* The same of few symbols: the best pair is searched again after every merge. */
+static int32_t finish_short(const qsae__bpe *b, const qsae__symbol *y, int32_t n, qsae__ids *ids)
+{
+    int32_t id[SHORT], to[SHORT], status = QSAE_OK;
+    uint32_t rank[SHORT];
+
+    for (int32_t i = 0; i < n; i++)
+        id[i] = y[i].id;
+    for (int32_t i = 0; i + 1 < n; i++)
+        look_up(b, id[i], id[i + 1], &rank[i], &to[i]);
+    while (n > 1) {
+        int32_t best = 0;
+        for (int32_t i = 1; i + 1 < n; i++)
+            if (rank[i] < rank[best])
+                best = i;
+        if (rank[best] == UINT32_MAX)
+            break;
+        id[best] = to[best];
+        n--;
+        for (int32_t i = best + 1; i < n; i++) {
+            id[i] = id[i + 1];
+            rank[i - 1] = rank[i];
+            to[i - 1] = to[i];
+        }
+        if (best > 0)
+            look_up(b, id[best - 1], id[best], &rank[best - 1], &to[best - 1]);
+        if (best + 1 < n)
+            look_up(b, id[best], id[best + 1], &rank[best], &to[best]);
+    }
+    for (int32_t i = 0; i < n && status == QSAE_OK; i++)
+        status = emit(b, id[i], ids);
+    return status;
+}
+
 /* Merges the symbols collected so far and appends their ids. */
 static int32_t finish(const qsae__bpe *b, qsae__bpe_scratch *s, qsae__ids *ids)
 {
@@ -122,12 +173,8 @@ static int32_t finish(const qsae__bpe *b, qsae__bpe_scratch *s, qsae__ids *ids)
     int32_t status;
 
     s->n_symbols = 0;
-    if (n <= 2) {
-        if (n == 2 && (m = qsae__bpe_find(b, y[0].id, y[1].id)) != NULL)
-            return emit(b, m->id, ids);
-        status = n > 0 ? emit(b, y[0].id, ids) : QSAE_OK;
-        return n == 2 && status == QSAE_OK ? emit(b, y[1].id, ids) : status;
-    }
+    if (n <= SHORT)
+        return finish_short(b, y, n, ids);
     if (!qsae__mul_i64(n, 3, &room))
         return qsae__fail(QSAE_EOVERFLOW, "a word of %d symbols", n);
     status = qsae__grow(s->ctx, &s->heap, &s->heap_capacity, room, sizeof *s->heap);
@@ -161,21 +208,31 @@ static int32_t finish(const qsae__bpe *b, qsae__bpe_scratch *s, qsae__ids *ids)
     return status;
 }
 
-static int32_t add_symbol(const qsae__bpe *b, qsae__bpe_scratch *s, int32_t id, qsae__ids *ids)
+static int32_t add_symbol(qsae__bpe_scratch *s, int32_t id)
 {
-    int32_t status = QSAE_OK;
+    int32_t status;
 
-    if (s->n_symbols > 0 &&
-        !qsae__pair_set_has(&b->joints, qsae__pair(s->symbols[s->n_symbols - 1].id, id)))
-        status = finish(b, s, ids);
-    if (status == QSAE_OK && s->n_symbols >= INT32_MAX / 2)
-        status = qsae__fail(QSAE_EOVERFLOW, "a word of more than %d symbols", INT32_MAX / 2);
-    if (status == QSAE_OK)
-        status = qsae__grow(s->ctx, &s->symbols, &s->symbols_capacity, s->n_symbols + 1,
-                            sizeof *s->symbols);
+    if (s->n_symbols >= INT32_MAX / 2)
+        return qsae__fail(QSAE_EOVERFLOW, "a word of more than %d symbols", INT32_MAX / 2);
+    status = qsae__grow(s->ctx, &s->symbols, &s->symbols_capacity, s->n_symbols + 1,
+                        sizeof *s->symbols);
     if (status == QSAE_OK)
         s->symbols[s->n_symbols++].id = id;
     return status;
+}
+
+/* True if no merge joins the last symbol and this one. */
+static bool cut_before(const qsae__bpe *b, const qsae__bpe_scratch *s, int32_t id)
+{
+    return s->n_symbols == 0 ||
+           !qsae__pair_set_has(&b->joints, qsae__pair(s->symbols[s->n_symbols - 1].id, id));
+}
+
+static int32_t next_symbol(const qsae__bpe *b, qsae__bpe_scratch *s, int32_t id, qsae__ids *ids)
+{
+    const int32_t status = s->n_symbols > 0 && cut_before(b, s, id) ? finish(b, s, ids) : QSAE_OK;
+
+    return status == QSAE_OK ? add_symbol(s, id) : status;
 }
 
 /* One byte token per byte, if the model has all of them. */
@@ -190,13 +247,64 @@ static int32_t add_bytes(const qsae__bpe *b, qsae__bpe_scratch *s, const char *c
             return QSAE_OK;
     *done = true;
     for (size_t i = 0; i < size && status == QSAE_OK; i++)
-        status = add_symbol(b, s, b->byte_ids[(uint8_t)c[i]], ids);
+        status = next_symbol(b, s, b->byte_ids[(uint8_t)c[i]], ids);
+    return status;
+}
+
+static inline int32_t char_id(const qsae__bpe *b, uint32_t code, const char *c, size_t n)
+{
+    return code < QSAE__CHAR_IDS ? b->char_ids[code] : qsae__vocab_find(&b->vocab, c, n);
+}
+
+/* Bytes from text up to the first place that no merge crosses. 0 if a character without a token
+ * comes first, unless that cuts by itself. */
+static size_t segment(const qsae__bpe *b, const char *text, size_t size)
+{
+    uint32_t row = 0;
+    int32_t last = -1;
+
+    for (size_t i = 0, n; i < size; i += n) {
+        const char *const c = text + i;
+        const uint32_t code = qsae__utf8_get(c), column = qsae__bpe_near(code);
+        int32_t id;
+        n = qsae__utf8_len(*c);
+        id = char_id(b, code, c, n);
+        if (id < 0)
+            return b->late_bytes ? i : 0;
+        if (i > 0 && (row < QSAE__NEAR && column < QSAE__NEAR
+                          ? (b->near[row][column / 64] >> column % 64 & 1) == 0
+                          : !qsae__pair_set_has(&b->joints, qsae__pair(last, id))))
+            return i;
+        row = column;
+        last = id;
+    }
+    return size;
+}
+
+/* Appends the ids of a segment: its characters are tokens, and it is merged by itself. */
+static int32_t add_segment(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
+                           bool cached, qsae__ids *ids)
+{
+    qsae__cached *const slot = cached ? qsae__bpe_cached(s, text, size) : NULL;
+    const int64_t before = ids->count;
+    int32_t status = QSAE_OK;
+
+    if (qsae__bpe_cached_is(slot, text, size))
+        return qsae__ids_add(ids, slot->ids, slot->n);
+    for (size_t i = 0, n; i < size && status == QSAE_OK; i += n) {
+        n = qsae__utf8_len(text[i]);
+        status = add_symbol(s, char_id(b, qsae__utf8_get(text + i), text + i, n));
+    }
+    if (status == QSAE_OK)
+        status = finish(b, s, ids);
+    if (status == QSAE_OK)
+        qsae__bpe_cached_set(slot, text, size, ids->data + before, ids->count - before);
     return status;
 }
 
 /* Symbols of a word. An unknown token waits until a known character comes: so do the crate's. */
 static int32_t add_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
-                        qsae__ids *ids)
+                        bool cached, qsae__ids *ids)
 {
     bool waiting = false, done;
     int32_t status = QSAE_OK;
@@ -206,13 +314,22 @@ static int32_t add_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *te
         const uint32_t code = qsae__utf8_get(c);
         int32_t id;
         n = qsae__utf8_len(*c);
-        id = code < QSAE__CHAR_IDS ? b->char_ids[code] : qsae__vocab_find(&b->vocab, c, n);
+        id = char_id(b, code, c, n);
         if (id >= 0) {
+            size_t whole = 0;
             if (waiting)
-                status = add_symbol(b, s, b->unk, ids);
+                status = next_symbol(b, s, b->unk, ids);
             waiting = false;
-            if (status == QSAE_OK)
-                status = add_symbol(b, s, id, ids);
+            if (status == QSAE_OK && cut_before(b, s, id))
+                whole = segment(b, c, size - i);
+            if (whole > 0) {
+                n = whole;
+                status = finish(b, s, ids);
+                if (status == QSAE_OK)
+                    status = add_segment(b, s, c, n, cached, ids);
+            } else if (status == QSAE_OK) {
+                status = next_symbol(b, s, id, ids);
+            }
             continue;
         }
         if (b->late_bytes) {
@@ -228,16 +345,16 @@ static int32_t add_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *te
             return qsae__fail(QSAE_EFORMAT, "U+%04X is in no token and the unknown token \"%s\" is "
                               "not in the vocabulary", (unsigned)code, b->unk_token);
         if (waiting && !b->fuse_unk)
-            status = add_symbol(b, s, b->unk, ids);
+            status = next_symbol(b, s, b->unk, ids);
         waiting = true;
     }
     if (status == QSAE_OK && waiting)
-        status = add_symbol(b, s, b->unk, ids);
+        status = next_symbol(b, s, b->unk, ids);
     return status;
 }
 
-int32_t qsae__bpe_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
-                       qsae__ids *ids)
+static int32_t word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
+                    bool cached, qsae__ids *ids)
 {
     int32_t status;
 
@@ -247,6 +364,35 @@ int32_t qsae__bpe_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *tex
             return qsae__ids_add(ids, &id, 1);
     }
     s->n_symbols = 0;
-    status = add_word(b, s, text, size, ids);
+    status = add_word(b, s, text, size, cached, ids);
     return status == QSAE_OK ? finish(b, s, ids) : status;
+}
+
+int32_t qsae__bpe_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
+                       qsae__ids *ids)
+{
+    return word(b, s, text, size, true, ids);
+}
+
+int32_t qsae__bpe_bytes(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
+                        qsae__ids *ids)
+{
+    qsae__cached *const slot = qsae__bpe_cached(s, text, size);
+    const int64_t before = ids->count;
+    size_t n = 0;
+    int32_t status;
+
+    if (qsae__bpe_cached_is(slot, text, size))
+        return qsae__ids_add(ids, slot->ids, slot->n);
+    if (size > INT64_MAX / 2)
+        return qsae__fail(QSAE_EOVERFLOW, "a word of %zu bytes", size);
+    status = qsae__grow(s->ctx, &s->mapped, &s->mapped_capacity, (int64_t)size * 2, 1);
+    if (status != QSAE_OK)
+        return status;
+    for (size_t i = 0; i < size; i++)
+        n += qsae__utf8_put(qsae__byte_char((uint8_t)text[i]), s->mapped + n);
+    status = word(b, s, s->mapped, n, false, ids);
+    if (status == QSAE_OK)
+        qsae__bpe_cached_set(slot, text, size, ids->data + before, ids->count - before);
+    return status;
 }

@@ -9,6 +9,9 @@
 #include "text/vocab.h"
 
 #define QSAE__CHAR_IDS 0x3000 /* code points with a direct table */
+#define QSAE__NEAR 129        /* ASCII and U+2581: a direct table of their joints */
+#define QSAE__CACHED_TEXT 30  /* bytes of a word that is remembered, */
+#define QSAE__CACHED_IDS 8    /* and its ids */
 
 typedef struct qsae__merge {
     uint64_t pair;        /* UINT64_MAX = empty slot */
@@ -24,6 +27,7 @@ typedef struct qsae__bpe {
     /* Pairs of symbols that lie side by side in some merged token. Elsewhere no merge ever crosses,
      * so a word is cut there and memory and cache stay small even if a word is a whole document. */
     qsae__pair_set joints;
+    uint64_t near[QSAE__NEAR][3]; /* ... and by characters: bit right of row left */
     char *unk_token;      /* NULL = none */
     int32_t unk;          /* its id, -1 if not in the vocabulary */
     bool byte_fallback, fuse_unk, ignore_merges;
@@ -53,6 +57,15 @@ int32_t qsae__bpe_add_texts(qsae__bpe *b, const qsae__slice side[2], uint32_t ra
                             const char *where, int64_t at, qsae__strbuf *joined);
 int32_t qsae__bpe_add_ids(qsae__bpe *b, const qsae__merge *merge);
 
+/* The last part, after all merges: tables made of them. */
+void qsae__bpe_ready(qsae__bpe *b);
+
+/* Row of a character in the table `near`, QSAE__NEAR if it has none. */
+static inline uint32_t qsae__bpe_near(uint32_t code)
+{
+    return code < 128 ? code : code == 0x2581 ? 128 : QSAE__NEAR;
+}
+
 /* The merge of a pair, NULL if there is none. */
 const qsae__merge *qsae__bpe_find(const qsae__bpe *b, int32_t left, int32_t right);
 
@@ -75,9 +88,20 @@ typedef struct qsae__candidate {
     int32_t reserved;
 } qsae__candidate;
 
-/* Working memory of one thread. */
+/* A word and its ids. */
+typedef struct qsae__cached {
+    uint8_t size, n;      /* size 0 = empty */
+    char text[QSAE__CACHED_TEXT];
+    int32_t ids[QSAE__CACHED_IDS];
+} qsae__cached;
+
+/* Working memory of one thread, for one model. */
 typedef struct qsae__bpe_scratch {
     qsae_context *ctx;
+    qsae__cached *cache;  /* [cache_slots] */
+    int64_t cache_slots;
+    char *mapped;         /* [mapped_capacity] a word of byte-level characters */
+    int64_t mapped_capacity;
     qsae__symbol *symbols;
     qsae__candidate *heap;
     int64_t n_symbols, symbols_capacity;
@@ -86,8 +110,23 @@ typedef struct qsae__bpe_scratch {
 
 void qsae__bpe_scratch_free(qsae__bpe_scratch *s);
 
+/* A text of so many bytes comes: makes room to remember its words. */
+int32_t qsae__bpe_scratch_expect(qsae__bpe_scratch *s, size_t size);
+
+/* Where a word (not empty) is remembered, NULL if it is not; whether it is the one that is there;
+ * remembers it, if the ids are few. */
+qsae__cached *qsae__bpe_cached(const qsae__bpe_scratch *s, const char *text, size_t size);
+bool qsae__bpe_cached_is(const qsae__cached *c, const char *text, size_t size);
+void qsae__bpe_cached_set(qsae__cached *c, const char *text, size_t size, const int32_t *ids,
+                          int64_t n);
+
 /* Appends the ids of one word (well-formed UTF-8). */
 int32_t qsae__bpe_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
                        qsae__ids *ids);
+
+/* The same of a word whose bytes stand for byte-level characters. One scratch is used for words of
+ * one of the two kinds only. */
+int32_t qsae__bpe_bytes(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
+                        qsae__ids *ids);
 
 #endif

@@ -126,3 +126,17 @@ int32_t qsae__bpe_add_ids(qsae__bpe *b, const qsae__merge *merge)
     put_merge(b, merge, false);
     return add_joints(b, side);
 }
+
+void qsae__bpe_ready(qsae__bpe *b)
+{
+    int32_t ids[QSAE__NEAR];
+
+    memset(b->near, 0, sizeof b->near);
+    for (uint32_t c = 0; c < QSAE__NEAR; c++)
+        ids[c] = b->char_ids[c < 128 ? c : 0x2581];
+    for (uint32_t left = 0; left < QSAE__NEAR; left++)
+        for (uint32_t right = 0; right < QSAE__NEAR; right++)
+            if (ids[left] >= 0 && ids[right] >= 0 &&
+                qsae__pair_set_has(&b->joints, qsae__pair(ids[left], ids[right])))
+                b->near[left][right / 64] |= UINT64_C(1) << right % 64;
+}

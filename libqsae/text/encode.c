@@ -40,9 +40,12 @@ static int32_t on_normalized(void *arg, size_t start, size_t end, const qsae__ad
         return qsae__ids_add(&e->ids, &token->id, 1);
     status = qsae__pretokenize(&t->pretokenizer, e->text + start, end - start,
                                e->at_start && start == 0, p);
-    for (int64_t i = 0; i < p->count && status == QSAE_OK; i++)
-        status = qsae__bpe_word(&t->model, &e->scratch, p->text + p->spans[i].start,
-                                p->spans[i].end - p->spans[i].start, &e->ids);
+    for (int64_t i = 0; i < p->count && status == QSAE_OK; i++) {
+        const char *const word = p->text + p->spans[i].start;
+        const size_t size = p->spans[i].end - p->spans[i].start;
+        status = p->bytes ? qsae__bpe_bytes(&t->model, &e->scratch, word, size, &e->ids)
+                          : qsae__bpe_word(&t->model, &e->scratch, word, size, &e->ids);
+    }
     return status;
 }
 
@@ -72,11 +75,15 @@ static int32_t on_raw(void *arg, size_t start, size_t end, const qsae__added *to
 int32_t qsae__encoder_run(qsae__encoder *e, const char *text, size_t size)
 {
     size_t bad;
+    int32_t status;
 
     e->ids.count = 0;
     if (!qsae__utf8_check(text, size, &bad))
         return qsae__fail(QSAE_EFORMAT, "text is not UTF-8: byte 0x%02x at offset %zu",
                           (unsigned)(uint8_t)text[bad], bad);
+    status = qsae__bpe_scratch_expect(&e->scratch, size);
+    if (status != QSAE_OK)
+        return status;
     e->text = text;
     return qsae__matcher_split(&e->tokenizer->raw, text, size, on_raw, e);
 }

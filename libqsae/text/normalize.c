@@ -132,32 +132,65 @@ static int32_t replace(const qsae__norm_step *step, const char *text, size_t siz
     return out->status;
 }
 
-static bool is_ascii(const char *text, size_t size)
+/* Characters that NFC leaves alone next to each other: NFC_Quick_Check is Yes and the combining
+ * class 0 (UAX 15, section 9). Not all of them: the ranges that texts are made of. */
+static bool stays(uint32_t c)
 {
-    for (size_t i = 0; i < size; i++)
-        if ((uint8_t)text[i] >= 0x80)
+    return c < 0x300 || (c >= 0x388 && c <= 0x482) || (c >= 0x2010 && c <= 0x20cf) ||
+           (c >= 0x2190 && c <= 0x2328) || (c >= 0x232b && c <= 0x2adb) ||
+           (c >= 0x3041 && c <= 0x3098) || (c >= 0x30a0 && c <= 0x30ff) ||
+           (c >= 0x3105 && c <= 0x9fff) || (c >= 0xac00 && c <= 0xd7a3) ||
+           (c >= 0xff01 && c <= 0xffef) || (c >= 0x1f000 && c <= 0x1faff);
+}
+
+static bool all_stay(const char *text, size_t size)
+{
+    for (size_t i = 0; i < size; i += qsae__utf8_len(text[i]))
+        if (!stays(qsae__utf8_get(text + i)))
             return false;
     return true;
 }
 
-static int32_t unicode_form(const qsae__norm_step *step, const char *text, size_t size,
-                            qsae__strbuf *out)
+/* Appends the form of a part that begins and ends where forms may be cut. */
+static int32_t add_form(int32_t form, const char *text, size_t size, qsae__strbuf *out)
 {
     utf8proc_uint8_t *mapped = NULL;
-    utf8proc_ssize_t n;
+    const utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size,
+                                            &mapped, (utf8proc_option_t)form);
 
-    if (is_ascii(text, size)) {
-        qsae__strbuf_add(out, text, size);
-        return out->status;
-    }
-    n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size, &mapped,
-                     (utf8proc_option_t)step->form);
     if (n < 0)
         return qsae__fail(n == UTF8PROC_ERROR_NOMEM ? QSAE_ENOMEM : QSAE_EFORMAT,
                           "normalization: %s", utf8proc_errmsg(n));
     qsae__strbuf_add(out, mapped, (size_t)n);
     free(mapped);
     return out->status;
+}
+
+/* ASCII never changes, nor does it join what is before it: each run of other characters is taken
+ * alone, with the ASCII character that its marks may join. */
+static int32_t unicode_form(const qsae__norm_step *step, const char *text, size_t size,
+                            qsae__strbuf *out)
+{
+    size_t done = 0, at = 0;
+    int32_t status = QSAE_OK;
+
+    while (status == QSAE_OK) {
+        size_t start;
+        while (at < size && (uint8_t)text[at] < 0x80)
+            at++;
+        if (at == size)
+            break;
+        start = at > done ? at - 1 : at;
+        while (at < size && (uint8_t)text[at] >= 0x80)
+            at++;
+        if (step->form == forms[0].options && all_stay(text + start, at - start))
+            continue;
+        qsae__strbuf_add(out, text + done, start - done);
+        status = add_form(step->form, text + start, at - start, out);
+        done = at;
+    }
+    qsae__strbuf_add(out, text + done, size - done);
+    return status == QSAE_OK ? out->status : status;
 }
 
 static int32_t lowercase(const char *text, size_t size, qsae__strbuf *out)

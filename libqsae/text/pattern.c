@@ -7,6 +7,7 @@
 #include <pcre2.h>
 
 #include "text/utf8.h"
+#include "text/words.h"
 
 struct qsae__pattern {
     char *string;       /* or NULL */
@@ -14,6 +15,7 @@ struct qsae__pattern {
     char *source;       /* of the regular expression */
     pcre2_code *regex;  /* or NULL */
     pcre2_general_context *general;
+    enum qsae__words words; /* what the expression is, if it is well known */
 };
 
 /* PCRE2's \s also holds U+180E; the reference engine takes Unicode White_Space. */
@@ -113,6 +115,7 @@ int32_t qsae__pattern_regex(qsae_context *ctx, const char *regex, const char *wh
     p->source = qsae__strdup(ctx, regex);
     if (p->source == NULL)
         goto fail;
+    p->words = qsae__words_kind(regex);
     (void)pcre2_jit_compile(p->regex, PCRE2_JIT_COMPLETE); /* without it the interpreter runs */
     *out = p;
     p = NULL;
@@ -200,6 +203,13 @@ static int32_t find_regex(qsae__search *s, size_t *start, size_t *end)
     PCRE2_SIZE *ovector;
     int rc;
 
+    if (s->pattern->words != QSAE__WORDS_OTHER && s->at < s->size) {
+        const size_t n = qsae__words_next(s->pattern->words, s->text + s->at, s->size - s->at);
+        *start = s->at;
+        *end = s->at + n;
+        if (n > 0)
+            return 1;
+    }
     if (s->match_data == NULL)
         s->match_data = pcre2_match_data_create(1, s->pattern->general);
     if (s->match_data == NULL)

@@ -54,10 +54,14 @@ static int32_t add_span(qsae__pieces *p, size_t start, size_t end)
 
     if (start == end)
         return QSAE_OK;
-    status = qsae__grow(p->ctx, &p->next, &p->next_capacity, p->next_count + 1, sizeof *p->next);
-    if (status == QSAE_OK)
-        p->next[p->next_count++] = (qsae__span){ start, end };
-    return status;
+    if (p->next_count == p->next_capacity) {
+        status = qsae__grow(p->ctx, &p->next, &p->next_capacity, p->next_count + 1,
+                            sizeof *p->next);
+        if (status != QSAE_OK)
+            return status;
+    }
+    p->next[p->next_count++] = (qsae__span){ start, end };
+    return QSAE_OK;
 }
 
 static int32_t add_part(qsae__pieces *p, int64_t *n, size_t start, size_t end, bool match)
@@ -94,6 +98,28 @@ static int32_t find_parts(qsae__pieces *p, const qsae__pre_step *step, const cha
     if (status == QSAE_OK && start + last != end)
         status = add_part(p, n, start + last, end, step->invert);
     return status;
+}
+
+/* The same where every part becomes a piece. */
+static int32_t isolate_parts(qsae__pieces *p, const qsae__pre_step *step, const char *text,
+                             size_t start, size_t end)
+{
+    qsae__search s = { .pattern = step->pattern, .text = text + start, .size = end - start };
+    size_t a, b, last = 0;
+    int32_t found, status = QSAE_OK;
+
+    while (status == QSAE_OK && (found = qsae__search_next(&s, &a, &b)) != 0) {
+        if (found < 0) {
+            status = found;
+            break;
+        }
+        status = add_span(p, start + last, start + a);
+        if (status == QSAE_OK)
+            status = add_span(p, start + a, start + b);
+        last = b;
+    }
+    qsae__search_end(&s);
+    return status == QSAE_OK ? add_span(p, start + last, end) : status;
 }
 
 static int32_t find_digits(qsae__pieces *p, const char *text, size_t start, size_t end, int64_t *n)
@@ -158,6 +184,10 @@ static int32_t run_split(qsae__pieces *p, const qsae__pre_step *step)
     for (int64_t i = 0; i < p->count && status == QSAE_OK; i++) {
         const qsae__span s = p->spans[i];
         int64_t n;
+        if (step->kind != QSAE__PRE_DIGITS && step->behavior == QSAE__ISOLATED) {
+            status = isolate_parts(p, step, p->text, s.start, s.end);
+            continue;
+        }
         status = step->kind == QSAE__PRE_DIGITS ? find_digits(p, p->text, s.start, s.end, &n)
                                                 : find_parts(p, step, p->text, s.start, s.end, &n);
         if (status == QSAE_OK)
@@ -232,8 +262,8 @@ static int32_t run_metaspace(qsae__pieces *p, const qsae__pre_step *step)
     return status;
 }
 
-/* ByteLevel: prefix space, regular expression, then every byte as its character. */
-static int32_t run_bytes(qsae__pieces *p, const qsae__pre_step *step)
+/* ByteLevel: prefix space, regular expression, then every byte as its character unless `last`. */
+static int32_t run_bytes(qsae__pieces *p, const qsae__pre_step *step, bool last)
 {
     qsae__strbuf *b;
     int32_t status = QSAE_OK;
@@ -255,7 +285,8 @@ static int32_t run_bytes(qsae__pieces *p, const qsae__pre_step *step)
         status = run_split(p, step);
         swap_spans(p);
     }
-    if (status != QSAE_OK)
+    p->bytes = last;
+    if (status != QSAE_OK || last)
         return status;
     begin_text(p);
     b = &p->buffers[p->buffer];
@@ -277,6 +308,7 @@ int32_t qsae__pretokenize(const qsae__pretokenizer *p, const char *text, size_t 
     pieces->text = text;
     pieces->next_count = 0;
     pieces->at_start = at_start;
+    pieces->bytes = false;
     status = add_span(pieces, 0, size);
     swap_spans(pieces);
     for (int64_t i = 0; i < p->count && status == QSAE_OK; i++) {
@@ -284,7 +316,7 @@ int32_t qsae__pretokenize(const qsae__pretokenizer *p, const char *text, size_t 
         if (step->kind == QSAE__PRE_METASPACE) {
             status = run_metaspace(pieces, step);
         } else if (step->kind == QSAE__PRE_BYTES) {
-            status = run_bytes(pieces, step);
+            status = run_bytes(pieces, step, i + 1 == p->count);
         } else {
             status = run_split(pieces, step);
             swap_spans(pieces);

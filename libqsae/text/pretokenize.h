@@ -55,13 +55,15 @@ typedef struct qsae__pieces {
     struct qsae__part *parts; /* matches of one span */
     int64_t parts_capacity;
     bool at_start;           /* span 0 starts where the input starts */
+    bool bytes;              /* result: the bytes of text stand for byte-level characters */
 } qsae__pieces;
 
 void qsae__pieces_init(qsae__pieces *p, qsae_context *ctx);
 void qsae__pieces_free(qsae__pieces *p);
 
 /* Cuts text into words: afterwards pieces->spans of pieces->text. `at_start`: text begins where the
- * whole input begins. */
+ * whole input begins. If the last step is ByteLevel, its characters are not written out: see
+ * pieces->bytes. */
 int32_t qsae__pretokenize(const qsae__pretokenizer *p, const char *text, size_t size, bool at_start,
                           qsae__pieces *pieces);
 

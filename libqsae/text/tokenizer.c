@@ -313,6 +313,8 @@ int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokeni
         status = gguf ? read_gguf(t, path) : read_json(t, json);
     if (status == QSAE_OK && !gguf)
         status = read_config(t, config);
+    if (status == QSAE_OK)
+        qsae__bpe_ready(&t->model);
     qsae__free(context, json);
     qsae__free(context, config);
     if (status != QSAE_OK)

@@ -23,6 +23,27 @@ static void check_ids(const char *file, const qsae_tokenizer *t, const json_t *t
                      (long long)json_integer_value(json_array_get(expected, (size_t)i)));
 }
 
+/* One encoder for all texts, which remembers words: the same ids, also where a word comes again. */
+static void check_remembered(const char *file, const qsae_tokenizer *t, const json_t *cases)
+{
+    qsae__encoder e;
+
+    qsae__encoder_init(&e, t);
+    assert_int_equal(qsae__bpe_scratch_expect(&e.scratch, 1 << 14), QSAE_OK);
+    for (size_t i = 0; i < json_array_size(cases) * 2; i++) {
+        const json_t *c = json_array_get(cases, i / 2), *text = json_array_get(c, 0);
+        const json_t *expected = json_array_get(c, 1);
+        assert_int_equal(qsae__encoder_run(&e, json_string_value(text), json_string_length(text)),
+                         QSAE_OK);
+        if (e.ids.count != (int64_t)json_array_size(expected))
+            fail_msg("%s: \"%s\": other ids from memory", file, json_string_value(text));
+        for (int64_t k = 0; k < e.ids.count; k++)
+            if (e.ids.data[k] != json_integer_value(json_array_get(expected, (size_t)k)))
+                fail_msg("%s: \"%s\": other ids from memory", file, json_string_value(text));
+    }
+    qsae__encoder_free(&e);
+}
+
 static json_t *load_cases(const char *path)
 {
     qsae__file *file = NULL;
@@ -63,6 +84,7 @@ static void walk(const char *folder, const char *name)
         check_ids(name, t, json_array_get(c, 0), json_array_get(c, 1), 0);
         check_ids(name, t, json_array_get(c, 0), json_array_get(c, 2), 1);
     }
+    check_remembered(name, t, cases);
     qsae_tokenizer_close(&t);
     json_decref(root);
 }
