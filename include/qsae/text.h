@@ -7,7 +7,7 @@
 QSAE_BEGIN_DECLS
 
 /**
- * A tokenizer read from tokenizer.json or a GGUF file.
+ * A tokenizer read from tokenizer.json, GPT-2's vocab.json and merges.txt, or a GGUF file.
  * Thread-safety: safe (encoding needs no lock).
  */
 typedef struct qsae_tokenizer qsae_tokenizer;
@@ -15,8 +15,10 @@ typedef struct qsae_tokenizer qsae_tokenizer;
 /**
  * Reads a tokenizer.json (byte-fallback BPE in the Llama/Gemma style, byte-level BPE) and, where
  * the folder has one, tokenizer_config.json for the BOS, EOS and padding tokens; or the tokenizer
- * of a GGUF file (models "llama", "gpt2" and "gemma4": doc/tokenizer.md).
- * @param path  tokenizer.json, a GGUF file, or a folder that holds one (tokenizer.json wins)
+ * of GPT-2's vocab.json and merges.txt with the files beside them; or that of a GGUF file (models
+ * "llama", "gpt2" and "gemma4": doc/tokenizer.md).
+ * @param path  tokenizer.json, a GGUF file, or a folder: tokenizer.json counts first, then
+ *              vocab.json with merges.txt, then a GGUF file
  * @return QSAE_ENOENT, QSAE_EFORMAT (file, key, expected, found), QSAE_EUNSUPPORTED (a component
  *         this library does not run is named), QSAE_EIO, QSAE_ENOMEM, QSAE_EINVAL
  */
@@ -53,8 +55,8 @@ typedef struct qsae_tokenizer_info {
     int32_t bos, eos, pad, unk; /**< ids, -1 if there is none */
     int32_t adds_bos;        /**< 1 if the template puts BOS in front */
     int32_t adds_eos;
-    const char *hash;        /**< 32 hex digits: XXH3-128 of tokenizer.json, or of what a GGUF file
-                                  says about its tokenizer */
+    const char *hash;        /**< 32 hex digits: XXH3-128 of tokenizer.json, or of what GPT-2's
+                                  files or a GGUF file say about their tokenizer */
 } qsae_tokenizer_info;
 
 /** Describes a tokenizer. info->struct_size set by the caller. QSAE_EINVAL. */

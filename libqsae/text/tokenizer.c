@@ -123,7 +123,8 @@ static int32_t read_added_tokens(qsae_tokenizer *t, const json_t *root, const ch
     return qsae__added_ready(t);
 }
 
-static int32_t read_root(qsae_tokenizer *t, const json_t *root, const char *path, int64_t file_size)
+int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const char *path,
+                                  int64_t file_size)
 {
     const json_t *model = NULL;
     int32_t status;
@@ -164,7 +165,7 @@ static int32_t read_json(qsae_tokenizer *t, const char *path)
     qsae__hash(file->data, (size_t)file->size, t->hash);
     status = qsae__json_parse((const char *)file->data, (size_t)file->size, path, &root);
     if (status == QSAE_OK)
-        status = read_root(t, root, path, (int64_t)file->size);
+        status = qsae__tokenizer_read_root(t, root, path, (int64_t)file->size);
 fail:
     json_decref(root);
     qsae__file_close(&file);
@@ -182,6 +183,26 @@ static int32_t read_gguf(qsae_tokenizer *t, const char *path)
     if (status == QSAE_OK)
         status = qsae__tokenizer_read_gguf(t, qsae__tensors_gguf(set));
     qsae__tensors_unref(&set);
+    return status;
+}
+
+/* A folder with vocab.json and merges.txt, but no tokenizer.json. */
+static int32_t find_parts(qsae_context *ctx, const char *path, const char *json, bool *found)
+{
+    char *vocab = NULL, *merges = NULL;
+    int32_t status = QSAE_OK;
+
+    *found = false;
+    if (!qsae__folder_exists(path) || qsae__file_exists(json))
+        return QSAE_OK;
+    vocab = qsae__path_join(ctx, path, "vocab.json");
+    merges = qsae__path_join(ctx, path, "merges.txt");
+    if (vocab == NULL || merges == NULL)
+        status = QSAE_ENOMEM;
+    else
+        *found = qsae__file_exists(vocab) && qsae__file_exists(merges);
+    qsae__free(ctx, vocab);
+    qsae__free(ctx, merges);
     return status;
 }
 
@@ -231,6 +252,19 @@ static int32_t read_special(const qsae_tokenizer *t, const json_t *config, const
     return QSAE_OK;
 }
 
+int32_t qsae__tokenizer_read_named(qsae_tokenizer *t, const json_t *config, const char *path)
+{
+    int32_t status = read_special(t, config, path, "bos_token", &t->bos);
+
+    if (status == QSAE_OK)
+        status = read_special(t, config, path, "eos_token", &t->eos);
+    if (status == QSAE_OK)
+        status = read_special(t, config, path, "pad_token", &t->pad);
+    if (status == QSAE_OK)
+        status = read_special(t, config, path, "unk_token", &t->unk);
+    return status;
+}
+
 /* tokenizer_config.json beside it; without one the template and the model tell BOS, EOS and
  * unknown. */
 static int32_t read_config(qsae_tokenizer *t, const char *path)
@@ -255,13 +289,7 @@ static int32_t read_config(qsae_tokenizer *t, const char *path)
         status = qsae__fail(QSAE_EFORMAT, "%s: expected object, found %s", path,
                             qsae__json_type_name(config));
     if (status == QSAE_OK)
-        status = read_special(t, config, path, "bos_token", &t->bos);
-    if (status == QSAE_OK)
-        status = read_special(t, config, path, "eos_token", &t->eos);
-    if (status == QSAE_OK)
-        status = read_special(t, config, path, "pad_token", &t->pad);
-    if (status == QSAE_OK)
-        status = read_special(t, config, path, "unk_token", &t->unk);
+        status = qsae__tokenizer_read_named(t, config, path);
     json_decref(config);
     qsae__file_close(&file);
     return status;
@@ -290,7 +318,7 @@ int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokeni
 {
     qsae_tokenizer *t;
     char *json = NULL, *config = NULL;
-    bool gguf = false;
+    bool gguf = false, parts = false;
     int32_t status;
 
     if (out == NULL)
@@ -308,10 +336,13 @@ int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokeni
     qsae__matcher_init(&t->normalized, context);
     status = find_files(context, path, &json, &config);
     if (status == QSAE_OK)
+        status = find_parts(context, path, json, &parts);
+    if (status == QSAE_OK && !parts)
         status = find_gguf(context, path, json, &gguf);
     if (status == QSAE_OK)
-        status = gguf ? read_gguf(t, path) : read_json(t, json);
-    if (status == QSAE_OK && !gguf)
+        status = parts ? qsae__tokenizer_read_files(t, path)
+                       : gguf ? read_gguf(t, path) : read_json(t, json);
+    if (status == QSAE_OK && !gguf && !parts)
         status = read_config(t, config);
     if (status == QSAE_OK)
         qsae__bpe_ready(&t->model);

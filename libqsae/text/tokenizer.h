@@ -45,6 +45,15 @@ int32_t qsae__views_build(qsae_tokenizer *t, const json_t *decoder);
 /* Once t->added, t->contents and t->vocab are there: the matchers and t->known. */
 int32_t qsae__added_ready(qsae_tokenizer *t);
 
+/* All of it but who is BOS, EOS, padding and unknown, from a tokenizer.json; ids are below limit.
+ * Then these, from a tokenizer_config.json; what it does not name stays. */
+int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const char *path,
+                                  int64_t limit);
+int32_t qsae__tokenizer_read_named(qsae_tokenizer *t, const json_t *config, const char *path);
+
+/* All of it, from a folder with GPT-2's vocab.json and merges.txt. */
+int32_t qsae__tokenizer_read_files(qsae_tokenizer *t, const char *folder);
+
 /* All of it, from a GGUF file's keys. */
 int32_t qsae__tokenizer_read_gguf(qsae_tokenizer *t, const qsae__gguf *file);
 

@@ -21,7 +21,7 @@ def _id(value):
 
 
 class Tokenizer(Handle):
-    """A tokenizer read from tokenizer.json, or from the folder that holds it.
+    """A tokenizer: tokenizer.json, a GGUF file, or a folder that holds one or GPT-2's files.
 
     info    dict: vocab, bos, eos, pad, unk (-1 = none), adds_bos, adds_eos, hash
     """

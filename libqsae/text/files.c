@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * GPT-2's own files, vocab.json and merges.txt, with what may lie beside them: tokenizer_config.json,
+ * special_tokens_map.json, added_tokens.json. They are put together as the tokenizer.json that
+ * transformers' GPT2Tokenizer makes of them (5.x, tokenization_gpt2.py), which is then read.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "text/tokenizer.h"
+
+#define END "<|endoftext|>"
+
+struct files {
+    qsae_context *ctx;
+    const char *folder;
+    json_t *vocab, *merges, *config;
+    json_t *added;      /* array of entries as in tokenizer.json's added_tokens */
+    int64_t next;       /* id of the next token that is in no file */
+    int64_t size;       /* bytes of both files */
+    qsae__hasher *hash;
+};
+
+static int32_t no_memory(const struct files *f)
+{
+    return qsae__fail(QSAE_ENOMEM, "%s: out of memory", f->folder);
+}
+
+/* A file of the folder; *file stays NULL if it may be missing and is. */
+static int32_t open_file(const struct files *f, const char *name, bool required, qsae__file **file)
+{
+    char *const path = qsae__path_join(f->ctx, f->folder, name);
+    int32_t status = path == NULL ? QSAE_ENOMEM : QSAE_OK;
+
+    *file = NULL;
+    if (status == QSAE_OK && (required || qsae__file_exists(path)))
+        status = qsae__file_open(f->ctx, path, file);
+    qsae__free(f->ctx, path);
+    return status;
+}
+
+/* A JSON object; an empty one if the file is missing. */
+static int32_t read_object(struct files *f, const char *name, bool required, unsigned flags,
+                           json_t **out)
+{
+    qsae__file *file = NULL;
+    int32_t status = open_file(f, name, required, &file);
+
+    *out = NULL;
+    if (status == QSAE_OK && file == NULL) {
+        *out = json_object();
+        status = *out == NULL ? no_memory(f) : QSAE_OK;
+    } else if (status == QSAE_OK) {
+        status = qsae__json_parse_with((const char *)file->data, (size_t)file->size, name, flags,
+                                       out);
+        if (status == QSAE_OK && !json_is_object(*out))
+            status = qsae__fail(QSAE_EFORMAT, "%s: expected object, found %s", name,
+                                qsae__json_type_name(*out));
+        if (status == QSAE_OK && required) {
+            qsae__hasher_update(f->hash, file->data, (size_t)file->size);
+            f->size += (int64_t)file->size;
+        }
+    }
+    qsae__file_close(&file);
+    return status == QSAE_OK ? status : qsae__fail_in(status, "%s", f->folder);
+}
+
+/* Lines "left right"; those that begin with #version and an empty last one are none. */
+static int32_t read_merges(struct files *f)
+{
+    qsae__file *file = NULL;
+    const char *p, *end;
+    int32_t status = open_file(f, "merges.txt", true, &file);
+
+    if (status != QSAE_OK)
+        return status;
+    qsae__hasher_update(f->hash, file->data, (size_t)file->size);
+    f->size += (int64_t)file->size;
+    p = (const char *)file->data;
+    end = p + file->size;
+    f->merges = json_array();
+    status = f->merges == NULL ? no_memory(f) : QSAE_OK;
+    for (int64_t line = 1; p < end && status == QSAE_OK; line++) {
+        const char *const stop = memchr(p, '\n', (size_t)(end - p));
+        const char *const after = stop != NULL ? stop : end;
+        size_t n = (size_t)(after - p);
+        json_t *text;
+        n -= n > 0 && p[n - 1] == '\r';
+        text = json_stringn(p, n);
+        if (text == NULL)
+            status = qsae__fail(QSAE_EFORMAT, "%s: merges.txt:%lld: not UTF-8", f->folder,
+                                (long long)line);
+        else if (n == 0 || memchr(p, '\0', n) != NULL)
+            status = qsae__fail(QSAE_EFORMAT, "%s: merges.txt:%lld: expected two tokens, found %s",
+                                f->folder, (long long)line, n == 0 ? "nothing" : "U+0000");
+        else if (n < 8 || memcmp(p, "#version", 8) != 0)
+            status = json_array_append(f->merges, text) != 0 ? no_memory(f) : QSAE_OK;
+        json_decref(text);
+        p = stop != NULL ? stop + 1 : end;
+    }
+    qsae__file_close(&file);
+    return status;
+}
+
+static const char *content_of(const json_t *v)
+{
+    return json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+}
+
+static bool is_added(const struct files *f, const char *content)
+{
+    for (size_t i = 0; i < json_array_size(f->added); i++) {
+        const char *s = content_of(json_array_get(f->added, i));
+        if (s != NULL && strcmp(s, content) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Adds a token with an id; `from` may hold its flags. */
+static int32_t add(struct files *f, const json_t *from, const char *content, int64_t id,
+                   bool special)
+{
+    json_t *entry = json_is_object(from) ? json_deep_copy(from) : json_object();
+    bool failed = entry == NULL || json_object_set_new(entry, "id", json_integer(id)) != 0 ||
+                  json_object_set_new(entry, "content", json_string(content)) != 0;
+
+    if (!failed && special)
+        failed = json_object_set_new(entry, "special", json_true()) != 0;
+    if (failed || json_array_append(f->added, entry) != 0) {
+        json_decref(entry);
+        return no_memory(f);
+    }
+    json_decref(entry);
+    f->next = qsae__max_i64(f->next, id + 1);
+    return QSAE_OK;
+}
+
+/* A special token by its text: one that is there already, one of the vocabulary, or a new one. */
+static int32_t add_special(struct files *f, const json_t *v, const char *key)
+{
+    const char *const content = content_of(v);
+    const json_t *known;
+
+    if (v == NULL || json_is_null(v))
+        return QSAE_OK;
+    if (content == NULL)
+        return qsae__fail(QSAE_EFORMAT, "%s: tokenizer_config.json: key \"%s\": expected string or "
+                          "object with content, found %s", f->folder, key,
+                          qsae__json_type_name(v));
+    if (is_added(f, content))
+        return QSAE_OK;
+    known = json_object_get(f->vocab, content);
+    return add(f, v, content, json_is_integer(known) ? json_integer_value(known) : f->next, true);
+}
+
+static int by_id(const void *a, const void *b)
+{
+    const int64_t x = json_integer_value(json_object_get(*(json_t *const *)a, "id"));
+    const int64_t y = json_integer_value(json_object_get(*(json_t *const *)b, "id"));
+
+    return x < y ? -1 : x > y;
+}
+
+static int32_t sort_added(struct files *f)
+{
+    const size_t n = json_array_size(f->added);
+    json_t **const list = qsae__alloc_array(f->ctx, (int64_t)n, sizeof(json_t *));
+    json_t *sorted = json_array();
+    int32_t status = QSAE_OK;
+
+    if (list == NULL || sorted == NULL)
+        status = QSAE_ENOMEM;
+    for (size_t i = 0; i < n && status == QSAE_OK; i++)
+        list[i] = json_array_get(f->added, i);
+    if (n > 1 && status == QSAE_OK)
+        qsort(list, n, sizeof *list, by_id);
+    for (size_t i = 0; i < n && status == QSAE_OK; i++)
+        if (json_array_append(sorted, list[i]) != 0)
+            status = QSAE_ENOMEM;
+    qsae__free(f->ctx, list);
+    if (status != QSAE_OK) {
+        json_decref(sorted);
+        return no_memory(f);
+    }
+    json_decref(f->added);
+    f->added = sorted;
+    return QSAE_OK;
+}
+
+static const char *const named[] = {
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+};
+#define NAMED (sizeof named / sizeof *named)
+
+static bool is_named(const struct files *f, const char *content)
+{
+    for (size_t k = 0; k < NAMED; k++) {
+        const char *s = content_of(json_object_get(f->config, named[k]));
+        if (s != NULL && strcmp(s, content) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* tokenizer_config.json's added_tokens_decoder: {"id": {"content", flags}}. */
+static int32_t add_decoder(struct files *f, json_t *decoder)
+{
+    const char *key;
+    json_t *v;
+    int32_t status = QSAE_OK;
+
+    json_object_foreach(decoder, key, v) {
+        char *end = NULL;
+        const long long id = strtoll(key, &end, 10);
+        const char *const content = content_of(v);
+        if (*key == '\0' || *end != '\0' || id < 0 || id >= INT32_MAX || !json_is_object(v) ||
+            content == NULL)
+            return qsae__fail(QSAE_EFORMAT, "%s: tokenizer_config.json: added_tokens_decoder: "
+                              "\"%s\": expected an id and an object with content", f->folder, key);
+        status = add(f, v, content, id, false);
+        if (status != QSAE_OK)
+            return status;
+    }
+    return status;
+}
+
+/* added_tokens.json: {"content": id}. */
+static int32_t add_listed(struct files *f, json_t *list)
+{
+    const char *key;
+    json_t *v;
+    int32_t status = QSAE_OK;
+
+    json_object_foreach(list, key, v) {
+        const int64_t id = json_integer_value(v);
+        if (!json_is_integer(v) || id < 0 || id >= INT32_MAX)
+            return qsae__fail(QSAE_EFORMAT, "%s: added_tokens.json: \"%s\": expected an id, found "
+                              "%s", f->folder, key, qsae__json_type_name(v));
+        status = add(f, NULL, key, id, is_named(f, key));
+        if (status != QSAE_OK)
+            return status;
+    }
+    return status;
+}
+
+static int32_t check_class(const struct files *f)
+{
+    const char *name = "GPT2Tokenizer";
+    int32_t status = qsae__json_str(f->config, "tokenizer_config.json", "tokenizer_class", false,
+                                    &name, NULL);
+
+    if (status != QSAE_OK)
+        return qsae__fail_in(status, "%s", f->folder);
+    if (strcmp(name, "GPT2Tokenizer") != 0 && strcmp(name, "GPT2TokenizerFast") != 0)
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: tokenizer_config.json: tokenizer_class \"%s\" "
+                          "without tokenizer.json: only GPT2Tokenizer is read from vocab.json and "
+                          "merges.txt (save the tokenizer with transformers to get "
+                          "tokenizer.json)", f->folder, name);
+    return QSAE_OK;
+}
+
+/* Who is special: the configuration, special_tokens_map.json over it unless the configuration lists
+ * the added tokens itself, GPT-2's end of text where neither says anything. */
+static int32_t read_added(struct files *f)
+{
+    json_t *map = NULL, *listed = NULL, *decoder, *v;
+    int32_t status = read_object(f, "special_tokens_map.json", false, 0, &map);
+
+    if (status == QSAE_OK)
+        status = read_object(f, "added_tokens.json", false, 0, &listed);
+    decoder = json_object_get(f->config, "added_tokens_decoder");
+    if (status == QSAE_OK && !json_is_object(decoder) && json_object_update(f->config, map) != 0)
+        status = no_memory(f);
+    for (size_t k = 0; k < 3 && status == QSAE_OK; k++)
+        if (json_object_get(f->config, named[k]) == NULL &&
+            json_object_set_new(f->config, named[k], json_string(END)) != 0)
+            status = no_memory(f);
+    if (status == QSAE_OK)
+        status = json_is_object(decoder) ? add_decoder(f, decoder) : add_listed(f, listed);
+    if (status == QSAE_OK)
+        status = sort_added(f);
+    for (size_t k = 0; k < NAMED && status == QSAE_OK; k++)
+        status = add_special(f, json_object_get(f->config, named[k]), named[k]);
+    for (int k = 0; k < 2 && status == QSAE_OK; k++) {
+        const char *const key = k == 0 ? "additional_special_tokens" : "extra_special_tokens";
+        v = json_object_get(f->config, key);
+        if (v != NULL && !json_is_null(v) && !json_is_array(v) && json_object_size(v) > 0)
+            status = qsae__fail(QSAE_EUNSUPPORTED, "%s: tokenizer_config.json: key \"%s\": an "
+                                "object", f->folder, key);
+        for (size_t i = 0; i < json_array_size(v) && status == QSAE_OK; i++)
+            status = add_special(f, json_array_get(v, i), key);
+    }
+    json_decref(map);
+    json_decref(listed);
+    return status == QSAE_OK ? sort_added(f) : status;
+}
+
+/* One item of the template, none if the token is not wanted. */
+static int32_t add_item(const struct files *f, json_t *single, json_t *special, bool wanted,
+                        const char *key)
+{
+    const char *const content = content_of(json_object_get(f->config, key));
+    bool failed;
+
+    if (!wanted || content == NULL)
+        return QSAE_OK;
+    failed = json_array_append_new(single, json_pack("{s{ss}}", "SpecialToken", "id", content));
+    for (size_t i = 0; i < json_array_size(f->added) && !failed; i++) {
+        const json_t *const e = json_array_get(f->added, i);
+        if (strcmp(content_of(e), content) == 0)
+            failed = json_object_set_new(special, content, json_pack("{s[O]}", "ids",
+                                         json_object_get(e, "id"))) != 0;
+    }
+    return failed ? no_memory(f) : QSAE_OK;
+}
+
+/* The same as tokenizer.json. */
+static int32_t build(struct files *f, json_t **root)
+{
+    bool prefix = false, bos = false, eos = false;
+    json_t *single = json_array(), *special = json_object();
+    int32_t status = qsae__json_bool(f->config, f->folder, "add_prefix_space", false, &prefix,
+                                     NULL);
+
+    if (status == QSAE_OK)
+        status = qsae__json_bool(f->config, f->folder, "add_bos_token", false, &bos, NULL);
+    if (status == QSAE_OK)
+        status = qsae__json_bool(f->config, f->folder, "add_eos_token", false, &eos, NULL);
+    if (status == QSAE_OK && (single == NULL || special == NULL))
+        status = no_memory(f);
+    if (status == QSAE_OK)
+        status = add_item(f, single, special, bos, "bos_token");
+    if (status == QSAE_OK &&
+        json_array_append_new(single, json_pack("{s{ss}}", "Sequence", "id", "A")) != 0)
+        status = no_memory(f);
+    if (status == QSAE_OK)
+        status = add_item(f, single, special, eos, "eos_token");
+    if (status == QSAE_OK) {
+        *root = json_pack("{sOs{sssbsb}s{sssOsO}s{sssOsO}}", "added_tokens", f->added,
+                          "pre_tokenizer", "type", "ByteLevel", "add_prefix_space", prefix,
+                          "use_regex", 1, "post_processor", "type", "TemplateProcessing", "single",
+                          single, "special_tokens", special, "model", "type", "BPE", "vocab",
+                          f->vocab, "merges", f->merges);
+        status = *root == NULL ? no_memory(f) : QSAE_OK;
+    }
+    json_decref(single);
+    json_decref(special);
+    return status;
+}
+
+/* Everything but the two files that decides about ids. */
+static int32_t hash_rest(struct files *f, const json_t *root)
+{
+    static const char *const keys[] = { "added_tokens", "pre_tokenizer", "post_processor" };
+    qsae__strbuf text;
+    int32_t status = QSAE_OK;
+
+    qsae__strbuf_init(&text, f->ctx);
+    for (size_t i = 0; i < 3 && status == QSAE_OK; i++)
+        status = qsae__json_write(&text, json_object_get(root, keys[i]), -1);
+    if (status == QSAE_OK)
+        status = text.status;
+    if (status == QSAE_OK)
+        qsae__hasher_string(f->hash, text.data);
+    qsae__strbuf_free(&text);
+    return status;
+}
+
+int32_t qsae__tokenizer_read_files(qsae_tokenizer *t, const char *folder)
+{
+    struct files f = { .ctx = t->ctx, .folder = folder, .added = json_array() };
+    json_t *root = NULL;
+    int32_t status = f.added == NULL ? no_memory(&f) : qsae__hasher_open(t->ctx, &f.hash);
+
+    if (status == QSAE_OK)
+        status = read_object(&f, "tokenizer_config.json", false, QSAE__JSON_REALS, &f.config);
+    if (status == QSAE_OK)
+        status = check_class(&f);
+    if (status == QSAE_OK)
+        status = read_object(&f, "vocab.json", true, 0, &f.vocab);
+    if (status == QSAE_OK)
+        status = read_merges(&f);
+    f.next = (int64_t)json_object_size(f.vocab);
+    if (status == QSAE_OK)
+        status = read_added(&f);
+    if (status == QSAE_OK)
+        status = build(&f, &root);
+    if (status == QSAE_OK)
+        status = hash_rest(&f, root);
+    if (status == QSAE_OK)
+        status = qsae__tokenizer_read_root(t, root, folder, f.size + (1 << 12));
+    if (status == QSAE_OK) {
+        qsae__hasher_hex(f.hash, t->hash);
+        t->bos = t->eos = t->pad = t->unk = -1;
+        status = qsae__tokenizer_read_named(t, f.config, folder);
+    }
+    json_decref(root);
+    json_decref(f.vocab);
+    json_decref(f.merges);
+    json_decref(f.config);
+    json_decref(f.added);
+    qsae__hasher_close(t->ctx, &f.hash);
+    return status;
+}
