@@ -162,47 +162,172 @@ static bool same_normalizer(const qsae__normalizer *a, const qsae__normalizer *b
     return same;
 }
 
-static bool same_pretokenizer(const qsae__pretokenizer *a, const qsae__pretokenizer *b)
+static int by_id(const void *a, const void *b)
 {
-    bool same = a->count == b->count;
+    const qsae__added *const x = *(const qsae__added *const *)a;
+    const qsae__added *const y = *(const qsae__added *const *)b;
 
-    for (int64_t i = 0; i < a->count && same; i++) {
-        const qsae__pre_step *x = &a->steps[i], *y = &b->steps[i];
-        same = x->kind == y->kind && x->behavior == y->behavior && x->prepend == y->prepend &&
-               x->invert == y->invert && x->split == y->split && same_string(x->mark, y->mark) &&
-               qsae__pattern_equal(x->pattern, y->pattern);
-    }
-    return same;
+    if (x->id != y->id)
+        return x->id < y->id ? -1 : 1;
+    return (x > y) - (x < y); /* of one list: the order of the file */
 }
 
-/* In the order of the files, which order by id. */
-static bool same_added(const qsae_tokenizer *a, const qsae_tokenizer *b)
-{
-    bool same = a->n_added == b->n_added;
+/* Steps in one spelling, one after the other. */
+struct cursor {
+    const qsae_tokenizer *t;
+    int64_t step;
+    bool second;        /* of a ByteLevel step its cut was given */
+    qsae__pre_step now;
+    const char *regex;  /* instead of now.pattern */
+};
 
-    for (int64_t i = 0; i < a->n_added && same; i++) {
-        const qsae__added *x = &a->added[i], *y = &b->added[i];
-        same = x->id == y->id && x->single_word == y->single_word && x->lstrip == y->lstrip &&
-               x->rstrip == y->rstrip && x->normalized == y->normalized &&
-               x->special == y->special && strcmp(a->contents[i], b->contents[i]) == 0;
+/* Cutting at spaces where the normalizer has replaced them all (Gemma). */
+static bool cuts_nothing(const qsae_tokenizer *t, const qsae__pre_step *s)
+{
+    const int64_t n = t->normalizer.count;
+    const qsae__norm_step *const last = n > 0 ? &t->normalizer.steps[n - 1] : NULL;
+
+    return last != NULL && last->kind == QSAE__NORM_REPLACE && s->kind == QSAE__PRE_SPLIT &&
+           qsae__pattern_is(last->pattern, " ") && qsae__pattern_is(s->pattern, " ") &&
+           strchr(last->content, ' ') == NULL;
+}
+
+/* Versions of transformers spell a cut as ByteLevel's own or as a Split before it, digits as Digits
+ * or as a Split, and the pieces to keep as Isolated or, inverted, as Removed. */
+static bool next_step(struct cursor *c)
+{
+    const qsae__pretokenizer *const p = &c->t->pretokenizer;
+
+    while (c->step < p->count && cuts_nothing(c->t, &p->steps[c->step]))
+        c->step++;
+    if (c->step >= p->count)
+        return false;
+    c->now = p->steps[c->step];
+    c->regex = NULL;
+    if (c->now.kind == QSAE__PRE_BYTES && c->now.split && c->now.prepend == QSAE__PREPEND_NEVER) {
+        c->second = !c->second;
+        c->now.split = false;
+        if (c->second) {
+            c->now.kind = QSAE__PRE_SPLIT;
+            c->now.prepend = 0;
+        } else {
+            c->now.pattern = NULL;
+        }
+    } else if (c->now.kind == QSAE__PRE_DIGITS) {
+        c->now.kind = QSAE__PRE_SPLIT;
+        c->regex = "\\p{N}";
     }
-    return same;
+    if (c->now.kind == QSAE__PRE_BYTES) /* how its own cut is emitted */
+        c->now.behavior = 0;
+    if (c->now.kind == QSAE__PRE_SPLIT && c->now.behavior == QSAE__REMOVED && c->now.invert &&
+        qsae__pattern_tiles(c->now.pattern)) {
+        c->now.behavior = QSAE__ISOLATED;
+        c->now.invert = false;
+    }
+    if (c->now.behavior == QSAE__ISOLATED || c->now.behavior == QSAE__CONTIGUOUS)
+        c->now.invert = false;
+    if (!c->second)
+        c->step++;
+    return true;
+}
+
+static bool same_pattern(const struct cursor *a, const struct cursor *b)
+{
+    if (a->regex != NULL && b->regex != NULL)
+        return strcmp(a->regex, b->regex) == 0;
+    if (a->regex != NULL)
+        return b->now.pattern != NULL && qsae__pattern_is_regex(b->now.pattern, a->regex);
+    if (b->regex != NULL)
+        return a->now.pattern != NULL && qsae__pattern_is_regex(a->now.pattern, b->regex);
+    return qsae__pattern_equal(a->now.pattern, b->now.pattern);
+}
+
+static bool same_pretokenizer(const qsae_tokenizer *a, const qsae_tokenizer *b)
+{
+    struct cursor x = { .t = a }, y = { .t = b };
+    bool more = true;
+
+    while (more) {
+        more = next_step(&x);
+        if (next_step(&y) != more)
+            return false;
+        if (more && (x.now.kind != y.now.kind || x.now.behavior != y.now.behavior ||
+                     x.now.prepend != y.now.prepend || x.now.invert != y.now.invert ||
+                     x.now.split != y.now.split || !same_string(x.now.mark, y.now.mark) ||
+                     !same_pattern(&x, &y)))
+            return false;
+    }
+    return true;
+}
+
+/* Whether a character can be in no token: not if all bytes are tokens, by either way. */
+static bool knows_all(const qsae_tokenizer *t)
+{
+    const qsae__pretokenizer *const p = &t->pretokenizer;
+    bool bytes = true, level = p->count > 0 && p->steps[p->count - 1].kind == QSAE__PRE_BYTES;
+
+    for (int i = 0; i < 256; i++) {
+        bytes &= t->model.byte_ids[i] >= 0;
+        level &= t->model.char_ids[qsae__byte_char((uint8_t)i)] >= 0;
+    }
+    return bytes || level;
+}
+
+static bool same_unknown(const qsae_tokenizer *a, const qsae_tokenizer *b)
+{
+    if (a->gguf || b->gguf || (knows_all(a) && knows_all(b)))
+        return true;
+    return a->model.fuse_unk == b->model.fuse_unk && a->model.unk == b->model.unk &&
+           a->model.byte_fallback == b->model.byte_fallback;
+}
+
+/* By id, whatever the order of the files. */
+static const qsae__added **sorted_added(const qsae_tokenizer *t)
+{
+    const qsae__added **const list = qsae__alloc_array(t->ctx, t->n_added, sizeof *list);
+
+    for (int64_t i = 0; i < t->n_added && list != NULL; i++)
+        list[i] = &t->added[i];
+    if (list != NULL && t->n_added > 1)
+        qsort(list, (size_t)t->n_added, sizeof *list, by_id);
+    return list;
+}
+
+static int32_t compare_added(const qsae_tokenizer *a, const qsae_tokenizer *b, bool *same)
+{
+    const qsae__added **const list = sorted_added(a), **const other = sorted_added(b);
+    const bool memory = list != NULL && other != NULL;
+
+    *same = memory && a->n_added == b->n_added;
+    for (int64_t i = 0; i < a->n_added && *same; i++) {
+        const qsae__added *x = list[i], *y = other[i];
+        *same = x->id == y->id && x->single_word == y->single_word && x->lstrip == y->lstrip &&
+                x->rstrip == y->rstrip && x->normalized == y->normalized &&
+                x->special == y->special &&
+                strcmp(a->contents[x - a->added], b->contents[y - b->added]) == 0;
+    }
+    qsae__free(a->ctx, list);
+    qsae__free(b->ctx, other);
+    return memory ? QSAE_OK : QSAE_ENOMEM;
 }
 
 /* Names the parts that differ, separated by commas. Files of one kind must not differ in those that
  * make ids; between tokenizer.json and GGUF they are spelled differently anyway. */
 static int32_t compare_parts(const qsae_tokenizer *a, const qsae_tokenizer *b, qsae__strbuf *out)
 {
-    bool merges = true;
-    const int32_t status = compare_merges(a, b, &merges);
+    bool merges = true, added = true;
+    int32_t status = compare_merges(a, b, &merges);
+    if (status == QSAE_OK)
+        status = compare_added(a, b, &added);
     const struct {
         bool same, makes_ids;
         const char *name;
     } parts[] = {
         { merges, true, "merges" },
         { same_normalizer(&a->normalizer, &b->normalizer), true, "normalizer" },
-        { same_pretokenizer(&a->pretokenizer, &b->pretokenizer), true, "pre-tokenizer" },
-        { same_added(a, b), true, "added tokens" },
+        { same_pretokenizer(a, b), true, "pre-tokenizer" },
+        { same_unknown(a, b), true, "unknown characters" },
+        { added, true, "added tokens" },
         { a->suffix.count == b->suffix.count && a->prefix.count == b->prefix.count, false,
           "template" },
         { a->bos == b->bos, false, "BOS" },
@@ -211,7 +336,7 @@ static int32_t compare_parts(const qsae_tokenizer *a, const qsae_tokenizer *b, q
         { a->unk == b->unk, false, "unknown token" },
     };
 
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0] && status == QSAE_OK; i++) {
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && status == QSAE_OK; i++) {
         if (parts[i].same)
             continue;
         if (parts[i].makes_ids && a->gguf == b->gguf)

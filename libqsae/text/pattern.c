@@ -180,13 +180,31 @@ bool qsae__pattern_is(const qsae__pattern *p, const char *s)
     return p->string != NULL && p->size == strlen(s) && memcmp(p->string, s, p->size) == 0;
 }
 
+bool qsae__pattern_is_regex(const qsae__pattern *p, const char *regex)
+{
+    return p->source != NULL && strcmp(p->source, regex) == 0;
+}
+
+bool qsae__pattern_tiles(const qsae__pattern *p)
+{
+    return p->words != QSAE__WORDS_OTHER;
+}
+
 bool qsae__pattern_equal(const qsae__pattern *a, const qsae__pattern *b)
 {
-    if (a == NULL || b == NULL || (a->string == NULL) != (b->string == NULL))
+    const char *x, *y;
+    size_t n, m;
+
+    if (a == NULL || b == NULL)
         return a == b;
-    if (a->string == NULL)
-        return strcmp(a->source, b->source) == 0;
-    return a->size == b->size && memcmp(a->string, b->string, a->size) == 0;
+    x = a->string != NULL ? a->string : a->source;
+    y = b->string != NULL ? b->string : b->source;
+    n = a->string != NULL ? a->size : strlen(x);
+    m = b->string != NULL ? b->size : strlen(y);
+    if (n != m || memcmp(x, y, n) != 0)
+        return false;
+    return (a->string == NULL) == (b->string == NULL) ||
+           (memchr(x, '\0', n) == NULL && strpbrk(x, "\\^$.|?*+()[]{}") == NULL);
 }
 
 bool qsae__pattern_may_be_empty(const qsae__pattern *p)

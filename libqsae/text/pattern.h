@@ -18,7 +18,13 @@ void qsae__pattern_close(qsae_context *ctx, qsae__pattern **p);
 /* True if it is this very string. */
 bool qsae__pattern_is(const qsae__pattern *p, const char *s);
 
-/* True if both search for the same; either may be NULL. */
+/* True if it is this very regular expression; true if it is known to match everywhere, so that its
+ * matches tile any text. */
+bool qsae__pattern_is_regex(const qsae__pattern *p, const char *regex);
+bool qsae__pattern_tiles(const qsae__pattern *p);
+
+/* True if both search for the same, also if one is a string and the other a regular expression
+ * without operators; either may be NULL. */
 bool qsae__pattern_equal(const qsae__pattern *a, const qsae__pattern *b);
 
 /* True if it can match the empty string. */

@@ -93,6 +93,7 @@ int main(void)
     failed += run(fixture_tests, n_fixture_tests, "fixtures");
     failed += run(tokenizer_tests, n_tokenizer_tests, "tokenizer");
     failed += run(files_tests, n_files_tests, "files");
+    failed += run(spelling_tests, n_spelling_tests, "spellings");
     failed += run(shortcut_tests, n_shortcut_tests, "shortcuts");
     failed += run(gguf_tests, n_gguf_tests, "gguf");
     failed += run(gguf_refused_tests, n_gguf_refused_tests, "gguf refused");
