@@ -28,7 +28,10 @@ static const char usage[] =
     "  --compute f32|bf16         arithmetic of the models\n"
     "  --attn eager|sdpa|fp32     attention's rounding points in bf16\n"
     "  --context N --batch N      tokens per chunk, chunks per batch\n"
-    "  --bos POLICY               none, stream_start, doc_start or chunk_start\n"
+    "  --window N --stride N      windows of N tokens that begin every N tokens; each token is\n"
+    "                             scored once, with the longest context\n"
+    "  --score-from N             positions of a chunk or window before N are not scored\n"
+    "  --bos POLICY               none, stream_start, doc_start, chunk_start or chunk_replace\n"
     "  --tokens N                 stop after the chunk that reaches N tokens\n"
     "  --text-field KEY           of JSON lines (default: text)\n"
     "  --cross-labels             the last token of a chunk predicts the first of the next\n"
@@ -129,6 +132,8 @@ static const struct option longs[] = {
     { "condition", required_argument, NULL, 'c' }, { "profile", required_argument, NULL, 'p' },
     { "compute", required_argument, NULL, 'C' },   { "attn", required_argument, NULL, 'a' },
     { "context", required_argument, NULL, 'n' },   { "batch", required_argument, NULL, 'b' },
+    { "window", required_argument, NULL, 'n' },    { "stride", required_argument, NULL, 'i' },
+    { "score-from", required_argument, NULL, 'F' },
     { "bos", required_argument, NULL, 'B' },       { "tokens", required_argument, NULL, 'T' },
     { "threads", required_argument, NULL, 'j' },   { "cpu", required_argument, NULL, 'u' },
     { "pin", no_argument, NULL, 'P' },
@@ -150,8 +155,8 @@ static int32_t bos_policy(const char *text)
     const int32_t policy = qsae_bos_from_name(text);
     if (policy >= 0)
         return policy;
-    fprintf(stderr, "evaluate: --bos: \"%s\" is unknown; expected none, stream_start, doc_start or "
-            "chunk_start\n", text);
+    fprintf(stderr, "evaluate: --bos: \"%s\" is unknown; expected none, stream_start, doc_start, "
+            "chunk_start or chunk_replace\n", text);
     exit(2);
 }
 
@@ -166,6 +171,8 @@ static void set_option(struct options *o, int c)
     case 'C': a->compute = choice("compute", optarg, computes); break;
     case 'a': a->attention = choice("attn", optarg, attentions); break;
     case 'n': a->context = count("context", optarg, 2); break;
+    case 'i': a->stride = count("stride", optarg, 1); break;
+    case 'F': a->score_from = count("score-from", optarg, 0); break;
     case 'b': a->batch = count("batch", optarg, 1); break;
     case 'B': a->bos_policy = bos_policy(optarg); break;
     case 'T': a->max_tokens = count("tokens", optarg, 1); break;

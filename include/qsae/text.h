@@ -71,8 +71,11 @@ QSAE_API int32_t qsae_tokenizer_is_special(const qsae_tokenizer *tokenizer, int3
 #define QSAE_BOS_STREAM_START 2 /**< one BOS before the first document */
 #define QSAE_BOS_DOC_START 3   /**< one BOS before each document that does not begin with it */
 #define QSAE_BOS_CHUNK_START 4 /**< one BOS at the start of each chunk; documents carry none */
+#define QSAE_BOS_CHUNK_REPLACE 5 /**< llama.cpp's: one BOS before the first document, and one in place
+                                      of each chunk's first token */
 
-/** "none", "stream_start", "doc_start", "chunk_start"; NULL if unknown. Static storage. */
+/** "none", "stream_start", "doc_start", "chunk_start", "chunk_replace"; NULL if
+ * unknown. Static storage. */
 QSAE_API const char *qsae_bos_name(int32_t policy);
 
 /** Number of a policy name, 0 ("default") or -1 if unknown. */
@@ -96,6 +99,12 @@ typedef struct qsae_corpus_settings {
     qsae_progress_callback progress;
     void *progress_cookie;
     qsae_cancel_token *cancel;
+    int64_t stride;          /**< 0: chunks side by side. Else windows of `context` tokens that begin
+                                  `stride` tokens apart, up to the end of the text (the last may be
+                                  shorter): each token is a label once, in the first window that
+                                  has it, so with the longest context. max_tokens then counts
+                                  tokens of the text. 1..context (chunk_start: context - 1) */
+    int64_t score_from;      /**< positions before it have no label; 0..context - 2 */
 } qsae_corpus_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_corpus_settings). */
@@ -132,8 +141,8 @@ QSAE_API void qsae_corpus_close(qsae_corpus **corpus);
 
 typedef struct qsae_corpus_info {
     size_t struct_size;
-    int64_t tokens;           /**< in the chunks */
-    int64_t stream_tokens;    /**< before cutting: tokens + dropped tail */
+    int64_t tokens;           /**< in the chunks; what windows share counts in each */
+    int64_t stream_tokens;    /**< before cutting: tokens + dropped tail (windows: the text's) */
     int64_t documents;        /**< non-empty documents read */
     int64_t chunks;
     int64_t context;
@@ -141,6 +150,11 @@ typedef struct qsae_corpus_info {
     int32_t bos_policy;
     int32_t cross_labels;
     const char *token_hash;   /**< 32 hex digits: XXH3-128 of ids, chunk length, BOS, labels */
+    int64_t stride;           /**< as in the settings */
+    int64_t score_from;
+    int64_t scored_bytes;     /**< of the labels' text in UTF-8; -1: not known (ids without text) */
+    int64_t scored_words;     /**< of the labels' text: one per document's first token and one per
+                                   run of white space (Python's len(re.split(r"\\s+", text))); -1 */
 } qsae_corpus_info;
 
 /** Describes a corpus. info->struct_size set by the caller. QSAE_EINVAL. */

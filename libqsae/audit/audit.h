@@ -17,6 +17,7 @@
 #include "core/core.h"
 #include "model/model.h"
 #include "sae/sae.h"
+#include "text/corpus.h"
 
 #define QSAE__BUDGETS_MAX 8
 

@@ -34,10 +34,14 @@ void qsae__batch_close(qsae_audit *a, struct audit_batch *b)
     memset(b, 0, sizeof *b);
 }
 
-/* A shorter last chunk makes its own batch. */
+/*
+ * A shorter last chunk makes its own batch. Where only some positions are scored (windows that
+ * overlap, score_from), they alone are counted, in every metric: each token once.
+ */
 int32_t qsae__batch_gather(qsae_audit *a, int64_t chunk, struct audit_batch *b)
 {
-    const bool first_out = a->profile->exclude_first;
+    const bool first_out = a->profile->exclude_first,
+               some = a->corpus_info.stride > 0 || a->corpus_info.score_from > 0;
     b->rows = b->n_seq = 0;
     b->first_token = chunk * a->corpus_info.context;
     while (b->n_seq < a->batch && chunk + b->n_seq < a->corpus_info.chunks) {
@@ -54,11 +58,12 @@ int32_t qsae__batch_gather(qsae_audit *a, int64_t chunk, struct audit_batch *b)
         for (int64_t i = 0; i < n; i++) {
             const int64_t r = b->rows + i;
             const uint8_t first = i == 0 ? QSAE_MASK_FIRST : 0;
+            const uint8_t out = some && labels[i] < 0 ? QSAE_MASK_EXCLUDED : 0;
             b->ids[r] = ids[i];
             b->labels[r] = labels[i];
             b->document[r] = document[i];
             b->position[r] = (int32_t)i;
-            b->mask[r] = (uint8_t)(first | (qsae_tokenizer_is_special(a->tokenizer, ids[i])
+            b->mask[r] = (uint8_t)(first | out | (qsae_tokenizer_is_special(a->tokenizer, ids[i])
                                                 ? QSAE_MASK_SPECIAL : 0));
             b->mask_features[r] = (uint8_t)(b->mask[r] |
                                             (first && first_out ? QSAE_MASK_EXCLUDED : 0));

@@ -272,6 +272,27 @@ static void add_cost(const qsae_audit *a, const struct participant *p, json_t *o
                         qsae__number(p->seconds > 0 ? (double)a->tokens_done / p->seconds : NAN));
 }
 
+/*
+ * Perplexity per byte and per word of the scored text, exp(sum nll / count), and its bits per byte:
+ * lm-evaluation-harness' byte_perplexity, word_perplexity and bits_per_byte, which do not depend on
+ * the tokenizer. Null where a token has no finite nll, or ids no text.
+ */
+static void add_text_perplexity(const qsae_audit *a, const struct participant *p, json_t *o)
+{
+    const double sum = qsae__value(p->cross_entropy, "nll_sum"),
+                 predicted = qsae__value(p->cross_entropy, "predicted");
+    int64_t tokens, bytes, words;
+    double per_byte = NAN, per_word = NAN;
+    if (qsae__corpus_scored(a->corpus, p->next_chunk, &tokens, &bytes, &words) &&
+        predicted == (double)tokens && tokens > 0) {
+        per_byte = bytes > 0 ? sum / (double)bytes : NAN;
+        per_word = words > 0 ? sum / (double)words : NAN;
+    }
+    json_object_set_new(o, "byte_ppl", qsae__number(exp(per_byte)));
+    json_object_set_new(o, "word_ppl", qsae__number(exp(per_word)));
+    json_object_set_new(o, "bits_per_byte", qsae__number(per_byte / log(2)));
+}
+
 int32_t qsae__entry_json(qsae_audit *a, struct participant *p, json_t **out)
 {
     json_t *o = *out = json_object(), *intervals = json_object(), *checkpoint;
@@ -280,6 +301,7 @@ int32_t qsae__entry_json(qsae_audit *a, struct participant *p, json_t **out)
     json_object_set_new(o, "checkpoint", checkpoint);
     if (st == QSAE_OK)
         st = add_metric(o, intervals, p->cross_entropy, true);
+    add_text_perplexity(a, p, o);
     if (st == QSAE_OK && p->divergence) {
         json_object_set_new(o, "top1_agreement",
                             qsae__number(qsae__value(p->divergence, "same_top")));

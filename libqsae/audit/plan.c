@@ -216,6 +216,8 @@ static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
     c.bos_policy = s->bos_policy ? s->bos_policy : a->profile->bos_policy;
     c.keep_tail = s->keep_tail;
     c.cross_labels = s->cross_labels;
+    c.stride = s->stride;
+    c.score_from = s->score_from;
     c.progress = s->progress;
     c.progress_cookie = s->progress_cookie;
     c.cancel = s->cancel;

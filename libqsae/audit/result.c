@@ -133,6 +133,8 @@ static json_t *corpus_json(qsae_audit *a)
 {
     const qsae_corpus_info *c = &a->corpus_info;
     json_t *o = json_object();
+    int64_t scored, bytes, words;
+    const bool known = qsae__corpus_scored(a->corpus, a->next_chunk, &scored, &bytes, &words);
     json_object_set_new(o, "tokens", json_integer(a->tokens_done));
     json_object_set_new(o, "available_tokens", json_integer(c->tokens));
     json_object_set_new(o, "stream_tokens", json_integer(c->stream_tokens));
@@ -142,6 +144,10 @@ static json_t *corpus_json(qsae_audit *a)
     json_object_set_new(o, "predicted_tokens",
                         json_integer(isfinite(predicted) ? (json_int_t)predicted : 0));
     json_object_set_new(o, "context", json_integer(c->context));
+    json_object_set_new(o, "stride", c->stride ? json_integer(c->stride) : json_null());
+    json_object_set_new(o, "score_from", json_integer(c->score_from));
+    json_object_set_new(o, "scored_bytes", known ? json_integer(bytes) : json_null());
+    json_object_set_new(o, "scored_words", known ? json_integer(words) : json_null());
     json_object_set_new(o, "batch", json_integer(a->batch));
     json_object_set_new(o, "bos_policy", json_string(qsae_bos_name(c->bos_policy)));
     json_object_set_new(o, "cross_labels", json_boolean(c->cross_labels));

@@ -4,16 +4,16 @@
 #include <string.h>
 
 static const char *const bos_names[] = { "default", "none", "stream_start", "doc_start",
-                                         "chunk_start" };
+                                         "chunk_start", "chunk_replace" };
 
 const char *qsae_bos_name(int32_t policy)
 {
-    return policy >= QSAE_BOS_NONE && policy <= QSAE_BOS_CHUNK_START ? bos_names[policy] : NULL;
+    return policy >= QSAE_BOS_NONE && policy <= QSAE_BOS_CHUNK_REPLACE ? bos_names[policy] : NULL;
 }
 
 int32_t qsae_bos_from_name(const char *name)
 {
-    for (int32_t i = 0; name != NULL && i <= QSAE_BOS_CHUNK_START; i++)
+    for (int32_t i = 0; name != NULL && i <= QSAE_BOS_CHUNK_REPLACE; i++)
         if (strcmp(name, bos_names[i]) == 0)
             return i;
     return -1;
@@ -43,12 +43,34 @@ static int32_t check_settings(qsae_corpus_settings *s, const qsae_tokenizer *t)
     return QSAE_OK;
 }
 
+static int32_t check_windows(const qsae_corpus_settings *s)
+{
+    const int64_t content = s->context - (s->bos_policy == QSAE_BOS_CHUNK_START);
+
+    if (s->stride < 0 || s->stride > content)
+        return qsae__fail(QSAE_EINVAL, "corpus: stride %lld: expected 1..%lld (the text in a "
+                          "window), or 0", (long long)s->stride, (long long)content);
+    if (s->score_from < 0 || s->score_from > s->context - 2)
+        return qsae__fail(QSAE_EINVAL, "corpus: score_from %lld: expected 0..%lld",
+                          (long long)s->score_from, (long long)s->context - 2);
+    if (s->stride != 0 && s->cross_labels != 0)
+        return qsae__fail(QSAE_EINVAL, "corpus: stride and cross_labels exclude each other: the "
+                          "next window scores that token");
+    return QSAE_OK;
+}
+
 /* Stream tokens that fill the chunks of max_tokens; one more if the last label lies behind them. */
 static int64_t stream_need(const qsae_corpus_settings *s)
 {
     const int64_t content = s->context - (s->bos_policy == QSAE_BOS_CHUNK_START);
     int64_t need;
 
+    if (s->max_tokens > 0 && s->stride > 0) {
+        const int64_t more = qsae__max_i64(s->max_tokens - content, 0);
+        return qsae__mul_i64(qsae__ceil_div(more, s->stride), s->stride, &need) &&
+                       need <= INT64_MAX - content
+                   ? need + content : 0;
+    }
     if (s->max_tokens == 0 ||
         !qsae__mul_i64(qsae__ceil_div(s->max_tokens, s->context), content, &need))
         return 0;
@@ -65,6 +87,8 @@ static int32_t read_corpus(qsae_corpus *c, const qsae_tokenizer *t, const char *
     c->context = s->context;
     c->bos_policy = s->bos_policy;
     c->cross_labels = s->cross_labels != 0;
+    c->stride = s->stride;
+    c->score_from = s->score_from;
     status = qsae__documents_open(&c->files, c->ctx, path, s->format, separator);
     if (status == QSAE_OK)
         status = qsae__stream_read(c, t, s, stream_need(s), &stream);
@@ -72,7 +96,7 @@ static int32_t read_corpus(qsae_corpus *c, const qsae_tokenizer *t, const char *
         status = qsae__fail(QSAE_EINVAL, "%s: no document with text", path);
     if (status == QSAE_OK) {
         qsae__documents_close_files(&c->files);
-        status = qsae__pack(c, &stream, s->bos_policy == QSAE_BOS_CHUNK_START ? t->bos : -1,
+        status = qsae__pack(c, &stream, s->bos_policy >= QSAE_BOS_CHUNK_START ? t->bos : -1,
                             s->max_tokens, s->keep_tail != 0);
         if (status == QSAE_EINVAL)
             status = qsae__fail_in(status, "%s", path);
@@ -97,6 +121,8 @@ int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer, const
     status = qsae__settings_copy(&s, sizeof s, settings, "qsae_corpus_settings");
     if (status == QSAE_OK)
         status = check_settings(&s, tokenizer);
+    if (status == QSAE_OK)
+        status = check_windows(&s);
     if (status != QSAE_OK)
         return status;
     c = qsae__calloc(context, 1, sizeof *c);
@@ -183,6 +209,7 @@ void qsae_corpus_close(qsae_corpus **corpus)
     qsae__free(ctx, c->ids);
     qsae__free(ctx, c->labels);
     qsae__free(ctx, c->document);
+    qsae__free(ctx, c->extents);
     qsae__free(ctx, c);
     qsae__context_unref(ctx);
 }
@@ -190,6 +217,7 @@ void qsae_corpus_close(qsae_corpus **corpus)
 int32_t qsae_corpus_get_info(const qsae_corpus *c, qsae_corpus_info *info)
 {
     qsae_corpus_info full = { .struct_size = sizeof full };
+    int64_t scored;
 
     if (c == NULL || info == NULL)
         return qsae__fail(QSAE_EINVAL, "qsae_corpus_get_info: a NULL");
@@ -202,6 +230,10 @@ int32_t qsae_corpus_get_info(const qsae_corpus *c, qsae_corpus_info *info)
     full.bos_policy = c->bos_policy;
     full.cross_labels = c->cross_labels;
     full.token_hash = c->hash;
+    full.stride = c->stride;
+    full.score_from = c->score_from;
+    if (!qsae__corpus_scored(c, c->chunks, &scored, &full.scored_bytes, &full.scored_words))
+        full.scored_bytes = full.scored_words = -1;
     return qsae__info_copy(info, &full, sizeof full, "qsae_corpus_info");
 }
 

@@ -13,6 +13,11 @@ typedef struct qsae__document {
     int32_t source;       /* -1 = none */
 } qsae__document;
 
+/* What a token adds to its document's text: bytes, and words that begin with it. */
+typedef struct qsae__extent {
+    int32_t bytes, words;
+} qsae__extent;
+
 struct qsae_corpus {
     qsae_context *ctx;
     qsae__documents files;      /* sources */
@@ -20,7 +25,10 @@ struct qsae_corpus {
     int64_t n_documents, documents_capacity;
     int32_t *ids, *labels;      /* [tokens] chunk after chunk */
     int64_t *document;          /* [tokens] */
+    qsae__extent *extents;      /* [tokens] of the labels; NULL = not known */
     int64_t tokens, stream_tokens, chunks, context, predicted;
+    int64_t stride;             /* of windows; 0 = chunks that do not overlap */
+    int64_t score_from;         /* positions before it have no label */
     int32_t bos_policy, cross_labels;
     char hash[QSAE__HASH_SIZE];
 };
@@ -29,7 +37,8 @@ struct qsae_corpus {
 typedef struct qsae__stream {
     qsae__ids ids;
     int64_t *documents;   /* [ids.count] document of each token */
-    int64_t documents_capacity;
+    qsae__extent *extents; /* [ids.count] */
+    int64_t documents_capacity, extents_capacity;
 } qsae__stream;
 
 /* Tokenizes documents into the stream, in order, until `need` tokens are there (0 = all). */
@@ -40,6 +49,15 @@ void qsae__stream_free(qsae_context *ctx, qsae__stream *stream);
 /* Cuts the stream into the corpus' chunks; bos: for QSAE_BOS_CHUNK_START, else -1. */
 int32_t qsae__pack(qsae_corpus *c, const qsae__stream *stream, int32_t bos, int64_t max_tokens,
                    bool keep_tail);
+
+/* extents [n] of a document's ids; text (may be NULL) is what they were made from. */
+int32_t qsae__extents_measure(const qsae_tokenizer *t, const int32_t *ids, int64_t n,
+                              const char *text, size_t text_size, qsae__extent *extents,
+                              qsae__strbuf *scratch);
+
+/* Labels of the first chunks, and the bytes and words of their text; false: not known. */
+bool qsae__corpus_scored(const qsae_corpus *c, int64_t chunks, int64_t *tokens, int64_t *bytes,
+                         int64_t *words);
 
 /* Labels, predicted count and hash from ids; `next` is the stream's token after each chunk's last
  * one ([chunks], -100 = none) or NULL. */

@@ -143,7 +143,7 @@ void qsae__documents_free(qsae__documents *d)
     memset(d, 0, sizeof *d);
 }
 
-static bool python_space(uint32_t c)
+bool qsae__python_space(uint32_t c)
 {
     return qsae__is_space(c) || (c >= 0x1c && c <= 0x1f);
 }
@@ -156,9 +156,9 @@ int32_t qsae__strip(const char **text, size_t *size)
     if (!qsae__utf8_check(*text, *size, &bad))
         return qsae__fail(QSAE_EFORMAT, "text is not UTF-8: byte 0x%02x at offset %zu",
                           (unsigned)(uint8_t)(*text)[bad], bad);
-    while (start < end && python_space(qsae__utf8_get(start)))
+    while (start < end && qsae__python_space(qsae__utf8_get(start)))
         start += qsae__utf8_len(*start);
-    while (end > start && python_space(qsae__utf8_get(qsae__utf8_prev(end))))
+    while (end > start && qsae__python_space(qsae__utf8_get(qsae__utf8_prev(end))))
         end = qsae__utf8_prev(end);
     *text = start;
     *size = (size_t)(end - start);

@@ -34,7 +34,10 @@ void qsae__documents_free(qsae__documents *d);
 /* Closes the files; sources stay. */
 void qsae__documents_close_files(qsae__documents *d);
 
-/* White space as Python's str.strip() sees it. Text that is not UTF-8 is QSAE_EFORMAT. */
+/* White space as Python's str.isspace() sees it. */
+bool qsae__python_space(uint32_t c);
+
+/* Cuts such white space off both ends. Text that is not UTF-8 is QSAE_EFORMAT. */
 int32_t qsae__strip(const char **text, size_t *size);
 
 #endif

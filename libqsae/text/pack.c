@@ -11,49 +11,113 @@ static int32_t reserve(qsae_corpus *c)
     c->ids = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->ids);
     c->labels = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->labels);
     c->document = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->document);
-    return c->ids == NULL || c->labels == NULL || c->document == NULL ? QSAE_ENOMEM : QSAE_OK;
+    c->extents = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->extents);
+    return c->ids == NULL || c->labels == NULL || c->document == NULL || c->extents == NULL
+               ? QSAE_ENOMEM : QSAE_OK;
+}
+
+/* Where chunks lie in the stream: chunk k begins k * step tokens in. */
+struct cut {
+    int64_t n;           /* ids of the stream */
+    int64_t lead;        /* BOS in front of each chunk: 1 or 0 */
+    int64_t content;     /* ids of the stream in a whole chunk */
+    int64_t step;
+    int64_t used;        /* ids up to the end of the last chunk */
+    int64_t chunks;
+};
+
+/* Windows go on to the end of the stream, or until they hold max_tokens of it. */
+static void cut_windows(struct cut *cut, int64_t stride, int64_t max_tokens)
+{
+    const int64_t want = max_tokens > 0 ? qsae__min_i64(max_tokens, cut->n) : cut->n;
+    const int64_t more = want > cut->content ? want - cut->content : 0;
+
+    cut->step = stride;
+    cut->chunks = 1 + qsae__ceil_div(more, stride);
+    cut->used = qsae__min_i64((cut->chunks - 1) * stride + cut->content, cut->n);
+    if (cut->n + cut->lead < 2)
+        cut->chunks = 0;
+}
+
+static void cut_chunks(struct cut *cut, int64_t context, int64_t max_tokens, bool keep_tail)
+{
+    int64_t full = cut->n / cut->content, tail = keep_tail ? cut->n % cut->content : 0;
+
+    if (max_tokens > 0 && full * context >= max_tokens) {
+        full = qsae__ceil_div(max_tokens, context);
+        tail = 0;
+    }
+    cut->step = cut->content;
+    cut->used = full * cut->content + tail;
+    cut->chunks = full + (tail > 0);
+}
+
+/* Chunks' ids, documents and extents of labels; next [chunks] as qsae__label wants it. */
+static void fill(qsae_corpus *c, const qsae__stream *stream, const struct cut *cut, int32_t bos,
+                 int32_t *next)
+{
+    for (int64_t chunk = 0, to = 0; chunk < cut->chunks; chunk++) {
+        const int64_t from = chunk * cut->step, end = qsae__min_i64(from + cut->content, cut->used),
+                      size = end - from, known = qsae__min_i64(end + 1, cut->n) - from - 1;
+        if (cut->lead) {
+            c->ids[to] = bos;
+            c->document[to] = stream->documents[from];
+            c->extents[to++] = stream->extents[from];
+        }
+        memcpy(c->ids + to, stream->ids.data + from, (size_t)size * sizeof *c->ids);
+        memcpy(c->document + to, stream->documents + from, (size_t)size * sizeof *c->document);
+        memset(c->extents + to, 0, (size_t)size * sizeof *c->extents);
+        memcpy(c->extents + to, stream->extents + from + 1, (size_t)known * sizeof *c->extents);
+        if (c->bos_policy == QSAE_BOS_CHUNK_REPLACE)
+            c->ids[to] = bos;
+        to += size;
+        next[chunk] = end < cut->n ? stream->ids.data[end] : NO_LABEL;
+    }
 }
 
 int32_t qsae__pack(qsae_corpus *c, const qsae__stream *stream, int32_t bos, int64_t max_tokens,
                    bool keep_tail)
 {
-    const int64_t lead = bos >= 0, content = c->context - lead, n = stream->ids.count;
-    int64_t full = n / content, tail = n % content, used;
+    struct cut cut = { .n = stream->ids.count };
+    int64_t over;
     int32_t *next = NULL, status;
 
-    if (max_tokens > 0 && full * c->context >= max_tokens) {
-        full = qsae__ceil_div(max_tokens, c->context);
-        tail = 0;
-    } else if (!keep_tail) {
-        tail = 0;
-    }
-    if (full == 0 && tail == 0)
+    cut.lead = c->bos_policy == QSAE_BOS_CHUNK_START;
+    cut.content = c->context - cut.lead;
+    if (c->stride > 0)
+        cut_windows(&cut, c->stride, max_tokens);
+    else
+        cut_chunks(&cut, c->context, max_tokens, keep_tail);
+    if (cut.chunks == 0)
         return qsae__fail(QSAE_EINVAL, "%lld tokens of text are less than one chunk of %lld",
-                          (long long)n, (long long)content);
-    used = full * content + tail;
-    c->chunks = full + (tail > 0);
-    c->tokens = used + lead * c->chunks;
-    c->stream_tokens = n + lead * c->chunks;
+                          (long long)cut.n, (long long)cut.content);
+    /* What chunks hold together: `used`, and what each has in common with the one before. */
+    if (!qsae__mul_i64(cut.chunks - 1, cut.content - cut.step, &over) ||
+        over > INT64_MAX - cut.used - cut.chunks)
+        return qsae__fail(QSAE_EOVERFLOW, "%lld windows of %lld tokens", (long long)cut.chunks,
+                          (long long)c->context);
+    c->chunks = cut.chunks;
+    c->tokens = cut.used + over + cut.lead * cut.chunks;
+    c->stream_tokens = cut.n + cut.lead * cut.chunks;
     status = reserve(c);
     if (status != QSAE_OK)
         return status;
     next = qsae__alloc_array(c->ctx, c->chunks, sizeof *next);
     if (next == NULL)
         return QSAE_ENOMEM;
-    for (int64_t chunk = 0, to = 0; chunk < c->chunks; chunk++) {
-        const int64_t from = chunk * content, size = qsae__min_i64(content, used - from);
-        if (lead) {
-            c->ids[to] = bos;
-            c->document[to++] = stream->documents[from];
-        }
-        memcpy(c->ids + to, stream->ids.data + from, (size_t)size * sizeof *c->ids);
-        memcpy(c->document + to, stream->documents + from, (size_t)size * sizeof *c->document);
-        to += size;
-        next[chunk] = from + size < n ? stream->ids.data[from + size] : NO_LABEL;
-    }
+    fill(c, stream, &cut, bos, next);
     qsae__label(c, c->cross_labels ? next : NULL);
     qsae__free(c->ctx, next);
     return qsae__corpus_hash(c);
+}
+
+/* Positions of a chunk without label: those before score_from, and those whose label the window
+ * before has as well. */
+static int64_t skipped(const qsae_corpus *c, int64_t chunk)
+{
+    const int64_t seen = c->stride > 0 && chunk > 0 ? c->context - c->stride - 1 : 0;
+
+    return qsae__max_i64(seen, c->score_from);
 }
 
 void qsae__label(qsae_corpus *c, const int32_t *next)
@@ -64,7 +128,10 @@ void qsae__label(qsae_corpus *c, const int32_t *next)
         for (int64_t i = from; i + 1 < to; i++)
             c->labels[i] = c->ids[i + 1];
         c->labels[to - 1] = next != NULL ? next[chunk] : NO_LABEL;
-        c->predicted += to - from - 1 + (c->labels[to - 1] != NO_LABEL);
+        for (int64_t i = from; i < qsae__min_i64(from + skipped(c, chunk), to); i++)
+            c->labels[i] = NO_LABEL;
+        for (int64_t i = from; i < to; i++)
+            c->predicted += c->labels[i] != NO_LABEL;
     }
 }
 
@@ -86,6 +153,10 @@ int32_t qsae__corpus_hash(qsae_corpus *c)
     qsae__hasher_i64(h, c->context);
     qsae__hasher_i64(h, c->bos_policy);
     qsae__hasher_i64(h, c->cross_labels);
+    if (c->stride > 0 || c->score_from > 0) {
+        qsae__hasher_i64(h, c->stride);
+        qsae__hasher_i64(h, c->score_from);
+    }
     qsae__hasher_hex(h, c->hash);
     qsae__hasher_close(c->ctx, &h);
     return QSAE_OK;

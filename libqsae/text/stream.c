@@ -10,6 +10,7 @@
 /* One document while it is being read. */
 typedef struct slot {
     int32_t *ids;       /* own memory, NULL if the document is empty */
+    qsae__extent *extents; /* [count] own memory */
     int64_t count;
     char *metadata;
     bool empty;
@@ -22,6 +23,7 @@ typedef struct wave {
     const qsae__record *records;
     slot *slots;
     qsae__encoder *encoders; /* [threads] */
+    qsae__strbuf *scratch;   /* [threads] */
 } wave;
 
 /* The line without its text field, as compact JSON in our memory. */
@@ -77,7 +79,11 @@ static int32_t encode(const wave *w, const char *text, size_t size, int32_t work
     if (out->ids == NULL)
         return QSAE_ENOMEM;
     memcpy(out->ids, e->ids.data, (size_t)e->ids.count * sizeof *out->ids);
-    return QSAE_OK;
+    out->extents = qsae__alloc_array(w->ctx, out->count, sizeof *out->extents);
+    if (out->extents == NULL)
+        return QSAE_ENOMEM;
+    return qsae__extents_measure(e->tokenizer, out->ids, out->count, text, size, out->extents,
+                                 &w->scratch[worker]);
 }
 
 static int32_t read_record(void *arg, int64_t tile, int32_t worker)
@@ -123,8 +129,10 @@ static int32_t append(qsae_corpus *c, const qsae__record *r, slot *s, int32_t bo
                       qsae__stream *out)
 {
     const bool want = c->bos_policy == QSAE_BOS_DOC_START ||
-                      (c->bos_policy == QSAE_BOS_STREAM_START && c->n_documents == 0);
+                      ((c->bos_policy == QSAE_BOS_STREAM_START ||
+                        c->bos_policy == QSAE_BOS_CHUNK_REPLACE) && c->n_documents == 0);
     const int64_t first = out->ids.count;
+    int64_t added;
     int32_t status = qsae__grow(c->ctx, &c->documents, &c->documents_capacity, c->n_documents + 1,
                                 sizeof *c->documents);
 
@@ -135,8 +143,14 @@ static int32_t append(qsae_corpus *c, const qsae__record *r, slot *s, int32_t bo
     if (status == QSAE_OK)
         status = qsae__grow(c->ctx, &out->documents, &out->documents_capacity, out->ids.count,
                             sizeof *out->documents);
+    if (status == QSAE_OK)
+        status = qsae__grow(c->ctx, &out->extents, &out->extents_capacity, out->ids.count,
+                            sizeof *out->extents);
     if (status != QSAE_OK)
         return status;
+    added = out->ids.count - first - s->count; /* BOS is no text */
+    memset(out->extents + first, 0, (size_t)added * sizeof *out->extents);
+    memcpy(out->extents + first + added, s->extents, (size_t)s->count * sizeof *out->extents);
     for (int64_t i = first; i < out->ids.count; i++)
         out->documents[i] = c->n_documents;
     c->documents[c->n_documents++] = (qsae__document){
@@ -177,6 +191,7 @@ static int32_t read_waves(qsae_corpus *c, const qsae_corpus_settings *s, int32_t
             if (status == QSAE_OK && !k->empty && (need == 0 || out->ids.count < need))
                 status = append(c, &w->records[i], k, bos, out);
             qsae__free(c->ctx, k->ids);
+            qsae__free(c->ctx, k->extents);
             qsae__free(c->ctx, k->metadata);
         }
         if (need > 0 && out->ids.count >= need)
@@ -199,16 +214,22 @@ int32_t qsae__stream_read(qsae_corpus *c, const qsae_tokenizer *t, const qsae_co
     w.field = s->text_field == NULL ? "text" : s->text_field;
     w.slots = qsae__calloc(c->ctx, WAVE, sizeof *w.slots);
     w.encoders = qsae__calloc(c->ctx, threads, sizeof *w.encoders);
+    w.scratch = qsae__calloc(c->ctx, threads, sizeof *w.scratch);
     stream->ids.ctx = c->ctx;
-    if (w.slots != NULL && w.encoders != NULL) {
-        for (int32_t i = 0; i < threads; i++)
+    if (w.slots != NULL && w.encoders != NULL && w.scratch != NULL) {
+        for (int32_t i = 0; i < threads; i++) {
             qsae__encoder_init(&w.encoders[i], t);
+            qsae__strbuf_init(&w.scratch[i], c->ctx);
+        }
         status = read_waves(c, s, t->bos, need, &w, stream);
-        for (int32_t i = 0; i < threads; i++)
+        for (int32_t i = 0; i < threads; i++) {
             qsae__encoder_free(&w.encoders[i]);
+            qsae__strbuf_free(&w.scratch[i]);
+        }
     }
     qsae__free(c->ctx, w.slots);
     qsae__free(c->ctx, w.encoders);
+    qsae__free(c->ctx, w.scratch);
     return status;
 }
 
@@ -216,5 +237,6 @@ void qsae__stream_free(qsae_context *ctx, qsae__stream *stream)
 {
     qsae__free(ctx, stream->ids.data);
     qsae__free(ctx, stream->documents);
+    qsae__free(ctx, stream->extents);
     memset(stream, 0, sizeof *stream);
 }

@@ -136,6 +136,103 @@ static void test_max_tokens(void **state)
     qsae_tokenizer_close(&t);
 }
 
+/* Windows: each id of the stream but the first is a label once, where most of them come before. */
+static void test_windows(void **state)
+{
+    qsae_corpus_settings s = settings(QSAE_BOS_NONE, 4);
+
+    (void)state;
+    test_write("w.txt", "abcdefga");
+    s.stride = 2;
+    pack("w.txt", &s, true, "abcd|cdef|efga|", "bcd.|.ef.|.ga.|", "0000|0000|0000|");
+    s.stride = 1;
+    pack("w.txt", &s, true, "abcd|bcde|cdef|defg|efga|", "bcd.|..e.|..f.|..g.|..a.|",
+         "0000|0000|0000|0000|0000|");
+    s.stride = 3; /* the last is shorter */
+    pack("w.txt", &s, true, "abcd|defg|ga|", "bcd.|efg.|a.|", "0000|0000|00|");
+    s.stride = 4;
+    pack("w.txt", &s, true, "abcd|efga|", "bcd.|fga.|", "0000|0000|");
+    s.context = 100; /* longer than the text */
+    pack("w.txt", &s, true, "abcdefga|", "bcdefga.|", "00000000|");
+    s = settings(QSAE_BOS_CHUNK_START, 4);
+    s.stride = 2;
+    pack("w.txt", &s, true, "sabc|scde|sefg|sga|", "abc.|.de.|.fg.|.a.|", "0000|0000|0000|000|");
+    s.max_tokens = 4; /* of the text */
+    pack("w.txt", &s, true, "sabc|scde|", "abc.|.de.|", "0000|0000|");
+    s = settings(QSAE_BOS_STREAM_START, 4);
+    s.stride = 2;
+    s.score_from = 1;
+    pack("w.txt", &s, true, "sabc|bcde|defg|fga|", ".bc.|.de.|.fg.|.a.|", "0000|0000|0000|000|");
+    s = settings(QSAE_BOS_CHUNK_REPLACE, 4);
+    s.score_from = 2;
+    pack("w.txt", &s, true, "sabc|sefg|", "..c.|..g.|", "0000|0000|");
+    s.score_from = 0;
+    s.cross_labels = 1;
+    pack("w.txt", &s, true, "sabc|sefg|", "abcd|efga|", "0000|0000|");
+}
+
+static void test_windows_refused(void **state)
+{
+    const struct {
+        int64_t stride, score_from;
+        int32_t policy, cross_labels;
+        const char *part;
+    } cases[] = {
+        { 5, 0, QSAE_BOS_NONE, 0, "stride 5: expected 1..4" },
+        { 4, 0, QSAE_BOS_CHUNK_START, 0, "stride 4: expected 1..3" },
+        { -1, 0, QSAE_BOS_NONE, 0, "stride -1" },
+        { 2, 0, QSAE_BOS_NONE, 1, "cross_labels" },
+        { 0, 3, QSAE_BOS_NONE, 0, "score_from 3: expected 0..2" },
+        { 0, -1, QSAE_BOS_NONE, 0, "score_from -1" },
+    };
+    qsae_tokenizer *t = open_letters(true);
+
+    (void)state;
+    test_write("w.txt", "abcdefga");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qsae_corpus_settings s = settings(cases[i].policy, 4);
+        qsae_corpus *c = NULL;
+        s.stride = cases[i].stride;
+        s.score_from = cases[i].score_from;
+        s.cross_labels = cases[i].cross_labels;
+        assert_int_equal(qsae_corpus_open(test_ctx, t, test_path("w.txt"), &s, &c), QSAE_EINVAL);
+        assert_true(test_message(cases[i].part));
+    }
+    qsae_tokenizer_close(&t);
+}
+
+/* Bytes and words of the labels: each document's first token and each run of white space. */
+static void test_extents(void **state)
+{
+    const struct {
+        int64_t context, stride, bytes, words;
+        int32_t policy;
+    } cases[] = {
+        { 100, 100, 13, 6, QSAE_BOS_STREAM_START }, /* re.split: 3 words and 3 */
+        { 100, 100, 13, 6, QSAE_BOS_DOC_START },
+        { 100, 100, 12, 5, QSAE_BOS_NONE },         /* the first is no label */
+        { 4, 2, 13, 6, QSAE_BOS_STREAM_START },
+        { 4, 4, 10, 5, QSAE_BOS_STREAM_START },     /* not: "c", a "d" and a space */
+    };
+    qsae_tokenizer *t = open_letters(true);
+
+    (void)state;
+    test_write("e.txt", "ab c  dd|e f g");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qsae_corpus_settings s = settings(cases[i].policy, cases[i].context);
+        qsae_corpus_info info = { .struct_size = sizeof info };
+        qsae_corpus *c = NULL;
+        s.stride = cases[i].stride;
+        s.separator = "|";
+        assert_int_equal(qsae_corpus_open(test_ctx, t, test_path("e.txt"), &s, &c), QSAE_OK);
+        assert_int_equal(qsae_corpus_get_info(c, &info), QSAE_OK);
+        assert_int_equal(info.scored_bytes, cases[i].bytes);
+        assert_int_equal(info.scored_words, cases[i].words);
+        qsae_corpus_close(&c);
+    }
+    qsae_tokenizer_close(&t);
+}
+
 static void test_jsonl(void **state)
 {
     static const char lines[] =
@@ -329,13 +426,13 @@ static void test_open_ids(void **state)
 static void test_names(void **state)
 {
     (void)state;
-    for (int32_t i = QSAE_BOS_NONE; i <= QSAE_BOS_CHUNK_START; i++)
+    for (int32_t i = QSAE_BOS_NONE; i <= QSAE_BOS_CHUNK_REPLACE; i++)
         assert_int_equal(qsae_bos_from_name(qsae_bos_name(i)), i);
     assert_int_equal(qsae_bos_from_name("default"), 0);
     assert_int_equal(qsae_bos_from_name("x"), -1);
     assert_int_equal(qsae_bos_from_name(NULL), -1);
     assert_null(qsae_bos_name(0));
-    assert_null(qsae_bos_name(5));
+    assert_null(qsae_bos_name(6));
 }
 
 /* The whole recipe on real text. The hash belongs to ids whose SHA-256 is that of golden.json
@@ -406,6 +503,9 @@ static void test_threads(void **state)
 const struct CMUnitTest corpus_tests[] = {
     cmocka_unit_test(test_policies),
     cmocka_unit_test(test_max_tokens),
+    cmocka_unit_test(test_windows),
+    cmocka_unit_test(test_windows_refused),
+    cmocka_unit_test(test_extents),
     cmocka_unit_test(test_jsonl),
     cmocka_unit_test(test_refused),
     cmocka_unit_test(test_folder_input),

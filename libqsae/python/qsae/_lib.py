@@ -158,6 +158,6 @@ def bos_policy(name):
         return 0
     number = lib.qsae_bos_from_name(string_bytes(name, "bos"))
     if number < 0:
-        fail("QSAE_EINVAL", f"bos: {name!r} is unknown; expected none, stream_start, doc_start or "
-                            "chunk_start")
+        fail("QSAE_EINVAL", f"bos: {name!r} is unknown; expected none, stream_start, doc_start, "
+                            "chunk_start or chunk_replace")
     return number

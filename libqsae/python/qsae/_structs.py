@@ -14,6 +14,7 @@ CONSTANTS = {
     "QSAE_MASK_EXCLUDED": 1, "QSAE_MASK_SPECIAL": 2, "QSAE_MASK_FIRST": 4,
     "QSAE_BOS_DEFAULT": 0, "QSAE_BOS_NONE": 1, "QSAE_BOS_STREAM_START": 2,
     "QSAE_BOS_DOC_START": 3, "QSAE_BOS_CHUNK_START": 4,
+    "QSAE_BOS_CHUNK_REPLACE": 5,
     "QSAE_TEXT_DEFAULT": 0, "QSAE_TEXT_PLAIN": 1, "QSAE_TEXT_JSONL": 2,
     "QSAE_COMPUTE_DEFAULT": 0, "QSAE_COMPUTE_F32": 1, "QSAE_COMPUTE_BF16": 2,
     "QSAE_ATTN_DEFAULT": 0, "QSAE_ATTN_EAGER": 1, "QSAE_ATTN_SDPA": 2, "QSAE_ATTN_FP32": 3,
@@ -85,14 +86,16 @@ class CorpusSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("text_field", c_char_p), ("separator", c_char_p),
                 ("context", c_int64), ("max_tokens", c_int64), ("bos_policy", c_int32),
                 ("format", c_int32), ("keep_tail", c_int32), ("cross_labels", c_int32),
-                ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p)]
+                ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
+                ("stride", c_int64), ("score_from", c_int64)]
 
 
 class CorpusInfo(Struct):
     _fields_ = [("struct_size", c_size_t), ("tokens", c_int64), ("stream_tokens", c_int64),
                 ("documents", c_int64), ("chunks", c_int64), ("context", c_int64),
                 ("predicted_tokens", c_int64), ("bos_policy", c_int32), ("cross_labels", c_int32),
-                ("token_hash", c_char_p)]
+                ("token_hash", c_char_p), ("stride", c_int64), ("score_from", c_int64),
+                ("scored_bytes", c_int64), ("scored_words", c_int64)]
 
 
 class DocumentInfo(Struct):
@@ -199,7 +202,8 @@ class AuditSettings(Struct):
                 ("attention", c_int32), ("bos_policy", c_int32), ("cross_labels", c_int32),
                 ("keep_tail", c_int32),
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
-                ("sweep", c_int32), ("reserved", c_int32)]
+                ("sweep", c_int32), ("reserved", c_int32), ("stride", c_int64),
+                ("score_from", c_int64)]
 
 
 # C name of each struct, for the comparison with the headers.

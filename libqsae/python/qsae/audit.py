@@ -37,7 +37,8 @@ class Audit(Handle):
 
     def __init__(self, ctx, model_path, text, saes=(), conditions=(), profile=None, compute=None,
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
-                 cross_labels=False, keep_tail=False, progress=None, sweep=None):
+                 cross_labels=False, keep_tail=False, progress=None, sweep=None,
+                 stride=0, score_from=0):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -53,6 +54,8 @@ class Audit(Handle):
         settings.compute = choose("compute", compute, COMPUTE)
         settings.attention = choose("attn", attn, ATTENTION)
         settings.context, settings.batch = count("context", context), count("batch", batch)
+        settings.stride = count("stride", stride)
+        settings.score_from = count("score_from", score_from)
         settings.max_tokens = count("tokens", tokens)
         settings.bos_policy = bos_policy(bos)
         settings.state = None if state is None else path_bytes(state)
@@ -88,7 +91,7 @@ class Audit(Handle):
 def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", compute=None,
              attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
-             sweep=None):
+             sweep=None, stride=0, score_from=0):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -101,7 +104,9 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     attn          "sdpa", "eager" or "fp32"
     context       tokens per chunk
     batch         chunks per logical batch
-    bos           "none", "stream_start", "doc_start" or "chunk_start"
+    stride        of windows of context tokens, each token scored once; 0: chunks side by side
+    score_from    positions of a chunk or window before it are not scored
+    bos           "none", "stream_start", "doc_start", "chunk_start" or "chunk_replace"
     tokens        stop after the chunk that reaches this many
     threads, cpu  of the Context that is made if ctx is None
     sweep         "layers", "modules" or "kinds": each condition on one part of the model at a time
@@ -116,7 +121,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     try:
         with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
-                   progress, sweep) as audit:
+                   progress, sweep, stride, score_from) as audit:
             audit.run()
             return audit.result()
     finally:

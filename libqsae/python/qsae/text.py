@@ -81,30 +81,35 @@ class Corpus(Handle):
     path          a file or a folder
     context       tokens per chunk (512)
     max_tokens    stop after the first chunk that reaches this many; 0 = all
-    bos           "none", "stream_start", "doc_start" or "chunk_start"; None = chunk_start, or none
-                  if the tokenizer has no BOS
+    bos           "none", "stream_start", "doc_start", "chunk_start" or "chunk_replace"; None =
+                  chunk_start, or none if the tokenizer has no BOS
     format        "plain" or "jsonl"; None = by name
     text_field    key of the text in JSON lines ("text")
     separator     between documents of plain text ("<|endoftext|>")
     keep_tail     keep a last, shorter chunk
     cross_labels  the last position of a chunk predicts the first token of the next one
     progress      callable(done, total, unit, phase)
+    stride        windows of context tokens that begin stride tokens apart; 0 = side by side
+    score_from    positions of a chunk before it predict nothing
 
     info          dict: tokens, stream_tokens, documents, chunks, context, predicted_tokens,
-                  bos_policy, cross_labels, token_hash
+                  bos_policy, cross_labels, token_hash, stride, score_from, scored_bytes,
+                  scored_words
     """
 
     _close = lib.qsae_corpus_close
 
     def __init__(self, ctx, tokenizer, path, context=0, max_tokens=0, bos=None, format=None,
                  text_field=None, separator=None, keep_tail=False, cross_labels=False,
-                 progress=None):
+                 progress=None, stride=0, score_from=0):
         super().__init__()
         self._ctx = ctx
         desk = Desk()
         settings = CorpusSettings(progress=desk.progress(progress), cancel=desk.token._handle)
         settings.context = count("context", context)
         settings.max_tokens = count("max_tokens", max_tokens)
+        settings.stride = count("stride", stride)
+        settings.score_from = count("score_from", score_from)
         settings.bos_policy = bos_policy(bos)
         settings.format = choose("format", format, _FORMATS)
         settings.text_field = text_field and string_bytes(text_field, "text_field")
