@@ -3,7 +3,7 @@
 # Installs what libqsae is built from, on Debian 12 or later. Arguments are added to the list.
 set -eu
 packages="gcc libc6-dev pkg-config meson ninja-build git libblis-pthread-dev libxxhash-dev
-    libjansson-dev libzip-dev libpcre2-dev libutf8proc-dev libcmocka-dev $*"
+    libjansson-dev libzip-dev libpcre2-dev libutf8proc-dev libcmocka-dev libzstd-dev $*"
 missing=
 for p in $packages; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' ||

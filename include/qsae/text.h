@@ -71,17 +71,18 @@ QSAE_API int32_t qsae_tokenizer_is_special(const qsae_tokenizer *tokenizer, int3
 #define QSAE_BOS_STREAM_START 2 /**< one BOS before the first document */
 #define QSAE_BOS_DOC_START 3   /**< one BOS before each document that does not begin with it */
 #define QSAE_BOS_CHUNK_START 4 /**< one BOS at the start of each chunk; documents carry none */
-#define QSAE_BOS_CHUNK_REPLACE 5 /**< llama.cpp's: one BOS before the first document, and one in place
-                                      of each chunk's first token */
+#define QSAE_BOS_CHUNK_REPLACE 5 /**< llama.cpp's: BOS before the first document, and in place of
+                                      each chunk's first token */
 
-/** "none", "stream_start", "doc_start", "chunk_start", "chunk_replace"; NULL if
- * unknown. Static storage. */
+/** "none", "stream_start", "doc_start", "chunk_start",
+ * "chunk_replace"; NULL if unknown. Static storage. */
 QSAE_API const char *qsae_bos_name(int32_t policy);
 
 /** Number of a policy name, 0 ("default") or -1 if unknown. */
 QSAE_API int32_t qsae_bos_from_name(const char *name);
 
-#define QSAE_TEXT_DEFAULT 0 /**< by name: .jsonl, .ndjson = JSON lines; else plain text */
+#define QSAE_TEXT_DEFAULT 0 /**< by name: .jsonl, .ndjson = JSON lines; else plain text. A name
+                                 that ends in .zst besides: decompressed first, whatever format */
 #define QSAE_TEXT_PLAIN 1   /**< documents separated by <|endoftext|>, stripped of white space */
 #define QSAE_TEXT_JSONL 2   /**< one JSON object per line */
 
@@ -99,8 +100,8 @@ typedef struct qsae_corpus_settings {
     qsae_progress_callback progress;
     void *progress_cookie;
     qsae_cancel_token *cancel;
-    int64_t stride;          /**< 0: chunks side by side. Else windows of `context` tokens that begin
-                                  `stride` tokens apart, up to the end of the text (the last may be
+    int64_t stride;          /**< 0: chunks side by side. Else windows of `context` tokens, one
+                                  every `stride` tokens, up to the end of the text (the last may be
                                   shorter): each token is a label once, in the first window that
                                   has it, so with the longest context. max_tokens then counts
                                   tokens of the text. 1..context (chunk_start: context - 1) */

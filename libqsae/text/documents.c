@@ -57,22 +57,32 @@ static int32_t find_separated(qsae__documents *d, const char *text, uint64_t siz
     return status;
 }
 
-static int32_t add_file(qsae__documents *d, const char *path, int32_t format, const char *separator)
+/* Whether a file holds JSON lines, by its name; zst: whether it is compressed. */
+static int32_t format_of(const char *path, int32_t format, bool *jsonl, bool *zst)
+{
+    *zst = has_ending(path, ".zst");
+    *jsonl = format == QSAE_TEXT_JSONL;
+    if (format != QSAE_TEXT_DEFAULT)
+        return QSAE_OK;
+    if (has_ending(path, ".gz") || has_ending(path, ".xz") || has_ending(path, ".parquet"))
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: compressed text; decompress it first", path);
+    *jsonl = has_ending(path, ".jsonl") || has_ending(path, ".ndjson") ||
+             has_ending(path, ".jsonl.zst") || has_ending(path, ".ndjson.zst");
+    return QSAE_OK;
+}
+
+/* Opens the file as number n_files. */
+static int32_t open_file(qsae__documents *d, const char *path)
 {
     qsae__file *file = NULL;
-    int64_t capacity = d->files_capacity;
-    bool jsonl = format == QSAE_TEXT_JSONL;
+    int64_t capacity = d->files_capacity, buffers = d->files_capacity;
     int32_t status;
 
-    if (format == QSAE_TEXT_DEFAULT) {
-        if (has_ending(path, ".zst") || has_ending(path, ".gz") || has_ending(path, ".xz") ||
-            has_ending(path, ".parquet"))
-            return qsae__fail(QSAE_EUNSUPPORTED, "%s: compressed text; decompress it first", path);
-        jsonl = has_ending(path, ".jsonl") || has_ending(path, ".ndjson");
-    }
     if (d->n_files == INT32_MAX)
         return qsae__fail(QSAE_EOVERFLOW, "%s: too many files", path);
     status = qsae__grow(d->ctx, &d->files, &capacity, d->n_files + 1, sizeof *d->files);
+    if (status == QSAE_OK)
+        status = qsae__grow(d->ctx, &d->buffers, &buffers, d->n_files + 1, sizeof *d->buffers);
     if (status == QSAE_OK)
         status = qsae__grow(d->ctx, &d->sources, &d->files_capacity, d->n_files + 1,
                             sizeof *d->sources);
@@ -81,14 +91,35 @@ static int32_t add_file(qsae__documents *d, const char *path, int32_t format, co
     if (status != QSAE_OK)
         return status;
     d->files[d->n_files] = file;
+    d->buffers[d->n_files] = NULL;
     d->sources[d->n_files] = NULL;
     d->n_files++;
     d->sources[d->n_files - 1] = qsae__strdup(d->ctx, path);
-    if (d->sources[d->n_files - 1] == NULL)
-        return QSAE_ENOMEM;
-    d->bytes += file->size;
-    return jsonl ? find_lines(d, (const char *)file->data, file->size)
-                 : find_separated(d, (const char *)file->data, file->size, separator);
+    return d->sources[d->n_files - 1] == NULL ? QSAE_ENOMEM : QSAE_OK;
+}
+
+static int32_t add_file(qsae__documents *d, const char *path, int32_t format, const char *separator)
+{
+    const char *text;
+    uint64_t size;
+    bool jsonl, zst;
+    int32_t status = format_of(path, format, &jsonl, &zst);
+
+    if (status == QSAE_OK)
+        status = open_file(d, path);
+    if (status != QSAE_OK)
+        return status;
+    text = (const char *)d->files[d->n_files - 1]->data;
+    size = d->files[d->n_files - 1]->size;
+    if (zst) {
+        status = qsae__zstd_read(d->files[d->n_files - 1], &d->buffers[d->n_files - 1], &size);
+        text = d->buffers[d->n_files - 1];
+        qsae__file_close(&d->files[d->n_files - 1]);
+    }
+    if (status != QSAE_OK)
+        return status;
+    d->bytes += size;
+    return jsonl ? find_lines(d, text, size) : find_separated(d, text, size, separator);
 }
 
 static int32_t add_folder(qsae__documents *d, const char *folder, int32_t format,
@@ -125,9 +156,13 @@ void qsae__documents_close_files(qsae__documents *d)
 {
     for (int64_t i = 0; i < d->n_files && d->files != NULL; i++)
         qsae__file_close(&d->files[i]);
+    for (int64_t i = 0; i < d->n_files && d->buffers != NULL; i++)
+        qsae__free(d->ctx, d->buffers[i]);
     qsae__free(d->ctx, d->files);
+    qsae__free(d->ctx, d->buffers);
     qsae__free(d->ctx, d->records);
     d->files = NULL;
+    d->buffers = NULL;
     d->records = NULL;
     d->count = d->capacity = 0;
 }

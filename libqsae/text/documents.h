@@ -9,7 +9,7 @@
 
 /* Where a document lies: plain text, or one line of JSON. */
 typedef struct qsae__record {
-    const char *text;       /* in the mapped file */
+    const char *text;       /* in the mapped file, or what it decompresses to */
     uint64_t size;
     int32_t source;         /* index of the file */
     int32_t jsonl;
@@ -20,6 +20,7 @@ typedef struct qsae__documents {
     qsae_context *ctx;
     char **sources;         /* [n_files] paths */
     qsae__file **files;     /* [n_files] */
+    char **buffers;         /* [n_files] decompressed text, NULL = the file itself */
     qsae__record *records;  /* [count], in order */
     int64_t n_files, files_capacity;
     int64_t count, capacity;
@@ -33,6 +34,9 @@ void qsae__documents_free(qsae__documents *d);
 
 /* Closes the files; sources stay. */
 void qsae__documents_close_files(qsae__documents *d);
+
+/* A Zstandard file's contents into memory of its context. QSAE_EUNSUPPORTED in a build without. */
+int32_t qsae__zstd_read(const qsae__file *f, char **out, uint64_t *size);
 
 /* White space as Python's str.isspace() sees it. */
 bool qsae__python_space(uint32_t c);

@@ -58,7 +58,7 @@ def llama(model, ids, window, bos):
 
 
 def llama_stride(model, ids, window, stride, bos):
-    """llama.cpp's perplexity_v2() (--ppl-stride): the last `stride` tokens of every whole window."""
+    """llama.cpp's perplexity_v2() (--ppl-stride): the last `stride` tokens of whole windows."""
     total, count = 0.0, 0
     for begin in range(0, len(ids) - window, stride):
         part = [bos] + ids[begin + 1:begin + window]

@@ -3,6 +3,10 @@
 
 #include <sys/stat.h>
 
+#ifdef QSAE_HAVE_ZSTD
+#include <zstd.h>
+#endif
+
 #define STORIES QSAE_TEST_SHARED "/data/stories260k"
 
 /* One token per letter; "<s>" is BOS where tokenizer_config.json says so. */
@@ -314,7 +318,10 @@ static void test_refused(void **state)
     REFUSED("r.txt", "", QSAE_EINVAL, "no document");
     REFUSED("r.txt", " \n <|endoftext|>", QSAE_EINVAL, "no document");
     REFUSED("r.txt", "a", QSAE_EINVAL, "less than one chunk");
-    REFUSED("r.txt.zst", "(\xb5/\xfd", QSAE_EUNSUPPORTED, "compressed");
+    REFUSED("r.txt.gz", "x", QSAE_EUNSUPPORTED, "compressed");
+#ifndef QSAE_HAVE_ZSTD
+    REFUSED("r.txt.zst", "(\xb5/\xfd", QSAE_EUNSUPPORTED, "zstd");
+#endif
     refused(t, "absent", NULL, 0, &s, QSAE_ENOENT, "absent");
     s.context = 1;
     REFUSED("r.txt", "abc", QSAE_EINVAL, "context");
@@ -500,6 +507,58 @@ static void test_threads(void **state)
     }
 }
 
+#ifdef QSAE_HAVE_ZSTD
+static size_t frame(const char *text, size_t n, char *out, size_t size)
+{
+    const size_t got = ZSTD_compress(out, size, text, n, 3);
+
+    assert_false(ZSTD_isError(got));
+    return got;
+}
+
+/* The same documents with and without compression; several frames are one file. */
+static void test_zstd(void **state)
+{
+    static const char one[] = "{\"text\":\"abc\",\"n\":1}\n{\"te", two[] = "xt\":\"defg\"}\n";
+    qsae_corpus_settings s = settings(QSAE_BOS_NONE, 7);
+    char data[512];
+    size_t n = frame(one, strlen(one), data, sizeof data);
+
+    (void)state;
+    n += frame(two, strlen(two), data + n, sizeof data - n);
+    test_write_bytes("z.jsonl.zst", data, n);
+    pack("z.jsonl.zst", &s, true, "abcdefg|", "bcdefg.|", "0001111|");
+    n = frame("ab <|endoftext|>cdefg", 21, data, sizeof data);
+    test_write_bytes("z.txt.zst", data, n);
+    pack("z.txt.zst", &s, true, "abcdefg|", "bcdefg.|", "0011111|");
+    s.format = QSAE_TEXT_JSONL;
+    n = frame("{\"text\":\"abcdefg\"}", 18, data, sizeof data);
+    test_write_bytes("z.zst", data, n);
+    pack("z.zst", &s, true, "abcdefg|", "bcdefg.|", "0000000|");
+}
+
+static void test_zstd_refused(void **state)
+{
+    enum { MANY = 100 << 20 };
+    qsae_corpus_settings s = settings(QSAE_BOS_NONE, 2);
+    qsae_tokenizer *t = open_letters(true);
+    char data[512], *many = calloc(1, MANY), *packed = malloc(ZSTD_compressBound(MANY));
+    const size_t n = frame("abcdefgabcdefgabcdefg", 21, data, sizeof data);
+
+    (void)state;
+    assert_non_null(many);
+    assert_non_null(packed);
+    for (size_t i = 0; i < n; i++) /* whatever is left of a frame */
+        refused(t, "z.txt.zst", data, i, &s, QSAE_EFORMAT, "z.txt.zst: expected Zstandard data");
+    refused(t, "z.txt.zst", "plain text", 10, &s, QSAE_EFORMAT, "Unknown frame descriptor");
+    refused(t, "z.txt.zst", packed, frame(many, MANY, packed, ZSTD_compressBound(MANY)), &s,
+            QSAE_EFORMAT, "found more");
+    free(many);
+    free(packed);
+    qsae_tokenizer_close(&t);
+}
+#endif
+
 const struct CMUnitTest corpus_tests[] = {
     cmocka_unit_test(test_policies),
     cmocka_unit_test(test_max_tokens),
@@ -507,6 +566,10 @@ const struct CMUnitTest corpus_tests[] = {
     cmocka_unit_test(test_windows_refused),
     cmocka_unit_test(test_extents),
     cmocka_unit_test(test_jsonl),
+#ifdef QSAE_HAVE_ZSTD
+    cmocka_unit_test(test_zstd),
+    cmocka_unit_test(test_zstd_refused),
+#endif
     cmocka_unit_test(test_refused),
     cmocka_unit_test(test_folder_input),
     cmocka_unit_test(test_progress_and_cancel),
