@@ -22,11 +22,35 @@ INLINE v16 v_gelu_tanh(v16 x)
     return 0.5f * x * (1.0f + v_tanh(inner));
 }
 
+/* torch's GELU: two factors, 0.5 x and 1 + erf. */
+INLINE v16 v_gelu(v16 x)
+{
+    return x * 0.5f * (1.0f + v_erf(x * 0.70710678118654752f));
+}
+
+/* x x, x^3, its multiple, sum, multiple, tanh, sum with 1, half of x and the product, each
+ * rounded. */
+INLINE v16 v_gelu_new_bf16(v16 x)
+{
+    const v16 cube = v_round_bf16(v_round_bf16(x * x) * x);
+    const v16 sum = v_round_bf16(x + v_round_bf16(0.044715f * cube));
+    const v16 t = v_round_bf16(v_tanh(v_round_bf16(0.79788456080286541f * sum)));
+    return v_round_bf16(v_round_bf16(0.5f * x) * v_round_bf16(1.0f + t));
+}
+
 ELEMENTWISE(op_exp, v_exp(x))
 ELEMENTWISE(op_tanh, v_tanh(x))
 ELEMENTWISE(op_silu, x / (1.0f + v_exp(-x)))
 ELEMENTWISE(op_gelu_tanh, v_gelu_tanh(x))
+ELEMENTWISE(op_erf, v_erf(x))
+ELEMENTWISE(op_gelu, v_gelu(x))
+ELEMENTWISE(gelu_new_bf16, v_gelu_new_bf16(x))
 ELEMENTWISE(op_round_copy, v_round_bf16(x))
+
+static void op_gelu_new(const float *x, float *y, int64_t n, int32_t bf16)
+{
+    (bf16 ? gelu_new_bf16 : op_gelu_tanh)(x, y, n);
+}
 
 static void op_round_bf16(float *x, int64_t n)
 {
@@ -206,6 +230,40 @@ static void op_norm_llama(const float *x, float r, const float *w, float *y, int
     (bf16 ? llama_bf16 : llama_f32)(x, r, w, y, n);
 }
 
+static void op_moments(const float *x, int64_t n, float *mean, float *variance)
+{
+    d16 sum = { 0 }, square = { 0 };
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        sum += __builtin_convertvector(v_load(x + i), d16);
+    if (i < n)
+        sum += __builtin_convertvector(v_load_part(x + i, n - i, 0.0f), d16);
+    const double m = d_fold(sum) / (double)n;
+    for (i = 0; i + LANES <= n; i += LANES) {
+        const d16 d = __builtin_convertvector(v_load(x + i), d16) - m;
+        square += d * d;
+    }
+    double rest = 0;
+    for (; i < n; i++)
+        rest += ((double)x[i] - m) * ((double)x[i] - m);
+    *mean = (float)m;
+    *variance = (float)((d_fold(square) + rest) / (double)n);
+}
+
+static void op_norm_layer(const float *x, float mean, float r, const float *w, const float *b,
+                          float *y, int64_t n, int32_t bf16)
+{
+    for (int64_t i = 0; i < n; i += LANES) {
+        const int64_t m = n - i < LANES ? n - i : LANES;
+        v16 v = v_set(0.0f), g = v, c = v;
+        memcpy(&v, x + i, (size_t)m * sizeof *x);
+        memcpy(&g, w + i, (size_t)m * sizeof *w);
+        memcpy(&c, b + i, (size_t)m * sizeof *b);
+        const v16 out = (v - mean) * r * g + c;
+        v_store_part(y + i, bf16 ? v_round_bf16(out) : out, m);
+    }
+}
+
 static void op_scale(const float *src, float s, float *dst, int64_t n)
 {
     int64_t i = 0;
@@ -254,15 +312,20 @@ const qsae__ops OPS = {
     .tanh = op_tanh,
     .silu = op_silu,
     .gelu_tanh = op_gelu_tanh,
+    .erf = op_erf,
+    .gelu = op_gelu,
+    .gelu_new = op_gelu_new,
     .max = op_max,
     .exp_sum = op_exp_sum,
     .sum_exp = op_sum_exp,
     .sum_exp_diff = op_sum_exp_diff,
     .sum_sq = op_sum_sq,
+    .moments = op_moments,
     .scale = op_scale,
     .mul = op_mul,
     .add = op_add,
     .norm_gemma = op_norm_gemma,
     .norm_llama = op_norm_llama,
+    .norm_layer = op_norm_layer,
     .rope = op_rope,
 };
