@@ -239,6 +239,9 @@ static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const q
         }
         c = &fallback;
     }
+    if (heads < 0 && c->codec == QSAE__RTN && c->axis == QSAE__AXIS_TL)
+        return qsae__fail(QSAE_EUNSUPPORTED, "rtn:axis=tl is not supported for a matrix of all "
+                          "heads' q, k and v side by side");
     int32_t status = qsae__qmatrix_new(ctx, ops_of(c->codec), src->round ? src->round : src->dtype,
                                        src->n_out, src->n_in, &q);
     if (status)

@@ -2,6 +2,7 @@
 #include "model/block.h"
 
 #include <math.h>
+#include <string.h>
 
 #define ROW_TILE 16
 
@@ -32,6 +33,13 @@ static int32_t each_row(const qsae__run *run, row_fn fn, const void *arg)
 void qsae__norm_vector(const qsae__run *run, const float *w, const float *x, float *y, int64_t n)
 {
     const qsae__config *const c = run->m->config;
+    if (c->family->norm == QSAE__NORM_LAYER) {
+        float mean, variance;
+        run->ops->moments(x, n, &mean, &variance);
+        run->ops->norm_layer(x, mean, 1.0f / sqrtf(variance + (float)c->eps), w, w + n, y, n,
+                             run->bf16);
+        return;
+    }
     const float mean = run->ops->sum_sq(x, n) / (float)n;
     const float r = 1.0f / sqrtf(mean + (float)c->eps);
     if (c->family->norm == QSAE__NORM_GEMMA)
@@ -78,16 +86,35 @@ int32_t qsae__add_rows(const qsae__run *run, const float *w, float *a, float *x)
 struct heads {
     const qsae__run *run;
     const qsae__layer *layer;
-    const float *cosine, *sine; /* [n_tokens, head_dim / 2] */
+    const float *cosine, *sine; /* [n_tokens, pairs] */
 };
 
-/* QK-norm where there is one, then rotation, of one row's query and key heads. */
+/* Row of q, k and v together, taken apart. Head a of part p (q, k, v) is its vector 3 a + p or
+ * p heads + a. */
+static void split_row(const struct heads *h, int64_t row)
+{
+    const qsae__config *const c = h->run->m->config;
+    const int64_t d = c->head_dim, size = c->heads * d;
+    const bool by_head = c->family->qkv == QSAE__QKV_BY_HEAD;
+    const float *const from = h->run->b.z + row * 3 * size;
+    float *const to[] = { h->run->b.q, h->run->b.k, h->run->b.v };
+    for (int p = 0; p < 3; p++)
+        for (int64_t a = 0; a < c->heads; a++)
+            memcpy(to[p] + row * size + a * d, from + (by_head ? 3 * a + p : p * c->heads + a) * d,
+                   (size_t)d * sizeof *from);
+}
+
+/* QK-norm where there is one, then rotation where there is one, of one row's query and key
+ * heads. */
 static void rotate_row(const void *arg, int64_t row)
 {
     const struct heads *const h = arg;
     const qsae__run *const run = h->run;
     const qsae__config *const c = run->m->config;
-    const int64_t d = c->head_dim, at = row % run->slab->n_tokens * (d / 2);
+    const int64_t d = c->head_dim, pairs = qsae__rotary_pairs(c);
+    const int64_t at = row % run->slab->n_tokens * pairs;
+    if (c->family->qkv)
+        split_row(h, row);
     for (int64_t i = 0; i < c->heads + c->kv_heads; i++) {
         const bool is_q = i < c->heads;
         float *const x = is_q ? run->b.q + (row * c->heads + i) * d
@@ -95,7 +122,8 @@ static void rotate_row(const void *arg, int64_t row)
         const float *const w = h->layer->norm[is_q ? QSAE__NORM_Q : QSAE__NORM_K];
         if (w)
             qsae__norm_vector(run, w, x, x, d);
-        run->ops->rope(x, h->cosine + at, h->sine + at, x, d / 2, run->bf16);
+        if (pairs)
+            run->ops->rope(x, h->cosine + at, h->sine + at, x, pairs, run->bf16);
     }
 }
 
@@ -117,8 +145,11 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
     const qsae__config *const c = m->config;
     const int type = c->sliding[layer] ? QSAE__SLIDING : QSAE__FULL;
     const qsae__linear_rows x = { run->b.normed, QSAE_F32, run->rows, c->width };
+    const bool fused = c->family->qkv != QSAE__QKV_SEPARATE;
     float *const qkv[] = { run->b.q, run->b.k, run->b.v }, *const out[] = { run->b.out };
-    int32_t st = project(run, layer, QSAE__Q_PROJ, 3, &x, qkv, NULL);
+    float *const together[] = { run->b.z };
+    int32_t st = fused ? project(run, layer, QSAE__FUSED_QKV, 1, &x, together, NULL)
+                       : project(run, layer, QSAE__Q_PROJ, 3, &x, qkv, NULL);
     if (st != QSAE_OK)
         return st;
     const struct heads h = { run, &m->layers[layer], m->rope.cosine[type], m->rope.sine[type] };
@@ -138,7 +169,7 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
         .kv_heads = c->kv_heads,
         .head_dim = c->head_dim,
         .window = c->sliding[layer] ? c->window : 0,
-        .scale = (float)c->attn_scale,
+        .scale = (float)(c->scale_by_layer ? c->attn_scale / (double)(layer + 1) : c->attn_scale),
         .cap = (float)c->attn_cap,
         .mode = m->attention,
         .bf16 = run->bf16,
@@ -148,25 +179,65 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
     };
     st = qsae__attention_run(m->ctx, &a);
     const qsae__linear_rows z = { run->b.z, QSAE_F32, run->rows, c->heads * c->head_dim };
-    return st == QSAE_OK ? project(run, layer, QSAE__O_PROJ, 1, &z, out, NULL) : st;
+    return st == QSAE_OK ? project(run, layer, fused ? QSAE__FUSED_OUT : QSAE__O_PROJ, 1, &z, out,
+                                   NULL)
+                         : st;
+}
+
+/* x = act(x), rounded */
+static void activate(const qsae__run *run, float *x, int64_t n)
+{
+    switch (run->m->config->activation) {
+    case QSAE__ACT_SILU:
+        run->ops->silu(x, x, n);
+        break;
+    case QSAE__ACT_GELU_TANH:
+        run->ops->gelu_tanh(x, x, n);
+        break;
+    case QSAE__ACT_GELU:
+        run->ops->gelu(x, x, n);
+        break;
+    case QSAE__ACT_GELU_NEW:
+        run->ops->gelu_new(x, x, n, run->bf16);
+        return;
+    }
+    if (run->bf16)
+        run->ops->round_bf16(x, n);
 }
 
 /* gate = act(gate) * up; two roundings */
 static void gate_part(const void *arg, float *gate, const float *up, int64_t n)
 {
     const qsae__run *const run = arg;
-    if (run->m->config->activation == QSAE__ACT_SILU)
-        run->ops->silu(gate, gate, n);
-    else
-        run->ops->gelu_tanh(gate, gate, n);
-    if (run->bf16)
-        run->ops->round_bf16(gate, n);
+    activate(run, gate, n);
     run->ops->mul(gate, up, gate, n, run->bf16);
+}
+
+static void activate_row(const void *arg, int64_t row)
+{
+    const qsae__run *const run = arg;
+    const int64_t n = run->m->config->mlp_width;
+    activate(run, run->b.gate + row * n, n);
+}
+
+/* run->b.out = W2 act(W1 normed + b1) + b2 */
+static int32_t plain_mlp(const qsae__run *run, int64_t layer)
+{
+    const qsae__config *const c = run->m->config;
+    const qsae__linear_rows x = { run->b.normed, QSAE_F32, run->rows, c->width };
+    const qsae__linear_rows inner = { run->b.gate, QSAE_F32, run->rows, c->mlp_width };
+    float *const up[] = { run->b.gate }, *const out[] = { run->b.out };
+    int32_t st = project(run, layer, QSAE__FUSED_UP, 1, &x, up, NULL);
+    if (st == QSAE_OK)
+        st = each_row(run, activate_row, run);
+    return st == QSAE_OK ? project(run, layer, QSAE__FUSED_DOWN, 1, &inner, out, NULL) : st;
 }
 
 int32_t qsae__mlp_part(const qsae__run *run, int64_t layer)
 {
     const qsae__config *const c = run->m->config;
+    if (c->family->qkv)
+        return plain_mlp(run, layer);
     /* The product that comes next reads bf16 rows as they are where it has bf16 instructions; row
      * for row they take the place of the gate's. */
     const bool half = run->bf16 && qsae__packed_get(run->m->ctx)->bf16;
@@ -194,4 +265,28 @@ int32_t qsae__block_sequential(const qsae__run *run, int64_t layer)
     if (st == QSAE_OK)
         st = qsae__mlp_part(run, layer);
     return st == QSAE_OK ? qsae__add_rows(run, norm[QSAE__NORM_MLP_OUT], run->b.out, x) : st;
+}
+
+static void sum_row(const void *arg, int64_t row)
+{
+    const qsae__run *const run = arg;
+    const int64_t d = run->m->config->width;
+    float *const x = run->slab->x + row * d, *const mlp = run->b.out + row * d;
+    run->ops->add(mlp, run->b.second + row * d, mlp, d, run->bf16);
+    run->ops->add(mlp, x, x, d, run->bf16);
+}
+
+int32_t qsae__block_parallel(const qsae__run *run, int64_t layer)
+{
+    const float *const *const norm = run->m->layers[layer].norm;
+    qsae__run attention = *run;
+    attention.b.out = run->b.second;
+    int32_t st = qsae__norm_rows(run, norm[QSAE__NORM_ATTN_IN], run->slab->x, run->b.normed);
+    if (st == QSAE_OK)
+        st = qsae__attention_part(&attention, layer);
+    if (st == QSAE_OK)
+        st = qsae__norm_rows(run, norm[QSAE__NORM_MLP_IN], run->slab->x, run->b.normed);
+    if (st == QSAE_OK)
+        st = qsae__mlp_part(run, layer);
+    return st == QSAE_OK ? each_row(run, sum_row, run) : st;
 }

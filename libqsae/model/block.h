@@ -12,9 +12,11 @@
 typedef struct qsae__buffers {
     float *normed;        /* [rows, width] input of attention or MLP */
     float *out;           /* [rows, width] output of attention or MLP */
+    float *second;        /* [rows, width] a second one, where both run before they are added */
     float *q;             /* [rows, heads * head_dim] */
     float *k, *v;         /* [rows, kv_heads * head_dim] */
-    float *z;             /* [rows, heads * head_dim] output of the heads */
+    float *z;             /* [rows, heads * head_dim] output of the heads; before that, of a layer
+                           * that is q, k and v together, its rows [rows, 3 * heads * head_dim] */
     float *gate, *up;     /* [rows, mlp_width]; share memory with q, k, v, z */
     float *worker;        /* [threads, worker_floats] for attention and codes of its cache */
     int64_t worker_floats;
@@ -37,7 +39,7 @@ int32_t qsae__run_init(qsae_model *m, const qsae__slab *slab, qsae__run *run);
 /* Floats of scratch that a pass of the model needs; QSAE_EOVERFLOW. */
 int32_t qsae__run_floats(const qsae_model *m, int64_t n_seq, int64_t n_tokens, int64_t *floats);
 
-/* n values at x by the family's RMSNorm; y may be x. */
+/* n values at x by the family's norm; y may be x. */
 void qsae__norm_vector(const qsae__run *run, const float *w, const float *x, float *y, int64_t n);
 /* y[rows, width] = norm of x by the family's rule. */
 int32_t qsae__norm_rows(const qsae__run *run, const float *w, const float *x, float *y);
@@ -52,5 +54,7 @@ int32_t qsae__mlp_part(const qsae__run *run, int64_t layer);
 /* x += attention(norm x); x += mlp(norm x); with the family's post-norms and QK-norms where it has
  * them (Llama, Gemma 3). */
 int32_t qsae__block_sequential(const qsae__run *run, int64_t layer);
+/* x = (mlp(norm x) + attention(norm x)) + x (GPT-NeoX) */
+int32_t qsae__block_parallel(const qsae__run *run, int64_t layer);
 
 #endif

@@ -83,7 +83,10 @@ static void compare_sliding(const struct comparison *c, const qsae__config *a,
 
 static const char *activation_name(enum qsae__activation activation)
 {
-    return activation == QSAE__ACT_SILU ? "silu" : "gelu_tanh";
+    return activation == QSAE__ACT_SILU       ? "silu"
+           : activation == QSAE__ACT_GELU     ? "gelu"
+           : activation == QSAE__ACT_GELU_NEW ? "gelu_new"
+                                              : "gelu_tanh";
 }
 
 void qsae__weights_compare(const qsae_weights *reference, const qsae_weights *other,
@@ -110,6 +113,9 @@ void qsae__weights_compare(const qsae_weights *reference, const qsae_weights *ot
     compare_number(&c, "attention cap", a->attn_cap, b->attn_cap);
     compare_number(&c, "final cap", a->final_cap, b->final_cap);
     compare_text(&c, "activation", activation_name(a->activation), activation_name(b->activation));
+    compare_i64(&c, "rotary pairs of a head", qsae__rotary_pairs(a), qsae__rotary_pairs(b));
+    compare_i64(&c, "parallel residual", a->parallel, b->parallel);
+    compare_i64(&c, "attention scale by layer", a->scale_by_layer, b->scale_by_layer);
     compare_i64(&c, "attention_bias", a->attention_bias, b->attention_bias);
     compare_i64(&c, "mlp_bias", a->mlp_bias, b->mlp_bias);
     compare_i64(&c, "tied", a->tied, b->tied);

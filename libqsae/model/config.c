@@ -8,13 +8,7 @@
 
 #include "model/family.h"
 
-/* Bounds that no published model comes near; they keep every product of two sizes small. */
-#define MAX_LAYERS 4096
-#define MAX_WIDTH (1 << 20)
-#define MAX_HEADS 65536
 #define MAX_HEAD_DIM 8192
-#define MAX_MLP (1 << 24)
-#define MAX_VOCAB (INT32_MAX - 1)
 
 bool qsae__config_has(const json_t *o, const char *key)
 {
@@ -55,10 +49,14 @@ int32_t qsae__config_activation(const json_t *o, const char *where, const char *
         *out = QSAE__ACT_SILU;
     else if (!strcmp(name, "gelu_pytorch_tanh"))
         *out = QSAE__ACT_GELU_TANH;
+    else if (!strcmp(name, "gelu"))
+        *out = QSAE__ACT_GELU;
+    else if (!strcmp(name, "gelu_new"))
+        *out = QSAE__ACT_GELU_NEW;
     else
         return qsae__fail(QSAE_EUNSUPPORTED,
-                          "%s: %s: \"%.64s\" is not supported (silu, gelu_pytorch_tanh are)", where,
-                          key, name);
+                          "%s: %s: \"%.64s\" is not supported (silu, gelu, gelu_new, "
+                          "gelu_pytorch_tanh are)", where, key, name);
     return QSAE_OK;
 }
 
@@ -80,17 +78,23 @@ static int32_t read_id(const json_t *o, const char *where, const char *key, int3
     return QSAE_OK;
 }
 
+int32_t qsae__config_ids(const json_t *o, const char *where, qsae__config *c)
+{
+    const int32_t st = read_id(o, where, "bos_token_id", &c->bos);
+    return st == QSAE_OK ? read_id(o, where, "eos_token_id", &c->eos) : st;
+}
+
 int32_t qsae__config_common(const json_t *o, const char *where, qsae__config *c)
 {
     const struct {
         const char *key;
         int64_t high, *out;
     } sizes[] = {
-        { "vocab_size", MAX_VOCAB, &c->vocab },
-        { "hidden_size", MAX_WIDTH, &c->width },
-        { "intermediate_size", MAX_MLP, &c->mlp_width },
-        { "num_hidden_layers", MAX_LAYERS, &c->layers },
-        { "num_attention_heads", MAX_HEADS, &c->heads },
+        { "vocab_size", QSAE__MAX_VOCAB, &c->vocab },
+        { "hidden_size", QSAE__MAX_WIDTH, &c->width },
+        { "intermediate_size", QSAE__MAX_MLP, &c->mlp_width },
+        { "num_hidden_layers", QSAE__MAX_LAYERS, &c->layers },
+        { "num_attention_heads", QSAE__MAX_HEADS, &c->heads },
         { "max_position_embeddings", INT64_MAX, &c->max_positions },
     };
     int32_t st = QSAE_OK;
@@ -100,11 +104,7 @@ int32_t qsae__config_common(const json_t *o, const char *where, qsae__config *c)
         st = qsae__config_positive(o, where, "rms_norm_eps", &c->eps);
     if (st == QSAE_OK)
         st = qsae__json_bool(o, where, "attention_bias", false, &c->attention_bias, NULL);
-    if (st == QSAE_OK)
-        st = read_id(o, where, "bos_token_id", &c->bos);
-    if (st == QSAE_OK)
-        st = read_id(o, where, "eos_token_id", &c->eos);
-    return st;
+    return st == QSAE_OK ? qsae__config_ids(o, where, c) : st;
 }
 
 /* Relations between sizes that the architecture needs. */
@@ -120,7 +120,7 @@ static int32_t check(const char *where, const qsae__config *c)
                           "%s: hidden_size %" PRId64
                           " is not a multiple of num_attention_heads %" PRId64,
                           where, c->width, c->heads);
-    if (c->head_dim < 2 || c->head_dim > MAX_HEAD_DIM || c->head_dim % 2 != 0)
+    if (c->head_dim < 1 || c->head_dim > MAX_HEAD_DIM || (!c->rotary_dim && c->head_dim % 2 != 0))
         return qsae__fail(QSAE_EFORMAT,
                           "%s: head_dim: expected an even number in 2..%d, found %" PRId64, where,
                           MAX_HEAD_DIM, c->head_dim);
@@ -159,7 +159,7 @@ static int32_t find_family(const json_t *top, const char *path, const qsae__fami
 static int32_t read_factors(qsae_context *ctx, const json_t *o, const char *where, qsae__config *c)
 {
     const json_t *list = NULL;
-    const int64_t n = c->head_dim / 2;
+    const int64_t n = qsae__rotary_pairs(c);
     const int32_t st = qsae__json_get(o, where, "rope_factors", false, JSON_ARRAY, &list);
     if (st != QSAE_OK || !list)
         return st;

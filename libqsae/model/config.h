@@ -4,7 +4,7 @@
 
 #include "formats/formats.h"
 
-enum qsae__activation { QSAE__ACT_SILU, QSAE__ACT_GELU_TANH };
+enum qsae__activation { QSAE__ACT_SILU, QSAE__ACT_GELU_TANH, QSAE__ACT_GELU, QSAE__ACT_GELU_NEW };
 
 enum qsae__rope_type { QSAE__ROPE_DEFAULT, QSAE__ROPE_LINEAR, QSAE__ROPE_LLAMA3 };
 
@@ -15,7 +15,7 @@ typedef struct qsae__rope {
     double factor;          /* linear, llama3 */
     double low, high;       /* llama3 */
     double original;        /* llama3: context length before scaling */
-    const float *factors;   /* [head_dim / 2] what frequencies are divided by, or NULL */
+    const float *factors;   /* [pairs] what frequencies are divided by, or NULL */
 } qsae__rope;
 
 struct qsae__family;
@@ -36,6 +36,9 @@ typedef struct qsae__config {
     double attn_cap;         /* of scores, final_cap of logits: c tanh(x / c); 0 = none */
     double final_cap;
     enum qsae__activation activation;
+    int64_t rotary_dim;      /* entries of a head that rotate; 0 = all, -1 = none */
+    bool parallel;           /* attention and MLP read the same residual stream */
+    bool scale_by_layer;     /* attn_scale of layer n is divided by n + 1 */
     bool attention_bias, mlp_bias, tied;
     int32_t bos, eos;        /* -1 = none */
 } qsae__config;
@@ -47,6 +50,14 @@ int32_t qsae__config_load(qsae_context *ctx, const char *path, qsae__config *out
 int32_t qsae__config_read(qsae_context *ctx, const json_t *config, const char *where,
                           qsae__config *out);
 void qsae__config_free(qsae_context *ctx, qsae__config *c);
+
+/* Pairs of entries of a head that rotate: what the rotary tables have columns. Of an odd number of
+ * entries there is one pair more than fit in it, as in transformers. */
+static inline int64_t qsae__rotary_pairs(const qsae__config *c)
+{
+    const int64_t n = c->rotary_dim ? c->rotary_dim : c->head_dim;
+    return n < 0 ? 0 : (n + 1) / 2;
+}
 
 /*
  * Helpers of the families. `where` names file and object in messages. A missing key leaves *out
@@ -61,7 +72,16 @@ int32_t qsae__config_positive(const json_t *o, const char *where, const char *ke
 /* Activation by name; one this library does not run is QSAE_EUNSUPPORTED. */
 int32_t qsae__config_activation(const json_t *o, const char *where, const char *key,
                                 enum qsae__activation *out);
-/* Sizes that all families have under the same key. */
+/* Largest sizes that a model may have: no published one comes near. */
+#define QSAE__MAX_LAYERS 4096
+#define QSAE__MAX_WIDTH (1 << 20)
+#define QSAE__MAX_HEADS 65536
+#define QSAE__MAX_MLP (1 << 24)
+#define QSAE__MAX_VOCAB (INT32_MAX - 1)
+
+/* bos and eos: an id, null, or a list of ids of which the first counts. */
+int32_t qsae__config_ids(const json_t *o, const char *where, qsae__config *c);
+/* Sizes that most families have under the same key. */
 int32_t qsae__config_common(const json_t *o, const char *where, qsae__config *c);
 
 /* layer_types.c: c->sliding and c->window from layer_types or the period (pattern: its default).
@@ -82,10 +102,13 @@ int32_t qsae__rope_read(const json_t *dict, const char *where, const char *key, 
 /* rope.c: the flat keys and the dictionary of a model whose layers all rotate alike, into c->rope;
  * c->max_positions is set. */
 int32_t qsae__rope_read_one(const json_t *o, const char *where, qsae__config *c);
-/* rope.c: f [head_dim / 2], the frequencies in f32 as torch computes them. */
-void qsae__rope_frequencies(const qsae__rope *rope, int64_t head_dim, float *f);
-/* rope.c: cos, sin [n_tokens, head_dim / 2]; bf16: rounded. */
-void qsae__rope_table(const qsae__rope *rope, int64_t head_dim, int64_t n_tokens, int32_t bf16,
+/* The same for families where only a part of each head may rotate: partial_rotary_factor. */
+int32_t qsae__rope_read_part(const json_t *dict, const char *where, const char *key,
+                             qsae__rope *rope, double *partial);
+/* rope.c: f [(dim + 1) / 2], the frequencies of dim entries in f32 as torch computes them. */
+void qsae__rope_frequencies(const qsae__rope *rope, int64_t dim, float *f);
+/* rope.c: cos, sin [n_tokens, (dim + 1) / 2]; bf16: rounded. */
+void qsae__rope_table(const qsae__rope *rope, int64_t dim, int64_t n_tokens, int32_t bf16,
                       float *cosine, float *sine);
 
 #endif

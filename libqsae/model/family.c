@@ -10,6 +10,8 @@ static const qsae__family *const families[] = {
     &qsae__family_gemma2,
     &qsae__family_qwen3,
     &qsae__family_mistral,
+    &qsae__family_gpt_neox,
+    &qsae__family_gpt2,
 };
 
 const qsae__family *qsae__family_find(const char *model_type)
@@ -22,5 +24,5 @@ const qsae__family *qsae__family_find(const char *model_type)
 
 const char *qsae__family_names(void)
 {
-    return "llama, gemma3_text, gemma3, gemma2, qwen3, mistral";
+    return "llama, gemma3_text, gemma3, gemma2, qwen3, mistral, gpt_neox, gpt2";
 }

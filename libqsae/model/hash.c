@@ -47,13 +47,18 @@ static void add_config(qsae__hasher *h, const qsae__config *c)
             add_f64(h, r->original);
         }
         if (r->factors)
-            qsae__hasher_update(h, r->factors, (size_t)(c->head_dim / 2) * sizeof *r->factors);
+            qsae__hasher_update(h, r->factors, (size_t)qsae__rotary_pairs(c) * sizeof *r->factors);
     }
     add_f64(h, c->eps);
     add_f64(h, c->attn_scale);
     add_f64(h, c->final_cap);
     if (c->attn_cap > 0)
         add_f64(h, c->attn_cap);
+    if (!c->family->slots)
+        return;
+    qsae__hasher_i64(h, c->rotary_dim);
+    qsae__hasher_i64(h, c->parallel);
+    qsae__hasher_i64(h, c->scale_by_layer);
 }
 
 /* The arrays a stored matrix consists of. */
@@ -100,16 +105,20 @@ static int64_t collect(const qsae_weights *w, struct named *list)
 #define ADD_VECTOR(t) ADD(t, NULL, (t)->name + skip)
     ADD_MATRIX(w->embed, skip);
     ADD_VECTOR(w->norm);
+    ADD_VECTOR(w->norm_bias);
+    ADD_VECTOR(w->positions);
     if (!w->config.tied)
         ADD(w->head.tensor, w->head.stored, "lm_head.weight");
     for (int64_t i = 0; i < w->config.layers; i++) {
         const qsae__layer_tensors *const l = &w->layers[i];
-        for (int p = 0; p < QSAE__PROJ_COUNT; p++) {
+        for (int p = 0; p < qsae__projs(&w->config); p++) {
             ADD_MATRIX(l->weight[p], skip);
             ADD_VECTOR(l->bias[p]);
         }
-        for (int k = 0; k < QSAE__NORM_COUNT; k++)
+        for (int k = 0; k < QSAE__NORM_COUNT; k++) {
             ADD_VECTOR(l->norm[k]);
+            ADD_VECTOR(l->norm_bias[k]);
+        }
     }
 #undef ADD_MATRIX
 #undef ADD_VECTOR

@@ -12,7 +12,7 @@
 #include "model/family.h"
 #include "model/model.h"
 
-/* Linear layers of a block. */
+/* Linear layers of a block, in the order of qsae__proj_slots. */
 enum {
     QSAE__Q_PROJ,
     QSAE__K_PROJ,
@@ -21,19 +21,36 @@ enum {
     QSAE__GATE_PROJ,
     QSAE__UP_PROJ,
     QSAE__DOWN_PROJ,
-    QSAE__PROJ_COUNT
+    QSAE__PROJ_COUNT /* most that a family has */
 };
 
-typedef struct qsae__proj_slot {
-    const char *path;   /* within a layer */
-    const char *module; /* last part: name for selectors */
-    const char *group;  /* "attn" or "mlp" */
-} qsae__proj_slot;
+/* Those of a family whose q, k and v are one layer and whose MLP is no gated one. */
+enum {
+    QSAE__FUSED_QKV,
+    QSAE__FUSED_OUT,
+    QSAE__FUSED_UP,
+    QSAE__FUSED_DOWN,
+    QSAE__FUSED_COUNT
+};
 
+/* What most families have, and all that do not list their own. */
 extern const qsae__proj_slot qsae__proj_slots[QSAE__PROJ_COUNT];
+
+/* Linear layers of a block, and one of them. */
+static inline int qsae__projs(const qsae__config *c)
+{
+    return c->family->slots ? c->family->n_slots : QSAE__PROJ_COUNT;
+}
+
+static inline const qsae__proj_slot *qsae__proj_slot_of(const qsae__config *c, int proj)
+{
+    return c->family->slots ? &c->family->slots[proj] : &qsae__proj_slots[proj];
+}
 
 /* [out, in] of a projection. */
 void qsae__proj_shape(const qsae__config *c, int proj, int64_t shape[2]);
+/* Its heads as qsae__qmatrix_encode takes them. */
+int64_t qsae__proj_heads(const qsae__config *c, int proj);
 
 /* A matrix [rows, cols] of the checkpoint. */
 typedef struct qsae__matrix {
@@ -41,6 +58,7 @@ typedef struct qsae__matrix {
     qsae_qmatrix *stored;          /* as the checkpoint encodes it */
     char *name;                    /* "model.layers.0.mlp.up_proj.weight" */
     int64_t rows, cols;
+    bool transposed;               /* the plain tensor is [cols, rows] */
 } qsae__matrix;
 
 /* Tensors of one layer; biases and norms a family lacks are NULL. */
@@ -48,6 +66,7 @@ typedef struct qsae__layer_tensors {
     qsae__matrix weight[QSAE__PROJ_COUNT];        /* [out, in] */
     const qsae__tensor *bias[QSAE__PROJ_COUNT];   /* [out] */
     const qsae__tensor *norm[QSAE__NORM_COUNT];   /* [width], [head_dim] for Q and K */
+    const qsae__tensor *norm_bias[QSAE__NORM_COUNT]; /* likewise, of a LayerNorm */
 } qsae__layer_tensors;
 
 struct qsae_weights {
@@ -62,10 +81,12 @@ struct qsae_weights {
     qsae__matrix embed;            /* [vocab, width] */
     qsae__matrix head;             /* [vocab, width]; not set if tied */
     const qsae__tensor *norm;      /* [width] */
+    const qsae__tensor *norm_bias; /* [width], of a LayerNorm */
+    const qsae__tensor *positions; /* [max_positions, width], or NULL */
     qsae__layer_tensors *layers;   /* [config.layers] */
     int64_t parameters;
-    /* Packed copies that models share: of projection p of layer n at n * QSAE__PROJ_COUNT + p, of
-     * the head last. */
+    /* Packed copies that models share: of projection p of layer n at n * qsae__projs + p, of the
+     * head last. */
     qsae__packed_weight **packed;
     pthread_mutex_t mutex;         /* of packed and hash */
     char hash[QSAE__HASH_SIZE];    /* "" until asked for */
@@ -87,13 +108,13 @@ int32_t qsae__weights_hash(qsae_weights *w);
 /* Fills *info from the checkpoint, the hash only if asked for. */
 int32_t qsae__weights_describe(const qsae_weights *w, bool with_hash, qsae_model_info *info);
 
-/* One layer ready to run. */
+/* One layer ready to run. The bias of a LayerNorm follows its weight. */
 typedef struct qsae__layer {
     qsae__linear *proj[QSAE__PROJ_COUNT];
     const float *norm[QSAE__NORM_COUNT];
 } qsae__layer;
 
-/* Rotary tables [rope_tokens, head_dim / 2] per layer type. */
+/* Rotary tables [rope_tokens, qsae__rotary_pairs] per layer type. */
 typedef struct qsae__rope_tables {
     float *cosine[QSAE__LAYER_TYPES], *sine[QSAE__LAYER_TYPES];
     int64_t n_tokens;
@@ -107,9 +128,9 @@ struct qsae_model {
     int32_t compute, attention;
     int32_t bf16;                 /* compute == QSAE_COMPUTE_BF16 */
     qsae__layer *layers;
-    float *norms;                 /* [layers * norms of a layer + width], converted copies */
+    float *norms;                 /* of all layers and the final one, converted copies */
     float *biases;                /* of all projections, converted copies */
-    const float *final_norm;      /* [width] */
+    const float *final_norm;      /* [width], and a LayerNorm's bias */
     float sigma;                  /* factor of the embedding */
     qsae_qmatrix *embed_q;        /* the embedding, if it is an encoded one */
     qsae_qmatrix *head_q;         /* the head, likewise, and */

@@ -45,7 +45,7 @@ static void close_layers(qsae_model *m)
     if (!m->layers)
         return;
     for (int64_t n = 0; n < m->config->layers; n++)
-        for (int p = 0; p < QSAE__PROJ_COUNT; p++)
+        for (int p = 0; p < qsae__projs(m->config); p++)
             qsae__linear_close(&m->layers[n].proj[p]);
     qsae__free(m->ctx, m->layers);
 }
@@ -99,7 +99,7 @@ static void count_proj(qsae_model *m, const qsae__linear *linear, const qsae__la
  * weights= everywhere. */
 static bool changes_proj(const qsae_model *m, int64_t layer, int p)
 {
-    const qsae__proj_slot *const slot = &qsae__proj_slots[p];
+    const qsae__proj_slot *const slot = qsae__proj_slot_of(m->config, p);
     const char *const name = m->weights->layers[layer].weight[p].name;
     char path[512];
     snprintf(path, sizeof path, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
@@ -114,22 +114,21 @@ static int32_t open_proj(qsae_model *m, int64_t layer, int p, float **bias)
     const qsae__config *const c = m->config;
     const qsae__layer_tensors *const t = &m->weights->layers[layer];
     const qsae__matrix *const matrix = &t->weight[p];
-    const int64_t rows = matrix->rows, at = layer * QSAE__PROJ_COUNT + p;
+    const int64_t rows = matrix->rows, at = layer * qsae__projs(c) + p;
+    const qsae__source source = qsae__matrix_source(m->weights, matrix, 0);
     if (t->bias[p])
         qsae__model_values(m, t->bias[p], 0, rows, *bias);
     const qsae__linear_weight w = {
         .stored = matrix->stored,
-        .data = matrix->tensor ? matrix->tensor->data : NULL,
-        .dtype = matrix->tensor ? matrix->tensor->dtype : 0,
+        .data = source.data,
+        .dtype = source.dtype,
         .n_out = rows,
         .n_in = matrix->cols,
-        .out_stride = matrix->cols,
-        .in_stride = 1,
+        .out_stride = source.out_stride,
+        .in_stride = source.in_stride,
         .bias = t->bias[p] ? *bias : NULL,
         .bias_dtype = QSAE_F32,
-        .heads = p == QSAE__Q_PROJ                       ? c->heads
-                 : p == QSAE__K_PROJ || p == QSAE__V_PROJ ? c->kv_heads
-                                                          : 0,
+        .heads = qsae__proj_heads(c, p),
         .stream = (uint64_t)at,
         .shared = &m->weights->packed[at],
     };
@@ -150,9 +149,10 @@ static int32_t open_proj(qsae_model *m, int64_t layer, int p, float **bias)
 
 static int32_t open_projections(qsae_model *m, const qsae_model_settings *s)
 {
-    const int64_t total = m->config->layers * QSAE__PROJ_COUNT;
+    const int projs = qsae__projs(m->config);
+    const int64_t total = m->config->layers * projs;
     int64_t biases = 0;
-    for (int p = 0; p < QSAE__PROJ_COUNT; p++)
+    for (int p = 0; p < projs; p++)
         biases += m->weights->layers[0].bias[p] ? m->weights->layers[0].bias[p]->shape[0] : 0;
     m->biases = qsae__alloc_array(m->ctx, biases * m->config->layers, sizeof(float));
     if (!m->biases)
@@ -161,7 +161,7 @@ static int32_t open_projections(qsae_model *m, const qsae_model_settings *s)
     for (int64_t i = 0; i < total; i++) {
         int32_t st = qsae__canceled(s->cancel);
         if (st == QSAE_OK)
-            st = open_proj(m, i / QSAE__PROJ_COUNT, (int)(i % QSAE__PROJ_COUNT), &bias);
+            st = open_proj(m, i / projs, (int)(i % projs), &bias);
         if (st == QSAE_OK && s->progress)
             st = s->progress(s->progress_cookie, i + 1, total, "tensors",
                              qsae__condition_encodes(&m->condition) ? "quantize" : "load");
@@ -171,32 +171,41 @@ static int32_t open_projections(qsae_model *m, const qsae_model_settings *s)
     return QSAE_OK;
 }
 
+/* *at: where the next values go in m->norms. Returns where these went. */
+static const float *open_norm(qsae_model *m, const qsae__tensor *weight, const qsae__tensor *bias,
+                              float **at)
+{
+    const float *const start = *at;
+    const qsae__tensor *const both[] = { weight, bias };
+    for (int i = 0; i < 2; i++) {
+        if (!both[i])
+            continue;
+        qsae__model_values(m, both[i], 0, both[i]->shape[0], *at);
+        *at += both[i]->shape[0];
+        m->cost.weight_bytes += stored_bytes(m, both[i]);
+    }
+    return start;
+}
+
 /* Norm vectors are small: converted once. */
 static int32_t open_norms(qsae_model *m)
 {
     const qsae__config *const c = m->config;
-    int64_t layer = 0;
+    const qsae_weights *const w = m->weights;
+    int64_t layer = 0, parts = w->norm_bias ? 2 : 1;
     for (int k = 0; k < QSAE__NORM_COUNT; k++)
         if (c->family->norms[k])
             layer += k == QSAE__NORM_Q || k == QSAE__NORM_K ? c->head_dim : c->width;
-    m->norms = qsae__alloc_array(m->ctx, c->layers * layer + c->width, sizeof(float));
+    m->norms = qsae__alloc_array(m->ctx, parts * (c->layers * layer + c->width), sizeof(float));
     if (!m->norms)
         return QSAE_ENOMEM;
     float *at = m->norms;
-    for (int64_t n = 0; n < c->layers; n++) {
-        for (int k = 0; k < QSAE__NORM_COUNT; k++) {
-            const qsae__tensor *t = m->weights->layers[n].norm[k];
-            if (!t)
-                continue;
-            qsae__model_values(m, t, 0, t->shape[0], at);
-            m->layers[n].norm[k] = at;
-            at += t->shape[0];
-            m->cost.weight_bytes += stored_bytes(m, t);
-        }
-    }
-    qsae__model_values(m, m->weights->norm, 0, c->width, at);
-    m->final_norm = at;
-    m->cost.weight_bytes += stored_bytes(m, m->weights->norm);
+    for (int64_t n = 0; n < c->layers; n++)
+        for (int k = 0; k < QSAE__NORM_COUNT; k++)
+            if (w->layers[n].norm[k])
+                m->layers[n].norm[k] =
+                    open_norm(m, w->layers[n].norm[k], w->layers[n].norm_bias[k], &at);
+    m->final_norm = open_norm(m, w->norm, w->norm_bias, &at);
     return QSAE_OK;
 }
 
@@ -214,7 +223,7 @@ static void fill_head(const void *self, int64_t n0, int64_t n1, int64_t k0, int6
 static int32_t pack_head(qsae_model *m, bool shared)
 {
     const qsae__config *const c = m->config;
-    qsae__packed_weight **const slot = &m->weights->packed[c->layers * QSAE__PROJ_COUNT];
+    qsae__packed_weight **const slot = &m->weights->packed[c->layers * qsae__projs(c)];
     int32_t st = QSAE_OK;
     pthread_mutex_lock(&m->weights->mutex);
     if (shared && *slot)
@@ -266,13 +275,15 @@ static int32_t open_encoded(qsae_model *m, const qsae__matrix *matrix, const cha
 static int32_t open_vocabulary(qsae_model *m)
 {
     const qsae_weights *const w = m->weights;
-    const uint64_t stream = (uint64_t)(m->config->layers * QSAE__PROJ_COUNT);
+    const uint64_t stream = (uint64_t)(m->config->layers * qsae__projs(m->config));
     const bool tied = m->config->tied;
     int32_t st = open_encoded(m, &w->embed, "embed", stream, &m->embed_q);
     if (st != QSAE_OK)
         return st;
     if (!m->embed_q)
         m->cost.weight_bytes += stored_bytes(m, w->embed.tensor);
+    if (w->positions)
+        m->cost.weight_bytes += stored_bytes(m, w->positions);
     if (tied && m->embed_q && (w->embed.stored == m->embed_q || m->condition.with_head))
         m->head_q = qsae__qmatrix_ref(m->embed_q);
     else
@@ -419,7 +430,7 @@ int64_t qsae__model_first_changed(const qsae_model *reference, const qsae_model 
         c->kv_k.kind != QSAE__KV_NONE || c->kv_v.kind != QSAE__KV_NONE)
         return 0;
     for (int64_t n = 0; n < m->config->layers; n++)
-        for (int p = 0; p < QSAE__PROJ_COUNT; p++)
+        for (int p = 0; p < qsae__projs(m->config); p++)
             if (changes_proj(m, n, p))
                 return n;
     return m->config->layers;

@@ -21,31 +21,29 @@ int64_t qsae_weights_matrix_count(const qsae_weights *reference, const qsae_weig
     if (!reference)
         return 0;
     const bool tied = reference->config.tied && (!other || other->config.tied);
-    return reference->config.layers * QSAE__PROJ_COUNT + (tied ? 1 : 2);
+    return reference->config.layers * qsae__projs(&reference->config) + (tied ? 1 : 2);
 }
 
 static struct spot spot_of(const qsae_weights *w, int64_t i)
 {
     const qsae__config *const c = &w->config;
-    const int64_t layers = c->layers * QSAE__PROJ_COUNT;
-    const int p = (int)(i % QSAE__PROJ_COUNT);
+    const int projs = qsae__projs(c), p = (int)(i % projs);
+    const int64_t layers = c->layers * projs;
     if (i >= layers) {
         const bool head = i > layers;
         return (struct spot){
             .matrix = head ? qsae__weights_head(w) : &w->embed,
             .place = { .layer = -1, .group = head ? "head" : "embed" },
-            .module = head ? "lm_head" : "embed_tokens",
+            .module = head ? qsae__family_head(c->family) : qsae__family_embed(c->family),
             .stream = (uint64_t)(head && c->tied ? layers : i),
         };
     }
-    const qsae__proj_slot *const slot = &qsae__proj_slots[p];
+    const qsae__proj_slot *const slot = qsae__proj_slot_of(c, p);
     return (struct spot){
-        .matrix = &w->layers[i / QSAE__PROJ_COUNT].weight[p],
-        .place = { .layer = i / QSAE__PROJ_COUNT, .module = slot->module, .group = slot->group },
+        .matrix = &w->layers[i / projs].weight[p],
+        .place = { .layer = i / projs, .module = slot->module, .group = slot->group },
         .module = slot->path,
-        .heads = p == QSAE__Q_PROJ                        ? c->heads
-                 : p == QSAE__K_PROJ || p == QSAE__V_PROJ ? c->kv_heads
-                                                          : 0,
+        .heads = qsae__proj_heads(c, p),
         .stream = (uint64_t)i,
     };
 }
@@ -99,6 +97,10 @@ static int32_t check_other(const qsae_weights *reference, const qsae_weights *w,
     if (w->config.layers != reference->config.layers)
         return qsae__fail(QSAE_EMISMATCH, "%s: %" PRId64 " layers, expected %" PRId64 " as in %s",
                           w->path, w->config.layers, reference->config.layers, reference->path);
+    if (qsae__projs(&w->config) != qsae__projs(&reference->config))
+        return qsae__fail(QSAE_EMISMATCH, "%s: %s has other linear layers than %s, a %s model",
+                          w->path, w->config.family->name, reference->path,
+                          reference->config.family->name);
     const qsae__matrix *const a = spot_of(w, i).matrix, *const b = spot_of(reference, i).matrix;
     if (a->rows != b->rows || a->cols != b->cols)
         return qsae__fail(QSAE_EMISMATCH, "%s: %s: [%" PRId64 ", %" PRId64 "], expected [%" PRId64

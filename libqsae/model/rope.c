@@ -40,14 +40,21 @@ static int32_t read_type(const json_t *dict, const char *where, const char *rope
 int32_t qsae__rope_read(const json_t *dict, const char *where, const char *key, qsae__rope *rope)
 {
     double partial = 1;
+    const int32_t st = qsae__rope_read_part(dict, where, key, rope, &partial);
+    if (st == QSAE_OK && partial != 1)
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: %s: partial_rotary_factor %g is not supported",
+                          where, key, partial);
+    return st;
+}
+
+int32_t qsae__rope_read_part(const json_t *dict, const char *where, const char *key,
+                             qsae__rope *rope, double *partial)
+{
     int32_t st = read_type(dict, where, key, &rope->type);
     if (st == QSAE_OK)
         st = qsae__config_positive(dict, where, "rope_theta", &rope->theta);
     if (st == QSAE_OK)
-        st = qsae__config_positive(dict, where, "partial_rotary_factor", &partial);
-    if (st == QSAE_OK && partial != 1)
-        st = qsae__fail(QSAE_EUNSUPPORTED, "%s: %s: partial_rotary_factor %g is not supported",
-                        where, key, partial);
+        st = qsae__config_positive(dict, where, "partial_rotary_factor", partial);
     if (st == QSAE_OK && rope->type != QSAE__ROPE_DEFAULT)
         st = need_positive(dict, where, key, "factor", &rope->factor);
     if (st != QSAE_OK || rope->type != QSAE__ROPE_LLAMA3)
@@ -87,13 +94,13 @@ int32_t qsae__rope_read_one(const json_t *o, const char *where, qsae__config *c)
 }
 
 /* Each step in f32, in torch's order (modeling_rope_utils.py); the power alone goes through f64. */
-void qsae__rope_frequencies(const qsae__rope *rope, int64_t head_dim, float *f)
+void qsae__rope_frequencies(const qsae__rope *rope, int64_t dim, float *f)
 {
     const float factor = (float)rope->factor, low = (float)rope->low;
     const float low_wave = (float)(rope->original / rope->low);
     const float high_wave = (float)(rope->original / rope->high);
-    for (int64_t k = 0; k < head_dim / 2; k++) {
-        const float exponent = (float)(2 * k) / (float)head_dim;
+    for (int64_t k = 0; k < (dim + 1) / 2; k++) {
+        const float exponent = (float)(2 * k) / (float)dim;
         const float power = 1.0f / (float)pow((double)(float)rope->theta, (double)exponent);
         const float base = rope->factors ? power / rope->factors[k] : power;
         f[k] = base;
@@ -112,12 +119,12 @@ void qsae__rope_frequencies(const qsae__rope *rope, int64_t head_dim, float *f)
     }
 }
 
-void qsae__rope_table(const qsae__rope *rope, int64_t head_dim, int64_t n_tokens, int32_t bf16,
+void qsae__rope_table(const qsae__rope *rope, int64_t dim, int64_t n_tokens, int32_t bf16,
                       float *cosine, float *sine)
 {
-    const int64_t half = head_dim / 2;
+    const int64_t half = (dim + 1) / 2;
     float f[8192 / 2];
-    qsae__rope_frequencies(rope, head_dim, f);
+    qsae__rope_frequencies(rope, dim, f);
     for (int64_t t = 0; t < n_tokens; t++) {
         for (int64_t k = 0; k < half; k++) {
             /* The angle is an f32; its cosine is the correctly rounded one, torch's is within 1

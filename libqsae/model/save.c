@@ -21,7 +21,7 @@ void qsae_save_settings_init(qsae_save_settings *s, size_t size)
 
 bool qsae__save_selects(const qsae__save *v, int64_t layer, int proj)
 {
-    const qsae__proj_slot *const slot = &qsae__proj_slots[proj];
+    const qsae__proj_slot *const slot = qsae__proj_slot_of(&v->w->config, proj);
     const char *const name = v->w->layers[layer].weight[proj].name;
     char path[512];
     snprintf(path, sizeof path, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
@@ -54,19 +54,16 @@ static struct item find_item(const qsae__save *v, const qsae__tensor *t)
 {
     const qsae_weights *const w = v->w;
     const qsae__config *const c = &w->config;
-    const uint64_t vocabulary = (uint64_t)(c->layers * QSAE__PROJ_COUNT);
-    for (int64_t i = 0; i < c->layers * QSAE__PROJ_COUNT; i++) {
-        const int p = (int)(i % QSAE__PROJ_COUNT);
-        const qsae__matrix *const m = &w->layers[i / QSAE__PROJ_COUNT].weight[p];
+    const int projs = qsae__projs(c);
+    const uint64_t vocabulary = (uint64_t)(c->layers * projs);
+    for (int64_t i = 0; i < c->layers * projs; i++) {
+        const int p = (int)(i % projs);
+        const qsae__matrix *const m = &w->layers[i / projs].weight[p];
         if (m->tensor != t)
             continue;
-        if (!qsae__save_selects(v, i / QSAE__PROJ_COUNT, p))
+        if (!qsae__save_selects(v, i / projs, p))
             break;
-        return (struct item){ m,
-                              p == QSAE__Q_PROJ                        ? c->heads
-                              : p == QSAE__K_PROJ || p == QSAE__V_PROJ ? c->kv_heads
-                                                                       : 0,
-                              (uint64_t)i };
+        return (struct item){ m, qsae__proj_heads(c, p), (uint64_t)i };
     }
     if (t == w->embed.tensor && qsae__save_selects_vocabulary(v, false))
         return (struct item){ &w->embed, 0, vocabulary };
@@ -118,6 +115,7 @@ struct convert {
     qsae_context *ctx;
     const qsae__tensor *tensor; /* or */
     const qsae_qmatrix *q;
+    bool transposed;            /* q is written [in, out] */
     int32_t round;              /* before dtype, or 0 */
     int32_t dtype;
     int64_t first, n;           /* elements of the flat array */
@@ -132,6 +130,8 @@ static void read_values(const struct convert *c, int64_t first, int64_t n, float
                            n, x);
         return;
     }
+    for (; c->transposed && n > 0; first++, n--, x++)
+        c->q->ops->decode(c->q, first % c->q->n_out, first / c->q->n_out, 1, c->dtype, x);
     while (n > 0) {
         const int64_t row = first / c->q->n_in, col = first % c->q->n_in;
         const int64_t part = qsae__min_i64(n, c->q->n_in - col);
@@ -240,7 +240,7 @@ static int32_t put_encoded(qsae__save *v, const qsae__tensor *t, const struct it
     } else {
         const int64_t n = q->n_out * q->n_in;
         const uint64_t bytes = (uint64_t)n * (uint64_t)(qsae_dtype_bits(dtype) / 8);
-        struct convert c = { .q = q, .dtype = dtype };
+        struct convert c = { .q = q, .transposed = item->matrix->transposed, .dtype = dtype };
         st = reserve(v, bytes);
         if (st == QSAE_OK)
             st = begin(v, t->name, dtype, t->rank, t->shape, bytes);
@@ -349,8 +349,9 @@ static int32_t write_index(const qsae__save *v)
 static bool plain(const qsae_weights *w)
 {
     bool stored = w->scheme || w->embed.stored || w->head.stored || qsae__tensors_gguf(w->tensors);
-    for (int64_t i = 0; i < w->config.layers * QSAE__PROJ_COUNT && !stored; i++)
-        stored = w->layers[i / QSAE__PROJ_COUNT].weight[i % QSAE__PROJ_COUNT].stored != NULL;
+    const int projs = qsae__projs(&w->config);
+    for (int64_t i = 0; i < w->config.layers * projs && !stored; i++)
+        stored = w->layers[i / projs].weight[i % projs].stored != NULL;
     return !stored;
 }
 

@@ -56,8 +56,11 @@ static void add_tower(json_t *list, const char *name)
 static json_t *skip_modules(const qsae__save *v)
 {
     const qsae_weights *const w = v->w;
+    const qsae__family *const family = w->config.family;
+    const int projs = qsae__projs(&w->config);
+    const char *const own = family->embed ? w->prefix : "model."; /* of a text model alone */
     json_t *const list = json_array();
-    const bool inside = strcmp(w->prefix, "model.") != 0;
+    const bool inside = strcmp(w->prefix, own) != 0;
     const bool head = qsae__save_selects_vocabulary(v, true);
     for (int64_t i = 0; i < qsae__tensors_len(w->tensors); i++) {
         const qsae__tensor *const t = qsae__tensors_at(w->tensors, i);
@@ -65,22 +68,24 @@ static json_t *skip_modules(const qsae__save *v)
             !has_ending(t->name, "lm_head.weight"))
             add_tower(list, t->name);
     }
-    for (int64_t i = 0; i < w->config.layers * QSAE__PROJ_COUNT; i++) {
-        const int64_t layer = i / QSAE__PROJ_COUNT;
-        const int p = (int)(i % QSAE__PROJ_COUNT);
+    for (int64_t i = 0; i < w->config.layers * projs; i++) {
+        const int64_t layer = i / projs;
+        const int p = (int)(i % projs);
         char path[128];
         if (qsae__save_selects(v, layer, p))
             continue;
-        snprintf(path, sizeof path, "%slayers.%" PRId64 ".%s", inside ? "" : "model.", layer,
-                 qsae__proj_slots[p].path);
+        snprintf(path, sizeof path, "%s%s.%" PRId64 ".%s", inside ? "" : own,
+                 qsae__family_layers(family), layer, qsae__proj_slot_of(&w->config, p)->path);
         add_once(list, path);
     }
     if (json_array_size(list) == 0 && !head) {
         json_decref(list);
         return json_null();
     }
-    if (!head)
-        add_once(list, "lm_head");
+    if (!head) {
+        add_once(list, qsae__family_head(family)); /* as files name it, */
+        add_once(list, "lm_head");                 /* and as transformers does */
+    }
     return list;
 }
 

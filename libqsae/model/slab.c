@@ -10,7 +10,8 @@
 
 /* Offsets in floats, each a multiple of 16. */
 struct layout {
-    int64_t normed, out, q, k, v, z, gate, up, worker, worker_floats, panels, linear, total;
+    int64_t normed, out, second, q, k, v, z, gate, up;
+    int64_t worker, worker_floats, panels, linear, total;
     bool has_panels;
 };
 
@@ -26,8 +27,9 @@ static bool place(int64_t *total, int64_t rows, int64_t columns, int64_t *offset
 static int32_t linear_floats(const qsae_model *m, int64_t rows, int64_t *floats)
 {
     size_t most = 0, bytes;
-    for (int64_t i = 0; i < m->config->layers * QSAE__PROJ_COUNT; i++) {
-        const qsae__linear *const l = m->layers[i / QSAE__PROJ_COUNT].proj[i % QSAE__PROJ_COUNT];
+    const int projs = qsae__projs(m->config);
+    for (int64_t i = 0; i < m->config->layers * projs; i++) {
+        const qsae__linear *const l = m->layers[i / projs].proj[i % projs];
         const int32_t st = qsae__linear_scratch(l, rows, &bytes);
         if (st != QSAE_OK)
             return st;
@@ -45,10 +47,12 @@ static int32_t lay_out(const qsae_model *m, int64_t n_seq, int64_t n_tokens, str
     memset(l, 0, sizeof *l);
     bool ok = qsae__mul_i64(n_seq, n_tokens, &rows) &&
               place(&l->total, rows, c->width, &l->normed) &&
-              place(&l->total, rows, c->width, &l->out);
+              place(&l->total, rows, c->width, &l->out) &&
+              place(&l->total, c->parallel ? rows : 0, c->width, &l->second);
     mlp = l->total; /* the MLP begins when attention is done: its buffers take the same place */
     ok = ok && place(&l->total, rows, q, &l->q) && place(&l->total, rows, kv, &l->k) &&
-         place(&l->total, rows, kv, &l->v) && place(&l->total, rows, q, &l->z);
+         place(&l->total, rows, kv, &l->v) &&
+         place(&l->total, rows, c->family->qkv ? 3 * q : q, &l->z);
     ok = ok && place(&mlp, rows, c->mlp_width, &l->gate) && place(&mlp, rows, c->mlp_width, &l->up);
     l->total = qsae__max_i64(l->total, mlp);
     l->worker_floats =
@@ -93,6 +97,7 @@ int32_t qsae__run_init(qsae_model *m, const qsae__slab *slab, qsae__run *run)
         .bf16 = m->bf16,
         .b = { .normed = base + l.normed,
                .out = base + l.out,
+               .second = base + l.second,
                .q = base + l.q,
                .k = base + l.k,
                .v = base + l.v,
@@ -115,21 +120,30 @@ int32_t qsae__run_floats(const qsae_model *m, int64_t n_seq, int64_t n_tokens, i
     return st;
 }
 
+static int32_t check_positions(const qsae_model *m, int64_t n_tokens)
+{
+    if (!m->weights->positions || n_tokens <= m->config->max_positions)
+        return QSAE_OK;
+    return qsae__fail(QSAE_EINVAL, "%s: n_tokens %" PRId64 ": the model has %" PRId64
+                      " learned positions", m->weights->path, n_tokens, m->config->max_positions);
+}
+
 /* Makes the model's rotary tables reach n_tokens. */
 static int32_t grow_rope(qsae_model *m, int64_t n_tokens)
 {
-    const int64_t half = m->config->head_dim / 2;
+    const qsae__config *const c = m->config;
+    const int64_t half = qsae__rotary_pairs(c), dim = c->rotary_dim ? c->rotary_dim : c->head_dim;
     qsae__rope_tables fresh = { .n_tokens = n_tokens };
     if (m->rope.n_tokens >= n_tokens)
         return QSAE_OK;
     bool ok = true;
-    for (int t = 0; t < QSAE__LAYER_TYPES && ok; t++) {
+    for (int t = 0; t < QSAE__LAYER_TYPES && ok && half > 0; t++) {
         fresh.cosine[t] = qsae__alloc_array(m->ctx, n_tokens * half, sizeof(float));
         fresh.sine[t] = qsae__alloc_array(m->ctx, n_tokens * half, sizeof(float));
         ok = fresh.cosine[t] && fresh.sine[t];
         if (ok)
-            qsae__rope_table(&m->config->rope[t], m->config->head_dim, n_tokens, m->bf16,
-                             fresh.cosine[t], fresh.sine[t]);
+            qsae__rope_table(&c->rope[t], dim, n_tokens, m->bf16, fresh.cosine[t],
+                             fresh.sine[t]);
     }
     const qsae__rope_tables drop = ok ? m->rope : fresh;
     if (ok)
@@ -160,7 +174,9 @@ int32_t qsae__slab_open(qsae_context *ctx, qsae_model *const *models, int64_t n_
             return qsae__fail(QSAE_EMISMATCH, "models of width %" PRId64 " and %" PRId64
                               " cannot share a slab", width, models[i]->config->width);
         width = models[i]->config->width;
-        int32_t st = qsae__run_floats(models[i], n_seq, n_tokens, &floats);
+        int32_t st = check_positions(models[i], n_tokens);
+        if (st == QSAE_OK)
+            st = qsae__run_floats(models[i], n_seq, n_tokens, &floats);
         if (st == QSAE_OK)
             st = grow_rope(models[i], n_tokens);
         if (st != QSAE_OK)
@@ -215,6 +231,19 @@ struct embed {
     const qsae__ops *ops;
 };
 
+/* x[width] += the learned row of the position, where there are such. */
+static void add_position(const struct embed *e, int64_t position, float *x)
+{
+    const qsae__tensor *const t = e->m->weights->positions;
+    const int64_t d = e->m->config->width;
+    float part[256];
+    for (int64_t i = 0, n; t && i < d; i += n) {
+        n = qsae__min_i64(d - i, 256);
+        qsae__model_values(e->m, t, position * d + i, n, part);
+        e->ops->add(x + i, part, x + i, n, e->m->bf16);
+    }
+}
+
 static int32_t embed_row(void *arg, int64_t row, int32_t worker)
 {
     const struct embed *const e = arg;
@@ -227,12 +256,15 @@ static int32_t embed_row(void *arg, int64_t row, int32_t worker)
         if (e->m->bf16)
             e->ops->round_bf16(x, d);
     }
+    add_position(e, row % e->slab->n_tokens, x);
     return QSAE_OK;
 }
 
 int32_t qsae__model_embed(qsae_model *m, qsae__slab *slab)
 {
     int32_t st = qsae__model_check_ids(m, slab->ids, slab->n_seq, slab->n_tokens);
+    if (st == QSAE_OK)
+        st = check_positions(m, slab->n_tokens);
     if (st != QSAE_OK)
         return st;
     if (slab->width != m->config->width)

@@ -7,35 +7,54 @@
 #include "model/gguf.h"
 #include "model/internal.h"
 
-#define EMBED "embed_tokens.weight"
-
 const qsae__proj_slot qsae__proj_slots[QSAE__PROJ_COUNT] = {
-    [QSAE__Q_PROJ] = { "self_attn.q_proj", "q_proj", "attn" },
-    [QSAE__K_PROJ] = { "self_attn.k_proj", "k_proj", "attn" },
-    [QSAE__V_PROJ] = { "self_attn.v_proj", "v_proj", "attn" },
-    [QSAE__O_PROJ] = { "self_attn.o_proj", "o_proj", "attn" },
-    [QSAE__GATE_PROJ] = { "mlp.gate_proj", "gate_proj", "mlp" },
-    [QSAE__UP_PROJ] = { "mlp.up_proj", "up_proj", "mlp" },
-    [QSAE__DOWN_PROJ] = { "mlp.down_proj", "down_proj", "mlp" },
+    [QSAE__Q_PROJ] = { "self_attn.q_proj", "q_proj", "attn", QSAE__SIZE_Q, QSAE__SIZE_WIDTH },
+    [QSAE__K_PROJ] = { "self_attn.k_proj", "k_proj", "attn", QSAE__SIZE_KV, QSAE__SIZE_WIDTH },
+    [QSAE__V_PROJ] = { "self_attn.v_proj", "v_proj", "attn", QSAE__SIZE_KV, QSAE__SIZE_WIDTH },
+    [QSAE__O_PROJ] = { "self_attn.o_proj", "o_proj", "attn", QSAE__SIZE_WIDTH, QSAE__SIZE_Q },
+    [QSAE__GATE_PROJ] = { "mlp.gate_proj", "gate_proj", "mlp", QSAE__SIZE_MLP, QSAE__SIZE_WIDTH },
+    [QSAE__UP_PROJ] = { "mlp.up_proj", "up_proj", "mlp", QSAE__SIZE_MLP, QSAE__SIZE_WIDTH },
+    [QSAE__DOWN_PROJ] = { "mlp.down_proj", "down_proj", "mlp", QSAE__SIZE_WIDTH, QSAE__SIZE_MLP },
 };
 
 void qsae__proj_shape(const qsae__config *c, int proj, int64_t shape[2])
 {
+    const qsae__proj_slot *const slot = qsae__proj_slot_of(c, proj);
     const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
-    const int64_t out[] = { q, kv, kv, c->width, c->mlp_width, c->mlp_width, c->width };
-    const int64_t in[] = { c->width, c->width, c->width, q, c->width, c->width, c->mlp_width };
-    shape[0] = out[proj];
-    shape[1] = in[proj];
+    const int64_t sizes[] = { [QSAE__SIZE_WIDTH] = c->width, [QSAE__SIZE_Q] = q,
+                              [QSAE__SIZE_KV] = kv, [QSAE__SIZE_QKV] = q + 2 * kv,
+                              [QSAE__SIZE_MLP] = c->mlp_width };
+    shape[0] = sizes[slot->out];
+    shape[1] = sizes[slot->in];
 }
 
-/* The text model's names begin with whatever stands before the one embed_tokens.weight. */
+/* rtn axis=tl shares a scale between equal rows of all heads; q, k, v by head are such rows of one
+ * larger head. */
+int64_t qsae__proj_heads(const qsae__config *c, int proj)
+{
+    switch (c->family->qkv) {
+    case QSAE__QKV_SEPARATE:
+        return proj == QSAE__Q_PROJ                            ? c->heads
+               : proj == QSAE__K_PROJ || proj == QSAE__V_PROJ ? c->kv_heads
+                                                              : 0;
+    case QSAE__QKV_BY_HEAD:
+        return proj == QSAE__FUSED_QKV ? c->heads : 0;
+    default:
+        return proj == QSAE__FUSED_QKV ? -1 : 0;
+    }
+}
+
+/* The text model's names begin with whatever stands before the embedding's. */
 static int32_t find_prefix(qsae_weights *w)
 {
     const char *found = NULL;
+    char embed[64];
+    snprintf(embed, sizeof embed, "%s.weight", qsae__family_embed(w->config.family));
+    const size_t m = strlen(embed);
     for (int64_t i = 0; i < qsae__tensors_len(w->tensors); i++) {
         const char *name = qsae__tensors_at(w->tensors, i)->name;
-        const size_t n = strlen(name), m = strlen(EMBED);
-        if (n < m || strcmp(name + n - m, EMBED) != 0 || (n > m && name[n - m - 1] != '.'))
+        const size_t n = strlen(name);
+        if (n < m || strcmp(name + n - m, embed) != 0 || (n > m && name[n - m - 1] != '.'))
             continue;
         if (found)
             return qsae__fail(QSAE_EFORMAT,
@@ -44,8 +63,8 @@ static int32_t find_prefix(qsae_weights *w)
         found = name;
     }
     if (!found)
-        return qsae__fail(QSAE_ENOENT, "%s: no tensor named *" EMBED, w->path);
-    w->prefix = qsae__strndup(w->ctx, found, strlen(found) - strlen(EMBED));
+        return qsae__fail(QSAE_ENOENT, "%s: no tensor named *%s", w->path, embed);
+    w->prefix = qsae__strndup(w->ctx, found, strlen(found) - m);
     return w->prefix ? QSAE_OK : QSAE_ENOMEM;
 }
 
@@ -68,12 +87,13 @@ static int32_t need(qsae_weights *w, const char *name, int32_t rank, const int64
 
 /* A matrix by its module's name: as the checkpoint encodes it, or plain. */
 static int32_t need_matrix(qsae_weights *w, const char *module, int64_t rows, int64_t cols,
-                           qsae__matrix *out)
+                           bool transposed, qsae__matrix *out)
 {
-    const int64_t shape[2] = { rows, cols };
+    const int64_t shape[2] = { transposed ? cols : rows, transposed ? rows : cols };
     const size_t size = strlen(module) + sizeof ".weight";
     const qsae__tensor *t = NULL;
-    *out = (qsae__matrix){ .rows = rows, .cols = cols, .name = qsae__alloc(w->ctx, size) };
+    *out = (qsae__matrix){ .rows = rows, .cols = cols, .name = qsae__alloc(w->ctx, size),
+                           .transposed = transposed };
     if (!out->name)
         return QSAE_ENOMEM;
     snprintf(out->name, size, "%s.weight", module);
@@ -97,7 +117,8 @@ static int32_t need_matrix(qsae_weights *w, const char *module, int64_t rows, in
 static int32_t need_vector(qsae_weights *w, int64_t layer, const char *path, const char *suffix,
                            int64_t n, char *buffer, size_t size, const qsae__tensor **out)
 {
-    snprintf(buffer, size, "%slayers.%" PRId64 ".%s%s", w->prefix, layer, path, suffix);
+    snprintf(buffer, size, "%s%s.%" PRId64 ".%s%s", w->prefix,
+             qsae__family_layers(w->config.family), layer, path, suffix);
     return need(w, buffer, 1, &n, out);
 }
 
@@ -106,13 +127,14 @@ static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t siz
     const qsae__config *const c = &w->config;
     qsae__layer_tensors *const l = &w->layers[layer];
     int32_t st = QSAE_OK;
-    for (int p = 0; p < QSAE__PROJ_COUNT && st == QSAE_OK; p++) {
-        const qsae__proj_slot *const slot = &qsae__proj_slots[p];
+    for (int p = 0; p < qsae__projs(c) && st == QSAE_OK; p++) {
+        const qsae__proj_slot *const slot = qsae__proj_slot_of(c, p);
         const bool bias = !strcmp(slot->group, "attn") ? c->attention_bias : c->mlp_bias;
         int64_t shape[2];
         qsae__proj_shape(c, p, shape);
-        snprintf(name, size, "%slayers.%" PRId64 ".%s", w->prefix, layer, slot->path);
-        st = need_matrix(w, name, shape[0], shape[1], &l->weight[p]);
+        snprintf(name, size, "%s%s.%" PRId64 ".%s", w->prefix, qsae__family_layers(c->family), layer,
+                 slot->path);
+        st = need_matrix(w, name, shape[0], shape[1], c->family->transposed, &l->weight[p]);
         if (st == QSAE_OK && bias)
             st = need_vector(w, layer, slot->path, ".bias", shape[0], name, size, &l->bias[p]);
     }
@@ -120,6 +142,9 @@ static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t siz
         const int64_t d = n == QSAE__NORM_Q || n == QSAE__NORM_K ? c->head_dim : c->width;
         if (c->family->norms[n])
             st = need_vector(w, layer, c->family->norms[n], ".weight", d, name, size, &l->norm[n]);
+        if (st == QSAE_OK && c->family->norms[n] && c->family->norm == QSAE__NORM_LAYER)
+            st = need_vector(w, layer, c->family->norms[n], ".bias", d, name, size,
+                             &l->norm_bias[n]);
     }
     return st;
 }
@@ -127,7 +152,8 @@ static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t siz
 /* "x.weight" stands for module x, whatever the checkpoint encodes it with. */
 static const qsae__tensor *find_head_tensor(const qsae_weights *w, const char **module)
 {
-    static const char *const modules[] = { "lm_head", "language_model.lm_head" };
+    const char *const modules[] = { qsae__family_head(w->config.family), "lm_head",
+                                    "language_model.lm_head" };
     static const char *const keys[] = { "weight", "qweight", "weight_packed" };
     for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++)
         for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
@@ -152,7 +178,7 @@ static int32_t find_head(qsae_weights *w)
     const qsae__tensor *const stored = find_head_tensor(w, &module),
                        *const embed = w->embed.tensor;
     if (stored && !w->config.tied)
-        return need_matrix(w, module, w->config.vocab, w->config.width, &w->head);
+        return need_matrix(w, module, w->config.vocab, w->config.width, false, &w->head);
     w->config.tied = true;
     if (stored && (!embed || stored->dtype != embed->dtype || stored->bytes != embed->bytes ||
                    memcmp(stored->data, embed->data, (size_t)stored->bytes) != 0))
@@ -182,18 +208,27 @@ static int32_t find_tensors(qsae_weights *w)
     const size_t size = strlen(w->prefix) + 128;
     char *name = qsae__alloc(w->ctx, size);
     w->layers = qsae__calloc(w->ctx, c->layers, sizeof *w->layers);
-    w->packed = qsae__calloc(w->ctx, c->layers * QSAE__PROJ_COUNT + 1, sizeof *w->packed);
+    w->packed = qsae__calloc(w->ctx, c->layers * qsae__projs(c) + 1, sizeof *w->packed);
     if (!name || !w->layers || !w->packed) {
         qsae__free(w->ctx, name);
         return QSAE_ENOMEM;
     }
-    snprintf(name, size, "%sembed_tokens", w->prefix);
-    int32_t st = need_matrix(w, name, c->vocab, c->width, &w->embed);
+    snprintf(name, size, "%s%s", w->prefix, qsae__family_embed(c->family));
+    int32_t st = need_matrix(w, name, c->vocab, c->width, false, &w->embed);
+    if (st == QSAE_OK && c->family->positions) {
+        const int64_t shape[2] = { c->max_positions, c->width };
+        snprintf(name, size, "%s%s.weight", w->prefix, c->family->positions);
+        st = need(w, name, 2, shape, &w->positions);
+    }
     for (int64_t n = 0; n < c->layers && st == QSAE_OK; n++)
         st = find_layer(w, n, name, size);
     if (st == QSAE_OK) {
-        snprintf(name, size, "%snorm.weight", w->prefix);
+        snprintf(name, size, "%s%s.weight", w->prefix, qsae__family_final_norm(c->family));
         st = need(w, name, 1, &c->width, &w->norm);
+    }
+    if (st == QSAE_OK && c->family->norm == QSAE__NORM_LAYER) {
+        snprintf(name, size, "%s%s.bias", w->prefix, qsae__family_final_norm(c->family));
+        st = need(w, name, 1, &c->width, &w->norm_bias);
     }
     if (st == QSAE_OK)
         st = find_head(w);
@@ -214,12 +249,13 @@ static void matrix_free(qsae_context *ctx, qsae__matrix *m)
 static void weights_free(qsae_weights *w)
 {
     qsae_context *const ctx = w->ctx;
-    for (int64_t i = 0; w->layers && i < w->config.layers * QSAE__PROJ_COUNT; i++)
-        matrix_free(ctx, &w->layers[i / QSAE__PROJ_COUNT].weight[i % QSAE__PROJ_COUNT]);
+    const int64_t projs = w->layers ? qsae__projs(&w->config) : 0;
+    for (int64_t i = 0; i < w->config.layers * projs; i++)
+        matrix_free(ctx, &w->layers[i / projs].weight[i % projs]);
     matrix_free(ctx, &w->embed);
     matrix_free(ctx, &w->head);
     qsae__scheme_close(ctx, &w->scheme);
-    for (int64_t i = 0; w->packed && i <= w->config.layers * QSAE__PROJ_COUNT; i++)
+    for (int64_t i = 0; w->packed && i <= w->config.layers * projs; i++)
         qsae__packed_close(&w->packed[i]);
     qsae__free(ctx, w->packed);
     qsae__tensors_unref(&w->tensors);
@@ -241,8 +277,8 @@ qsae__source qsae__matrix_source(const qsae_weights *w, const qsae__matrix *m, i
         .round = round,
         .n_out = m->rows,
         .n_in = m->cols,
-        .out_stride = m->cols,
-        .in_stride = 1,
+        .out_stride = m->transposed ? 1 : m->cols,
+        .in_stride = m->transposed ? m->rows : 1,
         .stored = m->stored,
     };
 }
@@ -412,14 +448,28 @@ static const qsae__matrix *find_matrix(const qsae_weights *w, const char *module
 {
     const size_t n = strlen(module);
     const qsae__matrix *const ends[] = { &w->embed, &w->head };
-    for (int64_t i = 0; i < w->config.layers * QSAE__PROJ_COUNT + 2; i++) {
+    const int projs = qsae__projs(&w->config);
+    for (int64_t i = 0; i < w->config.layers * projs + 2; i++) {
         const int64_t at = i - 2;
         const qsae__matrix *const m =
-            i < 2 ? ends[i] : &w->layers[at / QSAE__PROJ_COUNT].weight[at % QSAE__PROJ_COUNT];
+            i < 2 ? ends[i] : &w->layers[at / projs].weight[at % projs];
         if (m->name && !strncmp(m->name, module, n) && !strcmp(m->name + n, ".weight"))
             return m;
     }
     return NULL;
+}
+
+/* A copy of a plain matrix in the order of its rows. */
+static int32_t turned(const qsae_weights *w, const qsae__matrix *m, qsae_qmatrix **out)
+{
+    const qsae__source src = qsae__matrix_source(w, m, 0);
+    qsae__condition c;
+    int32_t st = qsae__condition_parse(w->ctx, "none", &c);
+    if (st != QSAE_OK)
+        return st;
+    st = qsae__qmatrix_encode(w->ctx, &c, &src, 0, out);
+    qsae__condition_free(w->ctx, &c);
+    return st;
 }
 
 int32_t qsae_weights_matrix(const qsae_weights *weights, const char *module, qsae_qmatrix **out)
@@ -432,6 +482,8 @@ int32_t qsae_weights_matrix(const qsae_weights *weights, const char *module, qsa
     if (!m)
         return qsae__fail(QSAE_ENOENT, "%s: no matrix of a module named %.200s", weights->path,
                           module);
+    if (m->transposed && !m->stored)
+        return turned(weights, m, out);
     *out = qsae__qmatrix_ref(m->stored);
     return m->stored ? QSAE_OK
                      : qsae__ggml_open(weights->ctx, weights->tensors, m->tensor, out);

@@ -343,7 +343,7 @@ static const struct {
     { LLAMA "\"bos_token_id\":\"<s>\"}", QSAE_EFORMAT, "bos_token_id" },
     { LLAMA "\"attention_bias\":1}", QSAE_EFORMAT, "attention_bias" },
     { LLAMA "\"vocab_size\":1,\"vocab_size\":2}", QSAE_EFORMAT, "vocab_size" },
-    { GEMMA "\"hidden_activation\":\"gelu_new\"}", QSAE_EUNSUPPORTED, "gelu_new" },
+    { GEMMA "\"hidden_activation\":\"relu2\"}", QSAE_EUNSUPPORTED, "relu2" },
     { GEMMA "\"use_bidirectional_attention\":true}", QSAE_EUNSUPPORTED, "bidirectional" },
     { GEMMA "\"layer_types\":[\"full_attention\"]}", QSAE_EFORMAT, "layer_types" },
     { GEMMA "\"layer_types\":[\"full_attention\",\"chunked_attention\"]}", QSAE_EUNSUPPORTED,

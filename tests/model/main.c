@@ -11,7 +11,9 @@ const char *const test_models[] = { "llama_gqa",     "llama_bias",     "llama_ro
                                     "gemma3_cap",    "gemma3_wrapper", "gemma3_wrapper_new",
                                     "gemma3_sharded", "gemma2_cap",    "gemma2_types",
                                     "gemma2_old",     "qwen3_windows", "qwen3_flat",
-                                    "mistral_window", "mistral_full" };
+                                    "mistral_window", "mistral_full",  "neox_parallel",
+                                    "neox_sequential", "neox_tied",    "gpt2_small",
+                                    "gpt2_layers" };
 const int n_test_models = (int)(sizeof test_models / sizeof test_models[0]);
 
 const char *test_folder(void)

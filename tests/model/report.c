@@ -51,7 +51,7 @@ static void test_codecs(void **state)
         OK(qsae_weights_open(ctx, test_model_path(test_models[m]), &w));
         OK(qsae_weights_get_info(w, &info));
         const int64_t n = qsae_weights_matrix_count(w, NULL);
-        assert_int_equal(n, info.layers * 7 + (info.tied ? 1 : 2));
+        assert_int_equal(n, info.layers * qsae__projs(&w->config) + (info.tied ? 1 : 2));
         for (size_t s = 0; s < sizeof specs / sizeof specs[0]; s++) {
             qsae_quantizer *z = NULL;
             qsae_model *model = NULL;
@@ -61,7 +61,7 @@ static void test_codecs(void **state)
             qsae_model_settings_init(&settings, sizeof settings);
             settings.condition = specs[s];
             if (qsae_model_open(w, &settings, &model))
-                continue; /* inputs that are no whole blocks */
+                continue; /* inputs that are no whole blocks; GPT-2's layout under axis=tl */
             OK(qsae_model_get_cost(model, &cost));
             qsae_model_close(&model);
             OK(qsae_quantizer_open(ctx, specs[s], &z));
@@ -69,13 +69,15 @@ static void test_codecs(void **state)
                 const qsae_weight_error e = error_at(w, NULL, specs[s], i);
                 const bool q = strstr(e.module, "q_proj"), kv = strstr(e.module, "k_proj") ||
                                                                 strstr(e.module, "v_proj");
+                const bool fused = strstr(e.module, "query_key_value");
                 char path[200];
                 qsae_qmatrix *encoded = NULL;
                 qsae_weight_error want = { .struct_size = sizeof want };
-                assert_int_equal(e.layer, i / 7);
-                snprintf(path, sizeof path, "%slayers.%d.%s", w->prefix, (int)e.layer, e.module);
+                assert_int_equal(e.layer, i / qsae__projs(&w->config));
+                snprintf(path, sizeof path, "%s%s.%d.%s", w->prefix,
+                         qsae__family_layers(w->config.family), (int)e.layer, e.module);
                 const qsae_rows r = rows_of(w, path, info.dtype);
-                OK(qsae_quantizer_encode(z, &r, q ? info.heads : kv ? info.kv_heads : 0, 0,
+                OK(qsae_quantizer_encode(z, &r, q || fused ? info.heads : kv ? info.kv_heads : 0, 0,
                                          &encoded));
                 OK(qsae_qmatrix_error(encoded, &r, &want));
                 same_error(&e, &want);
