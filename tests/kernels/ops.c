@@ -37,7 +37,8 @@ void test_ops_accuracy(void **state)
     const qsae__ops *ops = qsae__ops_get(ctx);
     float x[N], y[N];
     uint32_t seed = 7;
-    double worst_exp = 0, worst_tanh = 0, worst_silu = 0, worst_gelu = 0;
+    double worst_exp = 0, worst_tanh = 0, worst_silu = 0, worst_gelu = 0, worst_erf = 0;
+    double worst_exact = 0;
     for (int round = 0; round < 200; round++) {
         const float scale = (float[]){ 0.001f, 0.1f, 1, 10, 87 }[round % 5];
         for (int i = 0; i < N; i++)
@@ -48,6 +49,16 @@ void test_ops_accuracy(void **state)
         ops->tanh(x, y, N);
         for (int i = 0; i < N; i++)
             worst_tanh = fmax(worst_tanh, ulp_error(y[i], tanh((double)x[i])));
+        ops->erf(x, y, N);
+        for (int i = 0; i < N; i++)
+            worst_erf = fmax(worst_erf, ulp_error(y[i], erf((double)x[i])));
+        ops->gelu(x, y, N);
+        for (int i = 0; i < N; i++) { /* 1 + erf cancels as below */
+            const double want = 0.5 * (double)x[i] * (1 + erf((double)x[i] * sqrt(0.5)));
+            worst_exact = fmax(worst_exact, fmin(ulp_error(y[i], want),
+                                                 fabs((double)y[i] - want) /
+                                                     (0x1p-24 * fabs((double)x[i]) + 1e-300)));
+        }
         ops->silu(x, y, N);
         for (int i = 0; i < N; i++)
             worst_silu = fmax(worst_silu, ulp_error(y[i], silu((double)x[i])));
@@ -59,6 +70,8 @@ void test_ops_accuracy(void **state)
     }
     assert_true(worst_exp < 2);
     assert_true(worst_tanh < 2.5);
+    assert_true(worst_erf < 2);
+    assert_true(worst_exact < 4);
     assert_true(worst_silu < 4);
     assert_true(worst_gelu < 5);
     qsae_context_close(&ctx);
@@ -71,7 +84,7 @@ static int64_t all_ops(const qsae__ops *ops, const float *x, const float *z, con
                        int64_t n, float *out)
 {
     float *o = out;
-    const unary list[] = { ops->exp, ops->tanh, ops->silu, ops->gelu_tanh };
+    const unary list[] = { ops->exp, ops->tanh, ops->silu, ops->gelu_tanh, ops->erf, ops->gelu };
     for (size_t i = 0; i < sizeof list / sizeof list[0]; i++, o += n)
         list[i](x, o, n);
     for (int32_t bf16 = 0; bf16 < 2; bf16++) {
@@ -79,7 +92,9 @@ static int64_t all_ops(const qsae__ops *ops, const float *x, const float *z, con
         ops->add(x, z, o + n, n, bf16);
         ops->norm_gemma(x, 0.37f, w, o + 2 * n, n, bf16);
         ops->norm_llama(x, 0.37f, w, o + 3 * n, n, bf16);
-        o += 4 * n;
+        ops->norm_layer(x, 0.3f, 1.7f, w, z, o + 4 * n, n, bf16);
+        ops->gelu_new(x, o + 5 * n, n, bf16);
+        o += 6 * n;
         if (n % 2 == 0) {
             ops->rope(x, z, w, o, n / 2, bf16);
             o += n;
@@ -94,6 +109,11 @@ static int64_t all_ops(const qsae__ops *ops, const float *x, const float *z, con
     o += n + 1;
     *o++ = ops->max(x, n);
     *o++ = ops->sum_sq(x, n);
+    if (n > 0)
+        ops->moments(x, n, o, o + 1);
+    else
+        o[0] = o[1] = 0;
+    o += 2;
     const double sums[2] = { ops->sum_exp(x, 1.5f, n), ops->sum_exp_diff(x, 1.5f, z, n) };
     memcpy(o, sums, sizeof sums);
     return o - out + 4;
@@ -138,17 +158,46 @@ void test_ops_levels(void **state)
     free(other);
 }
 
+/* LayerNorm's parts against binary64, and GPT-2's GELU in bf16. */
+static void check_layer_norm(const qsae__ops *ops, uint32_t *seed)
+{
+    float x[133], mean, variance;
+    for (int n = 1; n <= 133; n += 11) {
+        double m = 0, v = 0;
+        for (int i = 0; i < n; i++)
+            x[i] = next_float(seed) + 100;
+        for (int i = 0; i < n; i++)
+            m += (double)x[i] / n;
+        for (int i = 0; i < n; i++)
+            v += ((double)x[i] - m) * ((double)x[i] - m) / n;
+        ops->moments(x, n, &mean, &variance);
+        assert_true(ulp_error(mean, m) < 0.51 && fabs((double)variance - v) <= 1e-6 * v + 1e-12);
+    }
+    const float in[] = { 1.2578125f, -0.76953125f, 3 };
+    float out[3];
+    ops->gelu_new(in, out, 3, 1);
+    for (int i = 0; i < 3; i++) {
+        const float rounded = qsae__bf16_to_f32(qsae__f32_to_bf16(out[i]));
+        assert_true(out[i] == rounded && fabs((double)out[i] - gelu((double)in[i])) < 0.01);
+    }
+}
+
 void test_ops_special(void **state)
 {
     (void)state;
     for (int level = 0; level_name(level); level++) {
         qsae_context *ctx = open_context(level_name(level), 1);
         const qsae__ops *ops = qsae__ops_get(ctx);
+        uint32_t seed = 5;
+        check_layer_norm(ops, &seed);
         const float x[] = { -INFINITY, INFINITY, NAN, 0, -0.0f, 88.9f, -103.9f, -200, 200 };
         float y[9];
         ops->exp(x, y, 9);
         assert_true(y[0] == 0 && isinf(y[1]) && isnan(y[2]) && y[3] == 1 && y[4] == 1);
         assert_true(isinf(y[5]) && y[6] >= 0 && y[6] < 3e-45f && y[7] == 0 && isinf(y[8]));
+        ops->erf(x, y, 9);
+        assert_true(y[0] == -1 && y[1] == 1 && isnan(y[2]) && y[3] == 0 && signbit(y[4]));
+        assert_true(y[7] == -1 && y[8] == 1);
         ops->tanh(x, y, 9);
         assert_true(y[0] == -1 && y[1] == 1 && isnan(y[2]) && y[3] == 0 && signbit(y[4]));
         ops->silu(x + 3, y, 6);
