@@ -286,6 +286,8 @@ static void test_frequencies(void **state)
 
 #define QWEN3 "{\"model_type\":\"qwen3\",\"num_hidden_layers\":2,"
 #define MISTRAL "{\"model_type\":\"mistral\",\"num_hidden_layers\":2,"
+#define NEOX "{\"model_type\":\"gpt_neox\","
+#define GPT2 "{\"model_type\":\"gpt2\","
 
 static const struct {
     const char *json;
@@ -353,6 +355,18 @@ static const struct {
     { GEMMA "\"sliding_window\":null}", QSAE_EFORMAT, "sliding_window" },
     { GEMMA "\"sliding_window\":0}", QSAE_EFORMAT, "sliding_window" },
     { GEMMA "\"query_pre_attn_scalar\":0}", QSAE_EFORMAT, "query_pre_attn_scalar" },
+    { NEOX "\"hidden_act\":\"relu2\"}", QSAE_EUNSUPPORTED, "relu2" },
+    { NEOX "\"rotary_pct\":1.5}", QSAE_EFORMAT, "rotary_pct" },
+    { NEOX "\"rotary_pct\":0.001}", QSAE_EFORMAT, "rotary_pct" },
+    { NEOX "\"hidden_size\":15,\"num_attention_heads\":3,\"rotary_pct\":1}", QSAE_EFORMAT,
+      "rotary_pct" },
+    { NEOX "\"layer_norm_eps\":0}", QSAE_EFORMAT, "layer_norm_eps" },
+    { NEOX "\"use_parallel_residual\":1}", QSAE_EFORMAT, "use_parallel_residual" },
+    { GPT2 "\"n_embd\":0}", QSAE_EFORMAT, "n_embd" },
+    { GPT2 "\"n_head\":7}", QSAE_EFORMAT, "768" },
+    { GPT2 "\"n_inner\":\"4\"}", QSAE_EFORMAT, "n_inner" },
+    { GPT2 "\"reorder_and_upcast_attn\":true}", QSAE_EUNSUPPORTED, "reorder_and_upcast_attn" },
+    { GPT2 "\"add_cross_attention\":true}", QSAE_EUNSUPPORTED, "add_cross_attention" },
     { GEMMA "\"final_logit_softcapping\":-30}", QSAE_EFORMAT, "final_logit_softcapping" },
     { "{\"model_type\":\"mistral3\"}", QSAE_EUNSUPPORTED, "\"mistral3\"" },
     { QWEN3 "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}}", QSAE_EUNSUPPORTED, "yarn" },
@@ -375,6 +389,81 @@ static const struct {
     { MISTRAL "\"num_attention_heads\":4,\"head_dim\":8}", QSAE_EFORMAT, "num_key_value_heads 8" },
     { MISTRAL "\"head_dim\":9}", QSAE_EFORMAT, "head_dim" },
 };
+
+/* GPT-NeoX and GPT-2: defaults, and the spellings of both generations of files. */
+static void test_layer_norm_families(void **state)
+{
+    qsae_context *ctx = test_context(1, NULL);
+    qsae__config c;
+    (void)state;
+    load(ctx, "{\"model_type\":\"gpt_neox\",\"rms_norm_eps\":1}", &c);
+    assert_int_equal(c.vocab, 50432);
+    assert_int_equal(c.width, 6144);
+    assert_int_equal(c.mlp_width, 24576);
+    assert_int_equal(c.layers, 44);
+    assert_int_equal(c.heads, 64);
+    assert_int_equal(c.max_positions, 2048);
+    assert_int_equal(c.rotary_dim, 24);
+    assert_true(c.parallel && c.attention_bias && c.mlp_bias && !c.tied && c.eps == 1e-5);
+    assert_int_equal(c.bos, 0);
+    assert_int_equal(c.eos, 2);
+    qsae__config_free(ctx, &c);
+    load(ctx, "{\"model_type\":\"gpt_neox\",\"rotary_pct\":1,\"rotary_emb_base\":500,"
+              "\"use_parallel_residual\":false}", &c);
+    assert_true(c.rotary_dim == 96 && c.rope[QSAE__FULL].theta == 500 && !c.parallel);
+    qsae__config_free(ctx, &c);
+    load(ctx, "{\"model_type\":\"gpt_neox\",\"rotary_emb_base\":500,\"rope_parameters\":"
+              "{\"rope_theta\":200,\"partial_rotary_factor\":0.14}}", &c);
+    assert_true(c.rotary_dim == 13 && c.rope[QSAE__FULL].theta == 200);
+    assert_int_equal(qsae__rotary_pairs(&c), 7);
+    qsae__config_free(ctx, &c);
+    load(ctx, "{\"model_type\":\"gpt2\"}", &c);
+    assert_int_equal(c.vocab, 50257);
+    assert_int_equal(c.width, 768);
+    assert_int_equal(c.mlp_width, 3072);
+    assert_int_equal(c.layers, 12);
+    assert_int_equal(c.heads, 12);
+    assert_int_equal(c.max_positions, 1024);
+    assert_int_equal(qsae__rotary_pairs(&c), 0);
+    assert_true(c.tied && !c.scale_by_layer && c.attn_scale == 0.125);
+    assert_int_equal(c.activation, QSAE__ACT_GELU_NEW);
+    assert_int_equal(c.eos, 50256);
+    qsae__config_free(ctx, &c);
+    load(ctx, "{\"model_type\":\"gpt2\",\"hidden_size\":48,\"n_inner\":null,"
+              "\"scale_attn_weights\":false,\"n_ctx\":7}", &c);
+    assert_true(c.width == 48 && c.mlp_width == 192 && c.attn_scale == 1);
+    qsae__config_free(ctx, &c);
+    qsae_context_close(&ctx);
+}
+
+/* What a fused matrix and learned positions do not take. */
+static void test_layer_norm_limits(void **state)
+{
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_model_settings s;
+    qsae_weights *w = NULL;
+    qsae_model *m = NULL;
+    int32_t ids[25] = { 0 };
+    qsae_pass p;
+    (void)state;
+    qsae_model_settings_init(&s, sizeof s);
+    OK(qsae_weights_open(ctx, test_model_path("gpt2_small"), &w));
+    s.condition = "rtn:bits=4,axis=tl";
+    REFUSED(qsae_model_open(w, &s, &m), QSAE_EUNSUPPORTED, "h.0.attn.c_attn.weight");
+    s.condition = "rtn:bits=4,axis=tl@only=mlp";
+    OK(qsae_model_open(w, &s, &m));
+    qsae_pass_init(&p, sizeof p);
+    p.ids = ids;
+    p.n_seq = 1;
+    p.n_tokens = 24;
+    p.stop_layer = 1;
+    OK(qsae_model_forward(m, &p));
+    p.n_tokens = 25;
+    REFUSED(qsae_model_forward(m, &p), QSAE_EINVAL, "24 learned positions");
+    qsae_model_close(&m);
+    qsae_weights_close(&w);
+    qsae_context_close(&ctx);
+}
 
 static void test_refused(void **state)
 {
@@ -695,6 +784,8 @@ const struct CMUnitTest config_tests[] = {
     cmocka_unit_test(test_gemma2),   cmocka_unit_test(test_attention_default),
     cmocka_unit_test(test_qwen3),    cmocka_unit_test(test_mistral),
     cmocka_unit_test(test_frequencies),
+    cmocka_unit_test(test_layer_norm_families),
+    cmocka_unit_test(test_layer_norm_limits),
     cmocka_unit_test(test_refused),  cmocka_unit_test(test_tensors),
     cmocka_unit_test(test_hash),     cmocka_unit_test(test_tied),
     cmocka_unit_test(test_rounded_weights), cmocka_unit_test(test_open),
