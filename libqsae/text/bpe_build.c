@@ -66,10 +66,12 @@ static int32_t byte_token(const qsae__bpe *b, const char *s)
 static int ends_of(const qsae__bpe *b, const char *s, size_t size, bool last, int32_t out[3])
 {
     const char *c = last ? qsae__utf8_prev(s + size) : s;
+    const uint32_t code = qsae__utf8_get(c);
     const size_t unk = b->unk_token != NULL && b->unk >= 0 ? strlen(b->unk_token) : 0;
     int n = 0;
 
-    out[n] = qsae__vocab_find(&b->vocab, c, last ? (size_t)(s + size - c) : qsae__utf8_len(*s));
+    out[n] = code < QSAE__CHAR_IDS ? b->char_ids[code]
+                                   : qsae__vocab_find(&b->vocab, c, qsae__utf8_len(*c));
     n += out[n] >= 0;
     if (size >= 6) {
         out[n] = byte_token(b, last ? s + size - 6 : s);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * GPT-2's own files, vocab.json and merges.txt, with what may lie beside them: the files
- * tokenizer_config.json, special_tokens_map.json and added_tokens.json. They are put together as the tokenizer.json that
- * transformers' GPT2Tokenizer makes of them (5.x, tokenization_gpt2.py), which is then read.
+ * GPT-2's own files, vocab.json and merges.txt, with what may lie beside them
+ * (tokenizer_config.json, special_tokens_map.json, added_tokens.json). They are put together as the
+ * tokenizer.json that transformers' GPT2Tokenizer makes of them (5.x, tokenization_gpt2.py), which
+ * is then read.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -62,10 +62,11 @@ int32_t qsae__tokenizer_read_gguf(qsae_tokenizer *t, const qsae__gguf *file);
  * qsae_tokenizer_token shows it), and BOS is the same token if both name one, or one puts it in
  * front of a text. Two tokenizer.json, or two GGUF files, must also agree in whether BOS is put in
  * front, in merges, normalizer, pre-tokenizer and added tokens, in whatever spelling versions of
- * transformers save them; one of each need not, since they spell these differently. QSAE_OK if so, and `why` names what else differs ("differ in: EOS") or
- * is ""; else QSAE_EMISMATCH, and `why` (also the error message) names the first difference: the
- * size, an id with both texts, the BOS rule, a part. Fillers for ids without token ("unused" in
- * GGUF files) are no tokens. QSAE_EINVAL, QSAE_ENOMEM.
+ * transformers save them; one of each need not, since they spell these differently.
+ * QSAE_OK if so, and `why` names what else differs ("differ in: EOS") or is ""; else
+ * QSAE_EMISMATCH, and `why` (also the error message) names the first difference: the size, an id
+ * with both texts, the BOS rule, a part. Fillers for ids without token ("unused" in GGUF files) are
+ * no tokens. QSAE_EINVAL, QSAE_ENOMEM.
  * why: [size] receives text, cut to fit; NULL if size is 0
  */
 int32_t qsae__tokenizer_compare(const qsae_tokenizer *a, const qsae_tokenizer *b, char *why,
