@@ -253,13 +253,15 @@ static void op_moments(const float *x, int64_t n, float *mean, float *variance)
 static void op_norm_layer(const float *x, float mean, float r, const float *w, const float *b,
                           float *y, int64_t n, int32_t bf16)
 {
-    for (int64_t i = 0; i < n; i += LANES) {
-        const int64_t m = n - i < LANES ? n - i : LANES;
-        v16 v = v_set(0.0f), g = v, c = v;
-        memcpy(&v, x + i, (size_t)m * sizeof *x);
-        memcpy(&g, w + i, (size_t)m * sizeof *w);
-        memcpy(&c, b + i, (size_t)m * sizeof *b);
-        const v16 out = (v - mean) * r * g + c;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const v16 out = (v_load(x + i) - mean) * r * v_load(w + i) + v_load(b + i);
+        v_store(y + i, bf16 ? v_round_bf16(out) : out);
+    }
+    if (i < n) {
+        const int64_t m = n - i;
+        const v16 v = v_load_part(x + i, m, 0.0f), g = v_load_part(w + i, m, 0.0f);
+        const v16 out = (v - mean) * r * g + v_load_part(b + i, m, 0.0f);
         v_store_part(y + i, bf16 ? v_round_bf16(out) : out, m);
     }
 }

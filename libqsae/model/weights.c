@@ -132,8 +132,8 @@ static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t siz
         const bool bias = !strcmp(slot->group, "attn") ? c->attention_bias : c->mlp_bias;
         int64_t shape[2];
         qsae__proj_shape(c, p, shape);
-        snprintf(name, size, "%s%s.%" PRId64 ".%s", w->prefix, qsae__family_layers(c->family), layer,
-                 slot->path);
+        snprintf(name, size, "%s%s.%" PRId64 ".%s", w->prefix, qsae__family_layers(c->family),
+                 layer, slot->path);
         st = need_matrix(w, name, shape[0], shape[1], c->family->transposed, &l->weight[p]);
         if (st == QSAE_OK && bias)
             st = need_vector(w, layer, slot->path, ".bias", shape[0], name, size, &l->bias[p]);

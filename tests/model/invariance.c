@@ -34,6 +34,10 @@ static const struct variant variants[] = {
     { "gemma2_cap", NULL, QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
     { "gemma2_cap", NULL, QSAE_COMPUTE_BF16, QSAE_ATTN_SDPA },
     { "gemma2_types", "nf4", QSAE_COMPUTE_BF16, QSAE_ATTN_DEFAULT },
+    { "neox_parallel", "nf4", QSAE_COMPUTE_BF16, QSAE_ATTN_SDPA },
+    { "neox_sequential", NULL, QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
+    { "gpt2_layers", NULL, QSAE_COMPUTE_BF16, QSAE_ATTN_EAGER },
+    { "gpt2_layers", "rtn:bits=6", QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
 };
 #define N_VARIANTS ((int)(sizeof variants / sizeof variants[0]))
 

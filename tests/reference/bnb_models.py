@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Tiny models, and the bitsandbytes folders that transformers makes of them.
 
-models/bnb_source, neox_source and gpt2_source are plain; each models/bnb_* is what save_pretrained writes after loading it with a
-BitsAndBytesConfig, with reference.safetensors: token ids, logits of the loaded model (its bf16
-dtype), and its decoded weights. bitsandbytes' AVX-512 decoding of matrices whose rows are no whole
-blocks is wrong (bitsandbytes.md F), and its AVX512-BF16 layers round block maxima: here every layer
-multiplies by what the package's own portable decoder gives.
+models/bnb_source, neox_source and gpt2_source are plain; each models/bnb_*, neox_nf4 and so on is
+what save_pretrained writes after loading one with a BitsAndBytesConfig, with reference.safetensors:
+token ids, logits of the loaded model (its bf16 dtype), and its decoded weights. bitsandbytes'
+AVX-512 decoding of matrices whose rows are no whole blocks is wrong (bitsandbytes.md F), and its
+AVX512-BF16 layers round block maxima: here every layer multiplies by what the package's own
+portable decoder gives.
 """
 
 from common import one_thread, output_folder, save

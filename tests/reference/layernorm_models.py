@@ -86,6 +86,7 @@ MODELS = {
     "gpt2_layers": dict(
         config=gpt2(
             n_embd=20,
+            n_positions=160,
             n_head=4,
             n_inner=28,
             activation_function="gelu",
@@ -207,7 +208,8 @@ def reorder(model, seed):
         take(model.lm_head.weight, d, 1)
     for block in blocks:
         if conv:
-            qkv, out, up, down = block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
+            qkv, out = block.attn.c_attn, block.attn.c_proj
+            up, down = block.mlp.c_fc, block.mlp.c_proj
         else:
             qkv, out = block.attention.query_key_value, block.attention.dense
             up, down = block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h
