@@ -33,6 +33,8 @@ static const char usage[] =
     "  --score-from N             positions of a chunk or window before N are not scored\n"
     "  --bos POLICY               none, stream_start, doc_start, chunk_start or chunk_replace\n"
     "  --tokens N                 stop after the chunk that reaches N tokens\n"
+    "  --order FILE               documents to read, by index: one per line, or .npy\n"
+    "  --shuffle SEED             documents in the order of NumPy's default_rng(SEED).shuffle\n"
     "  --text-field KEY           of JSON lines (default: text)\n"
     "  --cross-labels             the last token of a chunk predicts the first of the next\n"
     "  --keep-tail                score the last, shorter chunk too\n"
@@ -138,6 +140,7 @@ static const struct option longs[] = {
     { "threads", required_argument, NULL, 'j' },   { "cpu", required_argument, NULL, 'u' },
     { "pin", no_argument, NULL, 'P' },
     { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
+    { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "sweep", required_argument, NULL, 'w' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
@@ -181,6 +184,8 @@ static void set_option(struct options *o, int c)
     case 'P': o->context.pin = 1; break;
     case 'o': o->json = optarg; break;
     case 'S': a->state = optarg; break;
+    case 'O': a->order = optarg; break;
+    case 'H': a->shuffle = optarg; break;
     case 'f': a->text_field = optarg; break;
     case 'x': a->cross_labels = 1; break;
     case 'k': a->keep_tail = 1; break;

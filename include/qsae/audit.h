@@ -54,6 +54,8 @@ typedef struct qsae_audit_settings {
     int32_t reserved;
     int64_t stride;           /**< windows, as in text.h; `context` is their length */
     int64_t score_from;       /**< as in text.h */
+    const char *order;        /**< as in text.h */
+    const char *shuffle;      /**< as in text.h */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

@@ -81,10 +81,12 @@ QSAE_API const char *qsae_bos_name(int32_t policy);
 /** Number of a policy name, 0 ("default") or -1 if unknown. */
 QSAE_API int32_t qsae_bos_from_name(const char *name);
 
-#define QSAE_TEXT_DEFAULT 0 /**< by name: .jsonl, .ndjson = JSON lines; else plain text. A name
-                                 that ends in .zst besides: decompressed first, whatever format */
+#define QSAE_TEXT_DEFAULT 0 /**< by name: .jsonl, .ndjson = JSON lines; .npy = ids; else plain text.
+                                 A name that ends in .zst, in any format: decompressed first */
 #define QSAE_TEXT_PLAIN 1   /**< documents separated by <|endoftext|>, stripped of white space */
 #define QSAE_TEXT_JSONL 2   /**< one JSON object per line */
+#define QSAE_TEXT_IDS 3     /**< .npy: token ids (int32, int64, uint16, uint32); one document, or
+                                 one per row where there are 2 axes */
 
 typedef struct qsae_corpus_settings {
     size_t struct_size;
@@ -106,6 +108,10 @@ typedef struct qsae_corpus_settings {
                                   has it, so with the longest context. max_tokens then counts
                                   tokens of the text. 1..context (chunk_start: context - 1) */
     int64_t score_from;      /**< positions before it have no label; 0..context - 2 */
+    const char *order;       /**< file of the documents to read, in that order: indices from 0, each
+                                  at most once, as text (one per line) or .npy; NULL = all */
+    const char *shuffle;     /**< seed in decimal: documents in the order of NumPy's
+                                  default_rng(seed).shuffle; NULL = as they come */
 } qsae_corpus_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_corpus_settings). */

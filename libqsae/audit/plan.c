@@ -184,6 +184,7 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
     qsae__hasher_string(h, "qsae-audit-1");
     qsae__hasher_string(h, a->profile->name);
     qsae__hasher_string(h, a->corpus_info.token_hash);
+    qsae__hasher_i64(h, a->corpus_info.documents); /* intervals are over them */
     qsae__hasher_i64(h, a->corpus_info.context);
     qsae__hasher_i64(h, a->batch);
     qsae__hasher_i64(h, a->corpus_info.bos_policy);
@@ -218,6 +219,8 @@ static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
     c.cross_labels = s->cross_labels;
     c.stride = s->stride;
     c.score_from = s->score_from;
+    c.order = s->order;
+    c.shuffle = s->shuffle;
     c.progress = s->progress;
     c.progress_cookie = s->progress_cookie;
     c.cancel = s->cancel;

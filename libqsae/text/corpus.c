@@ -31,7 +31,7 @@ static int32_t check_settings(qsae_corpus_settings *s, const qsae_tokenizer *t)
     if (s->context < 2 || s->context > INT32_MAX || s->max_tokens < 0)
         return qsae__fail(QSAE_EINVAL, "corpus: context %lld, max_tokens %lld: expected at least 2 "
                           "and 0", (long long)s->context, (long long)s->max_tokens);
-    if (s->format < QSAE_TEXT_DEFAULT || s->format > QSAE_TEXT_JSONL)
+    if (s->format < QSAE_TEXT_DEFAULT || s->format > QSAE_TEXT_IDS)
         return qsae__fail(QSAE_EINVAL, "corpus: format %d", s->format);
     if (s->bos_policy == QSAE_BOS_DEFAULT)
         s->bos_policy = t->bos >= 0 ? QSAE_BOS_CHUNK_START : QSAE_BOS_NONE;
@@ -53,6 +53,8 @@ static int32_t check_windows(const qsae_corpus_settings *s)
     if (s->score_from < 0 || s->score_from > s->context - 2)
         return qsae__fail(QSAE_EINVAL, "corpus: score_from %lld: expected 0..%lld",
                           (long long)s->score_from, (long long)s->context - 2);
+    if (s->order != NULL && s->shuffle != NULL)
+        return qsae__fail(QSAE_EINVAL, "corpus: order and shuffle exclude each other");
     if (s->stride != 0 && s->cross_labels != 0)
         return qsae__fail(QSAE_EINVAL, "corpus: stride and cross_labels exclude each other: the "
                           "next window scores that token");
@@ -77,10 +79,29 @@ static int64_t stream_need(const qsae_corpus_settings *s)
     return need + (s->cross_labels != 0);
 }
 
+/* The stream of a text's documents. */
+static int32_t read_text(qsae_corpus *c, const qsae_tokenizer *t, const char *path,
+                         const qsae_corpus_settings *s, qsae__stream *stream)
+{
+    const char *separator = s->separator == NULL ? "<|endoftext|>" : s->separator;
+    int64_t *order = NULL, n;
+    int32_t status;
+
+    if (s->format == QSAE_TEXT_IDS ||
+        (s->format == QSAE_TEXT_DEFAULT && qsae__text_is_npy(path)))
+        return qsae__stream_ids(c, t, path, s, stream_need(s), stream);
+    status = qsae__documents_open(&c->files, c->ctx, path, s->format, separator);
+    if (status == QSAE_OK)
+        status = qsae__order_make(c->ctx, s, c->files.count, &order, &n);
+    if (status == QSAE_OK && order != NULL)
+        status = qsae__documents_order(&c->files, order, n);
+    qsae__free(c->ctx, order);
+    return status == QSAE_OK ? qsae__stream_read(c, t, s, stream_need(s), stream) : status;
+}
+
 static int32_t read_corpus(qsae_corpus *c, const qsae_tokenizer *t, const char *path,
                            const qsae_corpus_settings *s)
 {
-    const char *separator = s->separator == NULL ? "<|endoftext|>" : s->separator;
     qsae__stream stream = { .documents = NULL };
     int32_t status;
 
@@ -89,9 +110,7 @@ static int32_t read_corpus(qsae_corpus *c, const qsae_tokenizer *t, const char *
     c->cross_labels = s->cross_labels != 0;
     c->stride = s->stride;
     c->score_from = s->score_from;
-    status = qsae__documents_open(&c->files, c->ctx, path, s->format, separator);
-    if (status == QSAE_OK)
-        status = qsae__stream_read(c, t, s, stream_need(s), &stream);
+    status = read_text(c, t, path, s, &stream);
     if (status == QSAE_OK && c->n_documents == 0)
         status = qsae__fail(QSAE_EINVAL, "%s: no document with text", path);
     if (status == QSAE_OK) {

@@ -41,6 +41,40 @@ typedef struct qsae__stream {
     int64_t documents_capacity, extents_capacity;
 } qsae__stream;
 
+/* One document while it is being read. */
+typedef struct qsae__encoded {
+    int32_t *ids;          /* [count] own memory, NULL if the document is empty */
+    qsae__extent *extents; /* [count] own memory */
+    int64_t count;
+    char *metadata;        /* taken over */
+    bool empty;
+} qsae__encoded;
+
+/* Appends one document, with its BOS where the policy wants one. */
+int32_t qsae__stream_append(qsae_corpus *c, const qsae__record *r, qsae__encoded *s, int32_t bos,
+                            qsae__stream *out);
+
+/* Whole numbers of an .npy file. */
+typedef struct qsae__id_array {
+    qsae__tensors *set;
+    const uint8_t *data;
+    int64_t rows, cols;    /* of 1 axis: 1 row */
+    int32_t dtype, rank;   /* I32, I64, U16, U32; 1 or 2 */
+} qsae__id_array;
+
+bool qsae__text_is_npy(const char *path);
+int32_t qsae__id_array_open(qsae_context *ctx, const char *path, qsae__id_array *a);
+void qsae__id_array_close(qsae__id_array *a);
+int64_t qsae__id_array_get(const qsae__id_array *a, int64_t i); /* row-major */
+
+/* The stream of an array of ids: one document, or one per row. */
+int32_t qsae__stream_ids(qsae_corpus *c, const qsae_tokenizer *t, const char *path,
+                         const qsae_corpus_settings *s, int64_t need, qsae__stream *stream);
+
+/* order [n]: indices of documents as the settings want them, NULL = as they are. */
+int32_t qsae__order_make(qsae_context *ctx, const qsae_corpus_settings *s, int64_t documents,
+                         int64_t **order, int64_t *n);
+
 /* Tokenizes documents into the stream, in order, until `need` tokens are there (0 = all). */
 int32_t qsae__stream_read(qsae_corpus *c, const qsae_tokenizer *t, const qsae_corpus_settings *s,
                           int64_t need, qsae__stream *stream);
@@ -50,7 +84,8 @@ void qsae__stream_free(qsae_context *ctx, qsae__stream *stream);
 int32_t qsae__pack(qsae_corpus *c, const qsae__stream *stream, int32_t bos, int64_t max_tokens,
                    bool keep_tail);
 
-/* extents [n] of a document's ids; text (may be NULL) is what they were made from. */
+/* extents [n] of a document's ids; text is what they were made from,
+ * NULL: not known. */
 int32_t qsae__extents_measure(const qsae_tokenizer *t, const int32_t *ids, int64_t n,
                               const char *text, size_t text_size, qsae__extent *extents,
                               qsae__strbuf *scratch);

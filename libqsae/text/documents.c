@@ -152,6 +152,27 @@ int32_t qsae__documents_open(qsae__documents *d, qsae_context *ctx, const char *
     return status;
 }
 
+int32_t qsae__documents_source(qsae__documents *d, qsae_context *ctx, const char *path)
+{
+    memset(d, 0, sizeof *d);
+    d->ctx = ctx;
+    return open_file(d, path);
+}
+
+int32_t qsae__documents_order(qsae__documents *d, const int64_t *order, int64_t n)
+{
+    qsae__record *records = qsae__alloc_array(d->ctx, n, sizeof *records);
+
+    if (records == NULL)
+        return QSAE_ENOMEM;
+    for (int64_t i = 0; i < n; i++)
+        records[i] = d->records[order[i]];
+    qsae__free(d->ctx, d->records);
+    d->records = records;
+    d->count = d->capacity = n;
+    return QSAE_OK;
+}
+
 void qsae__documents_close_files(qsae__documents *d)
 {
     for (int64_t i = 0; i < d->n_files && d->files != NULL; i++)

@@ -30,6 +30,11 @@ typedef struct qsae__documents {
 /* Opens a file or the files of a folder and finds the documents. Blank lines are left out. */
 int32_t qsae__documents_open(qsae__documents *d, qsae_context *ctx, const char *path,
                              int32_t format, const char *separator);
+/* Opens one file that is read elsewhere: no documents, but a name for them. */
+int32_t qsae__documents_source(qsae__documents *d, qsae_context *ctx, const char *path);
+
+/* Keeps the documents with these indices [n], in that order. */
+int32_t qsae__documents_order(qsae__documents *d, const int64_t *order, int64_t n);
 void qsae__documents_free(qsae__documents *d);
 
 /* Closes the files; sources stay. */

@@ -9,9 +9,10 @@
 #include "text/corpus.h"
 #include "text/utf8.h"
 
-/* The tokens' texts one after the other; counts of bytes into extents. */
+/* The tokens' texts one after the other; counts of bytes into extents. Among ids that come without
+ * text special tokens are none of it. */
 static int32_t join(const qsae_tokenizer *t, const int32_t *ids, int64_t n, qsae__extent *extents,
-                    qsae__strbuf *out)
+                    bool special, qsae__strbuf *out)
 {
     for (int64_t i = 0; i < n; i++) {
         const char *bytes;
@@ -19,6 +20,8 @@ static int32_t join(const qsae_tokenizer *t, const int32_t *ids, int64_t n, qsae
         const int32_t status = qsae_tokenizer_token(t, ids[i], &bytes, &size);
         if (status != QSAE_OK)
             return status;
+        if (!special && qsae_tokenizer_is_special(t, ids[i]))
+            size = 0;
         extents[i] = (qsae__extent){ (int32_t)qsae__min_i64((int64_t)size, INT32_MAX), 0 };
         qsae__strbuf_add(out, bytes, size);
     }
@@ -30,11 +33,12 @@ int32_t qsae__extents_measure(const qsae_tokenizer *t, const int32_t *ids, int64
                               qsae__strbuf *scratch)
 {
     size_t at = 0, size, bad;
+    int64_t first = 0;
     bool space = false, valid;
     int32_t status;
 
     scratch->size = 0;
-    status = join(t, ids, n, extents, scratch);
+    status = join(t, ids, n, extents, text != NULL, scratch);
     if (status != QSAE_OK || n == 0)
         return status;
     size = (size_t)scratch->size;
@@ -55,7 +59,9 @@ int32_t qsae__extents_measure(const qsae_tokenizer *t, const int32_t *ids, int64
             at += valid ? qsae__utf8_len(*p) : 1;
         }
     }
-    extents[0].words++;
+    while (first + 1 < n && extents[first].bytes == 0)
+        first++;
+    extents[first].words++;
     return QSAE_OK;
 }
 

@@ -7,21 +7,12 @@
 
 #define WAVE 256 /* documents between two looks at cancellation and progress */
 
-/* One document while it is being read. */
-typedef struct slot {
-    int32_t *ids;       /* own memory, NULL if the document is empty */
-    qsae__extent *extents; /* [count] own memory */
-    int64_t count;
-    char *metadata;
-    bool empty;
-} slot;
-
 typedef struct wave {
     qsae_context *ctx;
     const qsae__documents *files;
     const char *field;
     const qsae__record *records;
-    slot *slots;
+    qsae__encoded *slots;
     qsae__encoder *encoders; /* [threads] */
     qsae__strbuf *scratch;   /* [threads] */
 } wave;
@@ -63,7 +54,8 @@ static int32_t read_line(const wave *w, const qsae__record *r, const char *where
     return QSAE_OK;
 }
 
-static int32_t encode(const wave *w, const char *text, size_t size, int32_t worker, slot *out)
+static int32_t encode(const wave *w, const char *text, size_t size, int32_t worker,
+                      qsae__encoded *out)
 {
     qsae__encoder *e = &w->encoders[worker];
     int32_t status;
@@ -90,7 +82,7 @@ static int32_t read_record(void *arg, int64_t tile, int32_t worker)
 {
     const wave *w = arg;
     const qsae__record *r = &w->records[tile];
-    slot *out = &w->slots[tile];
+    qsae__encoded *out = &w->slots[tile];
     const char *text = r->text, *stripped;
     size_t size = (size_t)r->size, stripped_size;
     json_t *line = NULL;
@@ -124,9 +116,8 @@ fail:
     return status;
 }
 
-/* Appends one document, with its BOS where the policy wants one. */
-static int32_t append(qsae_corpus *c, const qsae__record *r, slot *s, int32_t bos,
-                      qsae__stream *out)
+int32_t qsae__stream_append(qsae_corpus *c, const qsae__record *r, qsae__encoded *s, int32_t bos,
+                            qsae__stream *out)
 {
     const bool want = c->bos_policy == QSAE_BOS_DOC_START ||
                       ((c->bos_policy == QSAE_BOS_STREAM_START ||
@@ -186,10 +177,10 @@ static int32_t read_waves(qsae_corpus *c, const qsae_corpus_settings *s, int32_t
         memset(w->slots, 0, WAVE * sizeof *w->slots);
         status = qsae__parallel(c->ctx, n, read_record, w);
         for (int64_t i = 0; i < n; i++) {
-            slot *k = &w->slots[i];
+            qsae__encoded *k = &w->slots[i];
             done += w->records[i].size;
             if (status == QSAE_OK && !k->empty && (need == 0 || out->ids.count < need))
-                status = append(c, &w->records[i], k, bos, out);
+                status = qsae__stream_append(c, &w->records[i], k, bos, out);
             qsae__free(c->ctx, k->ids);
             qsae__free(c->ctx, k->extents);
             qsae__free(c->ctx, k->metadata);

@@ -16,6 +16,7 @@ CONSTANTS = {
     "QSAE_BOS_DOC_START": 3, "QSAE_BOS_CHUNK_START": 4,
     "QSAE_BOS_CHUNK_REPLACE": 5,
     "QSAE_TEXT_DEFAULT": 0, "QSAE_TEXT_PLAIN": 1, "QSAE_TEXT_JSONL": 2,
+    "QSAE_TEXT_IDS": 3,
     "QSAE_COMPUTE_DEFAULT": 0, "QSAE_COMPUTE_F32": 1, "QSAE_COMPUTE_BF16": 2,
     "QSAE_ATTN_DEFAULT": 0, "QSAE_ATTN_EAGER": 1, "QSAE_ATTN_SDPA": 2, "QSAE_ATTN_FP32": 3,
     "QSAE_SITE_RESID_POST": 1,
@@ -87,7 +88,8 @@ class CorpusSettings(Struct):
                 ("context", c_int64), ("max_tokens", c_int64), ("bos_policy", c_int32),
                 ("format", c_int32), ("keep_tail", c_int32), ("cross_labels", c_int32),
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
-                ("stride", c_int64), ("score_from", c_int64)]
+                ("stride", c_int64), ("score_from", c_int64), ("order", c_char_p),
+                ("shuffle", c_char_p)]
 
 
 class CorpusInfo(Struct):
@@ -203,7 +205,7 @@ class AuditSettings(Struct):
                 ("keep_tail", c_int32),
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
                 ("sweep", c_int32), ("reserved", c_int32), ("stride", c_int64),
-                ("score_from", c_int64)]
+                ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p)]
 
 
 # C name of each struct, for the comparison with the headers.

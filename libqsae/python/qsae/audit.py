@@ -38,7 +38,7 @@ class Audit(Handle):
     def __init__(self, ctx, model_path, text, saes=(), conditions=(), profile=None, compute=None,
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
                  cross_labels=False, keep_tail=False, progress=None, sweep=None,
-                 stride=0, score_from=0):
+                 stride=0, score_from=0, order=None, shuffle=None):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -56,6 +56,9 @@ class Audit(Handle):
         settings.context, settings.batch = count("context", context), count("batch", batch)
         settings.stride = count("stride", stride)
         settings.score_from = count("score_from", score_from)
+        settings.order = None if order is None else path_bytes(order)
+        settings.shuffle = None if shuffle is None else str(
+            count("shuffle", shuffle, 0, 2**64 - 1)).encode()
         settings.max_tokens = count("tokens", tokens)
         settings.bos_policy = bos_policy(bos)
         settings.state = None if state is None else path_bytes(state)
@@ -91,7 +94,7 @@ class Audit(Handle):
 def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", compute=None,
              attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
-             sweep=None, stride=0, score_from=0):
+             sweep=None, stride=0, score_from=0, order=None, shuffle=None):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -106,6 +109,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     batch         chunks per logical batch
     stride        of windows of context tokens, each token scored once; 0: chunks side by side
     score_from    positions of a chunk or window before it are not scored
+    order         file of document indices to read, in that order
+    shuffle       seed: documents in the order of numpy's default_rng(seed).shuffle
     bos           "none", "stream_start", "doc_start", "chunk_start" or "chunk_replace"
     tokens        stop after the chunk that reaches this many
     threads, cpu  of the Context that is made if ctx is None
@@ -121,7 +126,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     try:
         with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
-                   progress, sweep, stride, score_from) as audit:
+                   progress, sweep, stride, score_from, order, shuffle) as audit:
             audit.run()
             return audit.result()
     finally:

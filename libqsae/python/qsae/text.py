@@ -13,7 +13,8 @@ from ._handle import Desk, Handle
 from ._lib import bos_policy, choose, count, fail, lib, path_bytes, string_bytes, text
 from ._structs import CONSTANTS, CorpusInfo, CorpusSettings, DocumentInfo, TokenizerInfo
 
-_FORMATS = {"plain": CONSTANTS["QSAE_TEXT_PLAIN"], "jsonl": CONSTANTS["QSAE_TEXT_JSONL"]}
+_FORMATS = {"plain": CONSTANTS["QSAE_TEXT_PLAIN"], "jsonl": CONSTANTS["QSAE_TEXT_JSONL"],
+            "ids": CONSTANTS["QSAE_TEXT_IDS"]}
 
 
 def _id(value):
@@ -83,7 +84,7 @@ class Corpus(Handle):
     max_tokens    stop after the first chunk that reaches this many; 0 = all
     bos           "none", "stream_start", "doc_start", "chunk_start" or "chunk_replace"; None =
                   chunk_start, or none if the tokenizer has no BOS
-    format        "plain" or "jsonl"; None = by name
+    format        "plain", "jsonl" or "ids" (.npy); None = by name
     text_field    key of the text in JSON lines ("text")
     separator     between documents of plain text ("<|endoftext|>")
     keep_tail     keep a last, shorter chunk
@@ -91,6 +92,8 @@ class Corpus(Handle):
     progress      callable(done, total, unit, phase)
     stride        windows of context tokens that begin stride tokens apart; 0 = side by side
     score_from    positions of a chunk before it predict nothing
+    order         file of document indices to read, in that order
+    shuffle       seed: documents in the order of numpy's default_rng(seed).shuffle
 
     info          dict: tokens, stream_tokens, documents, chunks, context, predicted_tokens,
                   bos_policy, cross_labels, token_hash, stride, score_from, scored_bytes,
@@ -101,7 +104,7 @@ class Corpus(Handle):
 
     def __init__(self, ctx, tokenizer, path, context=0, max_tokens=0, bos=None, format=None,
                  text_field=None, separator=None, keep_tail=False, cross_labels=False,
-                 progress=None, stride=0, score_from=0):
+                 progress=None, stride=0, score_from=0, order=None, shuffle=None):
         super().__init__()
         self._ctx = ctx
         desk = Desk()
@@ -110,6 +113,9 @@ class Corpus(Handle):
         settings.max_tokens = count("max_tokens", max_tokens)
         settings.stride = count("stride", stride)
         settings.score_from = count("score_from", score_from)
+        settings.order = None if order is None else path_bytes(order)
+        settings.shuffle = None if shuffle is None else str(
+            count("shuffle", shuffle, 0, 2**64 - 1)).encode()
         settings.bos_policy = bos_policy(bos)
         settings.format = choose("format", format, _FORMATS)
         settings.text_field = text_field and string_bytes(text_field, "text_field")
