@@ -314,7 +314,7 @@ static const struct {
     { GEMMA2 "\"query_pre_attn_scalar\":0}", QSAE_EFORMAT, "query_pre_attn_scalar" },
     { GEMMA2 "\"sliding_window\":null}", QSAE_EFORMAT, "sliding_window" },
     { GEMMA2 "\"layer_types\":[]}", QSAE_EFORMAT, "layer_types" },
-    { GEMMA2 "\"hidden_activation\":\"gelu\"}", QSAE_EUNSUPPORTED, "hidden_activation" },
+    { GEMMA2 "\"hidden_activation\":\"relu2\"}", QSAE_EUNSUPPORTED, "hidden_activation" },
     { GEMMA2 "\"use_bidirectional_attention\":true}", QSAE_EUNSUPPORTED, "causal" },
     { GEMMA2 "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2}}", QSAE_EUNSUPPORTED, "yarn" },
     { LLAMA "\"hidden_size\":0}", QSAE_EFORMAT, "hidden_size" },
