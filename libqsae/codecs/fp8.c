@@ -108,7 +108,8 @@ static int32_t fill(qsae_qmatrix *q, const void *params, const char *module)
 static int32_t open_module(qsae_context *ctx, const void *params, qsae__tensors *tensors,
                            const char *module, int64_t n_out, int64_t n_in, qsae_qmatrix **out)
 {
-    return qsae__grid_open(ctx, tensors, module, "weight_scale_inv", n_out, n_in, fill, params, out);
+    return qsae__grid_open(ctx, tensors, module, "weight_scale_inv", n_out, n_in, fill, params,
+                           out);
 }
 
 const qsae__store qsae__store_fp8 = { "fp8", sizeof(struct params), read_config, NULL,
