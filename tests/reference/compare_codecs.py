@@ -237,10 +237,13 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--matrices", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("part", nargs="*", default=list(parts), choices=list(parts))
+    parser.add_argument("part", nargs="*", help="all of them if none is given")
     args = parser.parse_args()
+    unknown = set(args.part) - set(parts)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
     ctx = qsae.Context()
-    for name in args.part:
+    for name in args.part or parts:
         parts[name](ctx, np.random.default_rng(args.seed), args.matrices)
         print(f"{name}: {args.matrices} matrices equal")
 
