@@ -390,7 +390,8 @@ int32_t qsae__grid_scales(qsae_qmatrix *q, const qsae__tensor *t, bool transpose
     return QSAE_OK;
 }
 
-void qsae__grid_pairs(qsae__grid *g)
+/* pair from value. */
+static void fill_pairs(qsae__grid *g)
 {
     for (int i = 0; i < 256; i++) {
         g->pair[i][g->high_first ? 1 : 0] = g->value[i & 15];
@@ -403,12 +404,12 @@ void qsae__grid_e2m1(qsae__grid *g)
     static const float values[8] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6 };
     for (int i = 0; i < 16; i++)
         g->value[i] = i & 8 ? -values[i & 7] : values[i];
-    qsae__grid_pairs(g);
+    fill_pairs(g);
 }
 
 void qsae__grid_integers4(qsae__grid *g, int32_t bias)
 {
     for (int i = 0; i < 16; i++)
         g->value[i] = (float)(i - bias);
-    qsae__grid_pairs(g);
+    fill_pairs(g);
 }

@@ -71,8 +71,6 @@ int32_t qsae__grid_alloc(qsae_qmatrix *q);
 /* q->scale or q->zero = the elements of t [rows, cols], or of its transpose. QSAE_ENOMEM. */
 int32_t qsae__grid_scales(qsae_qmatrix *q, const qsae__tensor *t, bool transposed);
 
-/* Fills pair from value. */
-void qsae__grid_pairs(qsae__grid *g);
 /* value = what E2M1 codes stand for. */
 void qsae__grid_e2m1(qsae__grid *g);
 /* value[i] = i - bias of 4-bit codes. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "codecs/stored.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const qsae__store *const stores[] = {
@@ -79,6 +80,19 @@ int32_t qsae__stored_open(qsae_context *ctx, const qsae__scheme *scheme, qsae__t
     const qsae__store *const store = scheme ? scheme->store : &qsae__store_bitsandbytes;
     *out = NULL;
     return store->open(ctx, scheme ? scheme->params : NULL, tensors, module, n_out, n_in, out);
+}
+
+const qsae__tensor *qsae__stored_key(const qsae__tensors *tensors, const char *module)
+{
+    static const char *const keys[] = { "weight", "qweight", "weight_packed" };
+    for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
+        char name[256];
+        snprintf(name, sizeof name, "%s.%s", module, keys[k]);
+        const qsae__tensor *const t = qsae__tensors_find(tensors, name);
+        if (t)
+            return t;
+    }
+    return NULL;
 }
 
 int32_t qsae_tensors_matrix(const qsae_tensors *tensors, const char *name, qsae_qmatrix **out)

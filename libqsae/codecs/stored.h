@@ -30,6 +30,10 @@ const char *qsae__scheme_name(const qsae__scheme *scheme);
 int32_t qsae__stored_open(qsae_context *ctx, const qsae__scheme *scheme, qsae__tensors *tensors,
                           const char *module, int64_t n_out, int64_t n_in, qsae_qmatrix **out);
 
+/* The tensor that shows that a file holds a module's matrix, plain or encoded, or NULL. module: a
+ * path of at most 200 bytes. */
+const qsae__tensor *qsae__stored_key(const qsae__tensors *tensors, const char *module);
+
 /* One tensor of a ggml block type, or F32, F16, BF16, as a matrix [n_out, n_in]. */
 int32_t qsae__ggml_open(qsae_context *ctx, qsae__tensors *tensors, const qsae__tensor *tensor,
                         qsae_qmatrix **out);

@@ -57,21 +57,6 @@ bool qsae__ggml_encodes(int32_t dtype)
     }
 }
 
-void qsae__ggml_decode(int32_t dtype, const uint8_t *blocks, int64_t n, float *dst)
-{
-    qsae__ggml_ops_c.decode(dtype, blocks, n, dst);
-}
-
-void qsae__ggml_encode(int32_t dtype, const float *x, int64_t n, uint8_t *blocks)
-{
-    qsae__ggml_ops_c.encode(dtype, x, n, blocks);
-}
-
-void qsae__ggml_encode_row(int32_t dtype, const float *x, int64_t n, uint8_t *blocks)
-{
-    qsae__ggml_ops_c.encode_row(dtype, x, n, blocks);
-}
-
 /* 2^(e - 128): subnormal for 0 and 1. */
 float qsae__e8m0_half(uint8_t e)
 {

@@ -26,9 +26,4 @@ bool qsae__ggml_known(int32_t dtype);
 /* Whether encode does. */
 bool qsae__ggml_encodes(int32_t dtype);
 
-/* The operations at the plainest level. */
-void qsae__ggml_decode(int32_t dtype, const uint8_t *blocks, int64_t n, float *dst);
-void qsae__ggml_encode(int32_t dtype, const float *x, int64_t n, uint8_t *blocks);
-void qsae__ggml_encode_row(int32_t dtype, const float *x, int64_t n, uint8_t *blocks);
-
 #endif

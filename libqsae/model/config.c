@@ -107,6 +107,20 @@ int32_t qsae__config_common(const json_t *o, const char *where, qsae__config *c)
     return st == QSAE_OK ? qsae__config_ids(o, where, c) : st;
 }
 
+int32_t qsae__config_llama(qsae_context *ctx, const json_t *o, const char *where, qsae__config *c)
+{
+    int32_t st = qsae__json_bool(o, where, "tie_word_embeddings", false, &c->tied, NULL);
+    if (st == QSAE_OK)
+        st = qsae__config_activation(o, where, "hidden_act", &c->activation);
+    if (st == QSAE_OK)
+        st = qsae__rope_read_one(o, where, c);
+    if (st != QSAE_OK)
+        return st;
+    c->attn_scale = 1.0 / sqrt((double)c->head_dim);
+    c->sliding = qsae__calloc(ctx, c->layers, 1);
+    return c->sliding ? QSAE_OK : QSAE_ENOMEM;
+}
+
 /* Relations between sizes that the architecture needs. */
 static int32_t check(const char *where, const qsae__config *c)
 {
@@ -205,17 +219,6 @@ int32_t qsae__config_read(qsae_context *ctx, const json_t *config, const char *w
         st = read_factors(ctx, text, where, out);
     if (st != QSAE_OK)
         qsae__config_free(ctx, out);
-    return st;
-}
-
-int32_t qsae__config_load(qsae_context *ctx, const char *path, qsae__config *out)
-{
-    json_t *top = NULL;
-    memset(out, 0, sizeof *out);
-    int32_t st = qsae__json_load(ctx, path, &top);
-    if (st == QSAE_OK)
-        st = qsae__config_read(ctx, top, path, out);
-    json_decref(top);
     return st;
 }
 

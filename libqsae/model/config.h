@@ -43,10 +43,8 @@ typedef struct qsae__config {
     int32_t bos, eos;        /* -1 = none */
 } qsae__config;
 
-/* Reads and checks config.json; path is the file's. */
-int32_t qsae__config_load(qsae_context *ctx, const char *path, qsae__config *out);
-/* The same for one in memory; where: for messages. GGUF files have one key more: rope_factors, an
- * array of numbers. */
+/* Reads and checks what config.json says; where: for messages. GGUF files have one key more:
+ * rope_factors, an array of numbers. */
 int32_t qsae__config_read(qsae_context *ctx, const json_t *config, const char *where,
                           qsae__config *out);
 void qsae__config_free(qsae_context *ctx, qsae__config *c);
@@ -83,6 +81,13 @@ int32_t qsae__config_activation(const json_t *o, const char *where, const char *
 int32_t qsae__config_ids(const json_t *o, const char *where, qsae__config *c);
 /* Sizes that most families have under the same key. */
 int32_t qsae__config_common(const json_t *o, const char *where, qsae__config *c);
+
+/* What Llama and what is built like it read alike, once c->head_dim is known: tying, hidden_act,
+ * one rope for all layers; the scale of scores; c->sliding [c->layers], none set. */
+int32_t qsae__config_llama(qsae_context *ctx, const json_t *o, const char *where, qsae__config *c);
+/* layer_types.c: what Gemma 2 and 3 read alike first: sizes, hidden_activation and the scale of
+ * scores. */
+int32_t qsae__config_gemma(const json_t *o, const char *where, qsae__config *c);
 
 /* layer_types.c: c->sliding and c->window from layer_types or the period (pattern: its default).
  * The last layer of a period is full. */

@@ -42,24 +42,14 @@ static int32_t read_rope(const json_t *o, const char *where, qsae__config *c)
 
 static int32_t read_keys(const json_t *top, const json_t *o, const char *where, qsae__config *c)
 {
-    double scalar = 256;
     c->tied = true;
-    int32_t st = qsae__config_common(o, where, c);
-    if (st == QSAE_OK)
-        st = qsae__config_size(o, where, "num_key_value_heads", 1, c->heads, &c->kv_heads);
-    if (st == QSAE_OK)
-        st = qsae__config_size(o, where, "head_dim", 1, INT32_MAX, &c->head_dim);
-    if (st == QSAE_OK)
-        st = qsae__config_activation(o, where, "hidden_activation", &c->activation);
-    if (st == QSAE_OK)
-        st = qsae__config_positive(o, where, "query_pre_attn_scalar", &scalar);
+    int32_t st = qsae__config_gemma(o, where, c);
     if (st == QSAE_OK)
         st = qsae__config_positive(o, where, "final_logit_softcapping", &c->final_cap);
     if (st == QSAE_OK && top != o)
         st = qsae__json_bool(top, where, "tie_word_embeddings", false, &c->tied, NULL);
     if (st == QSAE_OK)
         st = qsae__json_bool(o, where, "tie_word_embeddings", false, &c->tied, NULL);
-    c->attn_scale = 1.0 / sqrt(scalar);
     return st;
 }
 

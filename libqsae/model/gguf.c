@@ -9,88 +9,104 @@
 #include "formats/set.h"
 #include "kernels/half.h"
 
-static const qsae__gguf_row llama_rows[] = {
+/* What no architecture says otherwise. */
+static const qsae__gguf_row common_rows[] = {
     { "token_embd", "model.embed_tokens", QSAE__UNDO_NOTHING, false },
-    { "output_norm", "model.norm", QSAE__UNDO_NOTHING, false },
     { "output", "lm_head", QSAE__UNDO_NOTHING, false },
-    { "rope_freqs", NULL, QSAE__UNDO_FACTORS, false },
-    { "blk.*.attn_norm", "model.layers.*.input_layernorm", QSAE__UNDO_NOTHING, false },
-    { "blk.*.attn_q", "model.layers.*.self_attn.q_proj", QSAE__UNDO_Q, true },
-    { "blk.*.attn_k", "model.layers.*.self_attn.k_proj", QSAE__UNDO_K, true },
     { "blk.*.attn_v", "model.layers.*.self_attn.v_proj", QSAE__UNDO_NOTHING, true },
     { "blk.*.attn_output", "model.layers.*.self_attn.o_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", QSAE__UNDO_NOTHING, false },
+    { NULL, NULL, QSAE__UNDO_NOTHING, false },
+};
+
+/* Rows of q and k are as in the checkpoint. */
+static const qsae__gguf_row plain_qk_rows[] = {
+    { "blk.*.attn_q", "model.layers.*.self_attn.q_proj", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_k", "model.layers.*.self_attn.k_proj", QSAE__UNDO_NOTHING, true },
+    { NULL, NULL, QSAE__UNDO_NOTHING, false },
+};
+
+static const qsae__gguf_row turned_qk_rows[] = {
+    { "blk.*.attn_q", "model.layers.*.self_attn.q_proj", QSAE__UNDO_Q, true },
+    { "blk.*.attn_k", "model.layers.*.self_attn.k_proj", QSAE__UNDO_K, true },
+    { NULL, NULL, QSAE__UNDO_NOTHING, false },
+};
+
+static const qsae__gguf_row mlp_rows[] = {
+    { "blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", QSAE__UNDO_NOTHING, false },
+    { "blk.*.ffn_up", "model.layers.*.mlp.up_proj", QSAE__UNDO_NOTHING, false },
+    { "blk.*.ffn_down", "model.layers.*.mlp.down_proj", QSAE__UNDO_NOTHING, false },
+    { NULL, NULL, QSAE__UNDO_NOTHING, false },
+};
+
+static const qsae__gguf_row biased_mlp_rows[] = {
     { "blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", QSAE__UNDO_NOTHING, true },
     { "blk.*.ffn_up", "model.layers.*.mlp.up_proj", QSAE__UNDO_NOTHING, true },
     { "blk.*.ffn_down", "model.layers.*.mlp.down_proj", QSAE__UNDO_NOTHING, true },
     { NULL, NULL, QSAE__UNDO_NOTHING, false },
 };
 
-static const qsae__gguf_row gemma2_rows[] = {
-    { "token_embd", "model.embed_tokens", QSAE__UNDO_NOTHING, false },
+static const qsae__gguf_row llama_norm_rows[] = {
+    { "output_norm", "model.norm", QSAE__UNDO_NOTHING, false },
+    { "blk.*.attn_norm", "model.layers.*.input_layernorm", QSAE__UNDO_NOTHING, false },
+    { "blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", QSAE__UNDO_NOTHING, false },
+    { NULL, NULL, QSAE__UNDO_NOTHING, false },
+};
+
+static const qsae__gguf_row gemma_norm_rows[] = {
     { "output_norm", "model.norm", QSAE__UNDO_ONE, false },
-    { "output", "lm_head", QSAE__UNDO_NOTHING, false },
     { "blk.*.attn_norm", "model.layers.*.input_layernorm", QSAE__UNDO_ONE, false },
-    { "blk.*.attn_q", "model.layers.*.self_attn.q_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.attn_k", "model.layers.*.self_attn.k_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.attn_v", "model.layers.*.self_attn.v_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.attn_output", "model.layers.*.self_attn.o_proj", QSAE__UNDO_NOTHING, true },
     { "blk.*.post_attention_norm", "model.layers.*.post_attention_layernorm", QSAE__UNDO_ONE,
       false },
     { "blk.*.ffn_norm", "model.layers.*.pre_feedforward_layernorm", QSAE__UNDO_ONE, false },
-    { "blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", QSAE__UNDO_NOTHING, false },
-    { "blk.*.ffn_up", "model.layers.*.mlp.up_proj", QSAE__UNDO_NOTHING, false },
-    { "blk.*.ffn_down", "model.layers.*.mlp.down_proj", QSAE__UNDO_NOTHING, false },
     { "blk.*.post_ffw_norm", "model.layers.*.post_feedforward_layernorm", QSAE__UNDO_ONE, false },
     { NULL, NULL, QSAE__UNDO_NOTHING, false },
 };
 
 static const qsae__gguf_row gemma3_rows[] = {
-    { "token_embd", "model.embed_tokens", QSAE__UNDO_NOTHING, false },
-    { "output_norm", "model.norm", QSAE__UNDO_ONE, false },
-    { "output", "lm_head", QSAE__UNDO_NOTHING, false },
-    { "blk.*.attn_norm", "model.layers.*.input_layernorm", QSAE__UNDO_ONE, false },
-    { "blk.*.attn_q", "model.layers.*.self_attn.q_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.attn_k", "model.layers.*.self_attn.k_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.attn_v", "model.layers.*.self_attn.v_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.attn_output", "model.layers.*.self_attn.o_proj", QSAE__UNDO_NOTHING, true },
     { "blk.*.attn_q_norm", "model.layers.*.self_attn.q_norm", QSAE__UNDO_ONE, false },
     { "blk.*.attn_k_norm", "model.layers.*.self_attn.k_norm", QSAE__UNDO_ONE, false },
-    { "blk.*.post_attention_norm", "model.layers.*.post_attention_layernorm", QSAE__UNDO_ONE,
-      false },
-    { "blk.*.ffn_norm", "model.layers.*.pre_feedforward_layernorm", QSAE__UNDO_ONE, false },
-    { "blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", QSAE__UNDO_NOTHING, false },
-    { "blk.*.ffn_up", "model.layers.*.mlp.up_proj", QSAE__UNDO_NOTHING, false },
-    { "blk.*.ffn_down", "model.layers.*.mlp.down_proj", QSAE__UNDO_NOTHING, false },
-    { "blk.*.post_ffw_norm", "model.layers.*.post_feedforward_layernorm", QSAE__UNDO_ONE, false },
     { NULL, NULL, QSAE__UNDO_NOTHING, false },
 };
 
-/* Rows of q and k are as in the checkpoint. */
 static const qsae__gguf_row qwen3_rows[] = {
-    { "token_embd", "model.embed_tokens", QSAE__UNDO_NOTHING, false },
-    { "output_norm", "model.norm", QSAE__UNDO_NOTHING, false },
-    { "output", "lm_head", QSAE__UNDO_NOTHING, false },
-    { "blk.*.attn_norm", "model.layers.*.input_layernorm", QSAE__UNDO_NOTHING, false },
-    { "blk.*.attn_q", "model.layers.*.self_attn.q_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.attn_k", "model.layers.*.self_attn.k_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.attn_v", "model.layers.*.self_attn.v_proj", QSAE__UNDO_NOTHING, true },
-    { "blk.*.attn_output", "model.layers.*.self_attn.o_proj", QSAE__UNDO_NOTHING, true },
     { "blk.*.attn_q_norm", "model.layers.*.self_attn.q_norm", QSAE__UNDO_NOTHING, false },
     { "blk.*.attn_k_norm", "model.layers.*.self_attn.k_norm", QSAE__UNDO_NOTHING, false },
-    { "blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", QSAE__UNDO_NOTHING, false },
-    { "blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", QSAE__UNDO_NOTHING, false },
-    { "blk.*.ffn_up", "model.layers.*.mlp.up_proj", QSAE__UNDO_NOTHING, false },
-    { "blk.*.ffn_down", "model.layers.*.mlp.down_proj", QSAE__UNDO_NOTHING, false },
+    { NULL, NULL, QSAE__UNDO_NOTHING, false },
+};
+
+static const qsae__gguf_row llama_rows[] = {
+    { "rope_freqs", NULL, QSAE__UNDO_FACTORS, false },
     { NULL, NULL, QSAE__UNDO_NOTHING, false },
 };
 
 static const qsae__gguf_family architectures[] = {
-    { "llama", "llama", llama_rows, qsae__gguf_llama },
-    { "gemma3", "gemma3_text", gemma3_rows, qsae__gguf_gemma3 },
-    { "gemma2", "gemma2", gemma2_rows, qsae__gguf_gemma2 },
-    { "qwen3", "qwen3", qwen3_rows, qsae__gguf_llama }, /* the same keys */
+    { "llama", "llama",
+      { common_rows, turned_qk_rows, biased_mlp_rows, llama_norm_rows, llama_rows },
+      qsae__gguf_llama },
+    { "gemma3", "gemma3_text",
+      { common_rows, plain_qk_rows, mlp_rows, gemma_norm_rows, gemma3_rows },
+      qsae__gguf_gemma3 },
+    { "gemma2", "gemma2", { common_rows, plain_qk_rows, mlp_rows, gemma_norm_rows },
+      qsae__gguf_gemma2 },
+    { "qwen3", "qwen3", { common_rows, plain_qk_rows, mlp_rows, llama_norm_rows, qwen3_rows },
+      qsae__gguf_llama }, /* the same keys */
 };
+
+/* Row of one table for `rest` of a name, which in a block begins behind its number. */
+static const qsae__gguf_row *find_in(const qsae__gguf_row *rows, const char *rest, bool in_block,
+                                     const char **suffix)
+{
+    for (const qsae__gguf_row *r = rows; r->gguf; r++) {
+        const char *const want = in_block ? strchr(r->gguf, '*') : r->gguf;
+        const size_t n = want ? strlen(want + in_block) : 0;
+        if (!want || strncmp(rest, want + in_block, n) != 0)
+            continue;
+        *suffix = rest + n;
+        if (!strcmp(*suffix, ".weight") || (r->bias && !strcmp(*suffix, ".bias")))
+            return r;
+    }
+    return NULL;
+}
 
 /* Row of a tensor's name, or NULL: *block is its number or -1, *suffix ".weight" or ".bias". */
 static const qsae__gguf_row *find_row(const qsae__gguf_build *b, const char *name, int64_t *block,
@@ -105,13 +121,9 @@ static const qsae__gguf_row *find_row(const qsae__gguf_build *b, const char *nam
         if (rest == name + 4 || *rest != '.' || (name[4] == '0' && rest != name + 5))
             return NULL;
     }
-    for (const qsae__gguf_row *r = b->arch->rows; r->gguf; r++) {
-        const char *const want = *block < 0 ? r->gguf : strchr(r->gguf, '*');
-        const size_t n = want ? strlen(want + (*block >= 0)) : 0;
-        if (!want || strncmp(rest, want + (*block >= 0), n) != 0)
-            continue;
-        *suffix = rest + n;
-        if (!strcmp(*suffix, ".weight") || (r->bias && !strcmp(*suffix, ".bias")))
+    for (int i = 0; i < QSAE__GGUF_TABLES && b->arch->tables[i]; i++) {
+        const qsae__gguf_row *const r = find_in(b->arch->tables[i], rest, *block >= 0, suffix);
+        if (r)
             return r;
     }
     return NULL;

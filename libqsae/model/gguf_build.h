@@ -6,6 +6,7 @@
 #include "model/gguf.h"
 
 #define QSAE__GGUF_BLOCKS 4096 /* more than any model has */
+#define QSAE__GGUF_TABLES 5
 
 /* A change of the converter, to undo. */
 enum qsae__undo {
@@ -28,7 +29,7 @@ typedef struct qsae__gguf_build qsae__gguf_build;
 /* An architecture: its names and what its keys say. One entry of `architectures`. */
 typedef struct qsae__gguf_family {
     const char *name, *model_type;
-    const qsae__gguf_row *rows; /* ends with an entry of NULLs */
+    const qsae__gguf_row *tables[QSAE__GGUF_TABLES]; /* each ends with an entry of NULLs; or NULL */
     int32_t (*keys)(qsae__gguf_build *b);
 } qsae__gguf_family;
 

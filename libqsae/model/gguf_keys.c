@@ -301,11 +301,29 @@ static int32_t set_layers(qsae__gguf_build *b, int64_t window, int64_t period)
     return st;
 }
 
-int32_t qsae__gguf_gemma3(qsae__gguf_build *b)
+/* What Gemma 2 and 3 have in common; window, period: where the file says nothing. */
+static int32_t set_gemma(qsae__gguf_build *b, double scalar, int64_t window, int64_t period,
+                         double theta)
 {
     char text[KEY_SIZE];
+    int32_t st = check_scale(b, scalar);
+    if (st == QSAE_OK)
+        st = qsae__gguf_i64(b->g, full_key(b, "attention.sliding_window", text), false, 0,
+                            INT32_MAX, &window, NULL);
+    if (st == QSAE_OK)
+        st = set_layers(b, window, period);
+    if (st == QSAE_OK && window > 0)
+        st = set(b, "sliding_window", json_integer(window));
+    if (st == QSAE_OK)
+        st = set(b, "query_pre_attn_scalar", json_real(scalar));
+    if (st == QSAE_OK)
+        st = set(b, "rope_theta", json_real(theta));
+    return st;
+}
+
+int32_t qsae__gguf_gemma3(qsae__gguf_build *b)
+{
     double theta = 0, local = 10000, cap = 0;
-    int64_t window = 0;
     /* The 27B model alone scales by the width per head; llama.cpp knows it by its 62 blocks. */
     const double scalar = (double)(b->blocks == 62 ? b->width / b->heads : b->head_dim);
     int32_t st = get_f64(b, "rope.freq_base", true, &theta, NULL);
@@ -314,18 +332,7 @@ int32_t qsae__gguf_gemma3(qsae__gguf_build *b)
     if (st == QSAE_OK)
         st = get_f64(b, "final_logit_softcapping", false, &cap, NULL);
     if (st == QSAE_OK)
-        st = check_scale(b, scalar);
-    if (st == QSAE_OK)
-        st = qsae__gguf_i64(b->g, full_key(b, "attention.sliding_window", text), false, 0,
-                            INT32_MAX, &window, NULL);
-    if (st == QSAE_OK)
-        st = set_layers(b, window, 6);
-    if (st == QSAE_OK && window > 0)
-        st = set(b, "sliding_window", json_integer(window));
-    if (st == QSAE_OK)
-        st = set(b, "query_pre_attn_scalar", json_real(scalar));
-    if (st == QSAE_OK)
-        st = set(b, "rope_theta", json_real(theta));
+        st = set_gemma(b, scalar, 0, 6, theta);
     if (st == QSAE_OK)
         st = set(b, "rope_local_base_freq", json_real(local));
     if (st == QSAE_OK && cap != 0)
@@ -351,25 +358,12 @@ static int32_t set_cap(qsae__gguf_build *b, const char *key)
 
 int32_t qsae__gguf_gemma2(qsae__gguf_build *b)
 {
-    char text[KEY_SIZE];
     double theta = 10000;
-    int64_t window = 4096;
     /* The 27B model alone scales by the width per head; llama.cpp knows it by its 46 blocks. */
     const double scalar = (double)(b->blocks == 46 ? b->width / b->heads : b->head_dim);
     int32_t st = get_f64(b, "rope.freq_base", false, &theta, NULL);
     if (st == QSAE_OK)
-        st = check_scale(b, scalar);
-    if (st == QSAE_OK)
-        st = qsae__gguf_i64(b->g, full_key(b, "attention.sliding_window", text), false, 0,
-                            INT32_MAX, &window, NULL);
-    if (st == QSAE_OK)
-        st = set_layers(b, window, 2);
-    if (st == QSAE_OK && window > 0)
-        st = set(b, "sliding_window", json_integer(window));
-    if (st == QSAE_OK)
-        st = set(b, "query_pre_attn_scalar", json_real(scalar));
-    if (st == QSAE_OK)
-        st = set(b, "rope_theta", json_real(theta));
+        st = set_gemma(b, scalar, 4096, 2, theta);
     if (st == QSAE_OK)
         st = set_cap(b, "attn_logit_softcapping");
     if (st == QSAE_OK)

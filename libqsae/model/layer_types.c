@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Which layers slide, and how far those of a Gemma model see (models.md A.0). */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "model/config.h"
@@ -76,6 +77,22 @@ int32_t qsae__config_layers(qsae_context *ctx, const json_t *o, const char *wher
         return QSAE_ENOMEM;
     const int32_t st = read_layers(o, where, pattern, c);
     return st == QSAE_OK ? read_window(o, where, c) : st;
+}
+
+int32_t qsae__config_gemma(const json_t *o, const char *where, qsae__config *c)
+{
+    double scalar = 256;
+    int32_t st = qsae__config_common(o, where, c);
+    if (st == QSAE_OK)
+        st = qsae__config_size(o, where, "num_key_value_heads", 1, c->heads, &c->kv_heads);
+    if (st == QSAE_OK)
+        st = qsae__config_size(o, where, "head_dim", 1, INT32_MAX, &c->head_dim);
+    if (st == QSAE_OK)
+        st = qsae__config_activation(o, where, "hidden_activation", &c->activation);
+    if (st == QSAE_OK)
+        st = qsae__config_positive(o, where, "query_pre_attn_scalar", &scalar);
+    c->attn_scale = 1.0 / sqrt(scalar);
+    return st;
 }
 
 int32_t qsae__config_causal(const json_t *o, const char *where)

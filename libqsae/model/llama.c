@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Llama 2 and 3 and what is built like them: transformers' models/llama. */
-#include <math.h>
-
 #include "model/block.h"
 #include "model/family.h"
 
@@ -29,17 +27,7 @@ static int32_t read(qsae_context *ctx, const json_t *top, const json_t *o, const
         st = qsae__json_i64(o, where, "head_dim", false, 1, INT32_MAX, &c->head_dim, NULL);
     if (st == QSAE_OK)
         st = qsae__json_bool(o, where, "mlp_bias", false, &c->mlp_bias, NULL);
-    if (st == QSAE_OK)
-        st = qsae__json_bool(o, where, "tie_word_embeddings", false, &c->tied, NULL);
-    if (st == QSAE_OK)
-        st = qsae__config_activation(o, where, "hidden_act", &c->activation);
-    if (st == QSAE_OK)
-        st = qsae__rope_read_one(o, where, c);
-    if (st != QSAE_OK)
-        return st;
-    c->attn_scale = 1.0 / sqrt((double)c->head_dim);
-    c->sliding = qsae__calloc(ctx, c->layers, 1);
-    return c->sliding ? QSAE_OK : QSAE_ENOMEM;
+    return st == QSAE_OK ? qsae__config_llama(ctx, o, where, c) : st;
 }
 
 const qsae__family qsae__family_llama = {

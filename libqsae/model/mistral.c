@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Mistral 7B and what is built like it: transformers' models/mistral. Llama without biases whose
  * layers all slide, or none. */
-#include <math.h>
 #include <string.h>
 
 #include "model/block.h"
@@ -51,16 +50,8 @@ static int32_t read(qsae_context *ctx, const json_t *top, const json_t *o, const
     if (st == QSAE_OK)
         st = qsae__json_i64(o, where, "head_dim", false, 1, INT32_MAX, &c->head_dim, NULL);
     if (st == QSAE_OK)
-        st = qsae__json_bool(o, where, "tie_word_embeddings", false, &c->tied, NULL);
-    if (st == QSAE_OK)
-        st = qsae__config_activation(o, where, "hidden_act", &c->activation);
-    if (st == QSAE_OK)
-        st = qsae__rope_read_one(o, where, c);
-    if (st != QSAE_OK)
-        return st;
-    c->attn_scale = 1.0 / sqrt((double)c->head_dim);
-    c->sliding = qsae__calloc(ctx, c->layers, 1);
-    return c->sliding ? read_window(ctx, o, where, c) : QSAE_ENOMEM;
+        st = qsae__config_llama(ctx, o, where, c);
+    return st == QSAE_OK ? read_window(ctx, o, where, c) : st;
 }
 
 const qsae__family qsae__family_mistral = {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Qwen3, dense: transformers' models/qwen3. Llama with a norm on each query and key head. */
 #include <inttypes.h>
-#include <math.h>
 
 #include "model/block.h"
 #include "model/family.h"
@@ -65,16 +64,8 @@ static int32_t read(qsae_context *ctx, const json_t *top, const json_t *o, const
     if (st == QSAE_OK)
         st = qsae__config_size(o, where, "head_dim", 1, INT32_MAX, &c->head_dim);
     if (st == QSAE_OK)
-        st = qsae__json_bool(o, where, "tie_word_embeddings", false, &c->tied, NULL);
-    if (st == QSAE_OK)
-        st = qsae__config_activation(o, where, "hidden_act", &c->activation);
-    if (st == QSAE_OK)
-        st = qsae__rope_read_one(o, where, c);
-    if (st != QSAE_OK)
-        return st;
-    c->attn_scale = 1.0 / sqrt((double)c->head_dim);
-    c->sliding = qsae__calloc(ctx, c->layers, 1);
-    return c->sliding ? read_windows(o, where, c) : QSAE_ENOMEM;
+        st = qsae__config_llama(ctx, o, where, c);
+    return st == QSAE_OK ? read_windows(o, where, c) : st;
 }
 
 const qsae__family qsae__family_qwen3 = {

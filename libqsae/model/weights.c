@@ -149,21 +149,16 @@ static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t siz
     return st;
 }
 
-/* "x.weight" stands for module x, whatever the checkpoint encodes it with. */
 static const qsae__tensor *find_head_tensor(const qsae_weights *w, const char **module)
 {
     const char *const modules[] = { qsae__family_head(w->config.family), "lm_head",
                                     "language_model.lm_head" };
-    static const char *const keys[] = { "weight", "qweight", "weight_packed" };
-    for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++)
-        for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
-            char name[64];
-            snprintf(name, sizeof name, "%s.%s", modules[i], keys[k]);
-            const qsae__tensor *const t = qsae__tensors_find(w->tensors, name);
-            *module = modules[i];
-            if (t)
-                return t;
-        }
+    for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++) {
+        const qsae__tensor *const t = qsae__stored_key(w->tensors, modules[i]);
+        *module = modules[i];
+        if (t)
+            return t;
+    }
     return NULL;
 }
 

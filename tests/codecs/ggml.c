@@ -113,7 +113,7 @@ static void test_many(void **state)
             continue;
         const size_t size = (size_t)bytes_of(dtype, N);
         const int32_t *crc = test_tensor(t, QSAE_I32, "crc.%s", qsae_dtype_name(dtype))->data;
-        qsae__ggml_encode(dtype, x, N, want);
+        qsae__ggml_level(QSAE__LEVEL_C)->encode(dtype, x, N, want);
         if (test_crc32(want, size) != (uint32_t)*crc)
             fail_msg("%s differs", qsae_dtype_name(dtype));
         for (int32_t level = 0; level <= qsae__cpu_level(); level++) {
@@ -163,7 +163,8 @@ static void test_each_level(void **state)
                 continue;
             fill(&s, seed % 2, x, N);
             for (int64_t at = 0; at < N / block; at++)
-                qsae__ggml_encode(dtype, x + at * block, block, want + at * size);
+                qsae__ggml_level(QSAE__LEVEL_C)->encode(dtype, x + at * block, block,
+                                                        want + at * size);
             for (int32_t level = 0; level <= qsae__cpu_level(); level++) {
                 qsae__ggml_level(level)->encode(dtype, x, N, got);
                 if (memcmp(want, got, (size_t)bytes_of(dtype, N)))
@@ -187,7 +188,7 @@ static void test_any_bytes(void **state)
             const int64_t n = BLOCKS * elements_of(types[i]);
             for (int64_t j = 0; j < bytes_of(types[i], n); j++)
                 b[j] = seed == 1 ? 0xff : seed == 2 ? 0 : (uint8_t)next(&s);
-            qsae__ggml_decode(types[i], b, n, want);
+            qsae__ggml_level(QSAE__LEVEL_C)->decode(types[i], b, n, want);
             for (int32_t level = 0; level <= qsae__cpu_level(); level++) {
                 char what[80];
                 snprintf(what, sizeof what, "seed %llu: %s at level %s", (unsigned long long)seed,
@@ -218,8 +219,8 @@ static void test_error(void **state)
     test_random(7, x, N);
     for (int64_t i = 0; i < LENGTH(bounds); i++) {
         double error = 0, norm = 0;
-        qsae__ggml_encode(bounds[i].dtype, x, N, b);
-        qsae__ggml_decode(bounds[i].dtype, b, N, y);
+        qsae__ggml_level(QSAE__LEVEL_C)->encode(bounds[i].dtype, x, N, b);
+        qsae__ggml_level(QSAE__LEVEL_C)->decode(bounds[i].dtype, b, N, y);
         for (int k = 0; k < N; k++) {
             error += ((double)y[k] - (double)x[k]) * ((double)y[k] - (double)x[k]);
             norm += (double)x[k] * (double)x[k];
@@ -251,7 +252,7 @@ static void check_matrix(qsae_context *ctx, int32_t dtype, int32_t from, const f
     uint64_t s = (uint64_t)(dtype + from);
     assert_true(qsae__from_f32(from, x, n, stored));
     assert_true(qsae__to_f32(from, stored, n, whole));
-    qsae__ggml_encode(dtype, whole, n, want);
+    qsae__ggml_level(QSAE__LEVEL_C)->encode(dtype, whole, n, want);
     const qsae__source src = { .ctx = ctx, .data = stored, .dtype = from, .n_out = rows,
                                .n_in = cols, .out_stride = cols, .in_stride = 1 };
     qsae_qmatrix *q = encode(ctx, dtype, &src);
@@ -263,7 +264,7 @@ static void check_matrix(qsae_context *ctx, int32_t dtype, int32_t from, const f
     assert_int_equal(qsae_qmatrix_bytes(q), size);
     assert_int_equal(qsae_qmatrix_field_count(q), 1);
     test_same_bytes(qsae_dtype_name(dtype), f.data, want, (size_t)size);
-    qsae__ggml_decode(dtype, want, n, whole);
+    qsae__ggml_level(QSAE__LEVEL_C)->decode(dtype, want, n, whole);
     for (int k = 0; k < 60; k++) {
         const int64_t row = (int64_t)next(&s) % rows, c0 = (int64_t)next(&s) % cols;
         const int64_t len = 1 + (int64_t)next(&s) % (cols - c0);
@@ -398,7 +399,8 @@ static void test_open(void **state)
         if (i < 3)
             assert_true(qsae__to_f32(dtype, data + 1, ROWS * cols, want));
         else
-            qsae__ggml_decode(dtype, (const uint8_t *)data + 1, ROWS * cols, want);
+            qsae__ggml_level(QSAE__LEVEL_C)->decode(dtype, (const uint8_t *)data + 1, ROWS * cols,
+                                                    want);
         got = test_decode(q, QSAE_F32);
         test_same_f32(qsae_dtype_name(dtype), got, want, ROWS * cols);
         qsae_qmatrix_close(&q);

@@ -14,7 +14,10 @@ static void load(qsae_context *ctx, const char *json, qsae__config *c)
     char path[512];
     snprintf(path, sizeof path, "%s/config.json", test_folder());
     write_config(json);
-    OK(qsae__config_load(ctx, path, c));
+    json_t *top = NULL;
+    OK(qsae__json_load(ctx, path, &top));
+    OK(qsae__config_read(ctx, top, path, c));
+    json_decref(top);
 }
 
 /* Every default, and the sparse text_config of the published 4B file. */
