@@ -24,6 +24,7 @@ static const char usage[] =
     "  --sweep layers|modules|kinds\n"
     "                             every condition on one layer, module or kind of module at a\n"
     "                             time, ranked by what it costs\n"
+    "  --splice                   run every model with each SAE spliced in, too: CE recovered\n"
     "  --profile NAME             default, article or paper\n"
     "  --compute f32|bf16         arithmetic of the models\n"
     "  --attn eager|sdpa|fp32     attention's rounding points in bf16\n"
@@ -142,7 +143,7 @@ static const struct option longs[] = {
     { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
-    { "sweep", required_argument, NULL, 'w' },
+    { "sweep", required_argument, NULL, 'w' },     { "splice", no_argument, NULL, 'l' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
@@ -190,6 +191,7 @@ static void set_option(struct options *o, int c)
     case 'x': a->cross_labels = 1; break;
     case 'k': a->keep_tail = 1; break;
     case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
+    case 'l': a->splice = 1; break;
     case 'r': o->context.files = QSAE_FILES_READ; break;
     case 'q': o->quiet = 1; break;
     case 'V': printf("libqsae %s\n", qsae_version()); exit(0);

@@ -5,11 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CELL = 256, COLUMNS = 18 };
+enum { CELL = 256, COLUMNS = 19 };
 
 static const char *const heads[COLUMNS] = {
     "condition", "bits/w", "weights", "CE", "dCE [95% interval]", "PPL", "KL", "top-1", "SAE",
-    "FVU", "dFVU", "L0", "noise P/R", "survived", "median r", "tok/s", "peak", "verdict"
+    "FVU", "dFVU", "L0", "noise P/R", "survived", "median r", "CE rec.", "tok/s", "peak", "verdict"
 };
 
 /* A table is rows of cells; the first row is the heading. */
@@ -63,14 +63,15 @@ static void predictions(char (*row)[CELL], const json_t *who)
     put(row[5], "%.4f", get(who, "ppl"));
     put(row[6], "%.3e", get(who, "kl_mean"));
     put(row[7], "%.2f%%", 100 * get(who, "top1_agreement"));
-    put(row[15], "%.0f", get(who, "tokens_per_second"));
-    put_bytes(row[16], get(who, "peak_rss_bytes"));
+    put(row[16], "%.0f", get(who, "tokens_per_second"));
+    put_bytes(row[17], get(who, "peak_rss_bytes"));
 }
 
 static void features(char (*row)[CELL], const json_t *sae)
 {
     const json_t *noise = json_object_get(sae, "noise"),
-                 *survival = json_object_get(sae, "survival");
+                 *survival = json_object_get(sae, "survival"),
+                 *splice = json_object_get(sae, "splice");
     const char *verdict = json_string_value(json_object_get(noise, "verdict"));
     snprintf(row[8], CELL, "%.40s @%lld", json_string_value(json_object_get(sae, "name")),
              (long long)json_integer_value(json_object_get(sae, "layer")));
@@ -80,7 +81,9 @@ static void features(char (*row)[CELL], const json_t *sae)
     put(row[12], "%.3f", get(noise, "ratio"));
     put(row[13], "%.1f%%", get(survival, "survived_percent"));
     put(row[14], "%.4f", get(survival, "median_r"));
-    snprintf(row[17], CELL, "%s", verdict ? verdict : "");
+    if (json_is_object(splice))
+        put(row[15], "%.4f", get(splice, "ce_recovered"));
+    snprintf(row[18], CELL, "%s", verdict ? verdict : "");
 }
 
 static void add(struct table *t, const json_t *who)
@@ -173,7 +176,7 @@ static void print_cells(FILE *out, const struct table *t)
         for (int c = 0; c < COLUMNS; c++) {
             const char *text = r ? t->cells[r - 1][c] : heads[c];
             if (width[c]) /* text to the left, numbers to the right */
-                fprintf(out, c == 0 || c == 8 || c == 17 ? "%-*s  " : "%*s  ", (int)width[c], text);
+                fprintf(out, c == 0 || c == 8 || c == 18 ? "%-*s  " : "%*s  ", (int)width[c], text);
         }
         fprintf(out, "\n");
     }

@@ -51,7 +51,8 @@ typedef struct qsae_audit_settings {
     void *progress_cookie;
     qsae_cancel_token *cancel;
     int32_t sweep;            /**< QSAE_SWEEP_*: which layer's compression costs what */
-    int32_t reserved;
+    int32_t splice;           /**< non-zero: every model also runs with each SAE spliced in, and
+                                   with the SAE's input ablated to zero and to its mean */
     int64_t stride;           /**< windows, as in text.h; `context` is their length */
     int64_t score_from;       /**< as in text.h */
     const char *order;        /**< as in text.h */

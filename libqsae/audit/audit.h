@@ -45,11 +45,20 @@ struct audit_sae {
     qsae_sae_info info;
 };
 
+/* What takes the place of an SAE's input while the rest of the model runs on. */
+enum {
+    QSAE__SPLICE_SAE,            /* its reconstruction */
+    QSAE__SPLICE_ZERO,
+    QSAE__SPLICE_MEAN,           /* of the logical batch */
+    QSAE__SPLICES
+};
+
 /* Metrics of one (participant, SAE). */
 struct audit_features {
     qsae_metric *reconstruction;
     qsae_metric *drift;          /* NULL for the reference */
     qsae_metric *survival;       /* NULL for the reference */
+    qsae_metric *splice[QSAE__SPLICES]; /* divergences from the same model left alone, or NULL */
 };
 
 #define QSAE__MATCH_STEPS 6
@@ -101,6 +110,7 @@ struct participant {
     qsae__outliers *outliers;    /* [linears] up to next_chunk */
     int64_t n_outliers;
     double seconds;              /* of its forward passes, SAEs and its share of the head */
+    double splice_seconds;       /* of its passes with SAEs spliced in */
     uint64_t peak_rss;
 };
 
@@ -116,6 +126,7 @@ struct qsae_audit {
     int64_t n_saes;
     int64_t batch;               /* chunks per logical batch */
     int32_t compute, attention, sweep;
+    bool splice;                 /* models run with each SAE spliced in, too */
     char *state_path;
     char fingerprint[QSAE__HASH_SIZE];
     qsae_progress_callback progress;
@@ -187,6 +198,31 @@ qsae_positions qsae__batch_positions(const struct audit_batch *b, const uint8_t 
 int32_t qsae__pass_open(qsae_audit *a);
 void qsae__pass_close(qsae_audit *a);
 int32_t qsae__pass_batch(qsae_audit *a);
+
+/* splice.c: predictions with an SAE spliced in, or its input ablated. */
+struct audit_splice;
+
+/* Rows at the SAE's place, [rows, width] each, and their reconstructions. */
+struct splice_rows {
+    const float *x, *y;
+    int64_t width;
+};
+
+/* Room for `members` participants at once, batches of `rows`. */
+int32_t qsae__splice_open(qsae_audit *a, int64_t members, int64_t rows, int64_t width,
+                          struct audit_splice **out);
+void qsae__splice_close(qsae_audit *a, struct audit_splice **splice);
+/* Runs participant `member` of a group on from SAE `sae`; final: its own final rows. Changes the
+ * slab's rows, and no metric. */
+int32_t qsae__splice_run(qsae_audit *a, struct audit_splice *s, struct participant *who,
+                         int64_t member, int64_t sae, const struct audit_batch *b,
+                         const struct splice_rows *in, const float *final, qsae__slab *slab);
+/* Adds that to its metrics; nll, top: of the model left alone. */
+int32_t qsae__splice_update(qsae_audit *a, const struct audit_splice *s, struct participant *who,
+                            int64_t member, int64_t sae, const struct audit_batch *b,
+                            const float *nll, const int32_t *top);
+/* The result's object; null without splices. */
+json_t *qsae__splice_json(const struct audit_features *f);
 
 /* result.c: a new reference to the document, or to one snapshot of it. */
 int32_t qsae__result_document(qsae_audit *a, json_t **out);

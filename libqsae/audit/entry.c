@@ -146,6 +146,7 @@ static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)
                             defined ? json_null() : json_string(p->checkpoint->reason));
         st = add_metric(o, intervals, p->saes[i].reconstruction, defined);
         json_object_set_new(o, "intervals", intervals);
+        json_object_set_new(o, "splice", defined ? qsae__splice_json(&p->saes[i]) : json_null());
         if (st == QSAE_OK && p->saes[i].drift)
             st = add_pair(a, p, i, o);
     }

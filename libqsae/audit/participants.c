@@ -14,6 +14,8 @@ static void close_participant(qsae_audit *a, struct participant *p)
         qsae_metric_close(&p->saes[i].reconstruction);
         qsae_metric_close(&p->saes[i].drift);
         qsae_metric_close(&p->saes[i].survival);
+        for (int v = 0; v < QSAE__SPLICES; v++)
+            qsae_metric_close(&p->saes[i].splice[v]);
     }
     qsae__free(a->ctx, p->saes);
     qsae__free(a->ctx, p->outliers);

@@ -46,6 +46,7 @@ struct pass {
     qsae__csr csr_q;
     float **y_r;                 /* [n_saes] of [rows, width] */
     float *y_q;
+    struct audit_splice *splice; /* or NULL */
 };
 
 static void free_rows(qsae_audit *a, struct pass *p, struct rows_of *r)
@@ -77,6 +78,7 @@ void qsae__pass_close(qsae_audit *a)
             qsae__free(a->ctx, p->y_r[i]);
     }
     qsae__csr_free(&p->csr_q);
+    qsae__splice_close(a, &p->splice);
     qsae__batch_close(a, &p->batch);
     void *const blocks[] = { p->tap_layer, p->sae_tap, p->rows, p->csr_r, p->y_r, p->y_q, p->slabs,
                              p->branches };
@@ -192,6 +194,8 @@ static int32_t open_buffers(qsae_audit *a, struct pass *p)
         if (!p->y_r[i])
             st = QSAE_ENOMEM;
     }
+    if (st == QSAE_OK && a->splice)
+        st = qsae__splice_open(a, p->group + 1, n, p->width, &p->splice);
     return st;
 }
 
@@ -366,9 +370,36 @@ static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who
     return st;
 }
 
-/* Metrics of one participant; `reference` rows are pass->rows[0]. */
-static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, struct rows_of *own)
+/* Runs a participant with each SAE spliced in; member: its place in the group. */
+static int32_t splice(qsae_audit *a, struct pass *p, struct participant *who, int64_t member)
 {
+    const struct rows_of *const own = &p->rows[member];
+    qsae__outliers *const met = qsae__calloc(a->ctx, who->n_outliers, sizeof *met);
+    int32_t st = met ? QSAE_OK : QSAE_ENOMEM;
+    for (int64_t i = 0; met && i < who->n_outliers; i++)
+        met[i] = qsae__model_outliers(who->model, i);
+    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && qsae__participant_features(who); i++) {
+        const int64_t tap = p->sae_tap[i];
+        const bool same = who == a->participants || p->tap_layer[tap] < who->start;
+        const struct splice_rows in = { .x = tap_rows(p, who, own, tap),
+                                        .y = same ? p->y_r[i] : p->y_q, .width = p->width };
+        if (!same)
+            st = reconstruct(p, a->saes[i].sae, in.x, &p->csr_q, p->y_q);
+        if (st == QSAE_OK)
+            st = qsae__splice_run(a, p->splice, who, member, i, &p->batch, &in, own->final,
+                                  slab_of(p, who->width));
+    }
+    /* What the model meets while it is left alone is what is reported. */
+    for (int64_t i = 0; met && i < who->n_outliers; i++)
+        qsae__model_set_outliers(who->model, i, &met[i]);
+    qsae__free(a->ctx, met);
+    return st;
+}
+
+/* Metrics of one participant, at its place in the group; the reference's is 0. */
+static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, int64_t member)
+{
+    struct rows_of *const own = &p->rows[member];
     const double start = qsae__now();
     const qsae_positions at = qsae__batch_positions(&p->batch, p->batch.mask);
     const int64_t n = p->batch.rows;
@@ -383,7 +414,8 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, st
         st = qsae_metric_update_divergence(who->divergence, &at, &d);
     }
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && qsae__participant_features(who); i++)
-        st = update_sae(a, p, who, own, i);
+        if ((st = update_sae(a, p, who, own, i)) == QSAE_OK && p->splice)
+            st = qsae__splice_update(a, p->splice, who, member, i, &p->batch, own->nll, own->top);
     who->seconds += qsae__now() - start;
     if (st != QSAE_OK)
         return st;
@@ -430,11 +462,12 @@ static int32_t run_heads(qsae_audit *a, struct pass *p, const int64_t *members, 
 static int32_t finish_group(qsae_audit *a, struct pass *p, const int64_t *members, int64_t n)
 {
     struct participant *const reference = &a->participants[0];
+    const int64_t first = reference->next_chunk == a->next_chunk ? 0 : 1;
     int32_t st = run_heads(a, p, members, n);
-    if (st == QSAE_OK && reference->next_chunk == a->next_chunk)
-        st = update(a, p, reference, &p->rows[0]);
-    for (int64_t j = 1; j <= n && st == QSAE_OK; j++)
-        st = update(a, p, &a->participants[members[j - 1]], &p->rows[j]);
+    for (int64_t j = first; j <= n && st == QSAE_OK && p->splice; j++)
+        st = splice(a, p, &a->participants[j ? members[j - 1] : 0], j);
+    for (int64_t j = first; j <= n && st == QSAE_OK; j++)
+        st = update(a, p, &a->participants[j ? members[j - 1] : 0], j);
     return st;
 }
 

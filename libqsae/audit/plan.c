@@ -71,6 +71,8 @@ static int32_t check(const qsae_audit_settings *s)
         return qsae__fail(QSAE_EINVAL, "audit: compute: expected 0..2, found %d", (int)s->compute);
     if (s->sweep < 0 || s->sweep > QSAE_SWEEP_KINDS)
         return qsae__fail(QSAE_EINVAL, "audit: sweep: expected 0..3, found %d", (int)s->sweep);
+    if (s->splice && !s->n_saes)
+        return qsae__fail(QSAE_EINVAL, "audit: splice: there is no SAE to splice in");
     if (s->batch < 0 || s->batch > 1 << 20)
         return qsae__fail(QSAE_EINVAL, "audit: batch: expected 0..1048576, found %lld",
                           (long long)s->batch);
@@ -142,7 +144,8 @@ static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
 
 static uint64_t metric_memory(const qsae_audit *a)
 {
-    const int64_t metrics = a->n_participants * (2 + 2 * a->n_saes);
+    const int64_t metrics =
+        a->n_participants * (2 + (2 + (a->splice ? QSAE__SPLICES : 0)) * a->n_saes);
     return (uint64_t)qsae__min_i64(METRIC_MEMORY,
                                    qsae__max_i64(LEAST_MEMORY, TOTAL_MEMORY / metrics));
 }
@@ -170,6 +173,8 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
             st = qsae_metric_open_drift(a->ctx, info->width, &s, &f->drift);
         if (st == QSAE_OK && !first)
             st = qsae_metric_open_features(a->ctx, info->features, &s, &f->survival);
+        for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK && a->splice; v++)
+            st = qsae_metric_open_divergence(a->ctx, &s, &f->splice[v]);
     }
     return st;
 }
@@ -202,6 +207,8 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
         qsae__hasher_i64(h, a->saes[i].layer);
         qsae__hasher_i64(h, a->saes[i].site);
     }
+    if (a->splice)
+        qsae__hasher_string(h, "splice");
     qsae__hasher_hex(h, a->fingerprint);
     qsae__hasher_close(a->ctx, &h);
     return st;
@@ -253,6 +260,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->compute = s->compute ? s->compute : a->profile->compute;
     a->attention = s->attention;
     a->sweep = s->sweep;
+    a->splice = s->splice != 0;
     a->progress = s->progress;
     a->progress_cookie = s->progress_cookie;
     a->cancel = s->cancel;

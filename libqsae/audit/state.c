@@ -95,6 +95,8 @@ int32_t qsae__state_save(qsae_audit *a)
             put_metric(&b, a->ctx, p->saes[s].reconstruction);
             put_metric(&b, a->ctx, p->saes[s].drift);
             put_metric(&b, a->ctx, p->saes[s].survival);
+            for (int v = 0; v < QSAE__SPLICES; v++)
+                put_metric(&b, a->ctx, p->saes[s].splice[v]);
         }
     }
     int32_t st = b.status;
@@ -234,6 +236,8 @@ static int32_t get_participant(qsae_audit *a, struct reader *r, struct participa
             st = get_metric(r, p->saes[s].drift);
         if (st == QSAE_OK)
             st = get_metric(r, p->saes[s].survival);
+        for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK; v++)
+            st = get_metric(r, p->saes[s].splice[v]);
     }
     return st;
 }

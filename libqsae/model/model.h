@@ -34,6 +34,8 @@ void qsae__slab_close(qsae__slab *slab);
 int32_t qsae__model_embed(qsae_model *m, qsae__slab *slab);
 int32_t qsae__model_step(qsae_model *m, int64_t layer, qsae__slab *slab);
 int32_t qsae__model_final(qsae_model *m, const qsae__slab *slab, float *out);
+/* Rounds rows that are put into a pass to what the model computes in: bf16, or nothing. */
+void qsae__model_round(const qsae_model *m, float *x, int64_t n);
 
 /* Head over k participants: vocabulary tiles stream through log-sum-exp, label logit, arg-max and
  * divergence from participant 0. Outputs are [rows] each and may be NULL. */

@@ -292,6 +292,12 @@ int32_t qsae__model_step(qsae_model *m, int64_t layer, qsae__slab *slab)
     return st;
 }
 
+void qsae__model_round(const qsae_model *m, float *x, int64_t n)
+{
+    if (m->bf16)
+        qsae__round(m->ctx, QSAE_BF16, x, n);
+}
+
 int32_t qsae__model_final(qsae_model *m, const qsae__slab *slab, float *out)
 {
     qsae__run run;

@@ -128,8 +128,8 @@ int32_t qsae__taps_call(qsae__taps *taps, const qsae_model *m, int64_t layer,
         if (t->edit) {
             qsae_rows edited = rows;
             st = t->edit(t->cookie, t->layer, t->site, &edited);
-            if (st == QSAE_OK && m->bf16)
-                qsae__round(m->ctx, QSAE_BF16, slab->x, rows.n_rows * rows.n_cols);
+            if (st == QSAE_OK)
+                qsae__model_round(m, slab->x, rows.n_rows * rows.n_cols);
         }
         if (st == QSAE_OK && t->observe)
             st = t->observe(t->cookie, t->layer, t->site, &rows);

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Editors: the residual rows of layer 2 replaced by SAE(x), by zero and by their mean, against the
- * spliced cross-entropies of golden.json (transformers with a forward hook, SAELens).
+ * spliced cross-entropies of golden.json (transformers with a forward hook, SAELens). An audit's own
+ * splices against the same, and against editors.
  */
-#include <math.h>
-#include <stdlib.h>
+#include <unistd.h>
 
-#include <jansson.h>
-
-#include "../support.h"
+#include "document.h"
 
 #define SAES QSAE_TEST_SHARED "/data/stories260k-saes"
 #define MODEL QSAE_TEST_SHARED "/data/stories260k"
@@ -100,11 +98,6 @@ static double cross_entropy(qsae_model *model, const qsae_corpus *corpus, struct
     return sum / (double)count;
 }
 
-static double at(const json_t *o, const char *key)
-{
-    return json_number_value(json_object_get(o, key));
-}
-
 /* Tolerance: golden.json's order-only spread of the condition's own ce, four times, and a floor for
  * a few features next to their threshold; another 1e-4 where the condition rounds activations, as
  * the reconstruction that takes their place passes the same roundings again. */
@@ -171,8 +164,232 @@ static void test_splice(void **state)
     json_decref(golden);
 }
 
+/* The audit's splices on golden.json's data. */
+static void test_audit_golden(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "jumprelu", "topk", "standard" };
+    static const char *const paths[] = { SAES "/jumprelu", SAES "/topk", SAES "/standard" };
+    static const char *const specs[] = { "nf4:block=64,double=1,rules=cuda", "rtn:bits=4" };
+    static const char *const keys[] = { "f32", "nf4_cuda_f32", "rtn4" };
+    json_error_t error;
+    json_t *golden = json_load_file(SAES "/golden.json", 0, &error);
+    if (!golden) {
+        printf("skipped: no reference data beside the source tree (shared/data)\n");
+        skip();
+    }
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    qsae_audit_settings_init(&s, sizeof s);
+    s.model = MODEL;
+    s.text = MODEL "/tinystories-valid.txt";
+    s.profile = QSAE_PROFILE_ARTICLE;
+    s.compute = QSAE_COMPUTE_F32;
+    s.saes = paths;
+    s.n_saes = 3;
+    s.conditions = specs;
+    s.n_conditions = 2;
+    s.splice = 1;
+    json_t *result = run(ctx, &s);
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *who = i ? condition_at(result, i - 1) : json_object_get(result, "reference");
+        const json_t *c = json_object_get(json_object_get(golden, "conditions"), keys[i]);
+        const json_t *want = json_object_get(json_object_get(c, "values"), "spliced");
+        for (size_t k = 0; k < 3; k++) {
+            const json_t *sae = json_array_get(json_object_get(who, "saes"), k);
+            const json_t *got = json_object_get(sae, "splice");
+            char key[64];
+            snprintf(key, sizeof key, "ce_sae_%s", names[k]);
+            check(keys[i], key, at(got, "ce_sae"), c);
+            check(keys[i], "ce_zero", at(got, "ce_zero"), c);
+            snprintf(key, sizeof key, "loss_recovered_%s", names[k]);
+            near(key, at(got, "ce_recovered"), at(want, key), 1e-6);
+            near("ce", at(got, "ce"), at(who, "ce"), 1e-12);
+            assert_true(at(got, "kl_sae") > 0 && at(got, "kl_sae") < at(got, "kl_zero"));
+        }
+    }
+    json_decref(result);
+    json_decref(golden);
+    qsae_context_close(&ctx);
+}
+
+/* Chunks of the bundled text whose rows at the SAE's place are replaced as the default profile has
+ * it: the first position of a chunk keeps its row, but where all are zero. */
+struct ablation {
+    qsae_sae *sae;        /* NULL: zero */
+};
+
+static int32_t ablate(void *cookie, int32_t layer, int32_t site, qsae_rows *rows)
+{
+    const struct ablation *const a = cookie;
+    float first[4][1024];
+    float *const x = rows->data;
+    (void)layer;
+    (void)site;
+    assert_true(rows->n_rows <= 4 * 256 && rows->n_cols <= 1024);
+    for (int64_t c = 0; c < rows->n_rows / 256; c++)
+        memcpy(first[c], x + c * 256 * rows->row_stride, (size_t)rows->n_cols * sizeof *x);
+    if (!a->sae) {
+        for (int64_t r = 0; r < rows->n_rows; r++)
+            memset(x + r * rows->row_stride, 0, (size_t)rows->n_cols * sizeof *x);
+        return QSAE_OK;
+    }
+    struct splice all = { .sae = a->sae };
+    const int32_t st = edit(&all, layer, site, rows);
+    for (int64_t c = 0; c < rows->n_rows / 256; c++)
+        memcpy(x + c * 256 * rows->row_stride, first[c], (size_t)rows->n_cols * sizeof *x);
+    return st;
+}
+
+/* Mean nll over positions that are scored: with a label, and not first. */
+static double ablated(qsae_model *model, const qsae_corpus *corpus, int32_t layer,
+                      struct ablation *a)
+{
+    qsae_corpus_info info = { .struct_size = sizeof info };
+    qsae_tap tap = { .struct_size = sizeof tap, .layer = layer, .site = QSAE_SITE_RESID_POST,
+                     .edit = ablate, .cookie = a };
+    static float nll[256];
+    double sum = 0;
+    int64_t n = 0;
+    assert_ok(qsae_corpus_get_info(corpus, &info));
+    for (int64_t c = 0; c < info.chunks; c++) {
+        const int32_t *ids, *labels;
+        const int64_t *document;
+        int64_t tokens;
+        qsae_pass pass;
+        qsae_pass_init(&pass, sizeof pass);
+        assert_ok(qsae_corpus_chunk(corpus, c, &ids, &labels, &document, &tokens));
+        assert_int_equal(tokens, 256);
+        pass.ids = ids;
+        pass.labels = labels;
+        pass.n_seq = 1;
+        pass.n_tokens = 256;
+        pass.nll = nll;
+        pass.taps = &tap;
+        pass.n_taps = 1;
+        assert_ok(qsae_model_forward(model, &pass));
+        for (int64_t i = 1; i < 256; i++)
+            if (!isnan(nll[i])) {
+                sum += (double)nll[i];
+                n++;
+            }
+    }
+    return sum / (double)n;
+}
+
+static void test_audit_editors(void **state)
+{
+    (void)state;
+    static const char *const specs[] = { "rtn:bits=4" };
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    qsae_tokenizer *tokenizer;
+    qsae_corpus *corpus;
+    qsae_corpus_settings cs;
+    qsae_weights *weights;
+    struct ablation zero = { NULL }, sae = { NULL };
+    defaults(&s);
+    s.profile = QSAE_PROFILE_DEFAULT;
+    s.max_tokens = 5000;
+    s.conditions = specs;
+    s.n_conditions = 1;
+    s.splice = 1;
+    json_t *result = run(ctx, &s);
+    qsae_corpus_settings_init(&cs, sizeof cs);
+    cs.context = 256;
+    cs.max_tokens = 5000;
+    assert_ok(qsae_tokenizer_open(ctx, s.model, &tokenizer));
+    assert_ok(qsae_corpus_open(ctx, tokenizer, s.text, &cs, &corpus));
+    assert_ok(qsae_weights_open(ctx, s.model, &weights));
+    assert_ok(qsae_sae_open(ctx, sae_path, NULL, &sae.sae));
+    for (int i = 0; i < 2; i++) {
+        const json_t *who = i ? condition_at(result, 0) : json_object_get(result, "reference");
+        const json_t *o = json_array_get(json_object_get(who, "saes"), 0);
+        const json_t *got = json_object_get(o, "splice");
+        const int32_t layer = (int32_t)at(o, "layer");
+        qsae_model *model;
+        qsae_model_settings m;
+        qsae_model_settings_init(&m, sizeof m);
+        m.condition = i ? specs[0] : NULL;
+        assert_ok(qsae_model_open(weights, &m, &model));
+        near("ce_sae", at(got, "ce_sae"), ablated(model, corpus, layer, &sae), 1e-9);
+        near("ce_zero", at(got, "ce_zero"), ablated(model, corpus, layer, &zero), 1e-9);
+        assert_true(at(got, "ce") < at(got, "ce_sae") && at(got, "ce_sae") < at(got, "ce_zero"));
+        qsae_model_close(&model);
+    }
+    json_decref(result);
+    qsae_sae_close(&sae.sae);
+    qsae_weights_close(&weights);
+    qsae_corpus_close(&corpus);
+    qsae_tokenizer_close(&tokenizer);
+    qsae_context_close(&ctx);
+}
+
+/* Splices change no other figure, and a stopped run ends with the same document. */
+static void test_audit_resume(void **state)
+{
+    (void)state;
+    static const char *const specs[] = { "llm.int8@compute=bf16", "nf4@layers=1" };
+    char path[] = "/tmp/qsae-splice-XXXXXX";
+    const int fd = mkstemp(path);
+    struct stop stop = { .at = 2048 };
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    qsae_audit *audit;
+    assert_true(fd >= 0);
+    close(fd);
+    unlink(path);
+    assert_ok(qsae_cancel_token_open(&stop.token));
+    defaults(&s);
+    s.max_tokens = 5000;
+    s.conditions = specs;
+    s.n_conditions = 2;
+    json_t *plain = run(ctx, &s);
+    s.splice = 1;
+    json_t *whole = run(ctx, &s);
+    s.state = path;
+    s.cancel = stop.token;
+    s.progress = stop_at;
+    s.progress_cookie = &stop;
+    assert_ok(qsae_audit_open(ctx, &s, &audit));
+    assert_fails(qsae_audit_run(audit), QSAE_ECANCELED, "canceled");
+    qsae_audit_close(&audit);
+    qsae_cancel_token_reset(stop.token);
+    stop.at = INT64_MAX;
+    json_t *resumed = run(ctx, &s);
+    strip(plain);
+    strip(whole);
+    strip(resumed);
+    assert_true(json_equal(whole, resumed));
+    s.splice = 0; /* another measurement: the state does not hold it */
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EMISMATCH, "another measurement");
+    json_object_del(plain, "fingerprint");
+    json_object_del(whole, "fingerprint");
+    for (int i = 0; i < 3; i++) {
+        json_t *who = i ? condition_at(whole, (size_t)i - 1) : json_object_get(whole, "reference");
+        json_t *sae = json_array_get(json_object_get(who, "saes"), 0);
+        assert_true(json_is_object(json_object_get(sae, "splice")));
+        json_object_set_new(sae, "splice", json_null());
+    }
+    assert_true(json_equal(plain, whole));
+    s.splice = 1;
+    s.n_saes = 0;
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EINVAL, "splice");
+    json_decref(plain);
+    json_decref(whole);
+    json_decref(resumed);
+    unlink(path);
+    qsae_cancel_token_close(&stop.token);
+    qsae_context_close(&ctx);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_splice) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_splice),
+        cmocka_unit_test(test_audit_golden),
+        cmocka_unit_test(test_audit_editors),
+        cmocka_unit_test(test_audit_resume),
+    };
     return cmocka_run_group_tests_name("splice", tests, NULL, NULL);
 }

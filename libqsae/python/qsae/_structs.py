@@ -204,7 +204,7 @@ class AuditSettings(Struct):
                 ("attention", c_int32), ("bos_policy", c_int32), ("cross_labels", c_int32),
                 ("keep_tail", c_int32),
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
-                ("sweep", c_int32), ("reserved", c_int32), ("stride", c_int64),
+                ("sweep", c_int32), ("splice", c_int32), ("stride", c_int64),
                 ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p)]
 
 

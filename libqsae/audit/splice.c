@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Splicing (sae.md A.6 and C.1, methods.md section 4): what an SAE's reconstruction is worth to the
+ * model. At the SAE's place the model's rows are replaced by their reconstruction, by zero or by
+ * their mean over the logical batch; the layers above and the head run again; the predictions are
+ * compared with those of the same model left alone. A row that features do not count (a first
+ * position, where the profile says so) keeps its value, but for zero ablation, which spares none,
+ * as in SAELens; so does one with NaN or infinity.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "audit/audit.h"
+
+/* What a variant leaves behind, [rows] each. */
+struct outcome {
+    float *nll, *kl;
+    int32_t *top;
+};
+
+struct audit_splice {
+    int64_t n_saes, members;
+    float *final[QSAE__SPLICES];  /* [rows_max, width] */
+    double *mean;                 /* [width] */
+    struct outcome *outcomes;     /* [members, n_saes, QSAE__SPLICES] */
+};
+
+static struct outcome *outcome_of(const struct audit_splice *s, int64_t member, int64_t sae)
+{
+    return s->outcomes + (member * s->n_saes + sae) * QSAE__SPLICES;
+}
+
+void qsae__splice_close(qsae_audit *a, struct audit_splice **splice)
+{
+    struct audit_splice *const s = *splice;
+    if (!s)
+        return;
+    for (int v = 0; v < QSAE__SPLICES; v++)
+        qsae__free(a->ctx, s->final[v]);
+    for (int64_t i = 0; s->outcomes && i < s->members * s->n_saes * QSAE__SPLICES; i++) {
+        qsae__free(a->ctx, s->outcomes[i].nll);
+        qsae__free(a->ctx, s->outcomes[i].kl);
+        qsae__free(a->ctx, s->outcomes[i].top);
+    }
+    qsae__free(a->ctx, s->outcomes);
+    qsae__free(a->ctx, s->mean);
+    qsae__free(a->ctx, s);
+    *splice = NULL;
+}
+
+int32_t qsae__splice_open(qsae_audit *a, int64_t members, int64_t rows, int64_t width,
+                          struct audit_splice **out)
+{
+    struct audit_splice *const s = qsae__calloc(a->ctx, 1, sizeof *s);
+    *out = s;
+    if (!s)
+        return QSAE_ENOMEM;
+    s->n_saes = a->n_saes;
+    s->members = members;
+    s->mean = qsae__alloc_array(a->ctx, width, sizeof *s->mean);
+    bool ok = s->mean != NULL;
+    for (int v = 0; v < QSAE__SPLICES && ok; v++)
+        ok = (s->final[v] = qsae__alloc_array(a->ctx, rows * width, sizeof(float))) != NULL;
+    const int64_t n = members * a->n_saes * QSAE__SPLICES;
+    ok = ok && (s->outcomes = qsae__calloc(a->ctx, n, sizeof *s->outcomes));
+    for (int64_t i = 0; i < n && ok; i++) {
+        struct outcome *const o = &s->outcomes[i];
+        o->nll = qsae__alloc_array(a->ctx, rows, sizeof(float));
+        o->kl = qsae__alloc_array(a->ctx, rows, sizeof(float));
+        o->top = qsae__alloc_array(a->ctx, rows, sizeof(int32_t));
+        ok = o->nll && o->kl && o->top;
+    }
+    if (ok)
+        return QSAE_OK;
+    qsae__splice_close(a, out);
+    return QSAE_ENOMEM;
+}
+
+static bool keeps(const struct audit_batch *b, int64_t row, const float *x, int64_t width)
+{
+    if (b->mask_features[row] & QSAE_MASK_EXCLUDED)
+        return true;
+    for (int64_t i = 0; i < width; i++)
+        if (!isfinite(x[i]))
+            return true;
+    return false;
+}
+
+/* mean [width] of the rows that are replaced. */
+static void mean_of(const struct audit_batch *b, const float *x, int64_t width, double *mean)
+{
+    int64_t n = 0;
+    memset(mean, 0, (size_t)width * sizeof *mean);
+    for (int64_t r = 0; r < b->rows; r++) {
+        if (keeps(b, r, x + r * width, width))
+            continue;
+        n++;
+        for (int64_t i = 0; i < width; i++)
+            mean[i] += (double)x[r * width + i];
+    }
+    for (int64_t i = 0; i < width && n > 0; i++)
+        mean[i] /= (double)n;
+}
+
+/* to[rows, width] = x, replaced as the variant says. */
+static void replace(const struct audit_splice *s, const struct audit_batch *b, int variant,
+                    const struct splice_rows *in, float *to)
+{
+    const int64_t width = in->width;
+    for (int64_t r = 0; r < b->rows; r++) {
+        const float *const x = in->x + r * width;
+        float *const row = to + r * width;
+        if (variant == QSAE__SPLICE_ZERO)
+            memset(row, 0, (size_t)width * sizeof *row);
+        else if (keeps(b, r, x, width))
+            memcpy(row, x, (size_t)width * sizeof *row);
+        else if (variant == QSAE__SPLICE_SAE)
+            memcpy(row, in->y + r * width, (size_t)width * sizeof *row);
+        else
+            for (int64_t i = 0; i < width; i++)
+                row[i] = (float)s->mean[i];
+    }
+}
+
+/* The layers above the SAE, and the final norm, on replaced rows. */
+static int32_t run_above(qsae_audit *a, struct audit_splice *s, struct participant *who, int64_t i,
+                         const struct audit_batch *b, int variant, const struct splice_rows *in,
+                         qsae__slab *slab)
+{
+    qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
+    int32_t st = qsae_model_get_info(who->model, &info);
+    if (st != QSAE_OK)
+        return st;
+    replace(s, b, variant, in, slab->x);
+    qsae__model_round(who->model, slab->x, b->rows * in->width);
+    for (int64_t n = a->saes[i].layer + 1; n < info.layers && st == QSAE_OK; n++) {
+        st = qsae__canceled(a->cancel);
+        if (st == QSAE_OK)
+            st = qsae__model_step(who->model, n, slab);
+    }
+    return st == QSAE_OK ? qsae__model_final(who->model, slab, s->final[variant]) : st;
+}
+
+int32_t qsae__splice_run(qsae_audit *a, struct audit_splice *s, struct participant *who,
+                         int64_t member, int64_t sae, const struct audit_batch *b,
+                         const struct splice_rows *in, const float *final, qsae__slab *slab)
+{
+    struct outcome *const outcomes = outcome_of(s, member, sae);
+    qsae__head_rows heads[1 + QSAE__SPLICES] = { { .model = who->model, .final = final } };
+    const double start = qsae__now();
+    int32_t st = QSAE_OK;
+    mean_of(b, in->x, in->width, s->mean);
+    for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK; v++) {
+        st = run_above(a, s, who, sae, b, v, in, slab);
+        heads[1 + v] = (qsae__head_rows){ .model = who->model, .final = s->final[v],
+                                          .nll = outcomes[v].nll, .kl = outcomes[v].kl,
+                                          .top = outcomes[v].top };
+    }
+    if (st == QSAE_OK)
+        st = qsae__head_run(a->ctx, b->rows, b->labels, 1 + QSAE__SPLICES, heads, a->cancel);
+    who->splice_seconds += qsae__now() - start;
+    return st;
+}
+
+int32_t qsae__splice_update(qsae_audit *a, const struct audit_splice *s, struct participant *who,
+                            int64_t member, int64_t sae, const struct audit_batch *b,
+                            const float *nll, const int32_t *top)
+{
+    const struct outcome *const outcomes = outcome_of(s, member, sae);
+    const qsae_positions at = qsae__batch_positions(b, b->mask_features);
+    int32_t st = QSAE_OK;
+    (void)a;
+    for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK; v++) {
+        const qsae_divergence_rows d = { .struct_size = sizeof d, .n = b->rows, .nll_r = nll,
+                                         .nll_q = outcomes[v].nll, .kl = outcomes[v].kl,
+                                         .top_r = top, .top_q = outcomes[v].top,
+                                         .label = b->labels };
+        st = qsae_metric_update_divergence(who->saes[sae].splice[v], &at, &d);
+    }
+    return st;
+}
+
+static void set(json_t *o, const char *key, double v)
+{
+    json_object_set_new(o, key, qsae__number(v));
+}
+
+/* [low, high] of a result, if it has an interval. */
+static void set_interval(json_t *o, const char *key, qsae_metric *m, const char *name)
+{
+    for (int32_t i = 0; i < qsae_metric_count(m); i++) {
+        qsae_value v = { .struct_size = sizeof v };
+        if (qsae_metric_value(m, i, &v) == QSAE_OK && strcmp(v.name, name) == 0 &&
+            isfinite(v.low) && isfinite(v.high))
+            json_object_set_new(o, key, json_pack("[f,f]", v.low, v.high));
+    }
+}
+
+json_t *qsae__splice_json(const struct audit_features *f)
+{
+    static const char *const names[QSAE__SPLICES] = { "sae", "zero", "mean" };
+    double ce[QSAE__SPLICES], kl[QSAE__SPLICES];
+    if (!f->splice[0])
+        return json_null();
+    json_t *const o = json_object(), *const intervals = json_object();
+    const double alone = qsae__value(f->splice[0], "ce_r");
+    json_object_set_new(o, "tokens", qsae__named(f->splice[0], "tokens"));
+    set(o, "ce", alone);
+    for (int v = 0; v < QSAE__SPLICES; v++) {
+        char key[32];
+        snprintf(key, sizeof key, "ce_%s", names[v]);
+        set(o, key, ce[v] = qsae__value(f->splice[v], "ce_q"));
+        snprintf(key, sizeof key, "dce_%s", names[v]);
+        set(o, key, qsae__value(f->splice[v], "dce"));
+        set_interval(intervals, key, f->splice[v], "dce");
+        snprintf(key, sizeof key, "kl_%s", names[v]);
+        set(o, key, kl[v] = qsae__value(f->splice[v], "kl_mean"));
+        set_interval(intervals, key, f->splice[v], "kl_mean");
+        snprintf(key, sizeof key, "top1_agreement_%s", names[v]);
+        set(o, key, qsae__value(f->splice[v], "same_top"));
+    }
+    set(o, "ce_recovered", (ce[QSAE__SPLICE_ZERO] - ce[QSAE__SPLICE_SAE]) /
+                               (ce[QSAE__SPLICE_ZERO] - alone));
+    set(o, "ce_recovered_mean", (ce[QSAE__SPLICE_MEAN] - ce[QSAE__SPLICE_SAE]) /
+                                    (ce[QSAE__SPLICE_MEAN] - alone));
+    set(o, "kl_recovered", (kl[QSAE__SPLICE_ZERO] - kl[QSAE__SPLICE_SAE]) / kl[QSAE__SPLICE_ZERO]);
+    json_object_set_new(o, "intervals", intervals);
+    return o;
+}
