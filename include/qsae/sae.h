@@ -89,6 +89,34 @@ QSAE_API int32_t qsae_sae_decode(qsae_sae *sae, const qsae_rows *acts, const flo
 /** The whole module: y = decode(encode(x)), normalisation state and skip connection included. */
 QSAE_API int32_t qsae_sae_reconstruct(qsae_sae *sae, const qsae_rows *x, qsae_rows *y);
 
+#define QSAE_FEATURE_SET 1   /**< a = value: 0 ablates, else clamps */
+#define QSAE_FEATURE_ADD 2   /**< a = a + value, in every row: steers along the decoder row */
+#define QSAE_FEATURE_SCALE 3 /**< a = a value */
+
+/** What is done to one feature's activation a in every row. */
+typedef struct qsae_feature_edit {
+    size_t struct_size;
+    int64_t feature;         /**< 0..features-1 */
+    int32_t operation;       /**< QSAE_FEATURE_* */
+    float value;             /**< finite; in units of what encode returns */
+} qsae_feature_edit;
+
+/**
+ * Rows with features edited, to be put in the model's way by an editor. With the error kept the rest
+ * of x stays: y = x + decode(a') - decode(a), which is SAE'(x) + (x - SAE(x)); rows in which the
+ * edits change no activation are x itself, bit for bit. Without it y = SAE'(x), what reconstruct
+ * would return for the edited activations.
+ * @param x           [n, width] f32, f16 or bf16
+ * @param edits       [n_edits]; struct_size of the first is the stride of the array. Those of one
+ *                    feature are applied in their order
+ * @param keep_error  non-zero: keep it; not for transcoders, whose error is about another site
+ * @param y           [n, width_out] f32; may be x itself if that is f32
+ * @return QSAE_EINVAL (an edit: which and why), QSAE_EMISMATCH (width), QSAE_ENOMEM, QSAE_ECANCELED
+ */
+QSAE_API int32_t qsae_sae_intervene(qsae_sae *sae, const qsae_rows *x,
+                                    const qsae_feature_edit *edits, int64_t n_edits,
+                                    int32_t keep_error, qsae_rows *y);
+
 QSAE_END_DECLS
 
 #endif

@@ -106,4 +106,7 @@ void qsae__screen_close(qsae_sae *sae);
 int32_t qsae__sae_decode(qsae_sae *sae, int64_t n, const int64_t *indptr, const int32_t *indices,
                          const float *values, const float *state, float *y, int64_t ldy);
 
+/* Refuses rows x [n, d_in] and y [n, d_out] that do not fit. */
+int32_t qsae__sae_check_rows(const qsae_sae *sae, const qsae_rows *x, const qsae_rows *y);
+
 #endif

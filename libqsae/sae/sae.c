@@ -289,13 +289,17 @@ static int32_t as_f32(qsae_context *ctx, const qsae_rows *x, const float **rows,
     return QSAE_OK;
 }
 
+int32_t qsae__sae_check_rows(const qsae_sae *sae, const qsae_rows *x, const qsae_rows *y)
+{
+    const int32_t st = check_rows(sae, x, "x", INPUTS, sae->config.d_in, -1);
+    return st == QSAE_OK ? check_rows(sae, y, "y", OUTPUTS, sae->config.d_out, x->n_rows) : st;
+}
+
 int32_t qsae_sae_reconstruct(qsae_sae *sae, const qsae_rows *x, qsae_rows *y)
 {
     if (!sae || !x || !y)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_reconstruct: sae, x and y must not be NULL");
-    int32_t st = check_rows(sae, x, "x", INPUTS, sae->config.d_in, -1);
-    if (st == QSAE_OK)
-        st = check_rows(sae, y, "y", OUTPUTS, sae->config.d_out, x->n_rows);
+    int32_t st = qsae__sae_check_rows(sae, x, y);
     if (st != QSAE_OK || x->n_rows == 0)
         return st;
     const float *rows = NULL;

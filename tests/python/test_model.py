@@ -137,6 +137,17 @@ class Bundled(Case):
         plain = self.model.forward(self.ids, taps=[place])
         self.same(out.taps[place], sae.reconstruct(plain.taps[place]))
 
+    def test_nothing_edited_is_nothing_changed(self):
+        sae = qsae.SAE(self.ctx, os.path.join(MODEL, "..", "tiny-gemma3-sae"))
+        plain = self.model.forward(self.ids, logits=True)
+        spliced = self.model.forward(
+            self.ids, edits={sae.hook: lambda rows, info: sae.intervene(rows, {})}, logits=True)
+        self.same(spliced.logits, plain.logits)
+        steered = self.model.forward(
+            self.ids, edits={sae.hook: lambda r, info: sae.intervene(r, [(3, "add", 4.0)])},
+            logits=True)
+        self.assertFalse((steered.logits == plain.logits).all())
+
     def test_exceptions_of_edits(self):
         def divide(rows, info):
             return 1 // 0

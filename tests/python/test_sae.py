@@ -88,6 +88,25 @@ class Forms(Case):
         self.same(self.sae.decode(tuple(rows)), y)
         self.same(self.sae.reconstruct(self.x), y)
 
+    def test_intervene(self):
+        self.same(self.sae.intervene(self.x, {}), self.x)
+        self.same(self.sae.intervene(self.x, {}, keep_error=False), self.sae.reconstruct(self.x))
+        acts, state = self.sae.encode(self.x), None
+        firing = int((acts > 0).sum(0).argmax())
+        edited = acts.copy()
+        edited[:, firing] = 0
+        fires = acts[:, firing] > 0
+        y = self.sae.intervene(self.x, {firing: 0})
+        self.same(y[~fires], self.x[~fires])
+        want = self.x + (self.sae.decode(edited, state) - self.sae.decode(acts, state))
+        self.same(y[fires], want[fires])
+        edited[:, firing] = acts[:, firing] * 2 + 1
+        self.same(self.sae.intervene(self.x, [(firing, "scale", 2), (firing, "add", 1)], False),
+                  self.sae.decode(edited, state))
+        for bad in ({10**6: 0}, [(0, "drop", 1)], {0: float("nan")}):
+            with self.assertRaises(qsae.Error):
+                self.sae.intervene(self.x, bad)
+
     def test_leading_axes(self):
         x = self.x.reshape(3, 12, 24)
         dense = self.sae.encode(self.x)

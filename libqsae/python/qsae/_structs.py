@@ -20,6 +20,7 @@ CONSTANTS = {
     "QSAE_COMPUTE_DEFAULT": 0, "QSAE_COMPUTE_F32": 1, "QSAE_COMPUTE_BF16": 2,
     "QSAE_ATTN_DEFAULT": 0, "QSAE_ATTN_EAGER": 1, "QSAE_ATTN_SDPA": 2, "QSAE_ATTN_FP32": 3,
     "QSAE_SITE_RESID_POST": 1,
+    "QSAE_FEATURE_SET": 1, "QSAE_FEATURE_ADD": 2, "QSAE_FEATURE_SCALE": 3,
     "QSAE_METRIC_LEAF": 256,
     "QSAE_PROFILE_DEFAULT": 0, "QSAE_PROFILE_ARTICLE": 1, "QSAE_PROFILE_PAPER": 2,
     "QSAE_SWEEP_NONE": 0, "QSAE_SWEEP_LAYERS": 1, "QSAE_SWEEP_MODULES": 2, "QSAE_SWEEP_KINDS": 3,
@@ -166,6 +167,11 @@ class SaeSettings(Struct):
                 ("cancel", c_void_p)]
 
 
+class FeatureEdit(Struct):
+    _fields_ = [("struct_size", c_size_t), ("feature", c_int64), ("operation", c_int32),
+                ("value", c_float)]
+
+
 class SaeInfo(Struct):
     _fields_ = [("struct_size", c_size_t), ("architecture", c_char_p), ("format", c_char_p),
                 ("hook", c_char_p), ("normalize", c_char_p), ("hash", c_char_p), ("path", c_char_p),
@@ -217,7 +223,8 @@ STRUCTS = {
     "qsae_model_settings": ModelSettings, "qsae_model_cost": ModelCost, "qsae_tap": Tap,
     "qsae_pass": Pass, "qsae_field": Field, "qsae_weight_error": WeightError,
     "qsae_save_settings": SaveSettings, "qsae_sae_settings": SaeSettings,
-    "qsae_sae_info": SaeInfo, "qsae_metric_settings": MetricSettings,
+    "qsae_sae_info": SaeInfo, "qsae_feature_edit": FeatureEdit,
+    "qsae_metric_settings": MetricSettings,
     "qsae_divergence_rows": DivergenceRows, "qsae_sparse_rows": SparseRows,
     "qsae_value": MetricValue, "qsae_audit_settings": AuditSettings,
 }
@@ -330,6 +337,7 @@ PROTOTYPES = {
     "qsae_sae_decode_sparse": (Status, _ptr, _i64, _ptr, _ptr, _ptr, _ptr, _rows),
     "qsae_sae_decode": (Status, _ptr, _rows, _ptr, _rows),
     "qsae_sae_reconstruct": (Status, _ptr, _rows, _rows),
+    "qsae_sae_intervene": (Status, _ptr, _rows, POINTER(FeatureEdit), _i64, _i32, _rows),
     # metrics.h
     "qsae_metric_leaf": (_i64,),
     "qsae_metric_settings_init": _init(MetricSettings),

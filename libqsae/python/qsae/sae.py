@@ -7,8 +7,10 @@ import numpy as np
 
 from ._arrays import Sparse, address, dtype_number, empty, matrix, vector
 from ._handle import Desk, Handle
-from ._lib import Error, fail, lib, path_bytes
-from ._structs import SaeInfo, SaeSettings
+from ._lib import Error, choose, count, fail, lib, path_bytes
+from ._structs import CONSTANTS, FeatureEdit, SaeInfo, SaeSettings
+
+_OPERATIONS = {name: CONSTANTS["QSAE_FEATURE_" + name.upper()] for name in ("set", "add", "scale")}
 
 
 class SAE(Handle):
@@ -121,4 +123,26 @@ class SAE(Handle):
         y = empty(rows.lead, self.width_out)
         with self._use() as handle:
             lib.qsae_sae_reconstruct(handle, rows.ref, y.ref)
+        return y.shaped()
+
+    def intervene(self, x, edits, keep_error=True):
+        """Rows of x with features edited, to be put back into the model by an editor; float32.
+
+        edits       {feature: value} sets activations (0 ablates); or a list of (feature, operation,
+                    value) with "set", "add" (steers) or "scale", those of a feature in their order
+        keep_error  what the SAE does not explain stays: rows no edit changes are x bit for bit;
+                    False: what reconstruct() would return for the edited activations
+        """
+        if isinstance(edits, dict):
+            edits = [(feature, "set", value) for feature, value in edits.items()]
+        edits = list(edits)
+        array = (FeatureEdit * max(len(edits), 1))()
+        for i, (feature, operation, value) in enumerate(edits):
+            array[i] = FeatureEdit(feature=count("feature", feature),
+                                   operation=choose("operation", operation, _OPERATIONS),
+                                   value=float(value))
+        rows = matrix(x, "x")
+        y = empty(rows.lead, self.width_out)
+        with self._use() as handle:
+            lib.qsae_sae_intervene(handle, rows.ref, array, len(edits), bool(keep_error), y.ref)
         return y.shaped()
