@@ -11,6 +11,7 @@
 
 #include <qsae/qsae.h>
 
+#include "feature_lines.h"
 #include "table.h"
 
 static const char usage[] =
@@ -42,6 +43,8 @@ static const char usage[] =
     "  --threads N --cpu LEVEL    c, avx2, avx512, avx512bf16 or amx\n"
     "  --pin                      keep each thread of the library on one CPU\n"
     "  --json OUT                 write the whole result\n"
+    "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
+    "  --top N                    contexts of each feature (default: 10)\n"
     "  --state FILE               go on from this file if it exists, keep it up to date\n"
     "  --read-files               read files instead of mapping them\n"
     "  --quiet                    no progress line\n"
@@ -126,7 +129,7 @@ struct options {
     qsae_audit_settings audit;
     qsae_context_settings context;
     const char **conditions, **saes;
-    const char *json;
+    const char *json, *features;
     int quiet;
 };
 
@@ -144,6 +147,7 @@ static const struct option longs[] = {
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "sweep", required_argument, NULL, 'w' },     { "splice", no_argument, NULL, 'l' },
+    { "features", required_argument, NULL, 'e' },  { "top", required_argument, NULL, 'm' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
@@ -192,6 +196,8 @@ static void set_option(struct options *o, int c)
     case 'k': a->keep_tail = 1; break;
     case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
     case 'l': a->splice = 1; break;
+    case 'e': o->features = optarg; break;
+    case 'm': a->top_contexts = count("top", optarg, 1); break;
     case 'r': o->context.files = QSAE_FILES_READ; break;
     case 'q': o->quiet = 1; break;
     case 'V': printf("libqsae %s\n", qsae_version()); exit(0);
@@ -215,6 +221,14 @@ static void parse(int argc, char **argv, struct options *o)
         fprintf(stderr, "evaluate: expected one MODEL and --text\n%s", usage);
         exit(2);
     }
+    if (o->features && o->audit.n_saes == 0) {
+        fprintf(stderr, "evaluate: --features: there is no SAE; give --sae\n");
+        exit(2);
+    }
+    if (o->features && o->audit.top_contexts == 0)
+        o->audit.top_contexts = 10;
+    if (!o->features)
+        o->audit.top_contexts = 0; /* nothing would show them */
     o->audit.model = argv[optind];
     o->audit.conditions = o->conditions;
     o->audit.saes = o->saes;
@@ -256,6 +270,8 @@ static int finish(struct options *o, qsae_audit *audit)
     if (result)
         table_print(stdout, result);
     json_decref(result);
+    if (o->features && features_write("evaluate", audit, o->audit.n_saes, o->features) != 0)
+        return 1;
     return o->json && write_file(o->json, text, size) != 0 ? 1 : 0;
 }
 

@@ -57,6 +57,9 @@ typedef struct qsae_audit_settings {
     int64_t score_from;       /**< as in text.h */
     const char *order;        /**< as in text.h */
     const char *shuffle;      /**< as in text.h */
+    int64_t top_contexts;     /**< of each feature, in the reference and each condition, the tokens
+                                   of this many largest activations are kept; 0 = none, at most
+                                   1024 */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */
@@ -87,6 +90,20 @@ QSAE_API int32_t qsae_audit_run(qsae_audit *audit);
  * @param json  receives a NUL-terminated string of the audit's, valid until its next call
  */
 QSAE_API int32_t qsae_audit_result(qsae_audit *audit, const char **json, size_t *n_bytes);
+
+/** Receives a line of text, [n_bytes] without line end, NUL-terminated, valid during the call.
+ * @return 0, or any value to stop with it */
+typedef int32_t (*qsae_line_callback)(void *cookie, const char *line, size_t n_bytes);
+
+/**
+ * What has been measured of every feature of an SAE so far: one JSON object per feature, in order
+ * (doc/result.md, features). Needs settings.top_contexts.
+ * @param sae   0..n_saes-1
+ * @param line  called once per feature
+ * @return QSAE_EINVAL, QSAE_ENOMEM, or what the callback returned
+ */
+QSAE_API int32_t qsae_audit_features(qsae_audit *audit, int64_t sae, qsae_line_callback line,
+                                     void *cookie);
 
 QSAE_END_DECLS
 

@@ -30,6 +30,9 @@ typedef struct qsae_metric_settings {
                                     medians; beyond it a systematic sample is kept; 0 = 256 MiB */
     const char *fingerprint;   /**< measurement fingerprint, part of the state; NULL = "" */
     double active_rate;        /**< features: active if firing rate > this; 0 = 0.001 */
+    int64_t top;               /**< features: largest activations kept of each, with their tokens
+                                    (32 bytes each for the two sides); 0 = none, at most
+                                    1024 */
 } qsae_metric_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_metric_settings). */
@@ -157,13 +160,26 @@ QSAE_API int32_t qsae_metric_value(qsae_metric *metric, int32_t i, qsae_value *v
 QSAE_API int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *value);
 
 /**
- * Per-feature results of kind "features" (r, rate_r, rate_q, mean_r, max_r, max_q, fire_r, fire_q,
- * cofire) and "reconstruction" (fire).
+ * Per-feature results of kind "features" (r, rate_r, rate_q, mean_r, mean_q, max_r, max_q, fire_r,
+ * fire_q, cofire; gain = sum f_r f_q / sum f_r^2, cosine over all tokens, NaN where it never fired)
+ * and "reconstruction" (fire).
  * @param values  [capacity], capacity >= features
  * @return QSAE_ENOENT (the kind has no such name), QSAE_ESPACE, QSAE_EINVAL, QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *values,
                                       int64_t capacity);
+
+/**
+ * The largest activations of a feature, larger first, of equal ones the earlier token (kind
+ * "features" with settings.top).
+ * @param side      0 reference, 1 compressed
+ * @param tokens    [capacity] index of each in the token stream
+ * @param values    [capacity]
+ * @param n         receives their number: fewer than settings.top if the feature fired less often
+ * @return QSAE_ENOENT (the metric keeps none), QSAE_EINVAL, QSAE_ESPACE
+ */
+QSAE_API int32_t qsae_metric_top(const qsae_metric *metric, int64_t feature, int32_t side,
+                                 int64_t *tokens, double *values, int64_t capacity, int64_t *n);
 
 /** Adds the tokens of `from` to `metric`. QSAE_EMISMATCH names the differing field; overlapping
  * tokens are refused. On error `metric` is unchanged. */

@@ -57,7 +57,8 @@ enum {
 struct audit_features {
     qsae_metric *reconstruction;
     qsae_metric *drift;          /* NULL for the reference */
-    qsae_metric *survival;       /* NULL for the reference */
+    qsae_metric *survival;       /* NULL for the reference, unless contexts are kept: then it is
+                                  * compared with itself */
     qsae_metric *splice[QSAE__SPLICES]; /* divergences from the same model left alone, or NULL */
 };
 
@@ -126,6 +127,7 @@ struct qsae_audit {
     int64_t n_saes;
     int64_t batch;               /* chunks per logical batch */
     int32_t compute, attention, sweep;
+    int64_t top;                 /* contexts kept of each feature; 0 = none */
     bool splice;                 /* models run with each SAE spliced in, too */
     char *state_path;
     char fingerprint[QSAE__HASH_SIZE];

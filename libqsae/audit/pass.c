@@ -365,7 +365,7 @@ static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who
     st = qsae_metric_update_reconstruction(f->reconstruction, &at, &vx, &vy, &acts);
     if (st == QSAE_OK && !is_reference)
         st = qsae_metric_update_drift(f->drift, &at, &vxr, &vx, &vyr, &vy);
-    if (st == QSAE_OK && !is_reference)
+    if (st == QSAE_OK && f->survival)
         st = qsae_metric_update_features(f->survival, &at, &acts_r, &acts);
     return st;
 }

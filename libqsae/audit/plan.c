@@ -73,6 +73,9 @@ static int32_t check(const qsae_audit_settings *s)
         return qsae__fail(QSAE_EINVAL, "audit: sweep: expected 0..3, found %d", (int)s->sweep);
     if (s->splice && !s->n_saes)
         return qsae__fail(QSAE_EINVAL, "audit: splice: there is no SAE to splice in");
+    if (s->top_contexts < 0 || s->top_contexts > 1024)
+        return qsae__fail(QSAE_EINVAL, "audit: top_contexts: expected 0..1024, found %lld",
+                          (long long)s->top_contexts);
     if (s->batch < 0 || s->batch > 1 << 20)
         return qsae__fail(QSAE_EINVAL, "audit: batch: expected 0..1048576, found %lld",
                           (long long)s->batch);
@@ -171,7 +174,8 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
                                              &f->reconstruction);
         if (st == QSAE_OK && !first)
             st = qsae_metric_open_drift(a->ctx, info->width, &s, &f->drift);
-        if (st == QSAE_OK && !first)
+        s.top = a->top;
+        if (st == QSAE_OK && (!first || a->top))
             st = qsae_metric_open_features(a->ctx, info->features, &s, &f->survival);
         for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK && a->splice; v++)
             st = qsae_metric_open_divergence(a->ctx, &s, &f->splice[v]);
@@ -209,6 +213,10 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
     }
     if (a->splice)
         qsae__hasher_string(h, "splice");
+    if (a->top) {
+        qsae__hasher_string(h, "top");
+        qsae__hasher_i64(h, a->top);
+    }
     qsae__hasher_hex(h, a->fingerprint);
     qsae__hasher_close(a->ctx, &h);
     return st;
@@ -261,6 +269,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->attention = s->attention;
     a->sweep = s->sweep;
     a->splice = s->splice != 0;
+    a->top = s->top_contexts;
     a->progress = s->progress;
     a->progress_cookie = s->progress_cookie;
     a->cancel = s->cancel;

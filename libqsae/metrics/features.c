@@ -96,13 +96,16 @@ static enum qsae__row_state row(const qsae__update *u, int64_t t, double *v, dou
     return QSAE__ROW_COUNTED;
 }
 
-static void count_side(qsae_metric *m, const qsae_sparse_rows *s, int64_t t, int64_t side)
+static void count_side(qsae_metric *m, const qsae_sparse_rows *s, int64_t t, int64_t side,
+                       int64_t token)
 {
     for (int64_t e = s->indptr[t]; e < s->indptr[t + 1]; e++) {
         const int64_t f = s->indices[e];
         float *const max = &m->state.maxima[2 * f + side];
         m->state.counts[C_SUMS * f + side] += s->values[e] > 0;
         *max = s->values[e] > *max ? s->values[e] : *max;
+        if (m->top)
+            qsae__top_add(m, m->state.top, f, side, s->values[e], token);
     }
 }
 
@@ -113,8 +116,8 @@ static void finish(qsae__update *u)
     for (int64_t t = 0; t < u->n; t++) {
         if (u->state[t] != QSAE__ROW_COUNTED)
             continue;
-        count_side(u->m, &in->r, t, C_R);
-        count_side(u->m, &in->q, t, C_Q);
+        count_side(u->m, &in->r, t, C_R, u->first + t);
+        count_side(u->m, &in->q, t, C_Q, u->first + t);
         int64_t j = in->q.indptr[t];
         for (int64_t e = in->r.indptr[t]; e < in->r.indptr[t + 1]; e++) {
             const int32_t f = in->r.indices[e];
@@ -248,6 +251,10 @@ static double feature_value(const qsae_metric *m, const double *sum, const char 
         return qsae__ratio(s[V_X], n);
     if (strcmp(name, "mean_q") == 0)
         return qsae__ratio(s[V_Y], n);
+    if (strcmp(name, "gain") == 0)
+        return qsae__ratio(s[V_XY], s[V_XX]);
+    if (strcmp(name, "cosine") == 0)
+        return qsae__ratio(s[V_XY], sqrt(s[V_XX]) * sqrt(s[V_YY]));
     return m->state.maxima[2 * f + (strcmp(name, "max_q") == 0)];
 }
 
@@ -255,7 +262,7 @@ int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *valu
                              int64_t capacity)
 {
     static const char *const names[] = { "r", "fire_r", "fire_q", "cofire", "rate_r", "rate_q",
-                                         "mean_r", "mean_q", "max_r", "max_q" };
+                                         "mean_r", "mean_q", "max_r", "max_q", "gain", "cosine" };
     if (!metric || !name || (capacity > 0 && !values))
         return qsae__fail(QSAE_EINVAL, "qsae_metric_features: NULL argument");
     bool known = metric->kind == &qsae__kind_reconstruction && strcmp(name, "fire") == 0;

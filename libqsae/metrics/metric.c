@@ -30,6 +30,7 @@ void qsae__state_free(qsae_metric *m, qsae__state *s)
     qsae__free(m->ctx, s->sample.data);
     qsae__free(m->ctx, s->counts);
     qsae__free(m->ctx, s->maxima);
+    qsae__free(m->ctx, s->top);
     if (m->kind->batches)
         qsae__batches_free(m->ctx, &s->batches);
     memset(s, 0, sizeof *s);
@@ -57,7 +58,9 @@ int32_t qsae__state_init(qsae_metric *m, qsae__state *s)
                                         .width = B_MEAN + m->d };
     s->counts = qsae__calloc(m->ctx, per_kind(m, m->kind->n_counts), sizeof *s->counts);
     s->maxima = qsae__calloc(m->ctx, per_kind(m, m->kind->n_maxima), sizeof *s->maxima);
-    if (!s->counts || !s->maxima) {
+    if (m->top)
+        s->top = qsae__calloc(m->ctx, 2 * m->features * m->top, sizeof *s->top);
+    if (!s->counts || !s->maxima || (m->top && !s->top)) {
         qsae__state_free(m, s);
         return QSAE_ENOMEM;
     }
@@ -76,6 +79,9 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_metric_settings");
     if (st != QSAE_OK)
         return st;
+    if (s.top < 0 || s.top > QSAE__TOP_MOST)
+        return qsae__fail(QSAE_EINVAL, "opening a %s metric: top: expected 0..%d, found %lld",
+                          kind->name, QSAE__TOP_MOST, (long long)s.top);
     if (d < 0 || d > INT32_MAX || features < 0 || features > INT32_MAX || s.batch_rows < 0 ||
         s.batch_rows > INT32_MAX || !(s.active_rate >= 0 && s.active_rate < 1))
         return qsae__fail(QSAE_EINVAL,
@@ -90,6 +96,7 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     m->d = d;
     m->features = features;
     m->batch_rows = s.batch_rows ? s.batch_rows : DEFAULT_BATCH;
+    m->top = kind == &qsae__kind_features ? s.top : 0;
     m->memory = s.memory ? s.memory : DEFAULT_MEMORY;
     m->active_rate = s.active_rate > 0 ? s.active_rate : 0.001;
     m->fingerprint = qsae__strdup(ctx, s.fingerprint ? s.fingerprint : "");
@@ -260,6 +267,7 @@ static int32_t check_same(const qsae_metric *a, const qsae_metric *b)
         { "d", a->d, b->d },
         { "features", a->features, b->features },
         { "batch_rows", a->batch_rows, b->batch_rows },
+        { "top", a->top, b->top },
         { "memory", (int64_t)a->memory, (int64_t)b->memory },
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
@@ -332,6 +340,8 @@ static int32_t add_state(qsae_metric *m, qsae__state *s, const qsae__state *from
         s->counts[i] += from->counts[i];
     for (int64_t i = 0; i < per_kind(m, m->kind->n_maxima); i++)
         s->maxima[i] = s->maxima[i] > from->maxima[i] ? s->maxima[i] : from->maxima[i];
+    if (m->top)
+        qsae__top_merge(m, s->top, from->top);
     return st;
 }
 
@@ -366,7 +376,7 @@ void qsae_metric_reset(qsae_metric *metric)
     if (!metric)
         return;
     qsae__state *const s = &metric->state;
-    qsae__state kept = { .counts = s->counts, .maxima = s->maxima };
+    qsae__state kept = { .counts = s->counts, .maxima = s->maxima, .top = s->top };
     kept.tree = s->tree;
     kept.sample = s->sample;
     kept.sample.n = 0;
@@ -376,6 +386,9 @@ void qsae_metric_reset(qsae_metric *metric)
         s->counts[i] = 0;
     for (int64_t i = 0; i < per_kind(metric, metric->kind->n_maxima); i++)
         s->maxima[i] = 0;
+    if (metric->top)
+        memset(s->top, 0, (size_t)(2 * metric->features * metric->top) * sizeof *s->top);
+    s->top = NULL;
     s->counts = NULL;
     s->maxima = NULL;
     s->sample.data = NULL;

@@ -126,6 +126,22 @@ qsae__open_batch *qsae__batches_open(qsae_metric *m, qsae__batches *b, int64_t i
 /* Folded sums of all batches, the open ones as they are; the caller frees. */
 int32_t qsae__batches_fold(qsae_metric *m, double **out);
 
+/* ---- top.c: the largest activations of each feature ---- */
+
+#define QSAE__TOP_MOST 1024
+
+typedef struct qsae__top {
+    int64_t token;
+    float value;          /* 0: none */
+    int32_t zero;
+} qsae__top;
+
+/* top: [features, 2 sides, m->top] */
+void qsae__top_add(const qsae_metric *m, qsae__top *top, int64_t feature, int64_t side, float value,
+                   int64_t token);
+void qsae__top_merge(const qsae_metric *m, qsae__top *to, const qsae__top *from);
+bool qsae__top_valid(const qsae_metric *m, const qsae__top *top, int64_t max_token);
+
 /* ---- metric.c ---- */
 
 typedef struct qsae__state {
@@ -135,6 +151,7 @@ typedef struct qsae__state {
     uint64_t *counts;          /* [n_counts]: added */
     float *maxima;             /* [n_maxima]: the larger one, 0 at first */
     qsae__batches batches;     /* reconstruction only */
+    qsae__top *top;            /* [features, 2, top]: features only, NULL = none */
 } qsae__state;
 
 typedef struct qsae__result {
@@ -168,6 +185,7 @@ struct qsae_metric {
     qsae_context *ctx;
     const qsae__kind *kind;
     int64_t d, features, batch_rows;
+    int64_t top;               /* largest activations kept of each feature; 0 = none */
     uint64_t memory;
     double active_rate;
     char *fingerprint;

@@ -9,7 +9,9 @@
  *   sample: n, words, stride, then the records,
  *   counts: n, words; maxima: n, f64 each,
  *   reconstruction only: the tree of finished batches, then the open ones: n, then per batch index,
- *   seen, rows, (1 + 2 d) f64 per row.
+ *   seen, rows, (1 + 2 d) f64 per row,
+ *   features that keep their largest activations only: top, then per feature and side `top` entries:
+ *   token, value f32, 0.
  * A file is checked whole before any of it is used; nothing in it is trusted, the hash included.
  */
 #include <string.h>
@@ -108,6 +110,10 @@ void qsae__metric_write(const qsae_metric *m, qsae__strbuf *b)
     }
     if (kind->batches)
         put_batches(b, m);
+    if (m->top) {
+        put(b, (uint64_t)m->top);
+        qsae__strbuf_add(b, s->top, (size_t)(2 * m->features * m->top) * sizeof *s->top);
+    }
     if (b->status != QSAE_OK)
         return;
     const uint64_t size = (uint64_t)(b->size - start);
@@ -375,6 +381,22 @@ static int32_t read_batches(qsae_metric *m, qsae__batches *b, reader *r)
     return st;
 }
 
+static int32_t read_top(const qsae_metric *m, qsae__state *s, reader *r)
+{
+    uint64_t top = 0;
+    if (r->left && !take(r, &top, sizeof top))
+        return bad("truncated in the largest activations");
+    if (top != (uint64_t)m->top)
+        return qsae__fail(QSAE_EMISMATCH, "metric state: top: expected %lld, found %llu",
+                          (long long)m->top, (unsigned long long)top);
+    if (m->top == 0)
+        return QSAE_OK;
+    if (!take(r, s->top, (size_t)(2 * m->features * m->top) * sizeof *s->top) ||
+        !qsae__top_valid(m, s->top, MAX_TOKEN))
+        return bad("the largest activations are out of place");
+    return QSAE_OK;
+}
+
 static int32_t read_state(qsae_metric *m, qsae__state *s, reader *r)
 {
     int32_t st = read_settings(m, r);
@@ -392,6 +414,8 @@ static int32_t read_state(qsae_metric *m, qsae__state *s, reader *r)
         st = read_totals(m, s, r);
     if (st == QSAE_OK && m->kind->batches)
         st = read_batches(m, &s->batches, r);
+    if (st == QSAE_OK && m->kind == &qsae__kind_features)
+        st = read_top(m, s, r);
     return st == QSAE_OK && r->left ? bad("more data than expected") : st;
 }
 

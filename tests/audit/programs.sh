@@ -46,6 +46,16 @@ matched() {
         grep -q 'none+prune:sparsity=0' "$tmp/table" && grep -q 'nearest to perplexity' "$tmp/table"
 }
 
+spliced() { # and every feature, as lines and as a table
+    evaluate --sae "$data/tiny-gemma3-sae" --condition rtn:bits=3 --tokens 1000 --splice \
+        --features "$tmp/f.jsonl" --top 2 >"$tmp/table" && grep -q 'CE rec' "$tmp/table" &&
+        grep -q '"feature":0,.*"top":\[.*"band":' "$tmp/f.jsonl" &&
+        evaluate --sae "$data/tiny-gemma3-sae" --condition rtn:bits=3 --tokens 1000 \
+            --features "$tmp/f.csv" >/dev/null && head -1 "$tmp/f.csv" | grep -q '^sae,layer,.*q_max$' &&
+        [ "$(wc -l <"$tmp/f.csv")" = $(($(wc -l <"$tmp/f.jsonl") + 1)) ] &&
+        ! ls "$tmp"/f.*.tmp-* 2>/dev/null
+}
+
 no_progress() { # stderr is no terminal: nothing but errors there
     evaluate --tokens 3000 2>"$tmp/err" >/dev/null && [ ! -s "$tmp/err" ]
 }
@@ -139,10 +149,12 @@ stream() {
     "$bin/stream_residuals" "$data/tiny-gemma3-sae" >"$tmp/o" && [ "$(grep -c FVU "$tmp/o")" = 8 ]
 }
 
-echo 1..28
+echo 1..30
 check "evaluate prints the table and writes the result" table
 check "evaluate ranks the parts of a sweep" sweep
 check "evaluate finds a sparsity" matched
+check "evaluate splices SAEs and writes their features" spliced
+check "features need an SAE" fails_with 2 "there is no SAE" evaluate --features /nowhere/f
 check "no progress line without a terminal" no_progress
 check "an interrupted run leaves no result and goes on" interrupted
 check "unknown option" fails_with 2 usage evaluate --nonsense

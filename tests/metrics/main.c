@@ -5,7 +5,7 @@ data rows;
 const char *const kind_names[KINDS] = { "cross_entropy", "divergence", "reconstruction", "features",
                                         "drift" };
 
-static void make_sparse(const float *dense, int64_t *ptr, int32_t *index, float *value)
+void make_sparse(const float *dense, int64_t *ptr, int32_t *index, float *value)
 {
     int64_t n = 0;
     for (int64_t r = 0; r < N; r++) {
@@ -65,6 +65,7 @@ qsae_metric_settings test_settings(void)
     qsae_metric_settings s;
     qsae_metric_settings_init(&s, sizeof s);
     s.batch_rows = BATCH;
+    s.top = 7; /* of kind features */
     s.fingerprint = "test";
     return s;
 }

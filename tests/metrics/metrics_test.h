@@ -27,6 +27,8 @@ typedef struct data {
 } data;
 extern data rows;
 void make_rows(uint32_t seed);
+/* Rows [N, F] in sparse form. */
+void make_sparse(const float *dense, int64_t *ptr, int32_t *index, float *value);
 
 /* Kinds 0..4 as in the list; settings with batches of BATCH rows. */
 #define KINDS 5

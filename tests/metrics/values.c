@@ -349,6 +349,75 @@ static void test_drift(void **state)
     qsae_context_close(&ctx);
 }
 
+/* The largest activations of each feature, found by looking at all of them; gain and cosine. */
+static void test_top(void **state)
+{
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_metric_settings s = test_settings();
+    qsae_metric *m = open_kind(ctx, 3, &s);
+    double gain[F], cosine[F];
+    make_rows(29);
+    for (int64_t i = 0; i < N * F; i++) { /* ties */
+        rows.a_r[i] = floorf(4 * rows.a_r[i]) / 4;
+        rows.a_q[i] = floorf(4 * rows.a_q[i]) / 4;
+    }
+    make_sparse(rows.a_r, rows.ptr_r, rows.index_r, rows.value_r);
+    make_sparse(rows.a_q, rows.ptr_q, rows.index_q, rows.value_q);
+    assert_ok(feed(m, 0, N, 1000));
+    assert_ok(qsae_metric_features(m, "gain", gain, F));
+    assert_ok(qsae_metric_features(m, "cosine", cosine, F));
+    for (int64_t f = 0; f < F; f++) {
+        double xx = 0, yy = 0, xy = 0;
+        for (int64_t t = 0; t < N; t++)
+            if (counted(t, 0, N, 0)) {
+                const double x = rows.a_r[t * F + f], y = rows.a_q[t * F + f];
+                xx += x * x;
+                yy += y * y;
+                xy += x * y;
+            }
+        assert_true(xx > 0 ? fabs(gain[f] - xy / xx) < 1e-12 : isnan(gain[f]));
+        assert_true(xx * yy > 0 ? fabs(cosine[f] - xy / sqrt(xx * yy)) < 1e-12 : isnan(cosine[f]));
+        for (int32_t side = 0; side < 2; side++) {
+            const float *const a = side ? rows.a_q : rows.a_r;
+            int64_t tokens[7], n, last = -1;
+            double values[7], bound = INFINITY;
+            assert_ok(qsae_metric_top(m, f, side, tokens, values, 7, &n));
+            for (int64_t k = 0; k < n; k++) {
+                int64_t best = -1; /* next in the order (value down, token up) */
+                for (int64_t t = 0; t < N; t++) {
+                    const double v = a[t * F + f];
+                    if (counted(t, 0, N, 0) && v > 0 && (v < bound || (v == bound && t > last)) &&
+                        (best < 0 || v > a[best * F + f]))
+                        best = t;
+                }
+                assert_int_equal(tokens[k], best + 1000);
+                assert_true(values[k] == (double)a[best * F + f]);
+                bound = values[k];
+                last = best;
+            }
+            if (n < 7) /* all that there are */
+                for (int64_t t = 0; t < N; t++)
+                    assert_true(!counted(t, 0, N, 0) || a[t * F + f] <= 0 ||
+                                a[t * F + f] > bound ||
+                                (a[t * F + f] == (float)bound && t <= last));
+        }
+    }
+    int64_t tokens[7], n;
+    double values[7];
+    assert_fails(qsae_metric_top(m, 2 * F, 0, tokens, values, 7, &n), QSAE_EINVAL, "feature");
+    assert_fails(qsae_metric_top(m, 9, 2, tokens, values, 7, &n), QSAE_EINVAL, "side 2");
+    assert_fails(qsae_metric_top(m, F - 1, 0, tokens, values, 1, &n), QSAE_ESPACE, "7");
+    qsae_metric_close(&m);
+    s.top = 0;
+    m = open_kind(ctx, 3, &s);
+    assert_fails(qsae_metric_top(m, 0, 0, tokens, values, 7, &n), QSAE_ENOENT, "features");
+    qsae_metric_close(&m);
+    s.top = 1025;
+    assert_fails(qsae_metric_open_features(ctx, F, &s, &m), QSAE_EINVAL, "top");
+    qsae_context_close(&ctx);
+}
+
 static void test_features(void **state)
 {
     (void)state;
@@ -527,6 +596,7 @@ static void test_divergence(void **state)
 const struct CMUnitTest value_tests[] = {
     cmocka_unit_test(test_reconstruction), cmocka_unit_test(test_large_mean),
     cmocka_unit_test(test_drift),          cmocka_unit_test(test_features),
+    cmocka_unit_test(test_top),
     cmocka_unit_test(test_null),           cmocka_unit_test(test_divergence),
 };
 const size_t n_value_tests = sizeof value_tests / sizeof value_tests[0];

@@ -55,8 +55,46 @@ class Evaluate(Case):
         match = "none+prune:match=(rtn:bits=4)"
         found |= keys(qsae.evaluate(MODEL, **{**more, "conditions": [match, MODEL]}))
         found |= keys(qsae.evaluate(MODEL, sweep="kinds", **more))
+        found |= keys(qsae.evaluate(MODEL, splice=True, **more))
         self.assertGreater(len(found), 170)
         self.assertEqual([key for key in sorted(found) if f"`{key}`" not in page], [])
+
+    def test_features(self):
+        settings = {**SMALL, "tokens": 1500, "conditions": ["rtn:bits=3"]}
+        del settings["threads"]
+        with qsae.Audit(self.ctx, MODEL, top_contexts=4, **settings) as audit:
+            audit.run()
+            lines, result = audit.features(), audit.result()
+        with open(os.path.join(ROOT, "doc", "result.md"), encoding="utf-8") as file:
+            page = file.read()
+        survival = result["conditions"][0]["saes"][0]["survival"]
+        self.assertEqual([line["feature"] for line in lines], list(range(len(lines))))
+        bands = [line["conditions"][0]["band"] for line in lines]
+        for band in ("survived", "degraded", "damaged"):
+            self.assertEqual(bands.count(band), survival[band])
+        self.assertEqual(sum(line["fires"] for line in lines) / survival["tokens"],
+                         survival["l0_r"])
+        for line in lines:
+            for entry in (line, line["conditions"][0]):
+                self.assertEqual([k for k in sorted(entry) if f"`{k}`" not in page], [])
+                values = [top["value"] for top in entry["top"]]
+                self.assertEqual(values, sorted(values, reverse=True))
+                self.assertEqual(len(values), min(4, entry["fires"]))
+                self.assertEqual(values[0] if values else 0, entry["max"])
+        # Each context is where its activation is, as another pass finds it.
+        corpus = qsae.Corpus(self.ctx, qsae.Tokenizer(self.ctx, MODEL), SMALL["text"],
+                             context=64, max_tokens=1500,
+                             bos="chunk_start")
+        model, sae = qsae.Model(self.ctx, MODEL), qsae.SAE(self.ctx, SMALL["saes"][0])
+        line = max(lines, key=lambda line: line["fires"])
+        chunks = [chunk.ids.copy() for chunk in corpus]
+        for top in line["top"]:
+            ids = chunks[top["chunk"]]
+            acts = sae.encode(model.forward(ids, taps=[sae.hook], nll=False).taps[sae.hook][0])
+            self.assertEqual(np.float32(top["value"]), acts[top["position"], line["feature"]])
+            self.assertEqual(top["id"], ids[top["position"]])
+        with qsae.Audit(self.ctx, MODEL, **settings) as audit, self.assertRaises(qsae.Error):
+            audit.features()
 
     def test_sweep_and_checkpoints(self):
         settings = {**SMALL, "tokens": 500, "conditions": ["rtn:bits=3", pathlib.Path(MODEL)]}

@@ -47,6 +47,7 @@ class Struct(Structure):
 
 
 PROGRESS = CFUNCTYPE(c_int32, c_void_p, c_int64, c_int64, c_char_p, c_char_p)
+LINE = CFUNCTYPE(c_int32, c_void_p, c_char_p, c_size_t)
 LOG = CFUNCTYPE(None, c_void_p, c_int32, c_char_p)
 ALLOC = CFUNCTYPE(c_void_p, c_void_p, c_size_t, c_size_t)
 FREE = CFUNCTYPE(None, c_void_p, c_void_p)
@@ -182,7 +183,7 @@ class SaeInfo(Struct):
 
 class MetricSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("batch_rows", c_int64), ("memory", c_uint64),
-                ("fingerprint", c_char_p), ("active_rate", c_double)]
+                ("fingerprint", c_char_p), ("active_rate", c_double), ("top", c_int64)]
 
 
 class DivergenceRows(Struct):
@@ -211,7 +212,8 @@ class AuditSettings(Struct):
                 ("keep_tail", c_int32),
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
                 ("sweep", c_int32), ("splice", c_int32), ("stride", c_int64),
-                ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p)]
+                ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p),
+                ("top_contexts", c_int64)]
 
 
 # C name of each struct, for the comparison with the headers.
@@ -358,6 +360,7 @@ PROTOTYPES = {
     "qsae_metric_count": (_i32, _ptr),
     "qsae_metric_value": (Status, _ptr, _i32, POINTER(MetricValue)),
     "qsae_metric_get": (Status, _ptr, _text, POINTER(c_double)),
+    "qsae_metric_top": (Status, _ptr, _i64, _i32, _ptr, _ptr, _i64, _out_i64),
     "qsae_metric_features": (Status, _ptr, _text, _ptr, _i64),
     "qsae_metric_merge": (Status, _ptr, _ptr),
     "qsae_metric_reset": (None, _ptr),
@@ -368,5 +371,6 @@ PROTOTYPES = {
     "qsae_audit_open": (Status, _ptr, POINTER(AuditSettings), _ref),
     "qsae_audit_close": (None, _ref),
     "qsae_audit_run": (Status, _ptr),
+    "qsae_audit_features": (Status, _ptr, _i64, LINE, _ptr),
     "qsae_audit_result": (Status, _ptr, _out_text, _out_size),
 }

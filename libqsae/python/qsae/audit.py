@@ -7,7 +7,7 @@ from ctypes import byref, c_char_p, c_size_t
 
 from ._handle import Desk, Handle
 from ._lib import bos_policy, choose, count, fail, lib, path_bytes, string_bytes
-from ._structs import CONSTANTS, PROGRESS, AuditSettings
+from ._structs import CONSTANTS, LINE, PROGRESS, AuditSettings
 from .context import Context
 from .model import ATTENTION, COMPUTE
 
@@ -38,7 +38,8 @@ class Audit(Handle):
     def __init__(self, ctx, model_path, text, saes=(), conditions=(), profile=None, compute=None,
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
                  cross_labels=False, keep_tail=False, progress=None, sweep=None,
-                 stride=0, score_from=0, order=None, shuffle=None, splice=False):
+                 stride=0, score_from=0, order=None, shuffle=None, splice=False,
+                 top_contexts=0):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -66,6 +67,7 @@ class Audit(Handle):
         settings.cross_labels, settings.keep_tail = bool(cross_labels), bool(keep_tail)
         settings.sweep = choose("sweep", sweep, _SWEEPS)
         settings.splice = bool(splice)
+        settings.top_contexts = count("top_contexts", top_contexts)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie, done, total, unit, phase):
@@ -90,6 +92,19 @@ class Audit(Handle):
         with self._use() as handle:
             lib.qsae_audit_result(handle, byref(data), byref(size))
             return data.value.decode("utf-8")
+
+    def features(self, sae=0):
+        """What has been measured of every feature of an SAE (doc/result.md, features): a list of
+        dicts. The audit must have been made with top_contexts."""
+        lines, desk = [], self._desk
+
+        def line(_cookie, text, n_bytes):
+            return desk.guard(lambda: lines.append(json.loads(text)))
+
+        with self._use() as handle:
+            desk.again()
+            desk.run(lib.qsae_audit_features, handle, count("sae", sae), LINE(line), None)
+        return lines
 
 
 def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", compute=None,

@@ -7,7 +7,7 @@ first, rows follow the previous update. With first, updates may come in any orde
 to the same bytes.
 """
 
-from ctypes import byref, c_double
+from ctypes import byref, c_double, c_int64
 from typing import NamedTuple
 
 import numpy as np
@@ -63,16 +63,18 @@ class Metric(Handle):
     memory       bytes for values kept per token; beyond it a systematic sample is kept (256 MiB)
     fingerprint  of the measurement: metrics merge only if it is equal
     active_rate  Features: active if the firing rate is above this (0.001)
+    top          Features: largest activations kept of each, with their tokens (0)
     """
 
     _close = lib.qsae_metric_close
 
-    def __init__(self, ctx, *shape, batch_rows=0, memory=0, fingerprint=None, active_rate=0.0):
+    def __init__(self, ctx, *shape, batch_rows=0, memory=0, fingerprint=None, active_rate=0.0,
+                 top=0):
         super().__init__()
         self._ctx = ctx
         settings = MetricSettings(batch_rows=count("batch_rows", batch_rows),
                                   memory=count("memory", memory, 0, 2**64 - 1),
-                                  active_rate=active_rate)
+                                  active_rate=active_rate, top=count("top", top))
         settings.fingerprint = None if fingerprint is None else string_bytes(fingerprint,
                                                                              "fingerprint")
         self._open(ctx.pointer, *shape, byref(settings), byref(self._handle))
@@ -239,8 +241,19 @@ class Features(Metric):
 
     def features(self, name):
         """Per-feature results, float64 [n]: "r", "rate_r", "rate_q", "mean_r", "max_r", "max_q",
-        "fire_r", "fire_q", "cofire"."""
+        "fire_r", "fire_q", "cofire", "mean_q", "gain", "cosine"."""
         return self._features(name, self._n)
+
+    def top(self, feature, side=0):
+        """The largest activations of a feature in the reference (side 0) or the compressed model
+        (1): token indices and values, larger ones first. Needs top=."""
+        n = c_int64()
+        room = self._keep.top
+        tokens, values = np.empty(room, np.int64), np.empty(room, np.float64)
+        with self._use() as handle:
+            lib.qsae_metric_top(handle, count("feature", feature), count("side", side, 0, 1),
+                                address(tokens), address(values), room, byref(n))
+        return tokens[:n.value], values[:n.value]
 
 
 class Drift(Metric):
