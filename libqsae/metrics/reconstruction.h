@@ -39,9 +39,12 @@ static inline int64_t qsae__class_at(const qsae_metric *m, int32_t c)
 
 void qsae__class_combine(const qsae_metric *m, double *a, const double *b);
 
-#define QSAE__RECONSTRUCTION_RESULTS 57
+#define QSAE__RECONSTRUCTION_RESULTS 67
 extern const qsae__result qsae__reconstruction_results[QSAE__RECONSTRUCTION_RESULTS];
 int32_t qsae__reconstruction_compute(qsae_metric *m, const double *sum, qsae__values *v);
+
+/* sinks.c: shares of the rows of largest norm, and figures without them. */
+int32_t qsae__sinks_compute(qsae_metric *m, qsae__values *v);
 
 /* Checks rows of width d (n < 0: any number) and copies the struct. */
 int32_t qsae__metric_rows(const qsae_metric *m, const qsae_rows *rows, int64_t n, const char *what,

@@ -49,7 +49,17 @@ const qsae__result qsae__reconstruction_results[QSAE__RECONSTRUCTION_RESULTS] = 
     { "features_rate_above_0p1", "features", "fire on more than 10% of tokens" },
     { "max_activation", "1", "largest activation" },
     { "zero_norm_rows", "tokens", "rows with x = 0" },
-    { "tokmedian_sample", "tokens", "tokens that fvu_tokmedian is taken from" },
+    { "tokmedian_sample", "tokens", "tokens that fvu_tokmedian and the sinks are taken from" },
+    { "median_norm_in", "1", "median |x| of them" },
+    { "sink_tokens", "tokens", "of them, those with |x| > 10 median |x|" },
+    { "share_x2_top_0p1pct", "1", "share of sum |x|^2 in the 0.1% of rows with the largest |x|" },
+    { "share_x2_specials", "1", "share of sum |x|^2 in special tokens" },
+    { "no_sinks/tokens", "tokens", "rows with |x| <= 10 median |x|" },
+    { "no_sinks/fvu_dim", "1", "fvu_dim of them" },
+    { "no_sinks/fvu_scalar", "1", "fvu_scalar of them" },
+    { "no_sinks/fvu_raw", "1", "fvu_raw of them" },
+    { "no_sinks/mse", "1", "mse of them" },
+    { "no_sinks/mse_token", "1", "mse_token of them" },
 };
 
 /* a / b; a vanishing denominator makes 0 of 0 and nothing of anything else. */
@@ -151,6 +161,8 @@ static void compute_all(qsae_metric *m, const double *sum, const double *k, qsae
     double uniform = 0;
     for (int64_t i = 0; i < m->d; i++)
         uniform += fvu(rj[i], m2[i]);
+    const double specials = sum[qsae__class_at(m, 1) + K_S2] + sum[qsae__class_at(m, 3) + K_S2];
+    qsae__set(m, v, "share_x2_specials", qsae__ratio(specials, k[K_S2]));
     qsae__set(m, v, "sse", k[K_SSE]);
     qsae__set(m, v, "sum_x2", k[K_S2]);
     qsae__set(m, v, "sum_x", k[K_S1]);
@@ -335,5 +347,7 @@ int32_t qsae__reconstruction_compute(qsae_metric *m, const double *sum, qsae__va
     if (st == QSAE_OK)
         st = compute_mask(m, sum, "no_first_position/", 2, k, v);
     qsae__free(m->ctx, k);
+    if (st == QSAE_OK)
+        st = qsae__sinks_compute(m, v);
     return st == QSAE_OK ? compute_batches(m, v) : st;
 }

@@ -10,8 +10,8 @@
  *   counts: n, words; maxima: n, f64 each,
  *   reconstruction only: the tree of finished batches, then the open ones: n, then per batch index,
  *   seen, rows, (1 + 2 d) f64 per row,
- *   features that keep their largest activations only: top, then per feature and side `top` entries:
- *   token, value f32, 0.
+ *   features that keep their largest activations only: top, then per feature and side `top`
+ *   entries: token, value f32, 0.
  * A file is checked whole before any of it is used; nothing in it is trusted, the hash included.
  */
 #include <string.h>

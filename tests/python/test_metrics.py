@@ -170,6 +170,67 @@ class Reconstruction(Case):
         self.near(metric["no_first_position/fvu_dim"],
                   ((x - y)**2).sum() / ((x - x.mean(0))**2).sum(), 1e-9)
 
+    def test_outliers_and_sinks(self):
+        # Every variant of FVU against NumPy, where means are 1000 standard deviations and a few rows
+        # have 100 times the usual norm.
+        n, d, batch = 100_000, 16, 2048
+        rng = np.random.default_rng(7)
+        x = rng.standard_normal((n, d))
+        x[:, 3] += 1000
+        x[:, 7] = x[:, 7] * 0.1 - 50
+        sinks = rng.random(n) < 2e-4
+        x[sinks] *= 100
+        x = x.astype(np.float32)
+        y = (x + 0.2 * rng.standard_normal((n, d))).astype(np.float32)
+        mask = np.where(rng.random(n) < 0.01, metrics.SPECIAL, 0).astype(np.uint8)
+        mask[::512] |= metrics.FIRST
+        metric = metrics.Reconstruction(self.ctx, d, batch_rows=batch)
+        for at in range(0, n, 30_011):
+            part = slice(at, min(at + 30_011, n))
+            metric.update(x[part], y[part], first=at, mask=mask[part])
+        got = metric.result()
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        rr, xx = ((x - y)**2).sum(1), (x**2).sum(1)
+        centred = x - x.mean(0)
+        m2, energy = (centred**2).sum(0), (centred**2).sum(1)
+        scalar = ((x - x.mean())**2).sum()
+        r = x - y
+        cuts = [slice(a, min(a + batch, n)) for a in range(0, n, batch)]
+        about = [((x[c] - x[c].mean(0))**2) for c in cuts]
+        mean_r, mean_x = (np.mean([v[c].mean() for c in cuts]) for v in (rr, xx))
+        later = mask & metrics.FIRST == 0
+        norm = np.sqrt(xx)
+        kept = norm <= 10 * np.median(norm)
+        want = {
+            "fvu_dim": rr.sum() / m2.sum(), "fvu_scalar": rr.sum() / scalar,
+            "fvu_raw": rr.sum() / xx.sum(), "mse": rr.sum() / n / d, "mse_token": rr.sum() / n,
+            "fvu_centered_residual": ((r - r.mean(0))**2).sum() / m2.sum(),
+            "fvu_tokmedian": np.median(rr / energy),
+            "fvu_dim_uniform": np.mean((r**2).sum(0) / m2),
+            "normalized_mse_openai": np.mean(rr / xx),
+            "fvu_tokmean": np.sum([np.sum(rr[c] / v.sum(1)) for c, v in zip(cuts, about)]) / n,
+            "fvu_v3_sparsify": np.mean([rr[c].sum() / v.sum() for c, v in zip(cuts, about)]),
+            "fvu_v4_dictionary_learning": np.mean([r[c].var(0, ddof=1).sum() /
+                                                   x[c].var(0, ddof=1).sum() for c in cuts]),
+            "fvu_v6_saebench": mean_r / (mean_x - (mean_x / d)**2),
+            "fvu_v7_saelens": mean_r / (mean_x - (np.mean([x[c].mean(0) for c in cuts],
+                                                          0)**2).sum()),
+            "fvu_v9": (r[later]**2).mean() / x[later].var(ddof=1),
+            "median_norm_in": np.median(norm), "sink_tokens": (~kept).sum(),
+            "share_x2_top_0p1pct": np.sort(xx)[-100:].sum() / xx.sum(),
+            "share_x2_specials": xx[mask & metrics.SPECIAL > 0].sum() / xx.sum(),
+            "no_sinks/tokens": kept.sum(),
+            "no_sinks/fvu_dim": rr[kept].sum() / ((x[kept] - x[kept].mean(0))**2).sum(),
+            "no_sinks/fvu_scalar": rr[kept].sum() / ((x[kept] - x[kept].mean())**2).sum(),
+            "no_sinks/fvu_raw": rr[kept].sum() / xx[kept].sum(),
+            "no_sinks/mse": rr[kept].sum() / kept.sum() / d,
+            "no_sinks/mse_token": rr[kept].sum() / kept.sum(),
+        }
+        self.assertGreater(want["sink_tokens"], 5)
+        for name, value in want.items():
+            with self.subTest(name):
+                self.near(got[name], value, 1e-9, 0)
+
     def test_refusals(self):
         metric = metrics.Reconstruction(self.ctx, 16)
         for bad in (self.x[:, :15], self.x[:600]):
