@@ -43,6 +43,7 @@ static const char usage[] =
     "  --threads N --cpu LEVEL    c, avx2, avx512, avx512bf16 or amx\n"
     "  --pin                      keep each thread of the library on one CPU\n"
     "  --json OUT                 write the whole result\n"
+    "  --exclude-tokens IDS       tokens that features do not count: special, or 2,106,107\n"
     "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
     "  --top N                    contexts of each feature (default: 10)\n"
     "  --state FILE               go on from this file if it exists, keep it up to date\n"
@@ -147,6 +148,7 @@ static const struct option longs[] = {
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "sweep", required_argument, NULL, 'w' },     { "splice", no_argument, NULL, 'l' },
+    { "exclude-tokens", required_argument, NULL, 'E' },
     { "features", required_argument, NULL, 'e' },  { "top", required_argument, NULL, 'm' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
@@ -196,6 +198,7 @@ static void set_option(struct options *o, int c)
     case 'k': a->keep_tail = 1; break;
     case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
     case 'l': a->splice = 1; break;
+    case 'E': a->exclude_tokens = optarg; break;
     case 'e': o->features = optarg; break;
     case 'm': a->top_contexts = count("top", optarg, 1); break;
     case 'r': o->context.files = QSAE_FILES_READ; break;

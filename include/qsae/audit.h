@@ -60,6 +60,9 @@ typedef struct qsae_audit_settings {
     int64_t top_contexts;     /**< of each feature, in the reference and each condition, the tokens
                                    of this many largest activations are kept; 0 = none, at most
                                    1024 */
+    const char *exclude_tokens; /**< positions that hold these tokens are in no feature statistic
+                                   and no splice: "special" (all special tokens of the
+                                   tokenizer), or ids: "2,106,107"; NULL = none */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

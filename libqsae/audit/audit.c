@@ -71,6 +71,8 @@ void qsae_audit_close(qsae_audit **audit)
     qsae_corpus_close(&a->corpus);
     qsae_tokenizer_close(&a->tokenizer);
     json_decref(a->snapshots);
+    qsae__free(ctx, a->exclude_tokens);
+    qsae__free(ctx, a->excluded);
     qsae__free(ctx, a->state_path);
     free(a->json);
     qsae__free(ctx, a);

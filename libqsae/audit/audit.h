@@ -128,6 +128,10 @@ struct qsae_audit {
     int64_t batch;               /* chunks per logical batch */
     int32_t compute, attention, sweep;
     int64_t top;                 /* contexts kept of each feature; 0 = none */
+    char *exclude_tokens;        /* as given, or NULL */
+    int32_t *excluded;           /* [n_excluded] ids ascending */
+    int64_t n_excluded;
+    bool exclude_special;
     bool splice;                 /* models run with each SAE spliced in, too */
     char *state_path;
     char fingerprint[QSAE__HASH_SIZE];
@@ -190,6 +194,8 @@ struct audit_batch {
     int64_t rows, n_seq, n_tokens, first_token;
 };
 
+/* Reads which tokens features do not count. */
+int32_t qsae__batch_exclude(qsae_audit *a, const char *tokens);
 int32_t qsae__batch_open(qsae_audit *a, struct audit_batch *b);
 void qsae__batch_close(qsae_audit *a, struct audit_batch *b);
 /* Gathers the batch that begins at a chunk. */

@@ -1,7 +1,53 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "audit/audit.h"
+
+static int by_id(const void *a, const void *b)
+{
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+int32_t qsae__batch_exclude(qsae_audit *a, const char *tokens)
+{
+    int64_t n = 1;
+    if (!tokens || !*tokens)
+        return QSAE_OK;
+    if (!(a->exclude_tokens = qsae__strdup(a->ctx, tokens)))
+        return QSAE_ENOMEM;
+    if (strcmp(tokens, "special") == 0) {
+        a->exclude_special = true;
+        return QSAE_OK;
+    }
+    for (const char *c = tokens; *c; c++)
+        n += *c == ',';
+    if (!(a->excluded = qsae__calloc(a->ctx, n, sizeof *a->excluded)))
+        return QSAE_ENOMEM;
+    for (const char *at = tokens; a->n_excluded < n; a->n_excluded++) {
+        char *end;
+        errno = 0;
+        const long id = strtol(at, &end, 10);
+        const bool ok = end > at && *at >= '0' && *at <= '9' && !errno && id <= INT32_MAX &&
+                        *end == (a->n_excluded + 1 < n ? ',' : 0);
+        if (!ok)
+            return qsae__fail(QSAE_EINVAL, "audit: exclude_tokens: \"%s\": expected \"special\" "
+                              "or token ids between commas", tokens);
+        a->excluded[a->n_excluded] = (int32_t)id;
+        at = end + 1;
+    }
+    qsort(a->excluded, (size_t)n, sizeof *a->excluded, by_id);
+    return QSAE_OK;
+}
+
+static bool excluded(const qsae_audit *a, int32_t id, bool special)
+{
+    return (a->exclude_special && special) ||
+           (a->n_excluded && bsearch(&id, a->excluded, (size_t)a->n_excluded,
+                                     sizeof *a->excluded, by_id));
+}
 
 int32_t qsae__batch_open(qsae_audit *a, struct audit_batch *b)
 {
@@ -59,14 +105,15 @@ int32_t qsae__batch_gather(qsae_audit *a, int64_t chunk, struct audit_batch *b)
             const int64_t r = b->rows + i;
             const uint8_t first = i == 0 ? QSAE_MASK_FIRST : 0;
             const uint8_t out = some && labels[i] < 0 ? QSAE_MASK_EXCLUDED : 0;
+            const bool special = qsae_tokenizer_is_special(a->tokenizer, ids[i]);
             b->ids[r] = ids[i];
             b->labels[r] = labels[i];
             b->document[r] = document[i];
             b->position[r] = (int32_t)i;
-            b->mask[r] = (uint8_t)(first | out | (qsae_tokenizer_is_special(a->tokenizer, ids[i])
-                                                ? QSAE_MASK_SPECIAL : 0));
-            b->mask_features[r] = (uint8_t)(b->mask[r] |
-                                            (first && first_out ? QSAE_MASK_EXCLUDED : 0));
+            b->mask[r] = (uint8_t)(first | out | (special ? QSAE_MASK_SPECIAL : 0));
+            b->mask_features[r] =
+                (uint8_t)(b->mask[r] | ((first && first_out) || excluded(a, ids[i], special)
+                                            ? QSAE_MASK_EXCLUDED : 0));
         }
         b->rows += n;
         b->n_seq++;

@@ -213,6 +213,13 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
     }
     if (a->splice)
         qsae__hasher_string(h, "splice");
+    if (a->exclude_tokens) {
+        qsae__hasher_string(h, "exclude_tokens");
+        qsae__hasher_i64(h, a->exclude_special);
+        qsae__hasher_i64(h, a->n_excluded);
+        for (int64_t i = 0; i < a->n_excluded; i++)
+            qsae__hasher_i64(h, a->excluded[i]);
+    }
     if (a->top) {
         qsae__hasher_string(h, "top");
         qsae__hasher_i64(h, a->top);
@@ -280,6 +287,8 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
         return qsae__fail(QSAE_ENOMEM, "out of memory: an audit");
     if (s->state && !(a->state_path = qsae__strdup(a->ctx, s->state)))
         return QSAE_ENOMEM;
+    if ((st = qsae__batch_exclude(a, s->exclude_tokens)) != QSAE_OK)
+        return st;
     if ((st = open_text(a, s)) != QSAE_OK || (st = qsae__participants_open(a, s)) != QSAE_OK)
         return st;
     for (int64_t i = 0; i < s->n_saes && st == QSAE_OK; i++)

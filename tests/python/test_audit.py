@@ -59,6 +59,28 @@ class Evaluate(Case):
         self.assertGreater(len(found), 170)
         self.assertEqual([key for key in sorted(found) if f"`{key}`" not in page], [])
 
+    def test_exclude_tokens(self):
+        plain = qsae.evaluate(MODEL, **SMALL)
+        sae = plain["reference"]["saes"][0]
+        ids = np.concatenate([chunk.ids for chunk in qsae.Corpus(
+            self.ctx, qsae.Tokenizer(self.ctx, MODEL), SMALL["text"], context=64, max_tokens=2000,
+            bos="chunk_start")])
+        values, counts = np.unique(ids, return_counts=True)
+        often = values[counts.argsort()[-3:-1]].tolist()
+        without = qsae.evaluate(MODEL, exclude_tokens=often, splice=True, **SMALL)
+        first = np.arange(len(ids)) % 64 == 0
+        out = (np.isin(ids, often) | first).sum()
+        got = without["reference"]["saes"][0]
+        self.assertEqual(got["excluded_tokens"], out)
+        self.assertEqual(got["tokens"], len(ids) - out)
+        self.assertEqual(sae["tokens"], len(ids) - first.sum())
+        self.assertNotEqual(got["fvu_dim"], sae["fvu_dim"])
+        self.assertEqual(without["reference"]["ce"], plain["reference"]["ce"])
+        self.assertNotEqual(without["fingerprint"], plain["fingerprint"])
+        self.assertEqual(without["corpus"]["exclude_tokens"], ",".join(map(str, often)))
+        with self.assertRaises(qsae.Error):
+            qsae.evaluate(MODEL, exclude_tokens="2,x", **SMALL)
+
     def test_features(self):
         settings = {**SMALL, "tokens": 1500, "conditions": ["rtn:bits=3"]}
         del settings["threads"]

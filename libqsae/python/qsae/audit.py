@@ -39,7 +39,7 @@ class Audit(Handle):
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
                  cross_labels=False, keep_tail=False, progress=None, sweep=None,
                  stride=0, score_from=0, order=None, shuffle=None, splice=False,
-                 top_contexts=0):
+                 top_contexts=0, exclude_tokens=None):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -67,6 +67,10 @@ class Audit(Handle):
         settings.cross_labels, settings.keep_tail = bool(cross_labels), bool(keep_tail)
         settings.sweep = choose("sweep", sweep, _SWEEPS)
         settings.splice = bool(splice)
+        if exclude_tokens is not None:
+            if not isinstance(exclude_tokens, str):
+                exclude_tokens = ",".join(str(count("exclude_tokens", i)) for i in exclude_tokens)
+            settings.exclude_tokens = string_bytes(exclude_tokens, "exclude_tokens")
         settings.top_contexts = count("top_contexts", top_contexts)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
@@ -110,7 +114,8 @@ class Audit(Handle):
 def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", compute=None,
              attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
-             sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False):
+             sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
+             exclude_tokens=None):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -132,6 +137,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     threads, cpu  of the Context that is made if ctx is None
     splice        True: every model also runs with each SAE spliced in and with its input ablated
     sweep         "layers", "modules" or "kinds": each condition on one part of the model at a time
+    exclude_tokens  "special" or a list of ids: tokens that features and splices do not count
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
     """
@@ -143,7 +149,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     try:
         with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
-                   progress, sweep, stride, score_from, order, shuffle, splice) as audit:
+                   progress, sweep, stride, score_from, order, shuffle, splice,
+                   0, exclude_tokens) as audit:
             audit.run()
             return audit.result()
     finally:
