@@ -11,6 +11,7 @@
 
 #include <qsae/qsae.h>
 
+#include "compat.h"
 #include "feature_lines.h"
 #include "table.h"
 
@@ -43,6 +44,8 @@ static const char usage[] =
     "  --threads N --cpu LEVEL    c, avx2, avx512, avx512bf16 or amx\n"
     "  --pin                      keep each thread of the library on one CPU\n"
     "  --json OUT                 write the whole result\n"
+    "  --compat TOOL              print its figures too: saelens-6.18, saelens-current, saebench,\n"
+    "                             dictionary_learning or sparsify\n"
     "  --exclude-tokens IDS       tokens that features do not count: special, or 2,106,107\n"
     "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
     "  --top N                    contexts of each feature (default: 10)\n"
@@ -131,6 +134,7 @@ struct options {
     qsae_context_settings context;
     const char **conditions, **saes;
     const char *json, *features;
+    int compat; /* 1 + index into compat_names; 0 = none */
     int quiet;
 };
 
@@ -148,6 +152,7 @@ static const struct option longs[] = {
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "sweep", required_argument, NULL, 'w' },     { "splice", no_argument, NULL, 'l' },
+    { "compat", required_argument, NULL, 'M' },
     { "exclude-tokens", required_argument, NULL, 'E' },
     { "features", required_argument, NULL, 'e' },  { "top", required_argument, NULL, 'm' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
@@ -198,6 +203,7 @@ static void set_option(struct options *o, int c)
     case 'k': a->keep_tail = 1; break;
     case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
     case 'l': a->splice = 1; break;
+    case 'M': o->compat = choice("compat", optarg, compat_names); break;
     case 'E': a->exclude_tokens = optarg; break;
     case 'e': o->features = optarg; break;
     case 'm': a->top_contexts = count("top", optarg, 1); break;
@@ -272,6 +278,8 @@ static int finish(struct options *o, qsae_audit *audit)
     json_t *result = json_loadb(text, size, 0, &error);
     if (result)
         table_print(stdout, result);
+    if (result && o->compat)
+        compat_print(stdout, result, o->compat - 1);
     json_decref(result);
     if (o->features && features_write("evaluate", audit, o->audit.n_saes, o->features) != 0)
         return 1;

@@ -39,7 +39,7 @@ static inline int64_t qsae__class_at(const qsae_metric *m, int32_t c)
 
 void qsae__class_combine(const qsae_metric *m, double *a, const double *b);
 
-#define QSAE__RECONSTRUCTION_RESULTS 67
+#define QSAE__RECONSTRUCTION_RESULTS 68
 extern const qsae__result qsae__reconstruction_results[QSAE__RECONSTRUCTION_RESULTS];
 int32_t qsae__reconstruction_compute(qsae_metric *m, const double *sum, qsae__values *v);
 

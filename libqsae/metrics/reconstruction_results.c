@@ -43,6 +43,7 @@ const qsae__result qsae__reconstruction_results[QSAE__RECONSTRUCTION_RESULTS] = 
     { "fvu_v6_saebench", "1", "R / (S - (S/d)^2), batch means of |x-y|^2 and |x|^2" },
     { "fvu_v7_saelens", "1", "R / (S - |mean of batch means|^2)" },
     { "fvu_v9", "1", "mean (x-y)^2 / var x over elements, no first positions (V9)" },
+    { "mse_saelens", "1", "sum over batches of their mean |x-y|^2, over all rows" },
     { "dead_features", "features", "never fired" },
     { "features_rate_above_0p001", "features", "fire on more than 0.1% of tokens" },
     { "features_rate_above_0p01", "features", "fire on more than 1% of tokens" },
@@ -220,6 +221,7 @@ static int32_t compute_batches(qsae_metric *m, qsae__values *v)
         for (int64_t i = 0; i < m->d; i++)
             mean2 += b[B_MEAN + i] / n * (b[B_MEAN + i] / n);
         qsae__set(m, v, "fvu_tokmean", b[B_V5] / b[B_ROWS]);
+        qsae__set(m, v, "mse_saelens", b[B_R] / b[B_ROWS]);
         qsae__set(m, v, "fvu_v3_sparsify", b[B_V3] / n);
         qsae__set(m, v, "fvu_v4_dictionary_learning", b[B_V4] / n);
         qsae__set(m, v, "fvu_v6_saebench", r / (s - s / d * (s / d)));

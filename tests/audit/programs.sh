@@ -48,7 +48,9 @@ matched() {
 
 spliced() { # and every feature, as lines and as a table
     evaluate --sae "$data/tiny-gemma3-sae" --condition rtn:bits=3 --tokens 1000 --splice \
+        --compat saelens-current \
         --features "$tmp/f.jsonl" --top 2 >"$tmp/table" && grep -q 'CE rec' "$tmp/table" &&
+        grep -q 'ce_loss_score  *0\.' "$tmp/table" &&
         grep -q '"feature":0,.*"top":\[.*"band":' "$tmp/f.jsonl" &&
         evaluate --sae "$data/tiny-gemma3-sae" --condition rtn:bits=3 --tokens 1000 \
             --features "$tmp/f.csv" >/dev/null && head -1 "$tmp/f.csv" | grep -q '^sae,layer,.*q_max$' &&

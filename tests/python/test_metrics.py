@@ -209,6 +209,7 @@ class Reconstruction(Case):
             "fvu_dim_uniform": np.mean((r**2).sum(0) / m2),
             "normalized_mse_openai": np.mean(rr / xx),
             "fvu_tokmean": np.sum([np.sum(rr[c] / v.sum(1)) for c, v in zip(cuts, about)]) / n,
+            "mse_saelens": np.sum([rr[c].mean() for c in cuts]) / n,
             "fvu_v3_sparsify": np.mean([rr[c].sum() / v.sum() for c, v in zip(cuts, about)]),
             "fvu_v4_dictionary_learning": np.mean([r[c].var(0, ddof=1).sum() /
                                                    x[c].var(0, ddof=1).sum() for c in cuts]),
