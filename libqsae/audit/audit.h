@@ -207,6 +207,11 @@ int32_t qsae__pass_open(qsae_audit *a);
 void qsae__pass_close(qsae_audit *a);
 int32_t qsae__pass_batch(qsae_audit *a);
 
+/* survival.c: adds what survival depends on; what conditions damage in common, null where they are
+ * too many. */
+int32_t qsae__survival_json(qsae_audit *a, struct participant *p, int64_t sae, json_t *to);
+int32_t qsae__overlaps_json(qsae_audit *a, json_t **out);
+
 /* splice.c: predictions with an SAE spliced in, or its input ablated. */
 struct audit_splice;
 

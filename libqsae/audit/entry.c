@@ -127,7 +127,9 @@ static int32_t add_pair(qsae_audit *a, struct participant *p, int64_t i, json_t 
     }
     int32_t st = add_metric(noise, intervals, f->drift, defined);
     json_object_set_new(noise, "intervals", intervals);
-    return st == QSAE_OK ? add_metric(survival, NULL, f->survival, defined) : st;
+    if (st == QSAE_OK)
+        st = add_metric(survival, NULL, f->survival, defined);
+    return st == QSAE_OK ? qsae__survival_json(a, p, i, survival) : st;
 }
 
 static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)

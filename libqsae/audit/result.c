@@ -202,6 +202,10 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
         st = qsae__entry_json(a, &a->participants[i], &p);
         json_array_append_new(list, p);
     }
+    if (st == QSAE_OK)
+        st = qsae__overlaps_json(a, &p);
+    if (st == QSAE_OK)
+        json_object_set_new(o, "overlaps", p);
     json_object_set_new(o, "verdicts", verdicts(a));
     json_object_set_new(o, "sweep", qsae__sweep_json(a));
     json_object_set(o, "snapshots", a->snapshots);

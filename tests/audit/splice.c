@@ -164,6 +164,27 @@ static void test_splice(void **state)
     json_decref(golden);
 }
 
+/* What NF4 and INT4 damage in common, as golden.json has it the other way round. */
+static void check_overlap(const json_t *result, const json_t *golden)
+{
+    const json_t *got = json_array_get(json_object_get(result, "overlaps"), 0);
+    const json_t *want =
+        json_object_get(json_object_get(golden, "overlap_jumprelu"), "rtn4_vs_nf4_cuda_f32");
+    const json_t *g = json_object_get(got, "non_survivors"),
+                 *w = json_object_get(want, "non_survivors");
+    assert_string_equal(text_at(got, "name"), "jumprelu");
+    near("a", at(g, "a"), at(w, "b"), 0);
+    near("b", at(g, "b"), at(w, "a"), 0);
+    near("both", at(g, "both"), at(w, "both"), 0);
+    near("union", at(g, "union"), at(w, "union"), 0);
+    near("jaccard", at(g, "jaccard"), at(w, "jaccard"), 1e-12);
+    near("ceiling", at(g, "ceiling"), at(w, "ceiling"), 1e-12);
+    near("chance", at(g, "chance"), at(w, "chance"), 1e-12);
+    assert_true(null_at(json_object_get(got, "damaged"), "jaccard"));
+    near("pearson", at(got, "damage_pearson"), at(want, "damage_pearson"), 1e-4);
+    near("spearman", at(got, "damage_spearman"), at(want, "damage_spearman"), 1e-3);
+}
+
 /* The audit's splices on golden.json's data. */
 static void test_audit_golden(void **state)
 {
@@ -208,6 +229,7 @@ static void test_audit_golden(void **state)
             assert_true(at(got, "kl_sae") > 0 && at(got, "kl_sae") < at(got, "kl_zero"));
         }
     }
+    check_overlap(result, golden);
     json_decref(result);
     json_decref(golden);
     qsae_context_close(&ctx);
