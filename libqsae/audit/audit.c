@@ -117,8 +117,11 @@ int32_t qsae_audit_run(qsae_audit *a)
     if (st == QSAE_OK)
         st = report(a);
     while (st == QSAE_OK && a->next_chunk < a->corpus_info.chunks) {
+        const bool first = a->next_chunk == 0;
         if ((st = qsae__pass_batch(a)) != QSAE_OK)
             break;
+        if (first)
+            qsae__plan_check_saes(a);
         const double now = qsae__now();
         a->seconds += now - last;
         last = now;

@@ -151,6 +151,9 @@ struct qsae_audit {
 /* plan.c: fills an audit from settings. */
 int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s);
 
+/* Warns of SAEs that explain nothing of the first batch: a wrong place, or another model. */
+void qsae__plan_check_saes(qsae_audit *a);
+
 /* participants.c: opens the reference and the conditions, a sweep's one by one. */
 int32_t qsae__participants_open(qsae_audit *a, const qsae_audit_settings *s);
 void qsae__participants_close(qsae_audit *a);

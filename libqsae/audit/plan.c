@@ -265,6 +265,32 @@ static void warn_bos(qsae_audit *a)
             "model far off its training distribution");
 }
 
+/* SAEs on text that is not like what they were trained on (sae.md B.11). */
+static void warn_saes(qsae_audit *a)
+{
+    for (int64_t i = 0; i < a->n_saes; i++) {
+        const struct audit_sae *const s = &a->saes[i];
+        if (s->info.context_size > 0 && a->corpus_info.context > s->info.context_size)
+            qsae__log(a->ctx, QSAE_LOG_WARNING, "SAE %s was trained on %lld tokens of context; "
+                      "chunks of %lld go beyond what it knows", s->name,
+                      (long long)s->info.context_size, (long long)a->corpus_info.context);
+        if (s->info.prepend_bos == 1 && a->corpus_info.bos_policy == QSAE_BOS_NONE)
+            qsae__log(a->ctx, QSAE_LOG_WARNING, "SAE %s was trained with BOS in front, but the "
+                      "text is run without it", s->name);
+    }
+}
+
+void qsae__plan_check_saes(qsae_audit *a)
+{
+    for (int64_t i = 0; i < a->n_saes; i++) {
+        const double fvu = qsae__value(a->participants[0].saes[i].reconstruction, "fvu_dim");
+        if (fvu > 0.9)
+            qsae__log(a->ctx, QSAE_LOG_WARNING, "SAE %s at layer %d, %s: FVU %.3f on the first "
+                      "batch: it explains nothing there; is this its place?", a->saes[i].name,
+                      (int)a->saes[i].layer, qsae_site_name(a->saes[i].site), fvu);
+    }
+}
+
 int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
 {
     int32_t st = check(s);
@@ -302,7 +328,9 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)
         if (a->participants[i].match && a->participants[i].match->done)
             st = qsae__match_open(a, &a->participants[i]);
-    if (st == QSAE_OK)
+    if (st == QSAE_OK) {
         warn_bos(a);
+        warn_saes(a);
+    }
     return st;
 }

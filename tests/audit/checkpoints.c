@@ -693,6 +693,35 @@ static void test_missing(void **state)
     qsae_context_close(&ctx);
 }
 
+/* An SAE at the wrong layer, on longer chunks than it knows, without its BOS. */
+static void test_sae_warnings(void **state)
+{
+    (void)state;
+    static const char *const misplaced = DATA "/tiny-gemma3-sae@0";
+    struct log log = { 0 };
+    qsae_context *ctx = logging_context(&log);
+    qsae_audit_settings s;
+    defaults(&s);
+    s.max_tokens = 1500;
+    s.bos_policy = QSAE_BOS_CHUNK_START;
+    json_decref(run(ctx, &s));
+    assert_int_equal(log.warnings, 0);
+    s.context = 300;
+    json_decref(run(ctx, &s));
+    assert_int_equal(log.warnings, 1);
+    assert_non_null(strstr(log.last, "256"));
+    s.context = 256;
+    s.saes = &misplaced;
+    json_decref(run(ctx, &s));
+    assert_int_equal(log.warnings, 2);
+    assert_non_null(strstr(log.last, "at layer 0"));
+    s.saes = &sae_path;
+    s.bos_policy = QSAE_BOS_NONE;
+    json_decref(run(ctx, &s)); /* the tokenizer's BOS and the SAE's */
+    assert_int_equal(log.warnings, 4);
+    qsae_context_close(&ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -700,6 +729,7 @@ int main(void)
         cmocka_unit_test(test_other_width),     cmocka_unit_test(test_other_rows),
         cmocka_unit_test(test_other_tokenizer), cmocka_unit_test(test_gguf),
         cmocka_unit_test(test_quantized_folder), cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_sae_warnings),
     };
     return cmocka_run_group_tests_name("checkpoints", tests, NULL, NULL);
 }
