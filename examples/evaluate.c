@@ -46,6 +46,8 @@ static const char usage[] =
     "  --json OUT                 write the whole result\n"
     "  --compat TOOL              print its figures too: saelens-6.18, saelens-current, saebench,\n"
     "                             dictionary_learning or sparsify\n"
+    "  --slice KEY                figures of each part, too: position, class, frequency, length,\n"
+    "                             or a key of the text's metadata (repeatable)\n"
     "  --exclude-tokens IDS       tokens that features do not count: special, or 2,106,107\n"
     "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
     "  --top N                    contexts of each feature (default: 10)\n"
@@ -132,7 +134,7 @@ static int64_t count(const char *option, const char *text, int64_t low)
 struct options {
     qsae_audit_settings audit;
     qsae_context_settings context;
-    const char **conditions, **saes;
+    const char **conditions, **saes, **slices;
     const char *json, *features;
     int compat; /* 1 + index into compat_names; 0 = none */
     int quiet;
@@ -152,6 +154,7 @@ static const struct option longs[] = {
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "sweep", required_argument, NULL, 'w' },     { "splice", no_argument, NULL, 'l' },
+    { "slice", required_argument, NULL, 'L' },
     { "compat", required_argument, NULL, 'M' },
     { "exclude-tokens", required_argument, NULL, 'E' },
     { "features", required_argument, NULL, 'e' },  { "top", required_argument, NULL, 'm' },
@@ -203,6 +206,7 @@ static void set_option(struct options *o, int c)
     case 'k': a->keep_tail = 1; break;
     case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
     case 'l': a->splice = 1; break;
+    case 'L': o->slices[a->n_slices++] = optarg; break;
     case 'M': o->compat = choice("compat", optarg, compat_names); break;
     case 'E': a->exclude_tokens = optarg; break;
     case 'e': o->features = optarg; break;
@@ -222,7 +226,8 @@ static void parse(int argc, char **argv, struct options *o)
     qsae_context_settings_init(&o->context, sizeof o->context);
     o->conditions = calloc((size_t)argc, sizeof *o->conditions);
     o->saes = calloc((size_t)argc, sizeof *o->saes);
-    if (!o->conditions || !o->saes)
+    o->slices = calloc((size_t)argc, sizeof *o->slices);
+    if (!o->conditions || !o->saes || !o->slices)
         exit(1);
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1)
         set_option(o, c);
@@ -241,6 +246,7 @@ static void parse(int argc, char **argv, struct options *o)
     o->audit.model = argv[optind];
     o->audit.conditions = o->conditions;
     o->audit.saes = o->saes;
+    o->audit.slices = o->slices;
 }
 
 /* The file appears whole or not at all. */
@@ -326,5 +332,6 @@ int main(int argc, char **argv)
     qsae_cancel_token_close(&cancel);
     free(o.conditions);
     free(o.saes);
+    free(o.slices);
     return code;
 }

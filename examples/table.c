@@ -197,5 +197,6 @@ void table_print(FILE *out, const json_t *result)
     print_cells(out, &t);
     free(t.cells);
     sweep_print(out, result);
+    slices_print(out, result);
     footer(out, result);
 }

@@ -15,4 +15,7 @@ const json_t *sweep_part(const json_t *result, size_t i);
 /* The parts of a sweep, ranked by what they cost; nothing without one. */
 void sweep_print(FILE *out, const json_t *result);
 
+/* Figures of each part of the tokens, where there are such (slices.c). */
+void slices_print(FILE *out, const json_t *result);
+
 #endif

@@ -63,6 +63,10 @@ typedef struct qsae_audit_settings {
     const char *exclude_tokens; /**< positions that hold these tokens are in no feature statistic
                                    and no splice: "special" (all special tokens of the
                                    tokenizer), or ids: "2,106,107"; NULL = none */
+    const char *const *slices; /**< [n_slices] ways to divide the tokens: "position", "class",
+                                   "frequency" (of the token), "length" (of the document), or a
+                                   key of the documents' metadata ("meta.pile_set_name") */
+    int64_t n_slices;
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "audit/audit.h"
+#include "audit/slices.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,6 +63,7 @@ void qsae_audit_close(qsae_audit **audit)
     qsae_context *ctx = a->ctx;
     qsae__pass_close(a);
     qsae__participants_close(a);
+    qsae__slices_close(a);
     for (int64_t i = 0; a->saes && i < a->n_saes; i++) {
         qsae_sae_close(&a->saes[i].sae);
         qsae__free(ctx, a->saes[i].name);

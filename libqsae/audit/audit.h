@@ -93,6 +93,9 @@ struct audit_checkpoint {
     char *no_kl;                 /* why it has no divergence, or NULL */
 };
 
+struct audit_slices;
+struct slice_metrics;
+
 /* The reference (index 0) or a condition. */
 struct participant {
     char *label;                 /* canonical condition, or the path of a checkpoint */
@@ -105,6 +108,7 @@ struct participant {
     qsae_metric *cross_entropy;
     qsae_metric *divergence;     /* NULL for the reference */
     struct audit_features *saes; /* [n_saes] */
+    struct slice_metrics *slices; /* [slices], or NULL */
     int64_t width;               /* of its residual stream */
     int64_t start;               /* first layer it computes itself: below, the reference's rows */
     int64_t next_chunk;          /* first chunk its metrics have not seen */
@@ -128,6 +132,7 @@ struct qsae_audit {
     int64_t batch;               /* chunks per logical batch */
     int32_t compute, attention, sweep;
     int64_t top;                 /* contexts kept of each feature; 0 = none */
+    struct audit_slices *slices; /* parts of the tokens with figures of their own, or NULL */
     char *exclude_tokens;        /* as given, or NULL */
     int32_t *excluded;           /* [n_excluded] ids ascending */
     int64_t n_excluded;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <string.h>
 
-#include "audit/audit.h"
+#include "audit/slices.h"
 
 bool qsae__participant_features(const struct participant *p)
 {
@@ -18,6 +18,7 @@ static void close_participant(qsae_audit *a, struct participant *p)
             qsae_metric_close(&p->saes[i].splice[v]);
     }
     qsae__free(a->ctx, p->saes);
+    qsae__slices_metrics_close(a, p);
     qsae__free(a->ctx, p->outliers);
     qsae_metric_close(&p->cross_entropy);
     qsae_metric_close(&p->divergence);

@@ -10,7 +10,7 @@
  */
 #include <string.h>
 
-#include "audit/audit.h"
+#include "audit/slices.h"
 
 #define GROUP_BYTES ((int64_t)1 << 29) /* rows of the conditions kept at once */
 #define BRANCH_BYTES ((int64_t)1 << 30) /* rows of the reference that conditions begin with */
@@ -363,6 +363,8 @@ static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who
                     vyr = rows_view(p, p->y_r[i]);
     const qsae_sparse_rows acts = sparse_view(csr), acts_r = sparse_view(&p->csr_r[i]);
     st = qsae_metric_update_reconstruction(f->reconstruction, &at, &vx, &vy, &acts);
+    if (st == QSAE_OK)
+        st = qsae__slices_update_sae(a, who, i, &p->batch, &vx, &vy);
     if (st == QSAE_OK && !is_reference)
         st = qsae_metric_update_drift(f->drift, &at, &vxr, &vx, &vyr, &vy);
     if (st == QSAE_OK && f->survival)
@@ -405,6 +407,8 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, in
     const int64_t n = p->batch.rows;
     const struct rows_of *const ref = &p->rows[0];
     int32_t st = qsae_metric_update_cross_entropy(who->cross_entropy, &at, n, own->nll);
+    if (st == QSAE_OK && who == a->participants)
+        st = qsae__slices_update_predictions(a, who, &p->batch, NULL, own->nll);
     if (st == QSAE_OK && who != a->participants) {
         const bool kl = !who->checkpoint || !who->checkpoint->no_kl;
         const qsae_divergence_rows d = { .struct_size = sizeof d, .n = n, .nll_r = ref->nll,
@@ -412,6 +416,8 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, in
                                          .top_r = ref->top, .top_q = own->top,
                                          .label = p->batch.labels };
         st = qsae_metric_update_divergence(who->divergence, &at, &d);
+        if (st == QSAE_OK)
+            st = qsae__slices_update_predictions(a, who, &p->batch, &d, NULL);
     }
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && qsae__participant_features(who); i++)
         if ((st = update_sae(a, p, who, own, i)) == QSAE_OK && p->splice)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "audit/audit.h"
+#include "audit/slices.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +71,11 @@ static int32_t check(const qsae_audit_settings *s)
         return qsae__fail(QSAE_EINVAL, "audit: compute: expected 0..2, found %d", (int)s->compute);
     if (s->sweep < 0 || s->sweep > QSAE_SWEEP_KINDS)
         return qsae__fail(QSAE_EINVAL, "audit: sweep: expected 0..3, found %d", (int)s->sweep);
+    if (s->n_slices < 0 || s->n_slices > 64 || (s->n_slices && !s->slices))
+        return qsae__fail(QSAE_EINVAL, "audit: slices: expected 0..64 of them, found %lld%s",
+                          (long long)s->n_slices, s->slices ? "" : " and NULL");
+    if (s->n_slices && s->sweep)
+        return qsae__fail(QSAE_EINVAL, "audit: slices: not with a sweep");
     if (s->splice && !s->n_saes)
         return qsae__fail(QSAE_EINVAL, "audit: splice: there is no SAE to splice in");
     if (s->top_contexts < 0 || s->top_contexts > 1024)
@@ -180,7 +185,7 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
         for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK && a->splice; v++)
             st = qsae_metric_open_divergence(a->ctx, &s, &f->splice[v]);
     }
-    return st;
+    return st == QSAE_OK ? qsae__slices_metrics(a, p, &s) : st;
 }
 
 /* Everything that must be equal for two results to be about the same thing. */
@@ -213,6 +218,10 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
     }
     if (a->splice)
         qsae__hasher_string(h, "splice");
+    for (int64_t i = 0; i < s->n_slices; i++) {
+        qsae__hasher_string(h, "slice");
+        qsae__hasher_string(h, s->slices[i]);
+    }
     if (a->exclude_tokens) {
         qsae__hasher_string(h, "exclude_tokens");
         qsae__hasher_i64(h, a->exclude_special);
@@ -319,6 +328,8 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
         return st;
     for (int64_t i = 0; i < s->n_saes && st == QSAE_OK; i++)
         st = open_sae(a, s->saes[i], &a->saes[i]);
+    if (st == QSAE_OK)
+        st = qsae__slices_open(a, s->slices, s->n_slices);
     if (st == QSAE_OK)
         st = fingerprint(a, s);
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)

@@ -7,7 +7,7 @@
 
 #include <qsae/version.h>
 
-#include "audit/audit.h"
+#include "audit/slices.h"
 
 /* The few figures a snapshot keeps. */
 static json_t *snapshot_of(qsae_audit *a, struct participant *p)
@@ -206,6 +206,10 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
         st = qsae__overlaps_json(a, &p);
     if (st == QSAE_OK)
         json_object_set_new(o, "overlaps", p);
+    if (st == QSAE_OK)
+        st = qsae__slices_json(a, &p);
+    if (st == QSAE_OK)
+        json_object_set_new(o, "slices", p);
     json_object_set_new(o, "verdicts", verdicts(a));
     json_object_set_new(o, "sweep", qsae__sweep_json(a));
     json_object_set(o, "snapshots", a->snapshots);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "audit/audit.h"
+#include "audit/slices.h"
 #include "metrics/metrics.h"
 
 static const char magic[8] = "QSAEAU01";
@@ -98,6 +98,9 @@ int32_t qsae__state_save(qsae_audit *a)
             for (int v = 0; v < QSAE__SPLICES; v++)
                 put_metric(&b, a->ctx, p->saes[s].splice[v]);
         }
+        qsae_metric *m;
+        for (int64_t k = 0; qsae__slices_metric(a, p, k, &m); k++)
+            put_metric(&b, a->ctx, m);
     }
     int32_t st = b.status;
     if (st == QSAE_OK) {
@@ -239,6 +242,9 @@ static int32_t get_participant(qsae_audit *a, struct reader *r, struct participa
         for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK; v++)
             st = get_metric(r, p->saes[s].splice[v]);
     }
+    qsae_metric *m;
+    for (int64_t k = 0; st == QSAE_OK && qsae__slices_metric(a, p, k, &m); k++)
+        st = get_metric(r, m);
     return st;
 }
 

@@ -46,6 +46,12 @@ matched() {
         grep -q 'none+prune:sparsity=0' "$tmp/table" && grep -q 'nearest to perplexity' "$tmp/table"
 }
 
+sliced() {
+    evaluate --condition rtn:bits=3 --tokens 40000 --slice class --slice length >"$tmp/table" &&
+        grep -q 'worst: class' "$tmp/table" && grep -q 'length  *0-255 .*e-' "$tmp/table" &&
+        grep -q 'too few' "$tmp/table"
+}
+
 spliced() { # and every feature, as lines and as a table
     evaluate --sae "$data/tiny-gemma3-sae" --condition rtn:bits=3 --tokens 1000 --splice \
         --compat saelens-current \
@@ -151,11 +157,13 @@ stream() {
     "$bin/stream_residuals" "$data/tiny-gemma3-sae" >"$tmp/o" && [ "$(grep -c FVU "$tmp/o")" = 8 ]
 }
 
-echo 1..30
+echo 1..32
 check "evaluate prints the table and writes the result" table
 check "evaluate ranks the parts of a sweep" sweep
 check "evaluate finds a sparsity" matched
 check "evaluate splices SAEs and writes their features" spliced
+check "evaluate shows parts of the tokens" sliced
+check "an unknown slice" fails_with 1 "no document has it" evaluate --slice nothing
 check "features need an SAE" fails_with 2 "there is no SAE" evaluate --features /nowhere/f
 check "no progress line without a terminal" no_progress
 check "an interrupted run leaves no result and goes on" interrupted

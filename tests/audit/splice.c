@@ -352,6 +352,7 @@ static void test_audit_resume(void **state)
 {
     (void)state;
     static const char *const specs[] = { "llm.int8@compute=bf16", "nf4@layers=1" };
+    static const char *const slices[] = { "class", "length" };
     char path[] = "/tmp/qsae-splice-XXXXXX";
     const int fd = mkstemp(path);
     struct stop stop = { .at = 2048 };
@@ -366,6 +367,8 @@ static void test_audit_resume(void **state)
     s.max_tokens = 5000;
     s.conditions = specs;
     s.n_conditions = 2;
+    s.slices = slices;
+    s.n_slices = 2;
     json_t *plain = run(ctx, &s);
     s.splice = 1;
     json_t *whole = run(ctx, &s);

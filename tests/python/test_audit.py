@@ -59,6 +59,57 @@ class Evaluate(Case):
         self.assertGreater(len(found), 170)
         self.assertEqual([key for key in sorted(found) if f"`{key}`" not in page], [])
 
+    def test_slices(self):
+        folder = self.folder()
+        path = os.path.join(folder, "text.jsonl")
+        with open(TEXT, encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file][:90]
+        for i, line in enumerate(lines):
+            line["meta"] = {"kind": ("a", "b", "c", 7)[i % 4 if i < 80 else 3]}
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        settings = {**SMALL, "text": path, "tokens": 26000}
+        plain = qsae.evaluate(MODEL, **settings)
+        result = qsae.evaluate(MODEL, slices=["meta.kind", "position", "class"], **settings)
+        parts = result["slices"]["list"]
+        with open(os.path.join(ROOT, "doc", "result.md"), encoding="utf-8") as file:
+            page = file.read()
+        for key in {*parts[0], *parts[0]["reference"], *parts[0]["conditions"][0],
+                    *result["slices"]["summary"][0]}:
+            self.assertIn(f"`{key}`", page)
+        kinds = [part for part in parts if part["dimension"] == "meta.kind"]
+        self.assertEqual([part["value"] for part in kinds], ["a", "b", "c", "7"])
+        total = plain["reference"]["predicted"]
+        for dimension in ("meta.kind", "position", "class"):
+            self.assertEqual(total, sum(part["tokens"] for part in parts
+                                        if part["dimension"] == dimension))
+        # One chunk length, one position bucket: all tokens.
+        whole = [part for part in parts if part["value"] == "0-255"][0]
+        condition = plain["conditions"][0]
+        self.assertEqual(whole["conditions"][0]["dce"], condition["dce"])
+        self.assertEqual(whole["conditions"][0]["kl_mean"], condition["kl_mean"])
+        self.near(whole["conditions"][0]["saes"][0]["fvu_dim"], condition["saes"][0]["fvu_dim"],
+                  1e-12, 0)
+        self.assertEqual(whole["conditions"][0]["p"], 1)
+        # The parts' means weighted by their tokens are the mean of all.
+        enough = [part for part in kinds if part["enough"]]
+        self.assertEqual(len(enough), 4)
+        mean = sum(part["tokens"] * part["conditions"][0]["dce"] for part in enough) / total
+        self.near(mean, condition["dce"], 1e-9, 0)
+        macro = result["slices"]["summary"][0]["macro"]["meta.kind"]
+        self.near(macro["dce"], np.mean([part["conditions"][0]["dce"] for part in enough]), 1e-12, 0)
+        # Benjamini and Hochberg.
+        p = np.array([part["conditions"][0]["p"] for part in parts if part["enough"]])
+        q = np.array([part["conditions"][0]["q"] for part in parts if part["enough"]])
+        order = p.argsort()
+        want = np.minimum.accumulate((p[order] * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1]
+        self.near(q[order], want, 1e-12, 0)
+        del result["slices"], plain["slices"], result["fingerprint"], plain["fingerprint"]
+        self.assertEqual(without_timing(result), without_timing(plain))
+        for bad in (["meta.nothing"], [""]):
+            with self.assertRaises(qsae.Error):
+                qsae.evaluate(MODEL, slices=bad, **settings)
+
     def test_exclude_tokens(self):
         plain = qsae.evaluate(MODEL, **SMALL)
         sae = plain["reference"]["saes"][0]

@@ -5,6 +5,7 @@
 #include <utf8proc.h>
 
 #include "text/tokenizer.h"
+#include "text/token_class.h"
 #include "text/utf8.h"
 
 static uint32_t next(uint32_t *seed)
@@ -150,7 +151,33 @@ static void test_forms(void **state)
     }
 }
 
+/* What a token looks like: the first rule of methods.md section 8 that holds. */
+static void test_token_classes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *class;
+    } cases[] = {
+        { " ", "whitespace" },      { "\n\n", "whitespace" },   { " \t ", "whitespace" },
+        { "\u3000", "whitespace" }, { "7", "numeral" },         { " 2024", "numeral" },
+        { "\u0663", "numeral" },    { "\u00bd", "numeral" },    { ".", "punctuation" },
+        { " --", "punctuation" },   { "\u300c", "punctuation" }, { "\u20ac", "punctuation" },
+        { "();", "code_symbol" },   { " ->", "code_symbol" },   { "\u0416", "non_latin" },
+        { " \u4e2d1", "non_latin" }, { "a\u03b1", "non_latin" }, { "x86", "numeral_mixed" },
+        { "-1", "numeral_mixed" },  { " word", "word" },        { "don't", "word" },
+        { "\u00e9", "word" },       { "a b", "word" },          { "\u0301", "other" },
+        { "", "other" },            { "\xc3", "other" },        { "\x01", "other" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const int32_t c = qsae__token_class(cases[i].text, strlen(cases[i].text));
+        if (strcmp(qsae__token_class_name(c), cases[i].class) != 0)
+            fail_msg("\"%s\": expected %s, found %s", cases[i].text, cases[i].class,
+                     qsae__token_class_name(c));
+    }
+}
+
 const struct CMUnitTest shortcut_tests[] = {
+    cmocka_unit_test(test_token_classes),
     cmocka_unit_test(test_words),
     cmocka_unit_test(test_forms),
 };

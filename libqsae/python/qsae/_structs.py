@@ -213,7 +213,8 @@ class AuditSettings(Struct):
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
                 ("sweep", c_int32), ("splice", c_int32), ("stride", c_int64),
                 ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p),
-                ("top_contexts", c_int64), ("exclude_tokens", c_char_p)]
+                ("top_contexts", c_int64), ("exclude_tokens", c_char_p),
+                ("slices", POINTER(c_char_p)), ("n_slices", c_int64)]
 
 
 # C name of each struct, for the comparison with the headers.

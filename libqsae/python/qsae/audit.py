@@ -39,7 +39,7 @@ class Audit(Handle):
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
                  cross_labels=False, keep_tail=False, progress=None, sweep=None,
                  stride=0, score_from=0, order=None, shuffle=None, splice=False,
-                 top_contexts=0, exclude_tokens=None):
+                 top_contexts=0, exclude_tokens=None, slices=()):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -71,6 +71,8 @@ class Audit(Handle):
             if not isinstance(exclude_tokens, str):
                 exclude_tokens = ",".join(str(count("exclude_tokens", i)) for i in exclude_tokens)
             settings.exclude_tokens = string_bytes(exclude_tokens, "exclude_tokens")
+        settings.slices, settings.n_slices = _strings(
+            slices, lambda name: string_bytes(name, "slices"), "slices")
         settings.top_contexts = count("top_contexts", top_contexts)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
@@ -115,7 +117,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
-             exclude_tokens=None):
+             exclude_tokens=None, slices=()):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -138,6 +140,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     splice        True: every model also runs with each SAE spliced in and with its input ablated
     sweep         "layers", "modules" or "kinds": each condition on one part of the model at a time
     exclude_tokens  "special" or a list of ids: tokens that features and splices do not count
+    slices        list of ways to divide the tokens, each part with figures of its own: "position",
+                  "class", "frequency", "length", or a key of the documents' metadata
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
     """
@@ -150,7 +154,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
         with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
                    progress, sweep, stride, score_from, order, shuffle, splice,
-                   0, exclude_tokens) as audit:
+                   0, exclude_tokens, slices) as audit:
             audit.run()
             return audit.result()
     finally:
