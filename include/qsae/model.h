@@ -175,32 +175,76 @@ typedef struct qsae_model_cost {
 /** What the model weighs. cost->struct_size set by the caller; QSAE_EINVAL. */
 QSAE_API int32_t qsae_model_get_cost(const qsae_model *model, qsae_model_cost *cost);
 
-#define QSAE_SITE_RESID_POST 1 /**< output of a decoder block, after its last residual add */
+/* Places whose rows a pass shows and lets change. */
+#define QSAE_SITE_RESID_POST 1       /**< output of a decoder block, after its last residual add */
+#define QSAE_SITE_RESID_PRE 2        /**< its input */
+#define QSAE_SITE_RESID_MID 3        /**< between attention and MLP; not where both read one stream
+                                          (GPT-NeoX with use_parallel_residual) */
+#define QSAE_SITE_ATTN_OUT 4         /**< what attention adds to the stream, after Gemma's
+                                          post-norm */
+#define QSAE_SITE_MLP_OUT 5          /**< what the MLP adds, likewise */
+#define QSAE_SITE_Z 6                /**< the heads' output, input of o_proj: heads * head_dim
+                                          wide */
+#define QSAE_SITE_MLP_IN 7           /**< input of the MLP, after the norm and its gain */
+#define QSAE_SITE_EMBED 8            /**< embedding after its factor, before learned positions */
+#define QSAE_SITE_FINAL_NORM 9       /**< input of the head, after the final norm and its gain */
+#define QSAE_SITE_LN2_NORMALIZED 10  /**< inside the norm before the MLP: before gain and bias */
+#define QSAE_SITE_FINAL_NORMALIZED 11 /**< inside the final norm, likewise */
+#define QSAE_SITE_LN1_NORMALIZED 12  /**< inside the norm before attention, likewise */
+#define QSAE_SITE_MLP_POST 13        /**< input of down_proj, after the gate: mlp_width wide */
+#define QSAE_SITE_POS_EMBED 14       /**< learned positions (GPT-2) */
 
-/** "resid_post"; NULL if unknown. Static storage. */
+/** "resid_post", "z", ...: QSAE_SITE_* in small letters; NULL if unknown. Static storage. */
 QSAE_API const char *qsae_site_name(int32_t site);
 
-/** Number of a site by its name, or by a full hook name ("blocks.3.hook_resid_post",
- * "model.layers.3.output"); *layer receives the layer of a full name, else is untouched.
- * 0 if unknown. */
+/**
+ * Number of a site by its name, or by a full hook name: TransformerLens'
+ * ("blocks.3.hook_resid_post", "blocks.3.attn.hook_z", "hook_embed", "ln_final.hook_normalized") or
+ * a module of transformers with ".input" or ".output", which may be missing
+ * ("model.layers.3.output", "h.3", "layers.3.mlp", "model.layers.3.self_attn.o_proj.input").
+ * Only names that mean one site in all families that have it as a site: qsae_model_site knows the
+ * family.
+ * @param layer  receives the layer of a full name, -1 for sites of no layer; else untouched; or
+ *               NULL
+ * @return 0 if unknown
+ */
 QSAE_API int32_t qsae_site_from_name(const char *name, int32_t *layer);
 
 /**
- * Sees rows at a site; rows->data is f32 [n_seq * n_tokens, width], valid during the call.
+ * Number of a site by its name in this model: what qsae_site_from_name takes, but modules are those
+ * of the model's family ("model.layers.3.post_attention_layernorm.output" is mlp_in in Llama and
+ * attn_out in Gemma; in Gemma "model.layers.3.mlp.output", before the post-norm, is no site).
+ * Whatever precedes the layers ("model.", "model.language_model.", ...) is not compared.
+ * @param layer  receives the layer of a full name, as qsae_tap takes it: not compared with the
+ *               model's; for sites of none 0 or the last one; else untouched. Or NULL
+ * @return 0 if it is no site of the family, or an argument but layer is NULL
+ */
+QSAE_API int32_t qsae_model_site(const qsae_model *model, const char *name, int32_t *layer);
+
+/** Columns of the rows at a site; 0 if the model has no such site. */
+QSAE_API int64_t qsae_model_site_width(const qsae_model *model, int32_t site);
+
+/**
+ * Sees rows at a site; rows->data is f32 [n_seq * n_tokens, columns of the site], valid
+ * during the call. In bf16 compute they hold bf16 values, but inside norms (*_NORMALIZED), where
+ * nothing is rounded yet.
  * @return 0, or any value to end the pass with it
  */
 typedef int32_t (*qsae_observer)(void *cookie, int32_t layer, int32_t site, const qsae_rows *rows);
 
-/** As qsae_observer, but may change the rows in place; in bf16 compute they are rounded again. */
+/** As qsae_observer, but may change the rows in place; in bf16 compute they are rounded again where
+ * they hold bf16 values. What follows sees them: the gain of a norm multiplies what is edited before
+ * it. */
 typedef int32_t (*qsae_editor)(void *cookie, int32_t layer, int32_t site, qsae_rows *rows);
 
-/** One place to look at or to change. Callbacks run on the caller's thread, one at a time, ordered
- * by (layer, site, registration). They may use SAEs and metrics of the same context, but not run or
- * close this model. */
+/** One place to look at or to change. Callbacks run on the caller's thread, one at a time, in
+ * the order of the forward pass, at one site in that of registration. They may use SAEs and metrics
+ * of the same context, but not run or close this model. */
 typedef struct qsae_tap {
     size_t struct_size;
-    int32_t layer;           /**< 0..layers-1 */
-    int32_t site;            /**< QSAE_SITE_* */
+    int32_t layer;           /**< 0..layers-1; EMBED and POS_EMBED: 0 or -1, FINAL_*: the last or
+                                  -1 */
+    int32_t site;            /**< QSAE_SITE_*, one that the model has */
     qsae_observer observe;   /**< or NULL */
     qsae_editor edit;        /**< or NULL; runs before observers registered after it */
     void *cookie;

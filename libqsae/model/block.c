@@ -178,6 +178,8 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
         .panels = run->b.panels,
     };
     st = qsae__attention_run(m->ctx, &a);
+    if (st == QSAE_OK)
+        st = qsae__watch_rows(run, layer, QSAE_SITE_Z, run->b.z, c->heads * c->head_dim);
     const qsae__linear_rows z = { run->b.z, QSAE_F32, run->rows, c->heads * c->head_dim };
     return st == QSAE_OK ? project(run, layer, fused ? QSAE__FUSED_OUT : QSAE__O_PROJ, 1, &z, out,
                                    NULL)
@@ -230,41 +232,53 @@ static int32_t plain_mlp(const qsae__run *run, int64_t layer)
     int32_t st = project(run, layer, QSAE__FUSED_UP, 1, &x, up, NULL);
     if (st == QSAE_OK)
         st = each_row(run, activate_row, run);
+    if (st == QSAE_OK)
+        st = qsae__watch_rows(run, layer, QSAE_SITE_MLP_POST, run->b.gate, c->mlp_width);
     return st == QSAE_OK ? project(run, layer, QSAE__FUSED_DOWN, 1, &inner, out, NULL) : st;
 }
 
 int32_t qsae__mlp_part(const qsae__run *run, int64_t layer)
 {
     const qsae__config *const c = run->m->config;
-    if (c->family->qkv)
-        return plain_mlp(run, layer);
+    int32_t st = qsae__watch_rows(run, layer, QSAE_SITE_MLP_IN, run->b.normed, c->width);
+    if (st != QSAE_OK || c->family->qkv)
+        return st == QSAE_OK ? plain_mlp(run, layer) : st;
     /* The product that comes next reads bf16 rows as they are where it has bf16 instructions; row
-     * for row they take the place of the gate's. */
-    const bool half = run->bf16 && qsae__packed_get(run->m->ctx)->bf16;
+     * for row they take the place of the gate's. Who watches them gets f32. */
+    const bool half = run->bf16 && qsae__packed_get(run->m->ctx)->bf16 &&
+                      !qsae__watched(run, layer, QSAE_SITE_MLP_POST);
     const int32_t dtype = half ? QSAE_BF16 : QSAE_F32;
     const int64_t ld = half ? 2 * c->mlp_width : c->mlp_width;
     const qsae__linear_rows x = { run->b.normed, QSAE_F32, run->rows, c->width };
     const qsae__linear_rows inner = { run->b.gate, dtype, run->rows, ld };
     const qsae__linear_gate gate = { gate_part, run, run->b.gate, ld, dtype };
     float *const both[] = { run->b.gate, run->b.up }, *const out[] = { run->b.out };
-    const int32_t st = project(run, layer, QSAE__GATE_PROJ, 2, &x, both, &gate);
+    st = project(run, layer, QSAE__GATE_PROJ, 2, &x, both, &gate);
+    if (st == QSAE_OK)
+        st = qsae__watch_rows(run, layer, QSAE_SITE_MLP_POST, run->b.gate, c->mlp_width);
     return st == QSAE_OK ? project(run, layer, QSAE__DOWN_PROJ, 1, &inner, out, NULL) : st;
 }
 
 int32_t qsae__block_sequential(const qsae__run *run, int64_t layer)
 {
     const float *const *const norm = run->m->layers[layer].norm;
-    float *const x = run->slab->x;
-    int32_t st = qsae__norm_rows(run, norm[QSAE__NORM_ATTN_IN], x, run->b.normed);
+    float *const x = run->slab->x, *const normed = run->b.normed, *const out = run->b.out;
+    int32_t st = qsae__norm_rows_at(run, layer, QSAE_SITE_LN1_NORMALIZED, norm[QSAE__NORM_ATTN_IN],
+                                    x, normed);
     if (st == QSAE_OK)
         st = qsae__attention_part(run, layer);
     if (st == QSAE_OK)
-        st = qsae__add_rows(run, norm[QSAE__NORM_ATTN_OUT], run->b.out, x);
+        st = qsae__add_rows_at(run, layer, QSAE_SITE_ATTN_OUT, norm[QSAE__NORM_ATTN_OUT], out, x);
     if (st == QSAE_OK)
-        st = qsae__norm_rows(run, norm[QSAE__NORM_MLP_IN], x, run->b.normed);
+        st = qsae__watch_rows(run, layer, QSAE_SITE_RESID_MID, x, run->m->config->width);
+    if (st == QSAE_OK)
+        st = qsae__norm_rows_at(run, layer, QSAE_SITE_LN2_NORMALIZED, norm[QSAE__NORM_MLP_IN], x,
+                                normed);
     if (st == QSAE_OK)
         st = qsae__mlp_part(run, layer);
-    return st == QSAE_OK ? qsae__add_rows(run, norm[QSAE__NORM_MLP_OUT], run->b.out, x) : st;
+    return st == QSAE_OK ? qsae__add_rows_at(run, layer, QSAE_SITE_MLP_OUT,
+                                             norm[QSAE__NORM_MLP_OUT], out, x)
+                         : st;
 }
 
 static void sum_row(const void *arg, int64_t row)
@@ -279,14 +293,22 @@ static void sum_row(const void *arg, int64_t row)
 int32_t qsae__block_parallel(const qsae__run *run, int64_t layer)
 {
     const float *const *const norm = run->m->layers[layer].norm;
+    const float *const x = run->slab->x;
+    const int64_t d = run->m->config->width;
     qsae__run attention = *run;
     attention.b.out = run->b.second;
-    int32_t st = qsae__norm_rows(run, norm[QSAE__NORM_ATTN_IN], run->slab->x, run->b.normed);
+    int32_t st = qsae__norm_rows_at(run, layer, QSAE_SITE_LN1_NORMALIZED, norm[QSAE__NORM_ATTN_IN],
+                                    x, run->b.normed);
     if (st == QSAE_OK)
         st = qsae__attention_part(&attention, layer);
     if (st == QSAE_OK)
-        st = qsae__norm_rows(run, norm[QSAE__NORM_MLP_IN], run->slab->x, run->b.normed);
+        st = qsae__watch_rows(run, layer, QSAE_SITE_ATTN_OUT, run->b.second, d);
+    if (st == QSAE_OK)
+        st = qsae__norm_rows_at(run, layer, QSAE_SITE_LN2_NORMALIZED, norm[QSAE__NORM_MLP_IN], x,
+                                run->b.normed);
     if (st == QSAE_OK)
         st = qsae__mlp_part(run, layer);
+    if (st == QSAE_OK)
+        st = qsae__watch_rows(run, layer, QSAE_SITE_MLP_OUT, run->b.out, d);
     return st == QSAE_OK ? each_row(run, sum_row, run) : st;
 }

@@ -45,6 +45,16 @@ void qsae__norm_vector(const qsae__run *run, const float *w, const float *x, flo
 int32_t qsae__norm_rows(const qsae__run *run, const float *w, const float *x, float *y);
 /* x += a, or x += norm(a) with a post-norm w. */
 int32_t qsae__add_rows(const qsae__run *run, const float *w, float *a, float *x);
+/* Whether somebody looks at a site; shows rows [run->rows, cols] there if so. */
+bool qsae__watched(const qsae__run *run, int64_t layer, int32_t site);
+int32_t qsae__watch_rows(const qsae__run *run, int64_t layer, int32_t site, float *rows,
+                         int64_t cols);
+/* qsae__norm_rows with its values before gain and bias at a *_NORMALIZED site; y is not x. */
+int32_t qsae__norm_rows_at(const qsae__run *run, int64_t layer, int32_t site, const float *w,
+                           const float *x, float *y);
+/* qsae__add_rows with what is added (norm(a) with a post-norm) at a site. */
+int32_t qsae__add_rows_at(const qsae__run *run, int64_t layer, int32_t site, const float *w,
+                          float *a, float *x);
 /* run->b.k and .v as the condition's cache codes return them (kv.c). */
 int32_t qsae__code_kv(const qsae__run *run);
 /* run->b.out = attention(run->b.normed), mlp(run->b.normed) */

@@ -22,6 +22,11 @@ const qsae__family *qsae__family_find(const char *model_type)
     return NULL;
 }
 
+const qsae__family *qsae__family_at(size_t i)
+{
+    return i < sizeof families / sizeof families[0] ? families[i] : NULL;
+}
+
 const char *qsae__family_names(void)
 {
     return "llama, gemma3_text, gemma3, gemma2, qwen3, mistral, gpt_neox, gpt2";

@@ -99,6 +99,8 @@ static inline const char *qsae__family_head(const qsae__family *f)
 
 /* Family of a model_type, or NULL. */
 const qsae__family *qsae__family_find(const char *model_type);
+/* All of them by index from 0, then NULL. */
+const qsae__family *qsae__family_at(size_t i);
 /* Supported names for messages, "llama, ..." */
 const char *qsae__family_names(void);
 

@@ -31,12 +31,15 @@ static int32_t fill_labels(const qsae_model *m, const qsae_pass *p, int32_t *lab
     return QSAE_OK;
 }
 
+/* Final norm, and what comes of it if the caller asks. */
 static int32_t run_head(qsae_model *m, const qsae_pass *p, const qsae__slab *slab)
 {
     const int64_t rows = p->n_seq * p->n_tokens;
     qsae__run run;
     int32_t st = qsae__run_init(m, slab, &run);
-    if (st != QSAE_OK)
+    if (st == QSAE_OK)
+        st = qsae__model_final(m, slab, run.b.normed);
+    if (st != QSAE_OK || (!p->nll && !p->logits))
         return st;
     int32_t *labels = qsae__alloc_array(m->ctx, rows, sizeof *labels);
     if (!labels)
@@ -49,28 +52,26 @@ static int32_t run_head(qsae_model *m, const qsae_pass *p, const qsae__slab *sla
     };
     st = fill_labels(m, p, labels);
     if (st == QSAE_OK)
-        st = qsae__model_final(m, slab, run.b.normed);
-    if (st == QSAE_OK)
         st = qsae__head_run(m->ctx, rows, labels, 1, &head, p->cancel);
     qsae__free(m->ctx, labels);
     return st;
 }
 
-static int32_t run_layers(qsae_model *m, const qsae_pass *p, qsae__slab *slab, qsae__taps *taps,
-                          int64_t layers)
+/* Blocks, and the rows before the first one that does not run. */
+static int32_t run_layers(qsae_model *m, const qsae_pass *p, qsae__slab *slab, int64_t layers)
 {
+    int32_t st;
     for (int64_t n = 0; n < layers; n++) {
-        int32_t st = qsae__canceled(p->cancel);
+        st = qsae__canceled(p->cancel);
         if (st == QSAE_OK)
             st = qsae__model_step(m, n, slab);
-        if (st == QSAE_OK)
-            st = qsae__taps_call(taps, m, n, slab);
         if (st == QSAE_OK && p->progress)
             st = p->progress(p->progress_cookie, n + 1, layers, "layers", "forward");
         if (st != QSAE_OK)
             return st;
     }
-    return qsae__canceled(p->cancel);
+    st = layers < m->config->layers ? qsae__model_enter(m, layers, slab) : QSAE_OK;
+    return st == QSAE_OK ? qsae__canceled(p->cancel) : st;
 }
 
 /* Blocks to run. */
@@ -85,8 +86,10 @@ static int32_t count_layers(const qsae_model *m, const qsae_pass *p, const qsae_
                           head ? ", and all layers where nll or logits are asked for" : "");
     *layers = head ? all : p->stop_layer ? p->stop_layer : taps->layers;
     if (*layers < taps->layers)
-        return qsae__fail(QSAE_EINVAL, "qsae_pass.stop_layer: %d: a tap at layer %" PRId64
-                          " would never be called", (int)p->stop_layer, taps->layers - 1);
+        return qsae__fail(QSAE_EINVAL, "qsae_pass.stop_layer: %d: a tap at layer %d (%s) would "
+                          "never be called", (int)p->stop_layer,
+                          (int)taps->list[taps->deepest].layer,
+                          qsae_site_name(taps->list[taps->deepest].site));
     return QSAE_OK;
 }
 
@@ -119,12 +122,14 @@ static int32_t forward(qsae_model *m, const qsae_pass *p)
         st = qsae__slab_open(m->ctx, &m, 1, p->n_seq, p->n_tokens, slab);
     }
     slab->ids = p->ids;
+    slab->watch = taps.n ? &taps.watch : NULL;
     if (st == QSAE_OK)
         st = qsae__model_embed(m, slab);
     if (st == QSAE_OK)
-        st = run_layers(m, p, slab, &taps, layers);
-    if (st == QSAE_OK && (p->nll || p->logits))
+        st = run_layers(m, p, slab, layers);
+    if (st == QSAE_OK && (p->nll || p->logits || taps.final))
         st = run_head(m, p, slab);
+    slab->watch = NULL;
     qsae__taps_close(&taps);
     return st;
 }

@@ -10,6 +10,17 @@
 
 #include "codecs/codecs.h"
 
+/* Who looks at or changes rows inside the model while a pass runs. Sites of no layer are asked for
+ * with layer 0 (EMBED, POS_EMBED) or the last one (FINAL_*). Called on the pass's thread. */
+typedef struct qsae__watch {
+    void *self;
+    bool (*wants)(void *self, int64_t layer, int32_t site);
+    /* rows [n, cols] f32, row stride ld, may be changed in place. In bf16 compute the watcher
+     * leaves bf16 values, but at the *_NORMALIZED sites. What it returns but 0 ends the pass. */
+    int32_t (*rows)(void *self, int64_t layer, int32_t site, float *rows, int64_t n, int64_t cols,
+                    int64_t ld);
+} qsae__watch;
+
 /*
  * A slab: the rows a pass runs at once, owned by the caller. x is the residual stream
  * [n_seq * n_tokens, width] f32 (holding bf16 values in bf16 compute). Scratch belongs to the slab.
@@ -22,6 +33,7 @@ typedef struct qsae__slab {
     float *x;             /* [n_seq * n_tokens, width] */
     void *scratch;        /* sized for one model shape */
     size_t scratch_bytes;
+    const qsae__watch *watch; /* or NULL */
 } qsae__slab;
 
 /* A slab that fits every model of `models` (NULL entries skipped). */
@@ -36,6 +48,13 @@ int32_t qsae__model_step(qsae_model *m, int64_t layer, qsae__slab *slab);
 int32_t qsae__model_final(qsae_model *m, const qsae__slab *slab, float *out);
 /* Rounds rows that are put into a pass to what the model computes in: bf16, or nothing. */
 void qsae__model_round(const qsae_model *m, float *x, int64_t n);
+/* What a step begins with: shows the rows before a layer. For passes that end there. */
+int32_t qsae__model_enter(qsae_model *m, int64_t layer, const qsae__slab *slab);
+
+/* The layer that stands for a site of none: 0, or the last one; else `layer`. */
+int32_t qsae__model_site_layer(const qsae_model *m, int32_t site, int32_t layer);
+/* Whether rows at a site are f32 in any compute: inside norms. */
+bool qsae__site_unrounded(int32_t site);
 
 /* Head over k participants: vocabulary tiles stream through log-sum-exp, label logit, arg-max and
  * divergence from participant 0. Outputs are [rows] each and may be NULL. */

@@ -229,18 +229,20 @@ struct embed {
     const qsae_model *m;
     const qsae__slab *slab;
     const qsae__ops *ops;
+    const qsae__run *run; /* where sites of the embedding are watched: positions come later; NULL */
 };
 
-/* x[width] += the learned row of the position, where there are such. */
-static void add_position(const struct embed *e, int64_t position, float *x)
+/* y[width] = x + the learned row of a position; x NULL: that row. */
+static void add_position(const struct embed *e, int64_t position, const float *x, float *y)
 {
     const qsae__tensor *const t = e->m->weights->positions;
     const int64_t d = e->m->config->width;
     float part[256];
-    for (int64_t i = 0, n; t && i < d; i += n) {
+    for (int64_t i = 0, n; i < d; i += n) {
         n = qsae__min_i64(d - i, 256);
-        qsae__model_values(e->m, t, position * d + i, n, part);
-        e->ops->add(x + i, part, x + i, n, e->m->bf16);
+        qsae__model_values(e->m, t, position * d + i, n, x ? part : y + i);
+        if (x)
+            e->ops->add(x + i, part, y + i, n, e->m->bf16);
     }
 }
 
@@ -256,8 +258,34 @@ static int32_t embed_row(void *arg, int64_t row, int32_t worker)
         if (e->m->bf16)
             e->ops->round_bf16(x, d);
     }
-    add_position(e, row % e->slab->n_tokens, x);
+    if (e->m->weights->positions && !e->run)
+        add_position(e, row % e->slab->n_tokens, x, x);
     return QSAE_OK;
+}
+
+static int32_t position_row(void *arg, int64_t row, int32_t worker)
+{
+    const struct embed *const e = arg;
+    (void)worker;
+    add_position(e, row % e->slab->n_tokens, NULL, e->run->b.out + row * e->m->config->width);
+    return QSAE_OK;
+}
+
+/* The embedding in steps that can be watched. */
+static int32_t embed_watched(struct embed *e)
+{
+    const qsae__run *const run = e->run;
+    qsae_context *const ctx = e->m->ctx;
+    const int64_t d = e->m->config->width;
+    int32_t st = qsae__parallel(ctx, run->rows, embed_row, e);
+    if (st == QSAE_OK)
+        st = qsae__watch_rows(run, 0, QSAE_SITE_EMBED, e->slab->x, d);
+    if (st != QSAE_OK || !e->m->weights->positions)
+        return st;
+    st = qsae__parallel(ctx, run->rows, position_row, e);
+    if (st == QSAE_OK)
+        st = qsae__watch_rows(run, 0, QSAE_SITE_POS_EMBED, run->b.out, d);
+    return st == QSAE_OK ? qsae__add_rows(run, NULL, run->b.out, e->slab->x) : st;
 }
 
 int32_t qsae__model_embed(qsae_model *m, qsae__slab *slab)
@@ -270,9 +298,16 @@ int32_t qsae__model_embed(qsae_model *m, qsae__slab *slab)
     if (slab->width != m->config->width)
         return qsae__fail(QSAE_EINVAL, "the slab was not opened for this model (%s)",
                           m->weights->path);
-    struct embed e = { m, slab, qsae__ops_get(m->ctx) };
+    struct embed e = { m, slab, qsae__ops_get(m->ctx), NULL };
+    qsae__run run = { .slab = slab };
+    if (qsae__watched(&run, 0, QSAE_SITE_EMBED) || qsae__watched(&run, 0, QSAE_SITE_POS_EMBED)) {
+        if ((st = qsae__run_init(m, slab, &run)) != QSAE_OK)
+            return st;
+        e.run = &run;
+    }
     const qsae__fpenv env = qsae__fpenv_enter();
-    st = qsae__parallel(m->ctx, slab->n_seq * slab->n_tokens, embed_row, &e);
+    st = e.run ? embed_watched(&e)
+               : qsae__parallel(m->ctx, slab->n_seq * slab->n_tokens, embed_row, &e);
     qsae__fpenv_leave(env);
     return st;
 }
@@ -287,7 +322,11 @@ int32_t qsae__model_step(qsae_model *m, int64_t layer, qsae__slab *slab)
     if (st != QSAE_OK)
         return st;
     const qsae__fpenv env = qsae__fpenv_enter();
-    st = m->config->family->block(&run, layer);
+    st = qsae__watch_rows(&run, layer, QSAE_SITE_RESID_PRE, slab->x, slab->width);
+    if (st == QSAE_OK)
+        st = m->config->family->block(&run, layer);
+    if (st == QSAE_OK)
+        st = qsae__watch_rows(&run, layer, QSAE_SITE_RESID_POST, slab->x, slab->width);
     qsae__fpenv_leave(env);
     return st;
 }
@@ -298,6 +337,15 @@ void qsae__model_round(const qsae_model *m, float *x, int64_t n)
         qsae__round(m->ctx, QSAE_BF16, x, n);
 }
 
+int32_t qsae__model_enter(qsae_model *m, int64_t layer, const qsae__slab *slab)
+{
+    qsae__run run;
+    const int32_t st = qsae__run_init(m, slab, &run);
+    return st == QSAE_OK
+               ? qsae__watch_rows(&run, layer, QSAE_SITE_RESID_PRE, slab->x, slab->width)
+               : st;
+}
+
 int32_t qsae__model_final(qsae_model *m, const qsae__slab *slab, float *out)
 {
     qsae__run run;
@@ -305,7 +353,10 @@ int32_t qsae__model_final(qsae_model *m, const qsae__slab *slab, float *out)
     if (st != QSAE_OK)
         return st;
     const qsae__fpenv env = qsae__fpenv_enter();
-    st = qsae__norm_rows(&run, m->final_norm, slab->x, out);
+    const int64_t last = m->config->layers - 1;
+    st = qsae__norm_rows_at(&run, last, QSAE_SITE_FINAL_NORMALIZED, m->final_norm, slab->x, out);
+    if (st == QSAE_OK)
+        st = qsae__watch_rows(&run, last, QSAE_SITE_FINAL_NORM, out, slab->width);
     qsae__fpenv_leave(env);
     return st;
 }

@@ -2,73 +2,106 @@
 #include "model/taps.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
-#define SITE "resid_post"
-
-const char *qsae_site_name(int32_t site)
+/* Why a model lacks a site. */
+static const char *missing(int32_t site)
 {
-    return site == QSAE_SITE_RESID_POST ? SITE : NULL;
-}
-
-int32_t qsae_site_from_name(const char *name, int32_t *layer)
-{
-    const char *const full[][2] = { { "blocks.", ".hook_" SITE },
-                                    { "model.layers.", ".output" },
-                                    { "model.language_model.layers.", ".output" },
-                                    { "language_model.model.layers.", ".output" } };
-    if (!name)
-        return 0;
-    if (!strcmp(name, SITE) || !strcmp(name, "hook_" SITE))
-        return QSAE_SITE_RESID_POST;
-    for (size_t i = 0; i < sizeof full / sizeof full[0]; i++) {
-        const size_t n = strlen(full[i][0]);
-        if (strncmp(name, full[i][0], n) != 0)
-            continue;
-        const size_t digits = strspn(name + n, "0123456789");
-        int32_t value = 0;
-        if (digits < 1 || digits > 9 || strcmp(name + n + digits, full[i][1]) != 0)
-            return 0;
-        for (size_t k = 0; k < digits; k++)
-            value = value * 10 + (name[n + k] - '0');
-        if (layer)
-            *layer = value;
-        return QSAE_SITE_RESID_POST;
-    }
-    return 0;
+    return site == QSAE_SITE_RESID_MID
+               ? "attention and MLP of this model read one residual stream, none lies between them"
+               : "this model has no learned positions";
 }
 
 static int32_t check_tap(const qsae_model *m, const qsae_tap *t, int64_t i)
 {
-    if (t->layer < 0 || t->layer >= m->config->layers)
-        return qsae__fail(QSAE_EINVAL, "tap %" PRId64 ": layer %d: expected 0..%" PRId64, i,
-                          (int)t->layer, m->config->layers - 1);
-    if (!qsae_site_name(t->site))
+    const int32_t layers = (int32_t)m->config->layers;
+    const char *const name = qsae_site_name(t->site);
+    if (!name)
         return qsae__fail(QSAE_EINVAL, "tap %" PRId64 ": site %d is not a QSAE_SITE_*", i,
                           (int)t->site);
+    const int32_t none = qsae__model_site_layer(m, t->site, -1); /* a site of no layer */
+    if (none >= 0 ? t->layer != -1 && t->layer != none : t->layer < 0 || t->layer >= layers)
+        return none >= 0 ? qsae__fail(QSAE_EINVAL, "tap %" PRId64 ": layer %d: expected -1 or %d "
+                                      "for %s", i, (int)t->layer, (int)none, name)
+                         : qsae__fail(QSAE_EINVAL, "tap %" PRId64 ": layer %d: expected 0..%d", i,
+                                      (int)t->layer, (int)layers - 1);
+    if (qsae_model_site_width(m, t->site) == 0)
+        return qsae__fail(QSAE_EUNSUPPORTED, "tap %" PRId64 ": %s: %s", i, name, missing(t->site));
     if (!t->observe && !t->edit)
         return qsae__fail(QSAE_EINVAL, "tap %" PRId64 ": neither observe nor edit is set", i);
     return QSAE_OK;
 }
 
-/* Stable insertion by (layer, site). */
-static void insert(qsae__taps *taps, const qsae_tap *t)
+/* Adds a checked tap. */
+static void add(qsae__taps *taps, const qsae_tap *t)
 {
-    int64_t at = taps->n++;
-    while (at > 0 &&
-           (taps->list[at - 1].layer > t->layer ||
-            (taps->list[at - 1].layer == t->layer && taps->list[at - 1].site > t->site))) {
-        taps->list[at] = taps->list[at - 1];
-        at--;
+    const int64_t i = taps->n++, all = taps->m->config->layers;
+    qsae_tap *const own = &taps->list[i];
+    *own = *t;
+    taps->layer[i] = t->layer;
+    own->layer = qsae__model_site_layer(taps->m, t->site, t->layer);
+    const bool final = t->site == QSAE_SITE_FINAL_NORM || t->site == QSAE_SITE_FINAL_NORMALIZED;
+    const bool embed = t->site == QSAE_SITE_EMBED || t->site == QSAE_SITE_POS_EMBED;
+    const int64_t blocks = embed                             ? 0
+                           : final                           ? all
+                           : t->site == QSAE_SITE_RESID_PRE  ? own->layer
+                                                             : own->layer + 1;
+    taps->final |= final;
+    if (blocks <= taps->layers)
+        return;
+    taps->layers = blocks;
+    taps->deepest = i;
+}
+
+static bool wants(void *self, int64_t layer, int32_t site)
+{
+    const qsae__taps *const taps = self;
+    for (int64_t i = 0; i < taps->n; i++)
+        if (taps->list[i].layer == layer && taps->list[i].site == site)
+            return true;
+    return false;
+}
+
+static int32_t call(const qsae__taps *taps, int64_t i, const qsae_rows *rows)
+{
+    const qsae_tap *const t = &taps->list[i];
+    float *const x = rows->data;
+    int32_t st = QSAE_OK;
+    if (t->edit) {
+        qsae_rows edited = *rows;
+        st = t->edit(t->cookie, taps->layer[i], t->site, &edited);
+        const bool rounded = st == QSAE_OK && !qsae__site_unrounded(t->site);
+        for (int64_t r = 0; r < rows->n_rows && rounded; r++)
+            qsae__model_round(taps->m, x + r * rows->row_stride, rows->n_cols);
     }
-    taps->list[at] = *t;
+    if (st == QSAE_OK && t->observe)
+        st = t->observe(t->cookie, taps->layer[i], t->site, rows);
+    return st;
+}
+
+static int32_t call_all(void *self, int64_t layer, int32_t site, float *x, int64_t n, int64_t cols,
+                        int64_t ld)
+{
+    const qsae__taps *const taps = self;
+    const qsae_rows rows = {
+        .struct_size = sizeof rows,
+        .data = x,
+        .n_rows = n,
+        .n_cols = cols,
+        .row_stride = ld,
+        .dtype = QSAE_F32,
+    };
+    int32_t st = QSAE_OK;
+    for (int64_t i = 0; i < taps->n && st == QSAE_OK; i++)
+        if (taps->list[i].layer == layer && taps->list[i].site == site)
+            st = call(taps, i, &rows);
+    return st;
 }
 
 int32_t qsae__taps_open(const qsae_model *m, const qsae_pass *pass, qsae__taps *out)
 {
     size_t stride;
-    memset(out, 0, sizeof *out);
+    *out = (qsae__taps){ .m = m, .watch = { out, wants, call_all } };
     if (pass->n_taps < 0 || (pass->n_taps > 0 && !pass->taps))
         return qsae__fail(QSAE_EINVAL, "qsae_pass: n_taps %" PRId64 " with taps %s", pass->n_taps,
                           pass->taps ? "set" : "NULL");
@@ -78,10 +111,12 @@ int32_t qsae__taps_open(const qsae_model *m, const qsae_pass *pass, qsae__taps *
     if (stride % sizeof(void *) != 0)
         return qsae__fail(QSAE_EINVAL, "tap 0: struct_size is %zu; set it to sizeof(qsae_tap)",
                           stride);
-    out->ctx = m->ctx;
     out->list = qsae__calloc(m->ctx, pass->n_taps, sizeof *out->list);
-    if (!out->list)
+    out->layer = qsae__calloc(m->ctx, pass->n_taps, sizeof *out->layer);
+    if (!out->list || !out->layer) {
+        qsae__taps_close(out);
         return QSAE_ENOMEM;
+    }
     for (int64_t i = 0; i < pass->n_taps; i++) {
         const char *const at = (const char *)pass->taps + (size_t)i * stride;
         size_t size;
@@ -98,43 +133,16 @@ int32_t qsae__taps_open(const qsae_model *m, const qsae_pass *pass, qsae__taps *
             qsae__taps_close(out);
             return st;
         }
-        insert(out, &t);
-        out->layers = qsae__max_i64(out->layers, (int64_t)t.layer + 1);
+        add(out, &t);
     }
     return QSAE_OK;
 }
 
 void qsae__taps_close(qsae__taps *taps)
 {
-    if (taps->list)
-        qsae__free(taps->ctx, taps->list);
-    memset(taps, 0, sizeof *taps);
-}
-
-int32_t qsae__taps_call(qsae__taps *taps, const qsae_model *m, int64_t layer,
-                        const qsae__slab *slab)
-{
-    for (; taps->next < taps->n && taps->list[taps->next].layer == layer; taps->next++) {
-        const qsae_tap *const t = &taps->list[taps->next];
-        qsae_rows rows = {
-            .struct_size = sizeof rows,
-            .data = slab->x,
-            .n_rows = slab->n_seq * slab->n_tokens,
-            .n_cols = slab->width,
-            .row_stride = slab->width,
-            .dtype = QSAE_F32,
-        };
-        int32_t st = QSAE_OK;
-        if (t->edit) {
-            qsae_rows edited = rows;
-            st = t->edit(t->cookie, t->layer, t->site, &edited);
-            if (st == QSAE_OK)
-                qsae__model_round(m, slab->x, rows.n_rows * rows.n_cols);
-        }
-        if (st == QSAE_OK && t->observe)
-            st = t->observe(t->cookie, t->layer, t->site, &rows);
-        if (st != QSAE_OK)
-            return st;
+    if (taps->m) {
+        qsae__free(taps->m->ctx, taps->list);
+        qsae__free(taps->m->ctx, taps->layer);
     }
-    return QSAE_OK;
+    memset(taps, 0, sizeof *taps);
 }

@@ -226,6 +226,8 @@ int main(void)
     failed += run("reference", reference_tests, n_reference_tests);
     failed += run("invariance", invariance_tests, n_invariance_tests);
     failed += run("pass", pass_tests, n_pass_tests);
+    failed += run("sites", site_tests, n_site_tests);
+    failed += run("site names", site_name_tests, n_site_name_tests);
     failed += run("head", head_tests, n_head_tests);
     failed += run("encoded", encoded_tests, n_encoded_tests);
     failed += run("report", report_tests, n_report_tests);

@@ -182,10 +182,117 @@ class Bundled(Case):
         self.fails("QSAE_EINVAL", "integers", forward, [[5.0, 6.0]])
         self.fails("QSAE_EINVAL", "n_seq", forward, [[[5]]])
         self.fails("QSAE_EINVAL", "labels", forward, [[5, 6]], labels=[[1]])
-        self.fails("QSAE_EUNSUPPORTED", "resid_pre", forward, [[5]], taps=[(0, "resid_pre")])
+        self.fails("QSAE_EUNSUPPORTED", "attn_in", forward, [[5]], taps=[(0, "attn_in")])
+        self.fails("QSAE_EUNSUPPORTED", "pos_embed", forward, [[5]], taps=["hook_pos_embed"])
+        self.fails("QSAE_EINVAL", "(layer, 'z')", forward, [[5]], taps=["z"])
+        self.fails("QSAE_EINVAL", "layer -1", forward, [[5]], taps=[(-1, "z")])
+        self.fails("QSAE_EINVAL", "-1 or 0 for embed", forward, [[5]], taps=[(1, "embed")])
         self.fails("QSAE_EUNSUPPORTED", "nonsense", forward, [[5]], taps=["nonsense"])
         self.fails("QSAE_EINVAL", "(layer, site)", forward, [[5]], taps=[3])
         self.fails("QSAE_EINVAL", "6", forward, [[5]], taps=[(6, "resid_post")])
+
+
+class Sites(Case):
+    """Every place of the bundled model, and the ready-made edits."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.model = qsae.Model(cls.ctx, MODEL)
+        cls.ids = np.random.default_rng(3).integers(4, 2048, (2, 11))
+
+    def test_names_and_widths(self):
+        sites = self.model.sites
+        self.assertEqual(set(sites), {
+            "resid_post", "resid_pre", "resid_mid", "attn_out", "mlp_out", "z", "mlp_in", "embed",
+            "final_norm", "ln2_normalized", "final_normalized", "ln1_normalized", "mlp_post"})
+        config = self.model.config
+        self.assertEqual(sites["z"], config["heads"] * config["head_dim"])
+        self.assertEqual(sites["mlp_post"], config["mlp_width"])
+        self.assertEqual(sites["attn_out"], config["width"])
+        places = [(3, site) for site in sites if not site.startswith(("embed", "final"))]
+        places += ["embed", (-1, "final_norm"), "ln_final.hook_normalized"]
+        out = self.model.forward(self.ids, taps=places)
+        self.assertEqual(list(out.taps), places)
+        for place, rows in out.taps.items():
+            name = {"ln_final.hook_normalized": "final_normalized"}.get(place, place)
+            self.assertEqual(rows.shape, (2, 11, sites[name if isinstance(name, str) else name[1]]))
+            self.same(rows, self.model.forward(self.ids, taps=[place], nll=False).taps[place])
+
+    def test_the_stream_is_the_sum(self):
+        taps = self.model.forward(self.ids, taps=[
+            (2, s) for s in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")]).taps
+        self.same(taps[2, "resid_mid"], taps[2, "resid_pre"] + taps[2, "attn_out"])
+        self.same(taps[2, "resid_post"], taps[2, "resid_mid"] + taps[2, "mlp_out"])
+
+    def test_names_of_other_libraries(self):
+        same = {(1, "z"): ("blocks.1.attn.hook_z", "model.layers.1.self_attn.o_proj.input"),
+                (1, "attn_out"): ("blocks.1.hook_attn_out",
+                                  "model.layers.1.post_attention_layernorm.output"),
+                (1, "mlp_out"): ("blocks.1.hook_mlp_out",
+                                 "model.layers.1.post_feedforward_layernorm.output"),
+                (0, "embed"): ("hook_embed", "model.embed_tokens.output")}
+        for place, names in same.items():
+            taps = self.model.forward(self.ids, taps=[place, *names], nll=False).taps
+            for name in names:
+                self.same(taps[name], taps[place])
+        # Gemma's MLP module ends before the norm behind it.
+        self.fails("QSAE_EUNSUPPORTED", "no such place", self.model.forward, self.ids,
+                   taps=["model.layers.1.mlp.output"])
+
+    def test_edits_at_two_sites_and_layers(self):
+        out = self.model.forward(self.ids, taps=[(1, "attn_out"), (4, "z"), (1, "resid_mid"),
+                                                 (1, "resid_pre")],
+                                 edits={(4, "z"): qsae.edits.zero(), (1, "attn_out"):
+                                        lambda rows, info: rows * np.float32(0.5)})
+        plain = self.model.forward(self.ids, taps=[(1, "attn_out")])
+        self.same(out.taps[1, "attn_out"], plain.taps[1, "attn_out"] * np.float32(0.5))
+        self.same(out.taps[1, "resid_mid"], out.taps[1, "resid_pre"] + out.taps[1, "attn_out"])
+        self.assertFalse(out.taps[4, "z"].any())
+        self.assertFalse((out.nll == plain.nll).all())
+
+    def test_zero_and_mean(self):
+        where = np.arange(11)[np.newaxis] % 2 + np.zeros((2, 1)) == 0
+        for place in ((2, "mlp_out"), (2, "z"), (5, "mlp_post"), "embed"):
+            plain = self.model.forward(self.ids, taps=[place]).taps[place]
+            vector = plain.mean((0, 1))
+            for edit, value in ((qsae.edits.zero, 0), (qsae.edits.mean, vector)):
+                arguments = () if edit is qsae.edits.zero else (vector,)
+                out = self.model.forward(self.ids, taps=[place], edits={place: edit(*arguments)})
+                self.same(out.taps[place], np.broadcast_to(np.float32(value), plain.shape))
+                some = self.model.forward(self.ids, taps=[place],
+                                          edits={place: edit(*arguments, where=where)}).taps[place]
+                self.same(some, np.where(where[..., None], np.float32(value), plain))
+
+    def test_add_and_replace(self):
+        place = (3, "resid_mid")
+        plain = self.model.forward(self.ids, taps=[place, (3, "resid_post")])
+        vector = np.linspace(-1, 1, 128)
+        out = self.model.forward(self.ids, taps=[place],
+                                 edits={place: qsae.edits.add(vector, scale=0.5)})
+        self.same(out.taps[place], plain.taps[place] + np.float32(0.5) * vector.astype(np.float32))
+        other = np.random.default_rng(6).integers(4, 2048, (2, 11))
+        moved = self.model.forward(other, taps=[(3, "resid_post")], edits={
+            place: qsae.edits.replace(plain.taps[place])}).taps[3, "resid_post"]
+        self.same(moved, plain.taps[3, "resid_post"])
+
+    def test_splice(self):
+        sae = qsae.SAE(self.ctx, os.path.join(MODEL, "..", "tiny-gemma3-sae"))
+        by_hand = self.model.forward(self.ids, edits={
+            sae.hook: lambda rows, info: sae.reconstruct(rows)})
+        out = self.model.forward(self.ids, edits={sae.hook: qsae.edits.splice(sae)})
+        self.same(out.nll, by_hand.nll)
+        none = self.model.forward(self.ids, edits={
+            sae.hook: qsae.edits.splice(sae, where=np.zeros((2, 11), bool))})
+        self.same(none.nll, self.model.forward(self.ids).nll)
+
+    def test_refused_edits(self):
+        for edit, part in ((qsae.edits.mean(np.zeros(5)), "expected shape (128,) at z"),
+                           (qsae.edits.add(np.zeros((128, 1))), "vector"),
+                           (qsae.edits.replace(np.zeros((2, 11, 64))), "(2, 11, 128)"),
+                           (qsae.edits.zero(np.ones((2, 11))), "booleans"),
+                           (qsae.edits.zero(np.ones((2, 10), bool)), "(2, 11)")):
+            self.fails("QSAE_EINVAL", part, self.model.forward, self.ids, edits={(0, "z"): edit})
 
 
 class Conditions(Case):

@@ -4,7 +4,7 @@
 ctypes bindings of libqsae; see doc/python.md. Arrays in and out are NumPy's.
 """
 
-from . import metrics
+from . import edits, metrics
 from ._arrays import Sparse, from_bf16, to_bf16
 from ._lib import LIBRARY_PATH, Error, version as _version
 from .audit import Audit, evaluate
@@ -19,4 +19,4 @@ __version__ = _version()
 
 __all__ = ["Audit", "Chunk", "Context", "Corpus", "EditInfo", "Error", "LIBRARY_PATH", "Model",
            "Output", "QMatrix", "Quantizer", "SAE", "Sparse", "Tensors", "Tokenizer", "Weights",
-           "cpu_best", "evaluate", "from_bf16", "int8_quantize", "metrics", "to_bf16"]
+           "cpu_best", "edits", "evaluate", "from_bf16", "int8_quantize", "metrics", "to_bf16"]

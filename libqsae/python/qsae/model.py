@@ -23,7 +23,7 @@ def _name_of(names, number):
 
 
 class EditInfo(NamedTuple):
-    """Where an editor's rows come from; shape is (n_seq, n_tokens, width)."""
+    """Where an editor's rows come from; shape is (n_seq, n_tokens, columns)."""
     layer: int
     site: str
     shape: tuple
@@ -35,7 +35,7 @@ class Output:
     nll     float32 [n_seq, n_tokens - 1], natural log, of the next token; with labels
             [n_seq, n_tokens], NaN where there is none
     logits  float32 [n_seq, n_tokens, vocab]
-    taps    dict of float32 [n_seq, n_tokens, width], by the keys that were asked for
+    taps    dict of float32 [n_seq, n_tokens, columns of the site], by the keys that were asked for
     """
 
     def __init__(self, nll, logits, taps):
@@ -171,11 +171,13 @@ class Model(Handle):
         """Runs the model over one logical batch; returns Output.
 
         ids     [n_seq, n_tokens], or [n_tokens] for one sequence
-        taps    places to record: (layer, "resid_post"), or a hook name ("blocks.2.hook_resid_post")
+        taps    places to record: (layer, site) with a site of self.sites, or a hook name
+                ("blocks.2.hook_resid_post", "model.layers.2.self_attn.o_proj.input"); sites of no
+                layer also as (-1, "embed") or "embed"
         logits  True: keep all of them
         edits   dict of place: callable(rows, info). rows is a float32 array
-                [n_seq * n_tokens, width] that may be changed in place; what is returned instead, if
-                not None, replaces it. Taps record edited rows. An exception ends the pass and is
+                [n_seq * n_tokens, columns of the site] that may be changed in place; what is
+                returned instead, if not None, replaces it. Taps record edited rows. An exception ends the pass and is
                 raised here.
         labels  [n_seq, n_tokens], -100 = none; None = the next token
         nll     False: leave the head out; with logits False the pass ends at the last tap
@@ -205,31 +207,41 @@ class Model(Handle):
         return out
 
     def _place(self, key):
-        """(layer, site) numbers of a key."""
+        """(layer, site, columns) of a key."""
         layer = c_int32(-1)
         if isinstance(key, str):
-            site = lib.qsae_site_from_name(string_bytes(key, "taps"), byref(layer))
+            site = lib.qsae_model_site(self.pointer, string_bytes(key, "taps"), byref(layer))
         elif isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], str):
-            layer.value = count("layer", key[0], 0, 2**31 - 1)
-            site = lib.qsae_site_from_name(string_bytes(key[1], "site"), None)
+            site = lib.qsae_model_site(self.pointer, string_bytes(key[1], "site"), None)
+            layer.value = count("layer", key[0], -1, 2**31 - 1)
         else:
             fail("QSAE_EINVAL", f"{key!r}: expected (layer, site) or a hook name")
-        if not site or layer.value < 0:
-            fail("QSAE_EUNSUPPORTED", f"{key!r}: no such place; expected (layer, 'resid_post') or "
-                                      "'blocks.LAYER.hook_resid_post'")
-        return layer.value, site
+        if not site:
+            fail("QSAE_EUNSUPPORTED", f"{key!r}: no such place in this model; expected (layer, "
+                                      f"site), site one of {', '.join(self.sites)}, or a hook name")
+        if isinstance(key, str) and layer.value < 0:
+            fail("QSAE_EINVAL", f"{key!r}: expected (layer, {key!r}), or a name with a layer")
+        return layer.value, site, lib.qsae_model_site_width(self.pointer, site)
+
+    @property
+    def sites(self):
+        """Names of the places of this model and their columns: {"resid_post": width, ...}."""
+        numbers = [n for name, n in CONSTANTS.items() if name.startswith("QSAE_SITE_")]
+        widths = {text(lib.qsae_site_name(n)): lib.qsae_model_site_width(self.pointer, n)
+                  for n in numbers}
+        return {name: width for name, width in widths.items() if width}
 
     def _tap(self, desk, key, taps, shape):
-        layer, site = self._place(key)
-        room = taps[key] = np.empty(shape + (self.width,), np.float32)
+        layer, site, columns = self._place(key)
+        room = taps[key] = np.empty(shape + (columns,), np.float32)
 
         def observe(_cookie, _layer, _site, rows):
             return desk.guard(lambda: np.copyto(room, _view(rows).reshape(room.shape)))
         return Tap(layer=layer, site=site, observe=OBSERVER(observe))
 
     def _edit(self, desk, key, function, shape):
-        layer, site = self._place(key)
-        info = EditInfo(layer, text(lib.qsae_site_name(site)), shape + (self.width,))
+        layer, site, columns = self._place(key)
+        info = EditInfo(layer, text(lib.qsae_site_name(site)), shape + (columns,))
 
         def apply(rows):
             # A copy, so that rows an editor keeps never become a view of freed memory.
