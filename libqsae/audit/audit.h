@@ -169,6 +169,8 @@ bool qsae__participant_features(const struct participant *p);
 
 /* checkpoint.c: what makes two checkpoints comparable, and where they differ. */
 int32_t qsae__checkpoint_open(qsae_audit *a, struct participant *p);
+/* Drops its SAE figures where a site of an SAE is not as wide as in the reference. */
+int32_t qsae__checkpoint_sites(qsae_audit *a, struct participant *p);
 void qsae__checkpoint_close(qsae_audit *a, struct audit_checkpoint **checkpoint);
 
 /* sweep.c: conditions to open, those of a sweep with their place. */
@@ -226,12 +228,15 @@ struct audit_splice;
 /* Rows at the SAE's place, [rows, width] each, and their reconstructions. */
 struct splice_rows {
     const float *x, *y;
-    int64_t width;
+    const float *entry;          /* the residual stream before its layer; NULL: not needed, or the
+                                  * place is in the embedding */
+    int64_t width;               /* of the SAE */
 };
 
-/* Room for `members` participants at once, batches of `rows`. */
+/* Room for `members` participants at once, batches of `rows`; width: of the residual stream,
+ * widest: of the SAEs. */
 int32_t qsae__splice_open(qsae_audit *a, int64_t members, int64_t rows, int64_t width,
-                          struct audit_splice **out);
+                          int64_t widest, struct audit_splice **out);
 void qsae__splice_close(qsae_audit *a, struct audit_splice **splice);
 /* Runs participant `member` of a group on from SAE `sae`; final: its own final rows. Changes the
  * slab's rows, and no metric. */

@@ -98,6 +98,23 @@ static int32_t check_ids(qsae_audit *a, const struct participant *p, int64_t voc
     return QSAE_OK;
 }
 
+int32_t qsae__checkpoint_sites(qsae_audit *a, struct participant *p)
+{
+    struct audit_checkpoint *const c = p->checkpoint;
+    char line[160];
+    for (int64_t i = 0; c && !c->reason && i < a->n_saes; i++) {
+        const int64_t width = qsae_model_site_width(p->model, a->saes[i].site);
+        if (width == a->saes[i].info.width)
+            continue;
+        snprintf(line, sizeof line, "another shape: %" PRId64 " columns at %s, the reference has %"
+                 PRId64, width, qsae_site_name(a->saes[i].site), a->saes[i].info.width);
+        if (!(c->reason = qsae__strdup(a->ctx, line)))
+            return QSAE_ENOMEM;
+        qsae__log(a->ctx, QSAE_LOG_WARNING, "%s: no SAE figures: %s", p->label, c->reason);
+    }
+    return QSAE_OK;
+}
+
 int32_t qsae__checkpoint_open(qsae_audit *a, struct participant *p)
 {
     qsae_model_info r = { .struct_size = offsetof(qsae_model_info, hash) }, q = r;

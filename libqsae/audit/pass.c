@@ -16,10 +16,10 @@
 #define BRANCH_BYTES ((int64_t)1 << 30) /* rows of the reference that conditions begin with */
 #define GROUP_MOST 64
 
-/* What a model leaves behind: [rows, width] each. */
+/* What a model leaves behind. */
 struct rows_of {
-    float *final;                /* final norm's output */
-    float **taps;                /* [n_taps] residual rows */
+    float *final;                /* [rows, width] final norm's output */
+    float **taps;                /* [n_taps] rows [rows, columns of the tap] */
     float *nll, *kl;
     int32_t *top;
 };
@@ -35,17 +35,22 @@ struct pass {
     qsae__slab *slabs;           /* [n_slabs] one per width */
     int64_t n_slabs;
     int64_t width_max, width;    /* of all, of the reference */
-    int32_t *tap_layer;          /* [n_taps] */
+    struct tap {
+        int32_t layer, site;
+        int64_t cols;
+    } *taps;                     /* [n_taps] */
     int64_t n_taps;
     int64_t *sae_tap;            /* [n_saes] index into the taps */
+    int64_t *sae_entry;          /* [n_saes] the tap before its layer, which splices begin with; -1:
+                                    they need none, or begin with the embedding */
     struct branch *branches;     /* [n_branches] layers ascending */
     int64_t n_branches;
     int64_t group;               /* conditions at once */
     struct rows_of *rows;        /* [1 + group]; 0 is the reference */
     qsae__csr *csr_r;            /* [n_saes] */
     qsae__csr csr_q;
-    float **y_r;                 /* [n_saes] of [rows, width] */
-    float *y_q;
+    float **y_r;                 /* [n_saes] of [rows, the SAE's width] */
+    float *y_q;                  /* [rows, the widest] */
     struct audit_splice *splice; /* or NULL */
 };
 
@@ -80,27 +85,38 @@ void qsae__pass_close(qsae_audit *a)
     qsae__csr_free(&p->csr_q);
     qsae__splice_close(a, &p->splice);
     qsae__batch_close(a, &p->batch);
-    void *const blocks[] = { p->tap_layer, p->sae_tap, p->rows, p->csr_r, p->y_r, p->y_q, p->slabs,
-                             p->branches };
+    void *const blocks[] = { p->taps, p->sae_tap, p->sae_entry, p->rows, p->csr_r, p->y_r,
+                             p->y_q, p->slabs, p->branches };
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         qsae__free(a->ctx, blocks[i]);
     qsae__free(a->ctx, p);
     a->pass = NULL;
 }
 
+/* Index of a tap, which is added if it is not there. */
+static int64_t find_tap(struct pass *p, int32_t layer, int32_t site, int64_t cols)
+{
+    int64_t at = 0;
+    while (at < p->n_taps && (p->taps[at].layer != layer || p->taps[at].site != site))
+        at++;
+    if (at == p->n_taps)
+        p->taps[p->n_taps++] = (struct tap){ layer, site, cols };
+    return at;
+}
+
 static int32_t plan_taps(qsae_audit *a, struct pass *p)
 {
-    p->tap_layer = qsae__calloc(a->ctx, a->n_saes, sizeof *p->tap_layer);
+    p->taps = qsae__calloc(a->ctx, 2 * a->n_saes, sizeof *p->taps);
     p->sae_tap = qsae__calloc(a->ctx, a->n_saes, sizeof *p->sae_tap);
-    if (!p->tap_layer || !p->sae_tap)
+    p->sae_entry = qsae__calloc(a->ctx, a->n_saes, sizeof *p->sae_entry);
+    if (!p->taps || !p->sae_tap || !p->sae_entry)
         return QSAE_ENOMEM;
     for (int64_t i = 0; i < a->n_saes; i++) {
-        int64_t at = 0;
-        while (at < p->n_taps && p->tap_layer[at] != a->saes[i].layer)
-            at++;
-        if (at == p->n_taps)
-            p->tap_layer[p->n_taps++] = a->saes[i].layer;
-        p->sae_tap[i] = at;
+        const struct audit_sae *const s = &a->saes[i];
+        const bool entry = a->splice && s->site != QSAE_SITE_RESID_POST &&
+                           s->site != QSAE_SITE_EMBED && s->site != QSAE_SITE_POS_EMBED;
+        p->sae_tap[i] = find_tap(p, s->layer, s->site, s->info.width);
+        p->sae_entry[i] = entry ? find_tap(p, s->layer, QSAE_SITE_RESID_PRE, p->width) : -1;
     }
     return QSAE_OK;
 }
@@ -169,7 +185,7 @@ static int32_t open_rows(qsae_audit *a, struct pass *p, struct rows_of *r)
     if (!r->final || !r->nll || !r->kl || !r->top || !r->taps)
         return QSAE_ENOMEM;
     for (int64_t t = 0; t < p->n_taps; t++)
-        if (!(r->taps[t] = qsae__alloc_array(a->ctx, rows * p->width, sizeof(float))))
+        if (!(r->taps[t] = qsae__alloc_array(a->ctx, rows * p->taps[t].cols, sizeof(float))))
             return QSAE_ENOMEM;
     return QSAE_OK;
 }
@@ -180,7 +196,10 @@ static int32_t open_buffers(qsae_audit *a, struct pass *p)
     const int64_t n = p->batch.rows_max, saes = a->n_saes;
     p->csr_r = qsae__calloc(ctx, saes, sizeof *p->csr_r);
     p->y_r = qsae__calloc(ctx, saes, sizeof *p->y_r);
-    p->y_q = qsae__alloc_array(ctx, n * p->width, sizeof(float));
+    int64_t widest = 0;
+    for (int64_t i = 0; i < saes; i++)
+        widest = qsae__max_i64(widest, a->saes[i].info.width);
+    p->y_q = qsae__alloc_array(ctx, n * widest, sizeof(float));
     p->rows = qsae__calloc(ctx, p->group + 1, sizeof *p->rows);
     if (!p->csr_r || !p->y_r || !p->y_q || !p->rows)
         return QSAE_ENOMEM;
@@ -190,12 +209,12 @@ static int32_t open_buffers(qsae_audit *a, struct pass *p)
     qsae__csr_init(&p->csr_q, ctx);
     for (int64_t i = 0; i < saes && st == QSAE_OK; i++) {
         qsae__csr_init(&p->csr_r[i], ctx);
-        p->y_r[i] = qsae__alloc_array(ctx, n * p->width, sizeof(float));
+        p->y_r[i] = qsae__alloc_array(ctx, n * a->saes[i].info.width, sizeof(float));
         if (!p->y_r[i])
             st = QSAE_ENOMEM;
     }
     if (st == QSAE_OK && a->splice)
-        st = qsae__splice_open(a, p->group + 1, n, p->width, &p->splice);
+        st = qsae__splice_open(a, p->group + 1, n, p->width, widest, &p->splice);
     return st;
 }
 
@@ -231,7 +250,7 @@ static int32_t open_slabs(qsae_audit *a, struct pass *p)
 static int32_t open_pass(qsae_audit *a, struct pass *p)
 {
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
-    int64_t floats, each;
+    int64_t floats, each, cols;
     int32_t st = qsae__batch_open(a, &p->batch);
     for (int64_t i = a->n_participants - 1; i >= 0 && st == QSAE_OK; i--) {
         st = qsae_model_get_info(a->participants[i].model, &info);
@@ -241,8 +260,11 @@ static int32_t open_pass(qsae_audit *a, struct pass *p)
     p->width = a->participants[0].width;
     if (st != QSAE_OK || (st = plan_taps(a, p)) != QSAE_OK)
         return st;
-    if (!qsae__mul_i64(p->batch.rows_max, p->width_max, &floats) ||
-        !qsae__mul_i64(floats, (1 + p->n_taps) * (int64_t)sizeof(float), &each))
+    cols = p->width_max;
+    for (int64_t t = 0; t < p->n_taps; t++)
+        cols += p->taps[t].cols;
+    if (!qsae__mul_i64(p->batch.rows_max, cols, &floats) ||
+        !qsae__mul_i64(floats, (int64_t)sizeof(float), &each))
         return qsae__fail(QSAE_EOVERFLOW, "a batch of %lld tokens is too large",
                           (long long)p->batch.rows_max);
     p->group = qsae__min_i64(a->n_participants - 1, GROUP_BYTES / qsae__max_i64(each, 1));
@@ -266,7 +288,7 @@ int32_t qsae__pass_open(qsae_audit *a)
 static float *tap_rows(const struct pass *p, const struct participant *who,
                        const struct rows_of *own, int64_t tap)
 {
-    return p->tap_layer[tap] < who->start ? p->rows[0].taps[tap] : own->taps[tap];
+    return p->taps[tap].layer < who->start ? p->rows[0].taps[tap] : own->taps[tap];
 }
 
 /* Where a participant begins, or what the reference leaves for others. */
@@ -281,11 +303,39 @@ static void branch(struct pass *p, const struct participant *who, int64_t layer,
     }
 }
 
+/* Keeps the rows at the taps: a watch of the slab. */
+struct collector {
+    const struct pass *p;
+    struct rows_of *out;
+};
+
+static bool collects(void *self, int64_t layer, int32_t site)
+{
+    const struct collector *const c = self;
+    for (int64_t t = 0; t < c->p->n_taps; t++)
+        if (c->p->taps[t].layer == layer && c->p->taps[t].site == site)
+            return true;
+    return false;
+}
+
+static int32_t collect(void *self, int64_t layer, int32_t site, float *rows, int64_t n,
+                       int64_t cols, int64_t ld)
+{
+    const struct collector *const c = self;
+    for (int64_t t = 0; t < c->p->n_taps; t++)
+        if (c->p->taps[t].layer == layer && c->p->taps[t].site == site)
+            for (int64_t r = 0; r < n; r++)
+                memcpy(c->out->taps[t] + r * cols, rows + r * ld, (size_t)cols * sizeof *rows);
+    return QSAE_OK;
+}
+
 /* Blocks of one model, its rows at the taps and its final rows. */
 static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, struct rows_of *out)
 {
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
-    const bool reference = who == a->participants, taps = qsae__participant_features(who);
+    const bool reference = who == a->participants;
+    struct collector collector = { p, out };
+    const qsae__watch watch = { &collector, collects, collect };
     const double start = qsae__now();
     qsae__slab *const slab = slab_of(p, who->width);
     /* A batch that was stopped midway is counted once. */
@@ -294,6 +344,7 @@ static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, s
     slab->ids = p->batch.ids;
     slab->n_seq = p->batch.n_seq;
     slab->n_tokens = p->batch.n_tokens;
+    slab->watch = qsae__participant_features(who) ? &watch : NULL;
     int32_t st = qsae_model_get_info(who->model, &info);
     if (st == QSAE_OK && who->start == 0)
         st = qsae__model_embed(who->model, slab);
@@ -305,13 +356,10 @@ static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, s
         if (reference)
             branch(p, who, layer, slab, true);
         st = qsae__model_step(who->model, layer, slab);
-        for (int64_t t = 0; t < p->n_taps && st == QSAE_OK && taps; t++)
-            if (p->tap_layer[t] == layer)
-                memcpy(out->taps[t], slab->x,
-                       (size_t)(p->batch.rows * who->width) * sizeof(float));
     }
     if (st == QSAE_OK)
         st = qsae__model_final(who->model, slab, out->final);
+    slab->watch = NULL;
     who->seconds += qsae__now() - start;
     const uint64_t rss = qsae__resident_bytes();
     if (rss > who->peak_rss)
@@ -319,10 +367,10 @@ static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, s
     return st;
 }
 
-static qsae_rows rows_view(const struct pass *p, float *data)
+static qsae_rows rows_view(const struct pass *p, float *data, int64_t cols)
 {
     return (qsae_rows){ .struct_size = sizeof(qsae_rows), .data = data, .n_rows = p->batch.rows,
-                        .n_cols = p->width, .row_stride = p->width, .dtype = QSAE_F32 };
+                        .n_cols = cols, .row_stride = cols, .dtype = QSAE_F32 };
 }
 
 static qsae_sparse_rows sparse_view(const qsae__csr *c)
@@ -331,15 +379,16 @@ static qsae_sparse_rows sparse_view(const qsae__csr *c)
                                .indptr = c->indptr, .indices = c->indices, .values = c->values };
 }
 
-static int32_t reconstruct(const struct pass *p, qsae_sae *sae, const float *x, qsae__csr *csr,
-                           float *y)
+/* SAE i on x: csr and y. */
+static int32_t reconstruct(const qsae_audit *a, int64_t i, const float *x, qsae__csr *csr, float *y)
 {
-    const int64_t rows = p->batch.rows;
-    int32_t st = qsae__sae_encode_rows(sae, x, rows, p->width, csr);
+    const int64_t rows = a->pass->batch.rows, d = a->saes[i].info.width;
+    qsae_sae *const sae = a->saes[i].sae;
+    int32_t st = qsae__sae_encode_rows(sae, x, rows, d, csr);
     if (st == QSAE_OK)
-        st = qsae__sae_decode_rows(sae, csr, y, p->width);
+        st = qsae__sae_decode_rows(sae, csr, y, d);
     if (st == QSAE_OK)
-        st = qsae__sae_add_skip(sae, x, rows, p->width, y, p->width);
+        st = qsae__sae_add_skip(sae, x, rows, d, y, d);
     return st;
 }
 
@@ -350,17 +399,18 @@ static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who
     const struct rows_of *const ref = &p->rows[0];
     const int64_t tap = p->sae_tap[i];
     const bool is_reference = who == a->participants,
-               same = is_reference || p->tap_layer[tap] < who->start;
+               same = is_reference || p->taps[tap].layer < who->start;
     const qsae_positions at = qsae__batch_positions(&p->batch, p->batch.mask_features);
     struct audit_features *const f = &who->saes[i];
     qsae__csr *const csr = same ? &p->csr_r[i] : &p->csr_q;
     float *const y = same ? p->y_r[i] : p->y_q;
     float *const x = tap_rows(p, who, own, tap), *const x_ref = ref->taps[tap];
-    int32_t st = same ? QSAE_OK : reconstruct(p, a->saes[i].sae, x, csr, y);
+    const int64_t d = a->saes[i].info.width;
+    int32_t st = same ? QSAE_OK : reconstruct(a, i, x, csr, y);
     if (st != QSAE_OK)
         return st;
-    const qsae_rows vx = rows_view(p, x), vy = rows_view(p, y), vxr = rows_view(p, x_ref),
-                    vyr = rows_view(p, p->y_r[i]);
+    const qsae_rows vx = rows_view(p, x, d), vy = rows_view(p, y, d), vxr = rows_view(p, x_ref, d),
+                    vyr = rows_view(p, p->y_r[i], d);
     const qsae_sparse_rows acts = sparse_view(csr), acts_r = sparse_view(&p->csr_r[i]);
     st = qsae_metric_update_reconstruction(f->reconstruction, &at, &vx, &vy, &acts);
     if (st == QSAE_OK)
@@ -382,11 +432,16 @@ static int32_t splice(qsae_audit *a, struct pass *p, struct participant *who, in
         met[i] = qsae__model_outliers(who->model, i);
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && qsae__participant_features(who); i++) {
         const int64_t tap = p->sae_tap[i];
-        const bool same = who == a->participants || p->tap_layer[tap] < who->start;
-        const struct splice_rows in = { .x = tap_rows(p, who, own, tap),
-                                        .y = same ? p->y_r[i] : p->y_q, .width = p->width };
+        const int64_t entry = p->sae_entry[i];
+        const bool same = who == a->participants || p->taps[tap].layer < who->start;
+        const struct splice_rows in = {
+            .x = tap_rows(p, who, own, tap),
+            .y = same ? p->y_r[i] : p->y_q,
+            .entry = entry >= 0 ? tap_rows(p, who, own, entry) : NULL,
+            .width = a->saes[i].info.width,
+        };
         if (!same)
-            st = reconstruct(p, a->saes[i].sae, in.x, &p->csr_q, p->y_q);
+            st = reconstruct(a, i, in.x, &p->csr_q, p->y_q);
         if (st == QSAE_OK)
             st = qsae__splice_run(a, p->splice, who, member, i, &p->batch, &in, own->final,
                                   slab_of(p, who->width));
@@ -486,8 +541,7 @@ int32_t qsae__pass_batch(qsae_audit *a)
         st = forward(a, p, &a->participants[0], &p->rows[0]);
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++) {
         const double start = qsae__now();
-        st =
-            reconstruct(p, a->saes[i].sae, p->rows[0].taps[p->sae_tap[i]], &p->csr_r[i], p->y_r[i]);
+        st = reconstruct(a, i, p->rows[0].taps[p->sae_tap[i]], &p->csr_r[i], p->y_r[i]);
         a->participants[0].seconds += qsae__now() - start;
     }
     int64_t next = 1;

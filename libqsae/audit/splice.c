@@ -2,10 +2,10 @@
 /*
  * Splicing (sae.md A.6 and C.1, methods.md section 4): what an SAE's reconstruction is worth to the
  * model. At the SAE's place the model's rows are replaced by their reconstruction, by zero or by
- * their mean over the logical batch; the layers above and the head run again; the predictions are
- * compared with those of the same model left alone. A row that features do not count (a first
- * position, where the profile says so) keeps its value, but for zero ablation, which spares none,
- * as in SAELens; so does one with NaN or infinity.
+ * their mean over the logical batch; the layers from there on and the head run again; the
+ * predictions are compared with those of the same model left alone. A row that features do not
+ * count (a first position, where the profile says so) keeps its value, but for zero ablation, which
+ * spares none, as in SAELens; so does one with NaN or infinity.
  */
 #include <math.h>
 #include <string.h>
@@ -21,7 +21,7 @@ struct outcome {
 struct audit_splice {
     int64_t n_saes, members;
     float *final[QSAE__SPLICES];  /* [rows_max, width] */
-    double *mean;                 /* [width] */
+    double *mean;                 /* [the widest SAE's width] */
     struct outcome *outcomes;     /* [members, n_saes, QSAE__SPLICES] */
 };
 
@@ -49,7 +49,7 @@ void qsae__splice_close(qsae_audit *a, struct audit_splice **splice)
 }
 
 int32_t qsae__splice_open(qsae_audit *a, int64_t members, int64_t rows, int64_t width,
-                          struct audit_splice **out)
+                          int64_t widest, struct audit_splice **out)
 {
     struct audit_splice *const s = qsae__calloc(a->ctx, 1, sizeof *s);
     *out = s;
@@ -57,7 +57,7 @@ int32_t qsae__splice_open(qsae_audit *a, int64_t members, int64_t rows, int64_t 
         return QSAE_ENOMEM;
     s->n_saes = a->n_saes;
     s->members = members;
-    s->mean = qsae__alloc_array(a->ctx, width, sizeof *s->mean);
+    s->mean = qsae__alloc_array(a->ctx, widest, sizeof *s->mean);
     bool ok = s->mean != NULL;
     for (int v = 0; v < QSAE__SPLICES && ok; v++)
         ok = (s->final[v] = qsae__alloc_array(a->ctx, rows * width, sizeof(float))) != NULL;
@@ -102,14 +102,14 @@ static void mean_of(const struct audit_batch *b, const float *x, int64_t width, 
         mean[i] /= (double)n;
 }
 
-/* to[rows, width] = x, replaced as the variant says. */
+/* to[rows, width] = x, replaced as the variant says; ld: row stride. */
 static void replace(const struct audit_splice *s, const struct audit_batch *b, int variant,
-                    const struct splice_rows *in, float *to)
+                    const struct splice_rows *in, float *to, int64_t ld)
 {
     const int64_t width = in->width;
     for (int64_t r = 0; r < b->rows; r++) {
         const float *const x = in->x + r * width;
-        float *const row = to + r * width;
+        float *const row = to + r * ld;
         if (variant == QSAE__SPLICE_ZERO)
             memset(row, 0, (size_t)width * sizeof *row);
         else if (keeps(b, r, x, width))
@@ -122,23 +122,66 @@ static void replace(const struct audit_splice *s, const struct audit_batch *b, i
     }
 }
 
-/* The layers above the SAE, and the final norm, on replaced rows. */
+/* What takes the place of the rows at one site: a watch of the slab. */
+struct replacement {
+    const struct audit_splice *s;
+    const struct audit_batch *b;
+    const struct splice_rows *in;
+    const qsae_model *model;
+    int64_t layer;
+    int32_t site;
+    int variant;
+};
+
+static bool wants(void *self, int64_t layer, int32_t site)
+{
+    const struct replacement *const r = self;
+    return r->layer == layer && r->site == site;
+}
+
+static int32_t put(void *self, int64_t layer, int32_t site, float *rows, int64_t n, int64_t cols,
+                   int64_t ld)
+{
+    const struct replacement *const r = self;
+    (void)layer;
+    replace(r->s, r->b, r->variant, r->in, rows, ld);
+    for (int64_t i = 0; i < n && !qsae__site_unrounded(site); i++)
+        qsae__model_round(r->model, rows + i * ld, cols);
+    return QSAE_OK;
+}
+
+/* The model from the SAE's place on, to the final norm. */
 static int32_t run_above(qsae_audit *a, struct audit_splice *s, struct participant *who, int64_t i,
                          const struct audit_batch *b, int variant, const struct splice_rows *in,
                          qsae__slab *slab)
 {
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
+    const struct audit_sae *const sae = &a->saes[i];
+    struct replacement r = { s, b, in, who->model, sae->layer, sae->site, variant };
+    const qsae__watch watch = { &r, wants, put };
+    int64_t first = 0;
     int32_t st = qsae_model_get_info(who->model, &info);
     if (st != QSAE_OK)
         return st;
-    replace(s, b, variant, in, slab->x);
-    qsae__model_round(who->model, slab->x, b->rows * in->width);
-    for (int64_t n = a->saes[i].layer + 1; n < info.layers && st == QSAE_OK; n++) {
+    slab->watch = &watch;
+    if (sae->site == QSAE_SITE_RESID_POST) {
+        st = put(&r, sae->layer, sae->site, slab->x, b->rows, in->width, in->width);
+        first = sae->layer + 1;
+    } else if (in->entry) {
+        memcpy(slab->x, in->entry, (size_t)(b->rows * who->width) * sizeof *slab->x);
+        first = sae->layer;
+    } else {
+        st = qsae__model_embed(who->model, slab);
+    }
+    for (int64_t n = first; n < info.layers && st == QSAE_OK; n++) {
         st = qsae__canceled(a->cancel);
         if (st == QSAE_OK)
             st = qsae__model_step(who->model, n, slab);
     }
-    return st == QSAE_OK ? qsae__model_final(who->model, slab, s->final[variant]) : st;
+    if (st == QSAE_OK)
+        st = qsae__model_final(who->model, slab, s->final[variant]);
+    slab->watch = NULL;
+    return st;
 }
 
 int32_t qsae__splice_run(qsae_audit *a, struct audit_splice *s, struct participant *who,

@@ -3,12 +3,13 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 import threading
 
 import numpy as np
 
-from support import MODEL, ROOT, SAE, TEXT, Case
+from support import MODEL, ROOT, SAE, TEXT, Case, read_safetensors
 
 import qsae
 
@@ -224,6 +225,139 @@ class Evaluate(Case):
         self.assertEqual(drift["ratio"], sae_part["noise"]["ratio"])
         for name in ("active", "survived", "damaged", "median_r"):
             self.assertEqual(features[name], sae_part["survival"][name], name)
+
+    def write_tensors(self, path, tensors):
+        header, body = {}, b""
+        for name, value in tensors.items():
+            raw = np.asarray(value).astype("<f4").tobytes()
+            header[name] = {"dtype": "F32", "shape": np.shape(value),
+                            "data_offsets": [len(body), len(body) + len(raw)]}
+            body += raw
+        text = json.dumps(header).encode()
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text + body)
+
+    def write_sae(self, width, features, architecture="standard", hook=""):
+        """A random SAE as SAELens saves one."""
+        rng, folder = np.random.default_rng(width), self.folder()
+        self.write_tensors(os.path.join(folder, "sae_weights.safetensors"), {
+            "W_enc": rng.standard_normal((width, features)) / width ** 0.5,
+            "W_dec": rng.standard_normal((features, width)) / features ** 0.5,
+            "b_enc": 0.1 * rng.standard_normal(features),
+            "b_dec": 0.1 * rng.standard_normal(width)})
+        with open(os.path.join(folder, "cfg.json"), "w", encoding="utf-8") as file:
+            json.dump({"architecture": architecture, "d_in": width, "d_sae": features,
+                       "dtype": "float32", "normalize_activations": "none",
+                       "apply_b_dec_to_input": architecture == "standard",
+                       "metadata": {"hook_name": hook} if hook else {}}, file)
+        return folder
+
+    def test_saes_at_other_sites(self):
+        """Every kind of place, several at once, against the parts."""
+        inner = self.write_sae(384, 96, hook="blocks.2.mlp.hook_post")
+        given = {inner: (2, "mlp_post"), SAE + "@1:z": (1, "z"), SAE + "@5:mlp_out": (5, "mlp_out"),
+                 SAE + "@0:embed": (0, "embed"), SAE + "@5:final_norm": (5, "final_norm"),
+                 SAE + "@3:resid_pre": (3, "resid_pre"), SAE + "@3": (3, "resid_post"),
+                 self.write_sae(128, 64, hook="model.layers.4.self_attn.o_proj.input"): (4, "z")}
+        spec = "rtn:bits=4@layers=3-5"
+        result = qsae.evaluate(MODEL, saes=list(given), text=TEXT, conditions=[spec], context=32,
+                               tokens=600, threads=2)
+        tokenizer = qsae.Tokenizer(self.ctx, MODEL)
+        corpus = qsae.Corpus(self.ctx, tokenizer, TEXT, context=32, max_tokens=600)
+        models = [qsae.Model(self.ctx, MODEL), qsae.Model(self.ctx, MODEL, quantizer=spec)]
+        mask = np.zeros((4, 32), np.uint8)
+        mask[:, 0] = qsae.metrics.EXCLUDED
+        for i, (name, place) in enumerate(given.items()):
+            sae = qsae.SAE(self.ctx, name.split("@")[0])
+            for who, model in zip((result["reference"], result["conditions"][0]), models):
+                fvu = qsae.metrics.Reconstruction(self.ctx, sae.width, sae.features)
+                for start in range(0, len(corpus), 4):
+                    ids = np.stack([c.ids for c in (corpus[k] for k in range(
+                        start, min(start + 4, len(corpus))))])
+                    x = model.forward(ids, taps=[place], nll=False).taps[place]
+                    x = x.reshape(-1, sae.width)
+                    fvu.update(x, sae.reconstruct(x), sae.encode_sparse(x), first=32 * start,
+                               mask=mask[:len(ids)])
+                part = who["saes"][i]
+                self.assertEqual((part["layer"], part["site"]), place)
+                for key in ("fvu_dim", "fvu_scalar", "mse", "l0"):
+                    self.assertEqual(fvu[key], part[key], (place, key))
+
+    def test_splices_at_other_sites(self):
+        """Spliced and ablated models against edited passes, at every kind of place."""
+        inner = self.write_sae(384, 96, hook="blocks.2.mlp.hook_post")
+        given = {inner: (2, "mlp_post"), SAE + "@1:z": (1, "z"),
+                 SAE + "@4:attn_out": (4, "attn_out"), SAE + "@0:embed": (0, "embed"),
+                 SAE + "@5:final_norm": (5, "final_norm"), SAE + "@3:resid_pre": (3, "resid_pre"),
+                 SAE + "@3:resid_mid": (3, "resid_mid"),
+                 SAE + "@2:ln2_normalized": (2, "ln2_normalized"), SAE + "@5": (5, "resid_post")}
+        spec = "rtn:bits=4@layers=2-5"
+        for compute in ("f32", "bf16"):
+            result = qsae.evaluate(MODEL, saes=list(given), text=TEXT, conditions=[spec],
+                                   context=32, batch=4, tokens=128, threads=2, splice=True,
+                                   compute=compute)
+            corpus = qsae.Corpus(self.ctx, qsae.Tokenizer(self.ctx, MODEL), TEXT, context=32,
+                                 max_tokens=128)
+            self.assertEqual(len(corpus), 4)
+            ids = np.stack([corpus[k].ids for k in range(4)])
+            where = np.ones((4, 32), bool)
+            where[:, 0] = False  # the profile does not count first positions
+            models = [qsae.Model(self.ctx, MODEL, compute=compute),
+                      qsae.Model(self.ctx, MODEL, compute=compute, quantizer=spec)]
+            for i, (name, place) in enumerate(given.items()):
+                sae = qsae.SAE(self.ctx, name.split("@")[0])
+                for who, model in zip((result["reference"], result["conditions"][0]), models):
+                    x = model.forward(ids, taps=[place]).taps[place]
+                    mean = x[where].astype(np.float64).mean(0)
+                    part = who["saes"][i]["splice"]
+                    for key, edit in (("ce_sae", qsae.edits.splice(sae, where=where)),
+                                      ("ce_zero", qsae.edits.zero()),
+                                      ("ce_mean", qsae.edits.mean(mean, where=where))):
+                        nll = model.forward(ids, edits={place: edit}).nll[:, 1:]
+                        self.near(part[key], nll.astype(np.float64).mean(), 1e-6)
+
+    def test_checkpoint_of_another_inner_width(self):
+        """Equal residual streams: figures of an SAE on them, none of one on the inner rows."""
+        folder = self.folder()
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(os.path.join(MODEL, name), folder)
+        tensors = read_safetensors(os.path.join(MODEL, "model.safetensors"))
+        for name, value in tensors.items():
+            if ".mlp.down_proj" in name:
+                tensors[name] = value[:, :320]
+            elif ".mlp." in name:
+                tensors[name] = value[:320]
+        self.write_tensors(os.path.join(folder, "model.safetensors"), tensors)
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+        with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+            json.dump({**config, "intermediate_size": 320}, file)
+        inner = self.write_sae(384, 16, hook="blocks.2.mlp.hook_post")
+        for sae, part in ((inner, "320 columns at mlp_post"), (SAE + "@2:mlp_out", None)):
+            result = qsae.evaluate(MODEL, saes=[sae], text=TEXT, conditions=[folder], context=32,
+                                   tokens=200)
+            reason = result["conditions"][0]["checkpoint"]["sae_reason"]
+            if part:
+                self.assertIn(part, reason)
+            else:
+                self.assertIsNone(reason)
+                self.assertGreater(result["conditions"][0]["saes"][0]["fvu_dim"], 0)
+
+    def test_places_that_an_sae_has_not(self):
+        def refused(status, part, sae, model=MODEL):
+            self.fails(status, part, qsae.evaluate, model, saes=[sae], text=TEXT, tokens=64,
+                       context=32)
+        refused("QSAE_EMISMATCH", "384 at mlp_post", SAE + "@2:mlp_post")
+        refused("QSAE_EMISMATCH", "embed is at layer 0", SAE + "@2:embed")
+        refused("QSAE_EMISMATCH", "final_norm is at layer 5", SAE + "@0:final_norm")
+        refused("QSAE_EUNSUPPORTED", "no pos_embed", SAE + "@0:pos_embed")
+        refused("QSAE_EUNSUPPORTED", "site nothing", SAE + "@2:nothing")
+        refused("QSAE_EUNSUPPORTED", "mlp.output", self.write_sae(
+            128, 8, hook="model.layers.2.mlp.output"))
+        refused("QSAE_EUNSUPPORTED", "a transcoder reads mlp_in", self.write_sae(
+            128, 8, "transcoder", "model.layers.2.pre_feedforward_layernorm.output"))
+        refused("QSAE_EMISMATCH", "layer 6", self.write_sae(128, 8, hook="blocks.6.attn.hook_z"))
+        refused("QSAE_EINVAL", "no hook", self.write_sae(128, 8))
 
     def test_progress(self):
         lines = []
