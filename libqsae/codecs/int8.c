@@ -112,7 +112,8 @@ int32_t qsae__int8_quantize_rows(const qsae__source *src, enum qsae__rules rules
                        .kernel = qsae__packed_get(ctx) };
     int32_t status = QSAE_ENOMEM;
     int64_t work;
-    const bool kept = src->round == 0 || src->round == src->dtype || src->round == QSAE_F32;
+    const bool kept = !src->stored && (src->round == 0 || src->round == src->dtype ||
+                                       src->round == QSAE_F32);
     job.half = kept && src->dtype == QSAE_BF16 && src->in_stride == 1 &&
                (uintptr_t)src->data % 2 == 0;
     job.in_place = job.half || (kept && src->dtype == QSAE_F32 && src->in_stride == 1 &&

@@ -65,6 +65,37 @@ static void test_stored(void **state)
     qsae_context_close(&ctx);
 }
 
+/* LLM.int8 of weights that are stored in another code: of their values, as nearly as int8 is. */
+static void test_int8_of_stored(void **state)
+{
+    static const char *const names[] = { "bnb_fp4", "bnb_nf4", "stored_gptq", "stored_fp8" };
+    const int32_t ids[] = { 2, 5, 9, 14, 3, 8, 30, 21 };
+    qsae_context *ctx = test_context(2, NULL);
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        for (int compute = QSAE_COMPUTE_F32; compute <= QSAE_COMPUTE_BF16; compute++) {
+            struct test_result plain, coded;
+            qsae_model *m = test_model(ctx, test_model_path(names[i]), NULL, compute, 0);
+            test_run(m, ids, 1, 8, &plain);
+            qsae_model_close(&m);
+            m = test_model(ctx, test_model_path(names[i]), "llm.int8", compute, 0);
+            test_run(m, ids, 1, 8, &coded);
+            qsae_model_close(&m);
+            double gap = 0, size = 0;
+            for (int64_t k = 0; k < plain.rows * plain.vocab; k++) {
+                const double d = (double)plain.logits[k] - (double)coded.logits[k];
+                gap += d * d;
+                size += (double)plain.logits[k] * (double)plain.logits[k];
+            }
+            if (!(gap > 0 && gap < 0.01 * size))
+                fail_msg("%s: relative distance of logits %g", names[i], sqrt(gap / size));
+            test_result_free(&plain);
+            test_result_free(&coded);
+        }
+    }
+    qsae_context_close(&ctx);
+}
+
 /* Early folders say how weights are stored in a file of its own. */
 static void test_apart(void **state)
 {
@@ -113,6 +144,7 @@ static void test_apart(void **state)
 
 const struct CMUnitTest stored_tests[] = {
     cmocka_unit_test(test_stored),
+    cmocka_unit_test(test_int8_of_stored),
     cmocka_unit_test(test_apart),
 };
 const size_t n_stored_tests = sizeof stored_tests / sizeof *stored_tests;
