@@ -29,6 +29,10 @@ static const struct site {
     { QSAE_SITE_POS_EMBED, FIRST, "pos_embed", "hook_pos_embed" },
     /* The stream before ln2, where TransformerLens hands the MLP a copy of its own. */
     { QSAE_SITE_RESID_MID, OF_LAYER, NULL, "hook_mlp_in" },
+    /* TransformerLens 3 wraps modules of transformers and hooks their sides. */
+    { QSAE_SITE_RESID_PRE, OF_LAYER, NULL, "hook_in" },
+    { QSAE_SITE_RESID_POST, OF_LAYER, NULL, "hook_out" },
+    { QSAE_SITE_RESID_MID, OF_LAYER, NULL, "ln2.hook_in" },
 };
 #define N_SITES (sizeof sites / sizeof sites[0])
 

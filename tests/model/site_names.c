@@ -42,6 +42,9 @@ static void test_full_names(void **state)
         { "blocks.3.hook_mlp_out", QSAE_SITE_MLP_OUT, 3 },
         { "blocks.3.mlp.hook_in", QSAE_SITE_MLP_IN, 3 },
         { "blocks.3.hook_mlp_in", QSAE_SITE_RESID_MID, 3 },
+        { "blocks.3.hook_in", QSAE_SITE_RESID_PRE, 3 },
+        { "blocks.3.hook_out", QSAE_SITE_RESID_POST, 3 },
+        { "blocks.3.ln2.hook_in", QSAE_SITE_RESID_MID, 3 },
         { "blocks.3.ln1.hook_normalized", QSAE_SITE_LN1_NORMALIZED, 3 },
         { "blocks.3.ln2.hook_normalized", QSAE_SITE_LN2_NORMALIZED, 3 },
         { "blocks.3.mlp.hook_post", QSAE_SITE_MLP_POST, 3 },
@@ -112,6 +115,17 @@ static void test_full_names(void **state)
             fail_msg("%s: site %d layer %d, expected %d and %d", cases[i].name, (int)site,
                      (int)layer, (int)cases[i].site, (int)cases[i].layer);
         assert_int_equal(qsae_site_from_name(cases[i].name, NULL), site);
+        /* Every beginning, in memory of its own size. */
+        for (size_t n = 0; n < strlen(cases[i].name); n++) {
+            char *const part = malloc(n + 1);
+            assert_non_null(part);
+            memcpy(part, cases[i].name, n);
+            part[n] = 0;
+            layer = 5;
+            if (!qsae_site_from_name(part, &layer))
+                assert_int_equal(layer, 5);
+            free(part);
+        }
     }
     assert_int_equal(qsae_site_from_name(NULL, NULL), 0);
 }
