@@ -4,12 +4,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "model/extras.h"
+
 #define ROW_TILE 16
 
-typedef void (*row_fn)(const void *arg, int64_t row);
-
 struct row_job {
-    row_fn fn;
+    qsae__row_fn fn;
     const void *arg;
     int64_t rows;
 };
@@ -24,10 +24,15 @@ static int32_t row_tile(void *arg, int64_t tile, int32_t worker)
     return QSAE_OK;
 }
 
-static int32_t each_row(const qsae__run *run, row_fn fn, const void *arg)
+int32_t qsae__each_row(const qsae__run *run, int64_t rows, qsae__row_fn fn, const void *arg)
 {
-    struct row_job j = { fn, arg, run->rows };
+    struct row_job j = { fn, arg, rows };
     return qsae__parallel(run->m->ctx, qsae__ceil_div(j.rows, ROW_TILE), row_tile, &j);
+}
+
+static int32_t each_row(const qsae__run *run, qsae__row_fn fn, const void *arg)
+{
+    return qsae__each_row(run, run->rows, fn, arg);
 }
 
 void qsae__norm_vector(const qsae__run *run, const float *w, const float *x, float *y, int64_t n)
@@ -42,6 +47,15 @@ void qsae__norm_vector(const qsae__run *run, const float *w, const float *x, flo
     }
     const float mean = run->ops->sum_sq(x, n) / (float)n;
     const float r = 1.0f / sqrtf(mean + (float)c->eps);
+    if (c->family->norm == QSAE__NORM_PLAIN) {
+        if (w)
+            run->ops->norm_llama(x, r, w, y, n, 0);
+        else
+            run->ops->scale(x, r, y, n);
+        if (run->bf16)
+            run->ops->round_bf16(y, n);
+        return;
+    }
     if (c->family->norm == QSAE__NORM_GEMMA)
         run->ops->norm_gemma(x, r, w, y, n, run->bf16);
     else
@@ -86,7 +100,10 @@ int32_t qsae__add_rows(const qsae__run *run, const float *w, float *a, float *x)
 struct heads {
     const qsae__run *run;
     const qsae__layer *layer;
+    qsae__layer_shape shape;
+    int64_t kv_heads;           /* 0 where keys and values are an earlier layer's */
     const float *cosine, *sine; /* [n_tokens, pairs] */
+    int64_t pairs;
 };
 
 /* Row of q, k and v together, taken apart. Head a of part p (q, k, v) is its vector 3 a + p or
@@ -104,21 +121,28 @@ static void split_row(const struct heads *h, int64_t row)
                    (size_t)d * sizeof *from);
 }
 
-/* QK-norm where there is one, then rotation where there is one, of one row's query and key
- * heads. */
+/* QK-norm where there is one, then rotation where there is one, of one row's query and key heads;
+ * norms of its values. */
 static void rotate_row(const void *arg, int64_t row)
 {
     const struct heads *const h = arg;
     const qsae__run *const run = h->run;
     const qsae__config *const c = run->m->config;
-    const int64_t d = c->head_dim, pairs = qsae__rotary_pairs(c);
+    const int64_t d = h->shape.head_dim, kv_heads = h->kv_heads, pairs = h->pairs;
     const int64_t at = row % run->slab->n_tokens * pairs;
     if (c->family->qkv)
         split_row(h, row);
-    for (int64_t i = 0; i < c->heads + c->kv_heads; i++) {
+    if (h->shape.no_v)
+        memcpy(run->b.v + row * kv_heads * d, run->b.k + row * kv_heads * d,
+               (size_t)(kv_heads * d) * sizeof *run->b.k);
+    for (int64_t i = 0; c->family->v_norm && i < kv_heads; i++) {
+        float *const x = run->b.v + (row * kv_heads + i) * d;
+        qsae__norm_vector(run, NULL, x, x, d);
+    }
+    for (int64_t i = 0; i < c->heads + kv_heads; i++) {
         const bool is_q = i < c->heads;
         float *const x = is_q ? run->b.q + (row * c->heads + i) * d
-                              : run->b.k + (row * c->kv_heads + i - c->heads) * d;
+                              : run->b.k + (row * kv_heads + i - c->heads) * d;
         const float *const w = h->layer->norm[is_q ? QSAE__NORM_Q : QSAE__NORM_K];
         if (w)
             qsae__norm_vector(run, w, x, x, d);
@@ -144,18 +168,22 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
     const qsae_model *const m = run->m;
     const qsae__config *const c = m->config;
     const int type = c->sliding[layer] ? QSAE__SLIDING : QSAE__FULL;
+    const qsae__layer_shape shape = qsae__layer_shape_of(c, layer);
+    const bool shared = shape.kv_layer != layer; /* keys and values are there, coded */
+    const int n_qkv = shared ? 1 : shape.no_v ? 2 : 3;
     const qsae__linear_rows x = { run->b.normed, QSAE_F32, run->rows, c->width };
     const bool fused = c->family->qkv != QSAE__QKV_SEPARATE;
     float *const qkv[] = { run->b.q, run->b.k, run->b.v }, *const out[] = { run->b.out };
     float *const together[] = { run->b.z };
     int32_t st = fused ? project(run, layer, QSAE__FUSED_QKV, 1, &x, together, NULL)
-                       : project(run, layer, QSAE__Q_PROJ, 3, &x, qkv, NULL);
+                       : project(run, layer, QSAE__Q_PROJ, n_qkv, &x, qkv, NULL);
     if (st != QSAE_OK)
         return st;
-    const struct heads h = { run, &m->layers[layer], m->rope.cosine[type], m->rope.sine[type] };
+    const struct heads h = { run, &m->layers[layer], shape, shared ? 0 : shape.kv_heads,
+                             m->rope.cosine[type], m->rope.sine[type], qsae__rope_pairs(c, type) };
     st = each_row(run, rotate_row, &h);
-    if (st == QSAE_OK)
-        st = qsae__code_kv(run);
+    if (st == QSAE_OK && !shared)
+        st = qsae__code_kv(run, layer);
     if (st != QSAE_OK)
         return st;
     const qsae__attention a = {
@@ -166,8 +194,8 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
         .n_seq = run->slab->n_seq,
         .n_tokens = run->slab->n_tokens,
         .heads = c->heads,
-        .kv_heads = c->kv_heads,
-        .head_dim = c->head_dim,
+        .kv_heads = shape.kv_heads,
+        .head_dim = shape.head_dim,
         .window = c->sliding[layer] ? c->window : 0,
         .scale = (float)(c->scale_by_layer ? c->attn_scale / (double)(layer + 1) : c->attn_scale),
         .cap = (float)c->attn_cap,
@@ -179,8 +207,8 @@ int32_t qsae__attention_part(const qsae__run *run, int64_t layer)
     };
     st = qsae__attention_run(m->ctx, &a);
     if (st == QSAE_OK)
-        st = qsae__watch_rows(run, layer, QSAE_SITE_Z, run->b.z, c->heads * c->head_dim);
-    const qsae__linear_rows z = { run->b.z, QSAE_F32, run->rows, c->heads * c->head_dim };
+        st = qsae__watch_rows(run, layer, QSAE_SITE_Z, run->b.z, c->heads * shape.head_dim);
+    const qsae__linear_rows z = { run->b.z, QSAE_F32, run->rows, c->heads * shape.head_dim };
     return st == QSAE_OK ? project(run, layer, fused ? QSAE__FUSED_OUT : QSAE__O_PROJ, 1, &z, out,
                                    NULL)
                          : st;
@@ -207,8 +235,7 @@ static void activate(const qsae__run *run, float *x, int64_t n)
         run->ops->round_bf16(x, n);
 }
 
-/* gate = act(gate) * up; two roundings */
-static void gate_part(const void *arg, float *gate, const float *up, int64_t n)
+void qsae__gate_part(const void *arg, float *gate, const float *up, int64_t n)
 {
     const qsae__run *const run = arg;
     activate(run, gate, n);
@@ -248,14 +275,14 @@ int32_t qsae__mlp_part(const qsae__run *run, int64_t layer)
     const bool half = run->bf16 && qsae__packed_get(run->m->ctx)->bf16 &&
                       !qsae__watched(run, layer, QSAE_SITE_MLP_POST);
     const int32_t dtype = half ? QSAE_BF16 : QSAE_F32;
-    const int64_t ld = half ? 2 * c->mlp_width : c->mlp_width;
+    const int64_t width = qsae__layer_shape_of(c, layer).mlp_width, ld = half ? 2 * width : width;
     const qsae__linear_rows x = { run->b.normed, QSAE_F32, run->rows, c->width };
     const qsae__linear_rows inner = { run->b.gate, dtype, run->rows, ld };
-    const qsae__linear_gate gate = { gate_part, run, run->b.gate, ld, dtype };
+    const qsae__linear_gate gate = { qsae__gate_part, run, run->b.gate, ld, dtype };
     float *const both[] = { run->b.gate, run->b.up }, *const out[] = { run->b.out };
     st = project(run, layer, QSAE__GATE_PROJ, 2, &x, both, &gate);
     if (st == QSAE_OK)
-        st = qsae__watch_rows(run, layer, QSAE_SITE_MLP_POST, run->b.gate, c->mlp_width);
+        st = qsae__watch_rows(run, layer, QSAE_SITE_MLP_POST, run->b.gate, width);
     return st == QSAE_OK ? project(run, layer, QSAE__DOWN_PROJ, 1, &inner, out, NULL) : st;
 }
 
@@ -276,6 +303,8 @@ int32_t qsae__block_sequential(const qsae__run *run, int64_t layer)
                                 normed);
     if (st == QSAE_OK)
         st = qsae__mlp_part(run, layer);
+    if (st == QSAE_OK && run->m->config->experts)
+        st = qsae__experts_part(run, layer);
     return st == QSAE_OK ? qsae__add_rows_at(run, layer, QSAE_SITE_MLP_OUT,
                                              norm[QSAE__NORM_MLP_OUT], out, x)
                          : st;

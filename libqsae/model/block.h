@@ -17,7 +17,9 @@ typedef struct qsae__buffers {
     float *k, *v;         /* [rows, kv_heads * head_dim] */
     float *z;             /* [rows, heads * head_dim] output of the heads; before that, of a layer
                            * that is q, k and v together, its rows [rows, 3 * heads * head_dim] */
-    float *gate, *up;     /* [rows, mlp_width]; share memory with q, k, v, z */
+    float *gate, *up;     /* [rows, mlp_width]; share memory with q, k, v, z; gate is also
+                           * [rows, ple_width] */
+    float *extra;         /* scratch of the experts */
     float *worker;        /* [threads, worker_floats] for attention and codes of its cache */
     int64_t worker_floats;
     float *panels;        /* packed keys and values for attention, or NULL */
@@ -39,7 +41,14 @@ int32_t qsae__run_init(qsae_model *m, const qsae__slab *slab, qsae__run *run);
 /* Floats of scratch that a pass of the model needs; QSAE_EOVERFLOW. */
 int32_t qsae__run_floats(const qsae_model *m, int64_t n_seq, int64_t n_tokens, int64_t *floats);
 
-/* n values at x by the family's norm; y may be x. */
+/* Calls fn for rows 0..rows-1 from the workers. */
+typedef void (*qsae__row_fn)(const void *arg, int64_t row);
+int32_t qsae__each_row(const qsae__run *run, int64_t rows, qsae__row_fn fn, const void *arg);
+
+/* gate = act(gate) * up; two roundings. run: a qsae__run. */
+void qsae__gate_part(const void *run, float *gate, const float *up, int64_t n);
+
+/* n values at x by the family's norm; y may be x. w NULL: without a weight (QSAE__NORM_PLAIN). */
 void qsae__norm_vector(const qsae__run *run, const float *w, const float *x, float *y, int64_t n);
 /* y[rows, width] = norm of x by the family's rule. */
 int32_t qsae__norm_rows(const qsae__run *run, const float *w, const float *x, float *y);
@@ -56,7 +65,7 @@ int32_t qsae__norm_rows_at(const qsae__run *run, int64_t layer, int32_t site, co
 int32_t qsae__add_rows_at(const qsae__run *run, int64_t layer, int32_t site, const float *w,
                           float *a, float *x);
 /* run->b.k and .v as the condition's cache codes return them (kv.c). */
-int32_t qsae__code_kv(const qsae__run *run);
+int32_t qsae__code_kv(const qsae__run *run, int64_t layer);
 /* run->b.out = attention(run->b.normed), mlp(run->b.normed) */
 int32_t qsae__attention_part(const qsae__run *run, int64_t layer);
 int32_t qsae__mlp_part(const qsae__run *run, int64_t layer);

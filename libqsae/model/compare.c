@@ -43,6 +43,9 @@ static void rope_text(const qsae__rope *r, char *text, size_t size)
     else if (n > 0 && (size_t)n < size && r->type == QSAE__ROPE_LLAMA3)
         snprintf(text + n, size - (size_t)n, ", llama3, factor %.7g, %.7g to %.7g of %.7g",
                  r->factor, r->low, r->high, r->original);
+    else if (n > 0 && (size_t)n < size && r->type == QSAE__ROPE_PROPORTIONAL)
+        snprintf(text + n, size - (size_t)n, ", proportional, factor %.7g, %" PRId64 " of %" PRId64
+                 " pairs", r->factor, r->rotated, (r->dim + 1) / 2);
     else if (n > 0 && (size_t)n < size && r->type != QSAE__ROPE_DEFAULT)
         snprintf(text + n, size - (size_t)n, ", other frequencies");
 }
@@ -79,6 +82,31 @@ static void compare_sliding(const struct comparison *c, const qsae__config *a,
     sliding_text(a, x, sizeof x);
     sliding_text(b, y, sizeof y);
     compare_text(c, "sliding layers", x, y);
+}
+
+/* What layers of Gemma 4 differ in. */
+static void compare_shapes(const struct comparison *c, const qsae__config *a, const qsae__config *b)
+{
+    compare_i64(c, "per-layer embedding width", a->ple_width, b->ple_width);
+    compare_i64(c, "experts", a->experts, b->experts);
+    compare_i64(c, "experts of a token", a->top_experts, b->top_experts);
+    compare_i64(c, "expert width", a->expert_width, b->expert_width);
+    for (int64_t n = 0; a->layers == b->layers && n < a->layers; n++) {
+        const qsae__layer_shape x = qsae__layer_shape_of(a, n), y = qsae__layer_shape_of(b, n);
+        char text[64];
+        snprintf(text, sizeof text, "heads, keys and MLP of layer %" PRId64, n);
+        char p[128], q[128];
+        snprintf(p, sizeof p, "%" PRId64 " x %" PRId64 ", of layer %" PRId64 "%s, %" PRId64,
+                 x.kv_heads, x.head_dim, x.kv_layer, x.no_v ? ", values are keys" : "",
+                 x.mlp_width);
+        snprintf(q, sizeof q, "%" PRId64 " x %" PRId64 ", of layer %" PRId64 "%s, %" PRId64,
+                 y.kv_heads, y.head_dim, y.kv_layer, y.no_v ? ", values are keys" : "",
+                 y.mlp_width);
+        if (strcmp(p, q) != 0) {
+            compare_text(c, text, p, q);
+            return;
+        }
+    }
 }
 
 static const char *activation_name(enum qsae__activation activation)
@@ -119,6 +147,8 @@ void qsae__weights_compare(const qsae_weights *reference, const qsae_weights *ot
     compare_i64(&c, "attention_bias", a->attention_bias, b->attention_bias);
     compare_i64(&c, "mlp_bias", a->mlp_bias, b->mlp_bias);
     compare_i64(&c, "tied", a->tied, b->tied);
+    if (a->shapes || b->shapes)
+        compare_shapes(&c, a, b);
     compare_i64(&c, "max_positions", a->max_positions, b->max_positions);
     compare_text(&c, "dtype", qsae_dtype_name(x.dtype), qsae_dtype_name(y.dtype));
     compare_text(&c, "storage", *x.storage ? x.storage : "plain", *y.storage ? y.storage : "plain");

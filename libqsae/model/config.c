@@ -8,8 +8,6 @@
 
 #include "model/family.h"
 
-#define MAX_HEAD_DIM 8192
-
 bool qsae__config_has(const json_t *o, const char *key)
 {
     const json_t *v = json_object_get(o, key);
@@ -134,10 +132,10 @@ static int32_t check(const char *where, const qsae__config *c)
                           "%s: hidden_size %" PRId64
                           " is not a multiple of num_attention_heads %" PRId64,
                           where, c->width, c->heads);
-    if (c->head_dim < 1 || c->head_dim > MAX_HEAD_DIM || (!c->rotary_dim && c->head_dim % 2 != 0))
+    if (c->head_dim < 1 || c->head_dim > QSAE__MAX_HEAD_DIM || (!c->rotary_dim && c->head_dim % 2 != 0))
         return qsae__fail(QSAE_EFORMAT,
                           "%s: head_dim: expected an even number in 2..%d, found %" PRId64, where,
-                          MAX_HEAD_DIM, c->head_dim);
+                          QSAE__MAX_HEAD_DIM, c->head_dim);
     return QSAE_OK;
 }
 
@@ -226,5 +224,6 @@ void qsae__config_free(qsae_context *ctx, qsae__config *c)
 {
     qsae__free(ctx, c->sliding);
     qsae__free(ctx, c->rope_factors);
+    qsae__free(ctx, c->shapes);
     memset(c, 0, sizeof *c);
 }

@@ -6,22 +6,38 @@
 
 enum qsae__activation { QSAE__ACT_SILU, QSAE__ACT_GELU_TANH, QSAE__ACT_GELU, QSAE__ACT_GELU_NEW };
 
-enum qsae__rope_type { QSAE__ROPE_DEFAULT, QSAE__ROPE_LINEAR, QSAE__ROPE_LLAMA3 };
+enum qsae__rope_type {
+    QSAE__ROPE_DEFAULT,
+    QSAE__ROPE_LINEAR,
+    QSAE__ROPE_LLAMA3,
+    QSAE__ROPE_PROPORTIONAL /* Gemma 4: only the first frequencies of a whole head */
+};
 
 /* Rotary positions of one layer type (specs: transformers' modeling_rope_utils). */
 typedef struct qsae__rope {
     enum qsae__rope_type type;
     double theta;
-    double factor;          /* linear, llama3 */
+    double factor;          /* linear, llama3, proportional */
     double low, high;       /* llama3 */
     double original;        /* llama3: context length before scaling */
     const float *factors;   /* [pairs] what frequencies are divided by, or NULL */
+    int64_t rotated;        /* proportional: pairs that rotate, the first ones */
+    int64_t dim;            /* entries of a head that rotate; 0 = as qsae__rotary_pairs says */
 } qsae__rope;
 
 struct qsae__family;
 
 /* Layer types: index of `rope`, value of `sliding`. */
 enum { QSAE__FULL, QSAE__SLIDING, QSAE__LAYER_TYPES };
+
+/* What a layer's attention and MLP measure. */
+typedef struct qsae__layer_shape {
+    int64_t head_dim, kv_heads, mlp_width;
+    int64_t kv_layer;        /* whose keys and values its attention reads: its own, or an earlier
+                              * layer's, and then it has none */
+    bool kept;               /* later layers read its keys and values */
+    bool no_v;               /* values are what k_proj gives, before norm and rotation */
+} qsae__layer_shape;
 
 /* What config.json means, defaults filled in. */
 typedef struct qsae__config {
@@ -41,6 +57,10 @@ typedef struct qsae__config {
     bool scale_by_layer;     /* attn_scale of layer n is divided by n + 1 */
     bool attention_bias, mlp_bias, tied;
     int32_t bos, eos;        /* -1 = none */
+    qsae__layer_shape *shapes; /* [layers] where layers differ (Gemma 4), or NULL */
+    int64_t ple_width;       /* of per-layer embeddings; 0 = none */
+    int64_t ple_vocab;       /* rows of their table */
+    int64_t experts, top_experts, expert_width; /* 0 = none */
 } qsae__config;
 
 /* Reads and checks what config.json says; where: for messages. GGUF files have one key more:
@@ -55,6 +75,19 @@ static inline int64_t qsae__rotary_pairs(const qsae__config *c)
 {
     const int64_t n = c->rotary_dim ? c->rotary_dim : c->head_dim;
     return n < 0 ? 0 : (n + 1) / 2;
+}
+
+/* The same for layers of a type, whose heads may be of a size of their own. */
+static inline int64_t qsae__rope_pairs(const qsae__config *c, int type)
+{
+    return c->rope[type].dim ? (c->rope[type].dim + 1) / 2 : qsae__rotary_pairs(c);
+}
+
+static inline qsae__layer_shape qsae__layer_shape_of(const qsae__config *c, int64_t layer)
+{
+    return c->shapes ? c->shapes[layer]
+                     : (qsae__layer_shape){ .head_dim = c->head_dim, .kv_heads = c->kv_heads,
+                                            .mlp_width = c->mlp_width, .kv_layer = layer };
 }
 
 /*
@@ -74,6 +107,7 @@ int32_t qsae__config_activation(const json_t *o, const char *where, const char *
 #define QSAE__MAX_LAYERS 4096
 #define QSAE__MAX_WIDTH (1 << 20)
 #define QSAE__MAX_HEADS 65536
+#define QSAE__MAX_HEAD_DIM 8192
 #define QSAE__MAX_MLP (1 << 24)
 #define QSAE__MAX_VOCAB (INT32_MAX - 1)
 

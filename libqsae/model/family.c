@@ -12,6 +12,8 @@ static const qsae__family *const families[] = {
     &qsae__family_mistral,
     &qsae__family_gpt_neox,
     &qsae__family_gpt2,
+    &qsae__family_gemma4_text,
+    &qsae__family_gemma4,
 };
 
 const qsae__family *qsae__family_find(const char *model_type)
@@ -29,5 +31,6 @@ const qsae__family *qsae__family_at(size_t i)
 
 const char *qsae__family_names(void)
 {
-    return "llama, gemma3_text, gemma3, gemma2, qwen3, mistral, gpt_neox, gpt2";
+    return "llama, gemma3_text, gemma3, gemma2, qwen3, mistral, gpt_neox, gpt2, "
+           "gemma4_text, gemma4";
 }

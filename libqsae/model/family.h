@@ -14,12 +14,17 @@ enum {
     QSAE__NORM_ATTN_OUT,
     QSAE__NORM_MLP_IN,
     QSAE__NORM_MLP_OUT,
+    QSAE__NORM_DENSE_OUT,   /* of the MLP beside experts, before their sum */
+    QSAE__NORM_EXPERTS_IN,
+    QSAE__NORM_EXPERTS_OUT,
+    QSAE__NORM_PLE_OUT,     /* of the per-layer embedding's part */
     QSAE__NORM_COUNT
 };
 
 enum qsae__norm_kind {
     QSAE__NORM_LLAMA, /* w * rb(x r) */
     QSAE__NORM_GEMMA, /* (x r) (1 + w), one rounding */
+    QSAE__NORM_PLAIN, /* (x r) w, one rounding */
     QSAE__NORM_LAYER  /* LayerNorm: (x - mean) r w + b, one rounding */
 };
 
@@ -29,14 +34,16 @@ enum qsae__proj_size {
     QSAE__SIZE_Q,    /* heads * head_dim */
     QSAE__SIZE_KV,   /* kv_heads * head_dim */
     QSAE__SIZE_QKV,  /* q, k and v together */
-    QSAE__SIZE_MLP
+    QSAE__SIZE_MLP,
+    QSAE__SIZE_PLE,
+    QSAE__SIZE_EXPERTS
 };
 
 /* A linear layer of a block. */
 typedef struct qsae__proj_slot {
     const char *path;   /* within a layer */
     const char *module; /* last part: name for selectors */
-    const char *group;  /* "attn" or "mlp" */
+    const char *group;  /* "attn", "mlp" or "ple" */
     enum qsae__proj_size out, in;
 } qsae__proj_slot;
 
@@ -58,6 +65,8 @@ typedef struct qsae__family {
     bool scale_embedding;   /* x_0 = E sqrt(width) */
     bool eager;             /* attention where none is asked for; else sdpa */
     bool any_width;         /* hidden_size need not be a multiple of the number of heads */
+    bool v_norm;            /* values are normed, without a weight */
+    bool extras;            /* has what extras.h is about */
     /* Where the family differs; 0 or NULL: q, k, v and a gated MLP as in Llama, and its names. */
     const qsae__proj_slot *slots;
     int n_slots;
@@ -75,6 +84,7 @@ extern const qsae__family qsae__family_gpt_neox, qsae__family_gpt2;
 extern const qsae__family qsae__family_llama, qsae__family_gemma3_text, qsae__family_gemma3;
 extern const qsae__family qsae__family_gemma2;
 extern const qsae__family qsae__family_qwen3, qsae__family_mistral;
+extern const qsae__family qsae__family_gemma4_text, qsae__family_gemma4;
 
 /* Names of modules, those of the most families where a family says nothing. */
 static inline const char *qsae__family_embed(const qsae__family *f)

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/internal.h"
+#include "model/extras.h"
 
 struct named {
     const char *name; /* without the prefix */
@@ -25,6 +25,25 @@ static void add_f64(qsae__hasher *h, double v)
     int64_t bits;
     memcpy(&bits, &v, sizeof bits);
     qsae__hasher_i64(h, bits);
+}
+
+/* What layers differ in, where they do. */
+static void add_shapes(qsae__hasher *h, const qsae__config *c)
+{
+    const int64_t sizes[] = { c->ple_width, c->ple_vocab, c->experts, c->top_experts,
+                              c->expert_width };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        qsae__hasher_i64(h, sizes[i]);
+    for (int i = 0; i < QSAE__LAYER_TYPES; i++) {
+        qsae__hasher_i64(h, c->rope[i].dim);
+        qsae__hasher_i64(h, c->rope[i].rotated);
+    }
+    for (int64_t n = 0; n < c->layers; n++) {
+        const qsae__layer_shape *const s = &c->shapes[n];
+        const int64_t shape[] = { s->head_dim, s->kv_heads, s->mlp_width, s->kv_layer, s->no_v };
+        for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
+            qsae__hasher_i64(h, shape[i]);
+    }
 }
 
 static void add_config(qsae__hasher *h, const qsae__config *c)
@@ -59,6 +78,8 @@ static void add_config(qsae__hasher *h, const qsae__config *c)
     qsae__hasher_i64(h, c->rotary_dim);
     qsae__hasher_i64(h, c->parallel);
     qsae__hasher_i64(h, c->scale_by_layer);
+    if (c->shapes)
+        add_shapes(h, c);
 }
 
 /* The arrays a stored matrix consists of. */
@@ -119,6 +140,13 @@ static int64_t collect(const qsae_weights *w, struct named *list)
             ADD_VECTOR(l->norm[k]);
             ADD_VECTOR(l->norm_bias[k]);
         }
+    }
+    const qsae__tensor *t;
+    for (int64_t i = 0; (t = qsae__extras_tensor(w, i)); i++)
+        ADD_VECTOR(t);
+    if (w->extras) {
+        ADD_MATRIX(w->extras->table, skip);
+        ADD_MATRIX(w->extras->projection, skip);
     }
 #undef ADD_MATRIX
 #undef ADD_VECTOR

@@ -21,6 +21,10 @@ enum {
     QSAE__GATE_PROJ,
     QSAE__UP_PROJ,
     QSAE__DOWN_PROJ,
+    QSAE__GATED_COUNT, /* that many of Llama */
+    QSAE__PLE_GATE = QSAE__GATED_COUNT, /* Gemma 4: per-layer embeddings, */
+    QSAE__PLE_PROJ,
+    QSAE__ROUTER_PROJ,                  /* experts */
     QSAE__PROJ_COUNT /* most that a family has */
 };
 
@@ -34,12 +38,12 @@ enum {
 };
 
 /* What most families have, and all that do not list their own. */
-extern const qsae__proj_slot qsae__proj_slots[QSAE__PROJ_COUNT];
+extern const qsae__proj_slot qsae__proj_slots[QSAE__GATED_COUNT];
 
 /* Linear layers of a block, and one of them. */
 static inline int qsae__projs(const qsae__config *c)
 {
-    return c->family->slots ? c->family->n_slots : QSAE__PROJ_COUNT;
+    return c->family->slots ? c->family->n_slots : QSAE__GATED_COUNT;
 }
 
 static inline const qsae__proj_slot *qsae__proj_slot_of(const qsae__config *c, int proj)
@@ -47,10 +51,14 @@ static inline const qsae__proj_slot *qsae__proj_slot_of(const qsae__config *c, i
     return c->family->slots ? &c->family->slots[proj] : &qsae__proj_slots[proj];
 }
 
+/* Whether a layer has a projection of its family. */
+bool qsae__has_proj(const qsae__config *c, int64_t layer, int proj);
 /* [out, in] of a projection. */
-void qsae__proj_shape(const qsae__config *c, int proj, int64_t shape[2]);
+void qsae__proj_shape(const qsae__config *c, int64_t layer, int proj, int64_t shape[2]);
 /* Its heads as qsae__qmatrix_encode takes them. */
-int64_t qsae__proj_heads(const qsae__config *c, int proj);
+int64_t qsae__proj_heads(const qsae__config *c, int64_t layer, int proj);
+/* Elements of a norm's weight; 0 where the layer has no such norm. */
+int64_t qsae__norm_size(const qsae__config *c, int64_t layer, int norm);
 
 /* A matrix [rows, cols] of the checkpoint. */
 typedef struct qsae__matrix {
@@ -61,7 +69,7 @@ typedef struct qsae__matrix {
     bool transposed;               /* the plain tensor is [cols, rows] */
 } qsae__matrix;
 
-/* Tensors of one layer; biases and norms a family lacks are NULL. */
+/* Tensors of one layer; what the layer lacks is NULL or has no name. */
 typedef struct qsae__layer_tensors {
     qsae__matrix weight[QSAE__PROJ_COUNT];        /* [out, in] */
     const qsae__tensor *bias[QSAE__PROJ_COUNT];   /* [out] */
@@ -84,13 +92,46 @@ struct qsae_weights {
     const qsae__tensor *norm_bias; /* [width], of a LayerNorm */
     const qsae__tensor *positions; /* [max_positions, width], or NULL */
     qsae__layer_tensors *layers;   /* [config.layers] */
+    struct qsae__extra_tensors *extras; /* extras.h; NULL in families without */
+    int64_t *linears;              /* [n_linears] places (below) of the linear layers there are */
+    int64_t n_linears;
     int64_t parameters;
-    /* Packed copies that models share: of projection p of layer n at n * qsae__projs + p, of the
-     * head last. */
+    /* Packed copies that models share, by place; the head's at that of the embedding. */
     qsae__packed_weight **packed;
     pthread_mutex_t mutex;         /* of packed and hash */
     char hash[QSAE__HASH_SIZE];    /* "" until asked for */
 };
+
+/*
+ * Places: projection p of layer n is at n * qsae__projs + p whether or not there is one; then come
+ * embedding, head and a linear layer outside of the blocks. Streams of random numbers and packed
+ * copies go by place.
+ */
+static inline int64_t qsae__place_embed(const qsae__config *c)
+{
+    return c->layers * qsae__projs(c);
+}
+
+static inline int64_t qsae__place_outside(const qsae__config *c)
+{
+    return qsae__place_embed(c) + 2;
+}
+
+/* linears.c: w->linears. */
+int32_t qsae__linears_open(qsae_weights *w);
+/* The matrix at the place of a linear layer, and the layer as selectors see it; path: buffer. */
+const qsae__matrix *qsae__linear_matrix(const qsae_weights *w, int64_t place);
+qsae__place qsae__linear_place(const qsae_weights *w, int64_t place, char *path, size_t size);
+int64_t qsae__linear_heads(const qsae_weights *w, int64_t place);
+/* Its module's path within the layer, and the layer; -1 outside of the blocks. */
+const char *qsae__linear_module(const qsae_weights *w, int64_t place);
+int64_t qsae__linear_layer(const qsae_weights *w, int64_t place);
+
+/* weights.c: a plain tensor, and a matrix by its module's name, counted as parameters. */
+int32_t qsae__weights_need(qsae_weights *w, const char *name, int32_t rank, const int64_t *shape,
+                           const qsae__tensor **out);
+int32_t qsae__weights_need_matrix(qsae_weights *w, const char *module, int64_t rows, int64_t cols,
+                                  bool transposed, qsae__matrix *out);
 
 /* The head's matrix: the embedding if tied. */
 static inline const qsae__matrix *qsae__weights_head(const qsae_weights *w)
@@ -114,7 +155,7 @@ typedef struct qsae__layer {
     const float *norm[QSAE__NORM_COUNT];
 } qsae__layer;
 
-/* Rotary tables [rope_tokens, qsae__rotary_pairs] per layer type. */
+/* Rotary tables [rope_tokens, qsae__rope_pairs] per layer type. */
 typedef struct qsae__rope_tables {
     float *cosine[QSAE__LAYER_TYPES], *sine[QSAE__LAYER_TYPES];
     int64_t n_tokens;
@@ -128,6 +169,7 @@ struct qsae_model {
     int32_t compute, attention;
     int32_t bf16;                 /* compute == QSAE_COMPUTE_BF16 */
     qsae__layer *layers;
+    struct qsae__extras *extras;  /* extras.h; NULL in families without */
     float *norms;                 /* of all layers and the final one, converted copies */
     float *biases;                /* of all projections, converted copies */
     const float *final_norm;      /* [width], and a LayerNorm's bias */
@@ -140,7 +182,8 @@ struct qsae_model {
     qsae__packed_weight *head_packed; /* the head for the bf16 product; NULL: head_panels, f32 */
     int32_t head_parts;               /* of the rows it multiplies: 1 bf16, 3 f32 in parts */
     qsae__rope_tables rope;       /* grown by qsae__slab_open */
-    qsae__kv *kv_k, *kv_v;        /* codes of the cache, NULL = none */
+    /* Codes of the cache, per layer type; NULL = none. */
+    qsae__kv *kv_k[QSAE__LAYER_TYPES], *kv_v[QSAE__LAYER_TYPES];
     qsae_model_cost cost;
     qsae__slab slab;              /* of the last qsae_model_forward */
     atomic_flag busy;

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/internal.h"
+#include "model/extras.h"
 
 void qsae_model_settings_init(qsae_model_settings *s, size_t size)
 {
@@ -54,6 +54,7 @@ static void model_free(qsae_model *m)
 {
     qsae_context *const ctx = m->ctx;
     close_layers(m);
+    qsae__extras_close(m);
     qsae__model_close_kv(m);
     qsae__slab_close(&m->slab);
     for (int t = 0; t < QSAE__LAYER_TYPES; t++) {
@@ -102,6 +103,8 @@ static bool changes_proj(const qsae_model *m, int64_t layer, int p)
     const qsae__proj_slot *const slot = qsae__proj_slot_of(m->config, p);
     const char *const name = m->weights->layers[layer].weight[p].name;
     char path[512];
+    if (!name) /* the layer has none */
+        return false;
     snprintf(path, sizeof path, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
     const qsae__place place = { layer, path, slot->module, slot->group };
     return qsae__condition_encodes(&m->condition) ? qsae__condition_selects(&m->condition, &place)
@@ -115,6 +118,8 @@ static int32_t open_proj(qsae_model *m, int64_t layer, int p, float **bias)
     const qsae__layer_tensors *const t = &m->weights->layers[layer];
     const qsae__matrix *const matrix = &t->weight[p];
     const int64_t rows = matrix->rows, at = layer * qsae__projs(c) + p;
+    if (!qsae__has_proj(c, layer, p))
+        return QSAE_OK;
     const qsae__source source = qsae__matrix_source(m->weights, matrix, 0);
     if (t->bias[p])
         qsae__model_values(m, t->bias[p], 0, rows, *bias);
@@ -128,7 +133,7 @@ static int32_t open_proj(qsae_model *m, int64_t layer, int p, float **bias)
         .in_stride = source.in_stride,
         .bias = t->bias[p] ? *bias : NULL,
         .bias_dtype = QSAE_F32,
-        .heads = qsae__proj_heads(c, p),
+        .heads = qsae__proj_heads(c, layer, p),
         .stream = (uint64_t)at,
         .shared = &m->weights->packed[at],
     };
@@ -152,9 +157,11 @@ static int32_t open_projections(qsae_model *m, const qsae_model_settings *s)
     const int projs = qsae__projs(m->config);
     const int64_t total = m->config->layers * projs;
     int64_t biases = 0;
-    for (int p = 0; p < projs; p++)
-        biases += m->weights->layers[0].bias[p] ? m->weights->layers[0].bias[p]->shape[0] : 0;
-    m->biases = qsae__alloc_array(m->ctx, biases * m->config->layers, sizeof(float));
+    for (int64_t i = 0; i < total; i++) {
+        const qsae__tensor *const t = m->weights->layers[i / projs].bias[i % projs];
+        biases += t ? t->shape[0] : 0;
+    }
+    m->biases = qsae__alloc_array(m->ctx, biases, sizeof(float));
     if (!m->biases)
         return QSAE_ENOMEM;
     float *bias = m->biases;
@@ -192,11 +199,11 @@ static int32_t open_norms(qsae_model *m)
 {
     const qsae__config *const c = m->config;
     const qsae_weights *const w = m->weights;
-    int64_t layer = 0, parts = w->norm_bias ? 2 : 1;
-    for (int k = 0; k < QSAE__NORM_COUNT; k++)
-        if (c->family->norms[k])
-            layer += k == QSAE__NORM_Q || k == QSAE__NORM_K ? c->head_dim : c->width;
-    m->norms = qsae__alloc_array(m->ctx, parts * (c->layers * layer + c->width), sizeof(float));
+    int64_t all = 0, parts = w->norm_bias ? 2 : 1;
+    for (int64_t n = 0; n < c->layers; n++)
+        for (int k = 0; k < QSAE__NORM_COUNT; k++)
+            all += qsae__norm_size(c, n, k);
+    m->norms = qsae__alloc_array(m->ctx, parts * (all + c->width), sizeof(float));
     if (!m->norms)
         return QSAE_ENOMEM;
     float *at = m->norms;
@@ -206,6 +213,33 @@ static int32_t open_norms(qsae_model *m)
                 m->layers[n].norm[k] =
                     open_norm(m, w->layers[n].norm[k], w->layers[n].norm_bias[k], &at);
     m->final_norm = open_norm(m, w->norm, w->norm_bias, &at);
+    return QSAE_OK;
+}
+
+/* Per-layer embeddings and experts, where there are such. */
+static int32_t open_extras(qsae_model *m)
+{
+    const int32_t st = qsae__extras_open(m);
+    const qsae__tensor *t;
+    if (st != QSAE_OK || !m->extras)
+        return st;
+    for (int64_t i = 0; (t = qsae__extras_tensor(m->weights, i)); i++)
+        m->cost.weight_bytes += stored_bytes(m, t);
+    const qsae__linear *const linear = m->extras->projection;
+    const qsae__extra_tensors *const from = m->weights->extras;
+    if (!linear)
+        return QSAE_OK;
+    m->cost.weight_bytes += from->table.tensor ? stored_bytes(m, from->table.tensor)
+                                               : qsae_qmatrix_bytes(from->table.stored);
+    if (qsae__linear_quantized(linear))
+        count_encoded(m, qsae__linear_bytes(linear),
+                      qsae__linear_out(linear) * qsae__linear_in(linear));
+    else
+        m->cost.weight_bytes += from->projection.tensor
+                                    ? stored_bytes(m, from->projection.tensor)
+                                    : qsae__linear_bytes(linear);
+    if (qsae__linear_batch_dependent(linear))
+        m->cost.batch_dependent = 1;
     return QSAE_OK;
 }
 
@@ -405,6 +439,8 @@ int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settin
     if (st == QSAE_OK)
         st = open_norms(m);
     if (st == QSAE_OK)
+        st = open_extras(m);
+    if (st == QSAE_OK)
         st = qsae__model_open_kv(m);
     if (st == QSAE_OK)
         st = open_vocabulary(m);
@@ -428,6 +464,10 @@ int64_t qsae__model_first_changed(const qsae_model *reference, const qsae_model 
     if (!plain || m->weights != reference->weights || m->compute != reference->compute ||
         m->attention != reference->attention || c->weights || c->with_embed ||
         c->kv_k.kind != QSAE__KV_NONE || c->kv_v.kind != QSAE__KV_NONE)
+        return 0;
+    /* Later layers read more than the residual stream that the reference leaves. */
+    int64_t kept;
+    if (!qsae__kept_floats(m->config, 1, &kept) || kept > 0)
         return 0;
     for (int64_t n = 0; n < m->config->layers; n++)
         for (int p = 0; p < qsae__projs(m->config); p++)

@@ -33,6 +33,8 @@ typedef struct qsae__slab {
     float *x;             /* [n_seq * n_tokens, width] */
     void *scratch;        /* sized for one model shape */
     size_t scratch_bytes;
+    float *kept;          /* what embed or a layer leaves for later layers beside x, or NULL */
+    size_t kept_bytes;
     const qsae__watch *watch; /* or NULL */
 } qsae__slab;
 

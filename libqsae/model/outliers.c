@@ -3,23 +3,24 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/internal.h"
+#include "model/extras.h"
 
 int64_t qsae__model_linears(const qsae_model *m)
 {
-    return m->config->layers * qsae__projs(m->config);
+    return m->weights->n_linears;
 }
 
 static qsae__linear *linear_at(const qsae_model *m, int64_t i)
 {
     const int projs = qsae__projs(m->config);
-    return m->layers[i / projs].proj[i % projs];
+    const int64_t at = m->weights->linears[i];
+    return at < qsae__place_embed(m->config) ? m->layers[at / projs].proj[at % projs]
+                                             : m->extras->projection;
 }
 
 void qsae__model_linear_name(const qsae_model *m, int64_t i, char *name, size_t size)
 {
-    const int projs = qsae__projs(m->config);
-    const char *const weight = m->weights->layers[i / projs].weight[i % projs].name;
+    const char *const weight = qsae__linear_matrix(m->weights, m->weights->linears[i])->name;
     snprintf(name, size, "%.*s", (int)(strlen(weight) - strlen(".weight")), weight);
 }
 

@@ -7,10 +7,11 @@
 #include "codecs/error.h"
 #include "model/internal.h"
 
-/* Matrix i: projections layer by layer, the embedding, the head unless both checkpoints tie it. */
+/* Matrix i: linear layers (w->linears), the embedding, the head unless both checkpoints tie it. */
 struct spot {
     const qsae__matrix *matrix;
-    qsae__place place;
+    qsae__place place;        /* of a linear layer: its layer alone; the rest is found at */
+    int64_t linear;           /* its place, */
     const char *module;       /* within the layer */
     int64_t heads;
     uint64_t stream;          /* as model.c numbers them */
@@ -21,30 +22,30 @@ int64_t qsae_weights_matrix_count(const qsae_weights *reference, const qsae_weig
     if (!reference)
         return 0;
     const bool tied = reference->config.tied && (!other || other->config.tied);
-    return reference->config.layers * qsae__projs(&reference->config) + (tied ? 1 : 2);
+    return reference->n_linears + (tied ? 1 : 2);
 }
 
 static struct spot spot_of(const qsae_weights *w, int64_t i)
 {
     const qsae__config *const c = &w->config;
-    const int projs = qsae__projs(c), p = (int)(i % projs);
-    const int64_t layers = c->layers * projs;
-    if (i >= layers) {
-        const bool head = i > layers;
+    const uint64_t embed = (uint64_t)qsae__place_embed(c);
+    if (i >= w->n_linears) {
+        const bool head = i > w->n_linears;
         return (struct spot){
             .matrix = head ? qsae__weights_head(w) : &w->embed,
             .place = { .layer = -1, .group = head ? "head" : "embed" },
             .module = head ? qsae__family_head(c->family) : qsae__family_embed(c->family),
-            .stream = (uint64_t)(head && c->tied ? layers : i),
+            .stream = embed + (head && !c->tied ? 1 : 0),
         };
     }
-    const qsae__proj_slot *const slot = qsae__proj_slot_of(c, p);
+    const int64_t at = w->linears[i];
     return (struct spot){
-        .matrix = &w->layers[i / projs].weight[p],
-        .place = { .layer = i / projs, .module = slot->module, .group = slot->group },
-        .module = slot->path,
-        .heads = qsae__proj_heads(c, p),
-        .stream = (uint64_t)i,
+        .matrix = qsae__linear_matrix(w, at),
+        .place = { .layer = qsae__linear_layer(w, at) },
+        .linear = at,
+        .module = qsae__linear_module(w, at),
+        .heads = qsae__linear_heads(w, at),
+        .stream = (uint64_t)at,
     };
 }
 
@@ -52,14 +53,13 @@ static struct spot spot_of(const qsae_weights *w, int64_t i)
 static bool changes(const qsae__condition *c, const qsae_weights *w, const struct spot *s)
 {
     char path[512];
-    qsae__place place = s->place;
     if (!qsae__condition_encodes(c))
         return c->weights != 0;
-    snprintf(path, sizeof path, "%.*s", (int)(strlen(s->matrix->name) - strlen(".weight")),
-             s->matrix->name);
-    place.path = path;
-    if (place.layer < 0 && w->config.tied)
+    if (s->place.group && w->config.tied)
         return c->with_embed || c->with_head;
+    const qsae__place place = s->place.group
+                                  ? s->place
+                                  : qsae__linear_place(w, s->linear, path, sizeof path);
     return qsae__condition_selects(c, &place);
 }
 
@@ -97,7 +97,9 @@ static int32_t check_other(const qsae_weights *reference, const qsae_weights *w,
     if (w->config.layers != reference->config.layers)
         return qsae__fail(QSAE_EMISMATCH, "%s: %" PRId64 " layers, expected %" PRId64 " as in %s",
                           w->path, w->config.layers, reference->config.layers, reference->path);
-    if (qsae__projs(&w->config) != qsae__projs(&reference->config))
+    if (qsae__projs(&w->config) != qsae__projs(&reference->config) ||
+        w->n_linears != reference->n_linears ||
+        (i < w->n_linears && w->linears[i] != reference->linears[i]))
         return qsae__fail(QSAE_EMISMATCH, "%s: %s has other linear layers than %s, a %s model",
                           w->path, w->config.family->name, reference->path,
                           reference->config.family->name);

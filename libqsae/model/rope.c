@@ -106,6 +106,8 @@ void qsae__rope_frequencies(const qsae__rope *rope, int64_t dim, float *f)
         f[k] = base;
         if (rope->type == QSAE__ROPE_LINEAR)
             f[k] = base / factor;
+        if (rope->type == QSAE__ROPE_PROPORTIONAL)
+            f[k] = k < rope->rotated ? base / factor : 0.0f;
         if (rope->type != QSAE__ROPE_LLAMA3)
             continue;
         const float wave = (float)(2 * 3.14159265358979323846) / base;

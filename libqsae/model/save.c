@@ -19,14 +19,11 @@ void qsae_save_settings_init(qsae_save_settings *s, size_t size)
     qsae__settings_init(s, size);
 }
 
-bool qsae__save_selects(const qsae__save *v, int64_t layer, int proj)
+bool qsae__save_selects(const qsae__save *v, int64_t place)
 {
-    const qsae__proj_slot *const slot = qsae__proj_slot_of(&v->w->config, proj);
-    const char *const name = v->w->layers[layer].weight[proj].name;
     char path[512];
-    snprintf(path, sizeof path, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
-    const qsae__place place = { layer, path, slot->module, slot->group };
-    return v->encodes && qsae__condition_selects(&v->c, &place);
+    const qsae__place seen = qsae__linear_place(v->w, place, path, sizeof path);
+    return v->encodes && qsae__condition_selects(&v->c, &seen);
 }
 
 bool qsae__save_selects_vocabulary(const qsae__save *v, bool head)
@@ -54,16 +51,15 @@ static struct item find_item(const qsae__save *v, const qsae__tensor *t)
 {
     const qsae_weights *const w = v->w;
     const qsae__config *const c = &w->config;
-    const int projs = qsae__projs(c);
-    const uint64_t vocabulary = (uint64_t)(c->layers * projs);
-    for (int64_t i = 0; i < c->layers * projs; i++) {
-        const int p = (int)(i % projs);
-        const qsae__matrix *const m = &w->layers[i / projs].weight[p];
+    const uint64_t vocabulary = (uint64_t)qsae__place_embed(c);
+    for (int64_t i = 0; i < w->n_linears; i++) {
+        const int64_t at = w->linears[i];
+        const qsae__matrix *const m = qsae__linear_matrix(w, at);
         if (m->tensor != t)
             continue;
-        if (!qsae__save_selects(v, i / projs, p))
+        if (!qsae__save_selects(v, at))
             break;
-        return (struct item){ m, qsae__proj_heads(c, p), (uint64_t)i };
+        return (struct item){ m, qsae__linear_heads(w, at), (uint64_t)at };
     }
     if (t == w->embed.tensor && qsae__save_selects_vocabulary(v, false))
         return (struct item){ &w->embed, 0, vocabulary };
@@ -349,9 +345,8 @@ static int32_t write_index(const qsae__save *v)
 static bool plain(const qsae_weights *w)
 {
     bool stored = w->scheme || w->embed.stored || w->head.stored || qsae__tensors_gguf(w->tensors);
-    const int projs = qsae__projs(&w->config);
-    for (int64_t i = 0; i < w->config.layers * projs && !stored; i++)
-        stored = w->layers[i / projs].weight[i % projs].stored != NULL;
+    for (int64_t i = 0; i < w->n_linears && !stored; i++)
+        stored = qsae__linear_matrix(w, w->linears[i])->stored != NULL;
     return !stored;
 }
 

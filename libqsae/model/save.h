@@ -21,8 +21,8 @@ typedef struct qsae__save {
     json_t *map;             /* tensor name: number of its shard, from 0 */
 } qsae__save;
 
-/* Whether the condition replaces a projection, or the embedding, or the head. */
-bool qsae__save_selects(const qsae__save *v, int64_t layer, int proj);
+/* Whether the condition replaces a linear layer, or the embedding, or the head. */
+bool qsae__save_selects(const qsae__save *v, int64_t place);
 bool qsae__save_selects_vocabulary(const qsae__save *v, bool head);
 
 /* Dtype that a stored floating-point dtype is written as. */

@@ -57,7 +57,6 @@ static json_t *skip_modules(const qsae__save *v)
 {
     const qsae_weights *const w = v->w;
     const qsae__family *const family = w->config.family;
-    const int projs = qsae__projs(&w->config);
     const char *const own = family->embed ? w->prefix : "model."; /* of a text model alone */
     json_t *const list = json_array();
     const bool inside = strcmp(w->prefix, own) != 0;
@@ -68,14 +67,16 @@ static json_t *skip_modules(const qsae__save *v)
             !has_ending(t->name, "lm_head.weight"))
             add_tower(list, t->name);
     }
-    for (int64_t i = 0; i < w->config.layers * projs; i++) {
-        const int64_t layer = i / projs;
-        const int p = (int)(i % projs);
+    for (int64_t i = 0; i < w->n_linears; i++) {
+        const int64_t at = w->linears[i], layer = qsae__linear_layer(w, at);
         char path[128];
-        if (qsae__save_selects(v, layer, p))
+        if (qsae__save_selects(v, at))
             continue;
-        snprintf(path, sizeof path, "%s%s.%" PRId64 ".%s", inside ? "" : own,
-                 qsae__family_layers(family), layer, qsae__proj_slot_of(&w->config, p)->path);
+        if (layer < 0)
+            snprintf(path, sizeof path, "%s%s", inside ? "" : own, qsae__linear_module(w, at));
+        else
+            snprintf(path, sizeof path, "%s%s.%" PRId64 ".%s", inside ? "" : own,
+                     qsae__family_layers(family), layer, qsae__linear_module(w, at));
         add_once(list, path);
     }
     if (json_array_size(list) == 0 && !head) {

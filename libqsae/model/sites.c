@@ -158,7 +158,8 @@ static int32_t of_projection(const qsae__family *f, const qsae__proj_slot *p,
 static int32_t in_layer(const qsae__family *f, bool parallel, const struct module *m)
 {
     const qsae__proj_slot *const slots = f->slots ? f->slots : qsae__proj_slots;
-    const int n = f->slots ? f->n_slots : QSAE__PROJ_COUNT;
+    /* Gemma 4's router and per-layer embeddings stand at no site. */
+    const int n = f->slots && !f->extras ? f->n_slots : QSAE__GATED_COUNT;
     int32_t site = 0;
     if (m->n == 0)
         return m->output ? QSAE_SITE_RESID_POST : QSAE_SITE_RESID_PRE;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model/block.h"
+#include "model/extras.h"
 
 /* Positions are exact in f32 up to here. */
 #define MAX_TOKENS (1 << 24)
@@ -11,7 +12,7 @@
 /* Offsets in floats, each a multiple of 16. */
 struct layout {
     int64_t normed, out, second, q, k, v, z, gate, up;
-    int64_t worker, worker_floats, panels, linear, total;
+    int64_t extra, worker, worker_floats, panels, linear, total;
     bool has_panels;
 };
 
@@ -23,6 +24,12 @@ static bool place(int64_t *total, int64_t rows, int64_t columns, int64_t *offset
            qsae__add_i64(*total, n / 16 * 16, total);
 }
 
+static int32_t too_large(int64_t n_seq, int64_t n_tokens)
+{
+    return qsae__fail(QSAE_EOVERFLOW, "a pass over %" PRId64 " x %" PRId64 " tokens is too large",
+                      n_seq, n_tokens);
+}
+
 /* Floats of scratch that any linear layer needs. */
 static int32_t linear_floats(const qsae_model *m, int64_t rows, int64_t *floats)
 {
@@ -30,10 +37,17 @@ static int32_t linear_floats(const qsae_model *m, int64_t rows, int64_t *floats)
     const int projs = qsae__projs(m->config);
     for (int64_t i = 0; i < m->config->layers * projs; i++) {
         const qsae__linear *const l = m->layers[i / projs].proj[i % projs];
-        const int32_t st = qsae__linear_scratch(l, rows, &bytes);
+        const int32_t st = l ? qsae__linear_scratch(l, rows, &bytes) : QSAE_OK;
         if (st != QSAE_OK)
             return st;
-        most = bytes > most ? bytes : most;
+        most = l && bytes > most ? bytes : most;
+    }
+    for (int64_t i = 0; m->extras && i <= 2 * m->config->layers; i++) {
+        const qsae__linear *const l = qsae__extras_linear(m, i);
+        const int32_t st = l ? qsae__linear_scratch(l, rows, &bytes) : QSAE_OK;
+        if (st != QSAE_OK)
+            return st;
+        most = l && bytes > most ? bytes : most;
     }
     *floats = (int64_t)(most / sizeof(float)) + 1;
     return QSAE_OK;
@@ -42,9 +56,23 @@ static int32_t linear_floats(const qsae_model *m, int64_t rows, int64_t *floats)
 static int32_t lay_out(const qsae_model *m, int64_t n_seq, int64_t n_tokens, struct layout *l)
 {
     const qsae__config *const c = m->config;
-    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
-    int64_t rows, mlp;
+    int64_t rows, mlp, q = 0, kv = 0, width = c->ple_width, linear = 0, panels = 0, extra = 0;
     memset(l, 0, sizeof *l);
+    l->worker_floats = qsae__kv_worker_floats(m);
+    for (int64_t n = 0; n < c->layers; n++) {
+        const qsae__layer_shape s = qsae__layer_shape_of(c, n);
+        int64_t floats;
+        q = qsae__max_i64(q, c->heads * s.head_dim);
+        kv = qsae__max_i64(kv, s.kv_heads * s.head_dim);
+        width = qsae__max_i64(width, s.mlp_width);
+        l->worker_floats =
+            qsae__max_i64(l->worker_floats, qsae__attention_floats(c->heads, s.kv_heads, s.head_dim,
+                                                                   n_tokens, m->attention));
+        if (!qsae__attention_panels(m->ctx, s.kv_heads, s.head_dim, n_tokens, m->attention, m->bf16,
+                                    &floats))
+            return too_large(n_seq, n_tokens);
+        panels = qsae__max_i64(panels, floats);
+    }
     bool ok = qsae__mul_i64(n_seq, n_tokens, &rows) &&
               place(&l->total, rows, c->width, &l->normed) &&
               place(&l->total, rows, c->width, &l->out) &&
@@ -53,15 +81,9 @@ static int32_t lay_out(const qsae_model *m, int64_t n_seq, int64_t n_tokens, str
     ok = ok && place(&l->total, rows, q, &l->q) && place(&l->total, rows, kv, &l->k) &&
          place(&l->total, rows, kv, &l->v) &&
          place(&l->total, rows, c->family->qkv ? 3 * q : q, &l->z);
-    ok = ok && place(&mlp, rows, c->mlp_width, &l->gate) && place(&mlp, rows, c->mlp_width, &l->up);
+    ok = ok && place(&mlp, rows, width, &l->gate) && place(&mlp, rows, width, &l->up);
     l->total = qsae__max_i64(l->total, mlp);
-    l->worker_floats =
-        qsae__max_i64(qsae__kv_worker_floats(m),
-                      qsae__attention_floats(c->heads, c->kv_heads, c->head_dim, n_tokens,
-                                             m->attention));
-    int64_t linear = 0, panels = 0;
-    ok = ok && qsae__attention_panels(m->ctx, c->kv_heads, c->head_dim, n_tokens, m->attention,
-                                      m->bf16, &panels) &&
+    ok = ok && qsae__extras_floats(c, rows, &extra) && place(&l->total, extra, 1, &l->extra) &&
          place(&l->total, n_seq, panels, &l->panels);
     l->has_panels = ok && panels > 0;
     if (ok) {
@@ -71,21 +93,22 @@ static int32_t lay_out(const qsae_model *m, int64_t n_seq, int64_t n_tokens, str
     }
     if (!ok || !place(&l->total, m->ctx->threads, l->worker_floats, &l->worker) ||
         !place(&l->total, linear, 1, &l->linear))
-        return qsae__fail(QSAE_EOVERFLOW,
-                          "a pass over %" PRId64 " x %" PRId64 " tokens is too large", n_seq,
-                          n_tokens);
+        return too_large(n_seq, n_tokens);
     return QSAE_OK;
 }
 
 int32_t qsae__run_init(qsae_model *m, const qsae__slab *slab, qsae__run *run)
 {
     struct layout l;
-    size_t bytes;
+    size_t bytes, kept_bytes;
+    int64_t kept;
     const int32_t st = lay_out(m, slab->n_seq, slab->n_tokens, &l);
     if (st != QSAE_OK)
         return st;
     if (slab->width != m->config->width || !qsae__bytes(l.total, sizeof(float), &bytes) ||
-        bytes > slab->scratch_bytes || slab->n_tokens > m->rope.n_tokens)
+        bytes > slab->scratch_bytes || slab->n_tokens > m->rope.n_tokens ||
+        !qsae__kept_floats(m->config, slab->n_seq * slab->n_tokens, &kept) ||
+        !qsae__bytes(kept, sizeof(float), &kept_bytes) || kept_bytes > slab->kept_bytes)
         return qsae__fail(QSAE_EINVAL, "the slab was not opened for this model (%s)",
                           m->weights->path);
     float *const base = slab->scratch;
@@ -104,6 +127,7 @@ int32_t qsae__run_init(qsae_model *m, const qsae__slab *slab, qsae__run *run)
                .z = base + l.z,
                .gate = base + l.gate,
                .up = base + l.up,
+               .extra = base + l.extra,
                .worker = base + l.worker,
                .worker_floats = l.worker_floats,
                .panels = l.has_panels ? base + l.panels : NULL,
@@ -132,12 +156,17 @@ static int32_t check_positions(const qsae_model *m, int64_t n_tokens)
 static int32_t grow_rope(qsae_model *m, int64_t n_tokens)
 {
     const qsae__config *const c = m->config;
-    const int64_t half = qsae__rotary_pairs(c), dim = c->rotary_dim ? c->rotary_dim : c->head_dim;
     qsae__rope_tables fresh = { .n_tokens = n_tokens };
     if (m->rope.n_tokens >= n_tokens)
         return QSAE_OK;
     bool ok = true;
-    for (int t = 0; t < QSAE__LAYER_TYPES && ok && half > 0; t++) {
+    for (int t = 0; t < QSAE__LAYER_TYPES && ok; t++) {
+        const int64_t half = qsae__rope_pairs(c, t);
+        const int64_t dim = c->rope[t].dim ? c->rope[t].dim
+                            : c->rotary_dim ? c->rotary_dim
+                                            : c->head_dim;
+        if (half == 0)
+            continue;
         fresh.cosine[t] = qsae__alloc_array(m->ctx, n_tokens * half, sizeof(float));
         fresh.sine[t] = qsae__alloc_array(m->ctx, n_tokens * half, sizeof(float));
         ok = fresh.cosine[t] && fresh.sine[t];
@@ -158,8 +187,8 @@ static int32_t grow_rope(qsae_model *m, int64_t n_tokens)
 int32_t qsae__slab_open(qsae_context *ctx, qsae_model *const *models, int64_t n_models,
                         int64_t n_seq, int64_t n_tokens, qsae__slab *out)
 {
-    int64_t most = 0, width = -1, rows;
-    size_t scratch, residual;
+    int64_t most = 0, most_kept = 0, width = -1, rows;
+    size_t scratch, residual, kept_bytes;
     memset(out, 0, sizeof *out);
     if (n_seq < 1 || n_tokens < 1 || n_tokens > MAX_TOKENS)
         return qsae__fail(QSAE_EINVAL,
@@ -167,7 +196,7 @@ int32_t qsae__slab_open(qsae_context *ctx, qsae_model *const *models, int64_t n_
                           ": expected at least 1, at most %d tokens",
                           n_seq, n_tokens, MAX_TOKENS);
     for (int64_t i = 0; i < n_models; i++) {
-        int64_t floats;
+        int64_t floats, kept;
         if (!models[i])
             continue;
         if (width >= 0 && models[i]->config->width != width)
@@ -182,14 +211,17 @@ int32_t qsae__slab_open(qsae_context *ctx, qsae_model *const *models, int64_t n_
         if (st != QSAE_OK)
             return st;
         most = qsae__max_i64(most, floats);
+        if (!qsae__kept_floats(models[i]->config, n_seq * n_tokens, &kept)) /* run_floats: fits */
+            return too_large(n_seq, n_tokens);
+        most_kept = qsae__max_i64(most_kept, kept);
     }
     if (width < 0)
         return qsae__fail(QSAE_EINVAL, "a slab needs a model");
     if (!qsae__mul_i64(n_seq, n_tokens, &rows) || !qsae__mul_i64(rows, width, &rows) ||
-        !qsae__bytes(rows, sizeof(float), &residual) || !qsae__bytes(most, sizeof(float), &scratch))
-        return qsae__fail(QSAE_EOVERFLOW,
-                          "a pass over %" PRId64 " x %" PRId64 " tokens is too large", n_seq,
-                          n_tokens);
+        !qsae__bytes(rows, sizeof(float), &residual) ||
+        !qsae__bytes(most, sizeof(float), &scratch) ||
+        !qsae__bytes(most_kept, sizeof(float), &kept_bytes))
+        return too_large(n_seq, n_tokens);
     out->ctx = qsae__context_ref(ctx);
     out->n_seq = n_seq;
     out->n_tokens = n_tokens;
@@ -197,7 +229,9 @@ int32_t qsae__slab_open(qsae_context *ctx, qsae_model *const *models, int64_t n_
     out->x = qsae__alloc(ctx, residual);
     out->scratch = qsae__alloc(ctx, scratch);
     out->scratch_bytes = scratch;
-    if (out->x && out->scratch)
+    out->kept = qsae__alloc(ctx, kept_bytes);
+    out->kept_bytes = kept_bytes;
+    if (out->x && out->scratch && out->kept)
         return QSAE_OK;
     qsae__slab_close(out);
     return QSAE_ENOMEM;
@@ -209,6 +243,7 @@ void qsae__slab_close(qsae__slab *slab)
         return;
     qsae__free(slab->ctx, slab->x);
     qsae__free(slab->ctx, slab->scratch);
+    qsae__free(slab->ctx, slab->kept);
     qsae__context_unref(slab->ctx);
     memset(slab, 0, sizeof *slab);
 }
@@ -216,12 +251,15 @@ void qsae__slab_close(qsae__slab *slab)
 int32_t qsae__model_check_ids(const qsae_model *m, const int32_t *ids, int64_t n_seq,
                               int64_t n_tokens)
 {
+    const int64_t vocab = m->config->ple_width
+                              ? qsae__min_i64(m->config->vocab, m->config->ple_vocab)
+                              : m->config->vocab;
     for (int64_t i = 0; i < n_seq * n_tokens; i++)
-        if (ids[i] < 0 || ids[i] >= m->config->vocab)
+        if (ids[i] < 0 || ids[i] >= vocab)
             return qsae__fail(QSAE_EINVAL,
                               "token id %" PRId32 " at sequence %" PRId64 ", position %" PRId64
                               ": expected 0..%" PRId64,
-                              ids[i], i / n_tokens, i % n_tokens, m->config->vocab - 1);
+                              ids[i], i / n_tokens, i % n_tokens, vocab - 1);
     return QSAE_OK;
 }
 
@@ -300,14 +338,17 @@ int32_t qsae__model_embed(qsae_model *m, qsae__slab *slab)
                           m->weights->path);
     struct embed e = { m, slab, qsae__ops_get(m->ctx), NULL };
     qsae__run run = { .slab = slab };
-    if (qsae__watched(&run, 0, QSAE_SITE_EMBED) || qsae__watched(&run, 0, QSAE_SITE_POS_EMBED)) {
-        if ((st = qsae__run_init(m, slab, &run)) != QSAE_OK)
-            return st;
+    const bool watched =
+        qsae__watched(&run, 0, QSAE_SITE_EMBED) || qsae__watched(&run, 0, QSAE_SITE_POS_EMBED);
+    if ((watched || m->extras) && (st = qsae__run_init(m, slab, &run)) != QSAE_OK)
+        return st;
+    if (watched)
         e.run = &run;
-    }
     const qsae__fpenv env = qsae__fpenv_enter();
     st = e.run ? embed_watched(&e)
                : qsae__parallel(m->ctx, slab->n_seq * slab->n_tokens, embed_row, &e);
+    if (st == QSAE_OK && m->extras)
+        st = qsae__extras_embed(&run);
     qsae__fpenv_leave(env);
     return st;
 }

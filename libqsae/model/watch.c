@@ -63,7 +63,9 @@ static void half_row(const struct norm_job *j, int64_t row)
         else if (kind == QSAE__NORM_GEMMA)
             run->ops->norm_gemma(x + i, r, w, y + i, n, bf16);
         else
-            run->ops->norm_llama(x + i, r, w, y + i, n, bf16);
+            run->ops->norm_llama(x + i, r, w, y + i, n, bf16 && kind != QSAE__NORM_PLAIN);
+        if (bf16 && kind == QSAE__NORM_PLAIN)
+            run->ops->round_bf16(y + i, n);
     }
 }
 

@@ -5,9 +5,9 @@
 
 #include "formats/gguf.h"
 #include "model/gguf.h"
-#include "model/internal.h"
+#include "model/extras.h"
 
-const qsae__proj_slot qsae__proj_slots[QSAE__PROJ_COUNT] = {
+const qsae__proj_slot qsae__proj_slots[QSAE__GATED_COUNT] = {
     [QSAE__Q_PROJ] = { "self_attn.q_proj", "q_proj", "attn", QSAE__SIZE_Q, QSAE__SIZE_WIDTH },
     [QSAE__K_PROJ] = { "self_attn.k_proj", "k_proj", "attn", QSAE__SIZE_KV, QSAE__SIZE_WIDTH },
     [QSAE__V_PROJ] = { "self_attn.v_proj", "v_proj", "attn", QSAE__SIZE_KV, QSAE__SIZE_WIDTH },
@@ -16,33 +16,6 @@ const qsae__proj_slot qsae__proj_slots[QSAE__PROJ_COUNT] = {
     [QSAE__UP_PROJ] = { "mlp.up_proj", "up_proj", "mlp", QSAE__SIZE_MLP, QSAE__SIZE_WIDTH },
     [QSAE__DOWN_PROJ] = { "mlp.down_proj", "down_proj", "mlp", QSAE__SIZE_WIDTH, QSAE__SIZE_MLP },
 };
-
-void qsae__proj_shape(const qsae__config *c, int proj, int64_t shape[2])
-{
-    const qsae__proj_slot *const slot = qsae__proj_slot_of(c, proj);
-    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
-    const int64_t sizes[] = { [QSAE__SIZE_WIDTH] = c->width, [QSAE__SIZE_Q] = q,
-                              [QSAE__SIZE_KV] = kv, [QSAE__SIZE_QKV] = q + 2 * kv,
-                              [QSAE__SIZE_MLP] = c->mlp_width };
-    shape[0] = sizes[slot->out];
-    shape[1] = sizes[slot->in];
-}
-
-/* rtn axis=tl shares a scale between equal rows of all heads; q, k, v by head are such rows of one
- * larger head. */
-int64_t qsae__proj_heads(const qsae__config *c, int proj)
-{
-    switch (c->family->qkv) {
-    case QSAE__QKV_SEPARATE:
-        return proj == QSAE__Q_PROJ                            ? c->heads
-               : proj == QSAE__K_PROJ || proj == QSAE__V_PROJ ? c->kv_heads
-                                                              : 0;
-    case QSAE__QKV_BY_HEAD:
-        return proj == QSAE__FUSED_QKV ? c->heads : 0;
-    default:
-        return proj == QSAE__FUSED_QKV ? -1 : 0;
-    }
-}
 
 /* The text model's names begin with whatever stands before the embedding's. */
 static int32_t find_prefix(qsae_weights *w)
@@ -69,8 +42,8 @@ static int32_t find_prefix(qsae_weights *w)
 }
 
 /* A plain tensor this library can compute with, counted as parameters. */
-static int32_t need(qsae_weights *w, const char *name, int32_t rank, const int64_t *shape,
-                    const qsae__tensor **out)
+int32_t qsae__weights_need(qsae_weights *w, const char *name, int32_t rank, const int64_t *shape,
+                           const qsae__tensor **out)
 {
     const qsae__tensor *t = NULL;
     const int32_t st = qsae__tensors_need(w->tensors, name, rank, shape, &t);
@@ -80,14 +53,17 @@ static int32_t need(qsae_weights *w, const char *name, int32_t rank, const int64
         return qsae__fail(QSAE_EUNSUPPORTED,
                           "%s: %s: dtype %s is not supported (F32, F16, BF16 are)", t->file, name,
                           qsae_dtype_name(t->dtype));
-    w->parameters += rank == 2 ? shape[0] * shape[1] : shape[0];
+    int64_t count = 1;
+    for (int32_t i = 0; i < rank; i++)
+        count *= shape[i]; /* of a tensor that is there: no overflow */
+    w->parameters += count;
     *out = t;
     return QSAE_OK;
 }
 
 /* A matrix by its module's name: as the checkpoint encodes it, or plain. */
-static int32_t need_matrix(qsae_weights *w, const char *module, int64_t rows, int64_t cols,
-                           bool transposed, qsae__matrix *out)
+int32_t qsae__weights_need_matrix(qsae_weights *w, const char *module, int64_t rows, int64_t cols,
+                                  bool transposed, qsae__matrix *out)
 {
     const int64_t shape[2] = { transposed ? cols : rows, transposed ? rows : cols };
     const size_t size = strlen(module) + sizeof ".weight";
@@ -106,7 +82,7 @@ static int32_t need_matrix(qsae_weights *w, const char *module, int64_t rows, in
         if (st != QSAE_OK)
             return st;
         if (t->dtype <= QSAE_DTYPE_COUNT)
-            return need(w, out->name, 2, shape, &out->tensor);
+            return qsae__weights_need(w, out->name, 2, shape, &out->tensor);
         st = qsae__ggml_open(w->ctx, w->tensors, t, &out->stored);
     }
     w->parameters += rows * cols;
@@ -119,7 +95,7 @@ static int32_t need_vector(qsae_weights *w, int64_t layer, const char *path, con
 {
     snprintf(buffer, size, "%s%s.%" PRId64 ".%s%s", w->prefix,
              qsae__family_layers(w->config.family), layer, path, suffix);
-    return need(w, buffer, 1, &n, out);
+    return qsae__weights_need(w, buffer, 1, &n, out);
 }
 
 static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t size)
@@ -131,18 +107,21 @@ static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t siz
         const qsae__proj_slot *const slot = qsae__proj_slot_of(c, p);
         const bool bias = !strcmp(slot->group, "attn") ? c->attention_bias : c->mlp_bias;
         int64_t shape[2];
-        qsae__proj_shape(c, p, shape);
+        if (!qsae__has_proj(c, layer, p))
+            continue;
+        qsae__proj_shape(c, layer, p, shape);
         snprintf(name, size, "%s%s.%" PRId64 ".%s", w->prefix, qsae__family_layers(c->family),
                  layer, slot->path);
-        st = need_matrix(w, name, shape[0], shape[1], c->family->transposed, &l->weight[p]);
+        st = qsae__weights_need_matrix(w, name, shape[0], shape[1], c->family->transposed,
+                                       &l->weight[p]);
         if (st == QSAE_OK && bias)
             st = need_vector(w, layer, slot->path, ".bias", shape[0], name, size, &l->bias[p]);
     }
     for (int n = 0; n < QSAE__NORM_COUNT && st == QSAE_OK; n++) {
-        const int64_t d = n == QSAE__NORM_Q || n == QSAE__NORM_K ? c->head_dim : c->width;
-        if (c->family->norms[n])
+        const int64_t d = qsae__norm_size(c, layer, n);
+        if (d > 0)
             st = need_vector(w, layer, c->family->norms[n], ".weight", d, name, size, &l->norm[n]);
-        if (st == QSAE_OK && c->family->norms[n] && c->family->norm == QSAE__NORM_LAYER)
+        if (st == QSAE_OK && d > 0 && c->family->norm == QSAE__NORM_LAYER)
             st = need_vector(w, layer, c->family->norms[n], ".bias", d, name, size,
                              &l->norm_bias[n]);
     }
@@ -173,7 +152,8 @@ static int32_t find_head(qsae_weights *w)
     const qsae__tensor *const stored = find_head_tensor(w, &module),
                        *const embed = w->embed.tensor;
     if (stored && !w->config.tied)
-        return need_matrix(w, module, w->config.vocab, w->config.width, false, &w->head);
+        return qsae__weights_need_matrix(w, module, w->config.vocab, w->config.width, false,
+                                         &w->head);
     w->config.tied = true;
     if (stored && (!embed || stored->dtype != embed->dtype || stored->bytes != embed->bytes ||
                    memcmp(stored->data, embed->data, (size_t)stored->bytes) != 0))
@@ -203,30 +183,34 @@ static int32_t find_tensors(qsae_weights *w)
     const size_t size = strlen(w->prefix) + 128;
     char *name = qsae__alloc(w->ctx, size);
     w->layers = qsae__calloc(w->ctx, c->layers, sizeof *w->layers);
-    w->packed = qsae__calloc(w->ctx, c->layers * qsae__projs(c) + 1, sizeof *w->packed);
+    w->packed = qsae__calloc(w->ctx, qsae__place_outside(c) + 1, sizeof *w->packed);
     if (!name || !w->layers || !w->packed) {
         qsae__free(w->ctx, name);
         return QSAE_ENOMEM;
     }
     snprintf(name, size, "%s%s", w->prefix, qsae__family_embed(c->family));
-    int32_t st = need_matrix(w, name, c->vocab, c->width, false, &w->embed);
+    int32_t st = qsae__weights_need_matrix(w, name, c->vocab, c->width, false, &w->embed);
     if (st == QSAE_OK && c->family->positions) {
         const int64_t shape[2] = { c->max_positions, c->width };
         snprintf(name, size, "%s%s.weight", w->prefix, c->family->positions);
-        st = need(w, name, 2, shape, &w->positions);
+        st = qsae__weights_need(w, name, 2, shape, &w->positions);
     }
     for (int64_t n = 0; n < c->layers && st == QSAE_OK; n++)
         st = find_layer(w, n, name, size);
     if (st == QSAE_OK) {
         snprintf(name, size, "%s%s.weight", w->prefix, qsae__family_final_norm(c->family));
-        st = need(w, name, 1, &c->width, &w->norm);
+        st = qsae__weights_need(w, name, 1, &c->width, &w->norm);
     }
     if (st == QSAE_OK && c->family->norm == QSAE__NORM_LAYER) {
         snprintf(name, size, "%s%s.bias", w->prefix, qsae__family_final_norm(c->family));
-        st = need(w, name, 1, &c->width, &w->norm_bias);
+        st = qsae__weights_need(w, name, 1, &c->width, &w->norm_bias);
     }
     if (st == QSAE_OK)
         st = find_head(w);
+    if (st == QSAE_OK)
+        st = qsae__extras_find(w);
+    if (st == QSAE_OK)
+        st = qsae__linears_open(w);
     if (st == QSAE_OK)
         st = check_int8(w, &w->embed);
     if (st == QSAE_OK)
@@ -250,9 +234,11 @@ static void weights_free(qsae_weights *w)
     matrix_free(ctx, &w->embed);
     matrix_free(ctx, &w->head);
     qsae__scheme_close(ctx, &w->scheme);
-    for (int64_t i = 0; w->packed && i <= w->config.layers * projs; i++)
+    qsae__extras_free(w);
+    for (int64_t i = 0; w->packed && i <= qsae__place_outside(&w->config); i++)
         qsae__packed_close(&w->packed[i]);
     qsae__free(ctx, w->packed);
+    qsae__free(ctx, w->linears);
     qsae__tensors_unref(&w->tensors);
     qsae__config_free(ctx, &w->config);
     qsae__free(ctx, w->layers);
@@ -442,12 +428,10 @@ int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_info *info
 static const qsae__matrix *find_matrix(const qsae_weights *w, const char *module)
 {
     const size_t n = strlen(module);
-    const qsae__matrix *const ends[] = { &w->embed, &w->head };
-    const int projs = qsae__projs(&w->config);
-    for (int64_t i = 0; i < w->config.layers * projs + 2; i++) {
-        const int64_t at = i - 2;
-        const qsae__matrix *const m =
-            i < 2 ? ends[i] : &w->layers[at / projs].weight[at % projs];
+    const qsae__matrix *const ends[] = { &w->embed, &w->head,
+                                         w->extras ? &w->extras->table : &w->head };
+    for (int64_t i = 0; i < w->n_linears + 3; i++) {
+        const qsae__matrix *const m = i < 3 ? ends[i] : qsae__linear_matrix(w, w->linears[i - 3]);
         if (m->name && !strncmp(m->name, module, n) && !strcmp(m->name + n, ".weight"))
             return m;
     }

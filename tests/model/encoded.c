@@ -111,7 +111,7 @@ static void add_matrix(struct copy *c, const qsae_weights *w, const qsae__matrix
 static void write_changed(const qsae_weights *w, const struct change *h, int32_t dtype)
 {
     qsae_context *const ctx = w->ctx;
-    const uint64_t stream = (uint64_t)(w->config.layers * QSAE__PROJ_COUNT);
+    const uint64_t stream = (uint64_t)(w->config.layers * QSAE__GATED_COUNT);
     const bool tied = w->config.tied;
     struct copy copy = { .n = 0 };
     char path[600];
@@ -123,12 +123,12 @@ static void write_changed(const qsae_weights *w, const struct change *h, int32_t
     add_vector(&copy, w->norm);
     for (int64_t i = 0; i < w->config.layers; i++) {
         const qsae__layer_tensors *const l = &w->layers[i];
-        for (int p = 0; p < QSAE__PROJ_COUNT; p++) {
+        for (int p = 0; p < QSAE__GATED_COUNT; p++) {
             const bool changed = h->selects(i, qsae__proj_slots[p].module);
             add_matrix(&copy, w, &l->weight[p], l->weight[p].name, changed ? &c : NULL,
                        p == QSAE__Q_PROJ ? w->config.heads : p <= QSAE__V_PROJ ? w->config.kv_heads
                                                                                : 0,
-                       (uint64_t)(i * QSAE__PROJ_COUNT + p), dtype);
+                       (uint64_t)(i * QSAE__GATED_COUNT + p), dtype);
             add_vector(&copy, l->bias[p]);
         }
         for (int k = 0; k < QSAE__NORM_COUNT; k++)

@@ -13,7 +13,8 @@ const char *const test_models[] = { "llama_gqa",     "llama_bias",     "llama_ro
                                     "gemma2_old",     "qwen3_windows", "qwen3_flat",
                                     "mistral_window", "mistral_full",  "neox_parallel",
                                     "neox_sequential", "neox_tied",    "gpt2_small",
-                                    "gpt2_layers" };
+                                    "gpt2_layers",   "gemma4_dense",   "gemma4_keys",
+                                    "gemma4_shared", "gemma4_experts", "gemma4_wrapper" };
 const int n_test_models = (int)(sizeof test_models / sizeof test_models[0]);
 
 const char *test_folder(void)
