@@ -9,6 +9,7 @@
 
 #include "model/block.h"
 #include "model/extras.h"
+#include "model/top.h"
 
 /* Adds rows * columns to *total; the offset before that. Offsets are multiples of 16. */
 static bool place(int64_t *total, int64_t rows, int64_t columns, int64_t *offset)
@@ -49,24 +50,31 @@ bool qsae__kept_floats(const qsae__config *c, int64_t rows, int64_t *floats)
 
 /* Scratch of the experts, in floats. */
 struct moe {
-    int64_t x, scores, weight, chosen, order, first; /* see struct experts */
-    int64_t in, inner, out, sum, total;
+    int64_t x, scores, sorted, weight, chosen, order, first; /* see struct experts */
+    int64_t in, inner, out, all, total;
 };
+
+/* Rows that go through the experts at once: their results are kept apart, k for a row. */
+#define EXPERT_ROWS 2048
 
 static bool place_moe(const qsae__config *c, int64_t rows, struct moe *m)
 {
     memset(m, 0, sizeof *m);
     if (c->experts == 0)
         return true;
-    return rows <= INT32_MAX / c->top_experts && place(&m->total, rows, c->width, &m->x) &&
+    const int64_t tile = qsae__min_i64(rows, EXPERT_ROWS), k = c->top_experts;
+    int64_t pairs;
+    return qsae__mul_i64(tile, k, &pairs) && pairs <= INT32_MAX &&
+           place(&m->total, rows, c->width, &m->x) &&
            place(&m->total, rows, c->experts, &m->scores) &&
-           place(&m->total, rows, c->top_experts, &m->weight) &&
-           place(&m->total, rows, c->top_experts, &m->chosen) &&
-           place(&m->total, rows, c->top_experts, &m->order) &&
+           place(&m->total, rows, c->experts, &m->sorted) &&
+           place(&m->total, rows, k, &m->weight) && place(&m->total, rows, k, &m->chosen) &&
+           place(&m->total, pairs, 1, &m->order) &&
            place(&m->total, c->experts + 1, 1, &m->first) &&
-           place(&m->total, rows, c->width, &m->in) &&
-           place(&m->total, rows, 2 * c->expert_width, &m->inner) &&
-           place(&m->total, rows, c->width, &m->out) && place(&m->total, rows, c->width, &m->sum);
+           place(&m->total, tile, c->width, &m->in) &&
+           place(&m->total, tile, 2 * c->expert_width, &m->inner) &&
+           place(&m->total, tile, c->width, &m->out) &&
+           place(&m->total, pairs, c->width, &m->all);
 }
 
 bool qsae__extras_floats(const qsae__config *c, int64_t rows, int64_t *floats)
@@ -156,12 +164,15 @@ struct experts {
     const qsae__layer_extras *layer;
     float *x;          /* [rows, width] what the router reads, then what experts read */
     float *scores;     /* [rows, experts] */
+    int32_t *sorted;   /* [rows, experts] numbers of experts, the chosen ones first */
     float *weight;     /* [rows, top_experts] */
     int32_t *chosen;   /* [rows, top_experts] */
-    int32_t *order;    /* [rows * top_experts] pairs of row and choice, by expert, then row */
+    /* Of a tile of rows; a pair is a row of it and a choice, row * top_experts + choice. */
+    int64_t row0, rows;
+    int32_t *order;    /* pairs by expert, then row */
     int32_t *first;    /* [experts + 1] where an expert's pairs begin */
     float *in, *inner, *out; /* [pairs of an expert, width], [.., 2 expert_width], [.., width] */
-    float *sum;        /* [rows, width] */
+    float *all;        /* [pairs, width] what experts made of the rows, weighted */
     const int32_t *pairs; /* of the expert at hand */
 };
 
@@ -176,8 +187,8 @@ static void router_row(const void *arg, int64_t row)
     scale(run, (float)pow((double)d, -0.5), x, d);
 }
 
-/* The most probable experts, the lower one of equals first; their probabilities, in f32 also in
- * bf16 compute, made to sum to 1, times the experts' factors. */
+/* The most probable experts; their probabilities, in f32 also in bf16 compute, made to sum to 1,
+ * times the experts' factors. */
 static void choose_row(const void *arg, int64_t row)
 {
     const struct experts *const e = arg;
@@ -185,38 +196,33 @@ static void choose_row(const void *arg, int64_t row)
     const qsae__config *const c = e->run->m->config;
     float *const p = e->scores + row * c->experts, *const weight = e->weight + row * c->top_experts;
     int32_t *const chosen = e->chosen + row * c->top_experts;
+    int32_t *const sorted = e->sorted + row * c->experts;
     const float all = ops->exp_sum(p, ops->max(p, c->experts), p, c->experts);
     float sum = 0;
     for (int64_t i = 0; i < c->experts; i++)
         p[i] /= all;
+    qsae__top(p, c->experts, c->top_experts, sorted);
     for (int64_t k = 0; k < c->top_experts; k++) {
-        int32_t best = 0;
-        while (p[best] < 0) /* taken */
-            best++;
-        for (int32_t i = best + 1; i < c->experts; i++)
-            if (p[i] > p[best])
-                best = i;
-        chosen[k] = best;
-        weight[k] = p[best];
-        sum += p[best];
-        p[best] = -1;
+        chosen[k] = sorted[k];
+        sum += p[sorted[k]];
     }
     for (int64_t k = 0; k < c->top_experts; k++)
-        weight[k] = weight[k] / sum * e->layer->expert_scale[chosen[k]];
+        weight[k] = p[chosen[k]] / sum * e->layer->expert_scale[chosen[k]];
 }
 
 /* e->order and e->first: a counting sort. */
 static void sort_pairs(const struct experts *e)
 {
-    const int64_t n = e->run->rows * e->run->m->config->top_experts;
+    const int64_t k = e->run->m->config->top_experts, n = e->rows * k;
     const int64_t experts = e->run->m->config->experts;
+    const int32_t *const chosen = e->chosen + e->row0 * k;
     memset(e->first, 0, (size_t)(experts + 1) * sizeof *e->first);
     for (int64_t i = 0; i < n; i++)
-        e->first[e->chosen[i] + 1]++;
+        e->first[chosen[i] + 1]++;
     for (int64_t i = 0; i < experts; i++)
         e->first[i + 1] += e->first[i];
     for (int64_t i = 0; i < n; i++)
-        e->order[e->first[e->chosen[i]]++] = (int32_t)i;
+        e->order[e->first[chosen[i]]++] = (int32_t)i;
     memmove(e->first + 1, e->first, (size_t)experts * sizeof *e->first);
     e->first[0] = 0;
 }
@@ -225,7 +231,7 @@ static void gather_row(const void *arg, int64_t i)
 {
     const struct experts *const e = arg;
     const int64_t d = e->run->m->config->width, row = e->pairs[i] / e->run->m->config->top_experts;
-    memcpy(e->in + i * d, e->x + row * d, (size_t)d * sizeof *e->x);
+    memcpy(e->in + i * d, e->x + (e->row0 + row) * d, (size_t)d * sizeof *e->x);
 }
 
 static void gate_row(const void *arg, int64_t i)
@@ -236,14 +242,12 @@ static void gate_row(const void *arg, int64_t i)
     qsae__gate_part(e->run, x, x + f, f);
 }
 
-/* Products and sums in f32 also in bf16 compute: transformers' grouped products do it so. */
-static void add_row(const void *arg, int64_t i)
+static void weigh_row(const void *arg, int64_t i)
 {
     const struct experts *const e = arg;
-    const int64_t d = e->run->m->config->width, row = e->pairs[i] / e->run->m->config->top_experts;
-    float *const y = e->out + i * d, *const sum = e->sum + row * d;
-    e->run->ops->scale(y, e->weight[e->pairs[i]], y, d);
-    e->run->ops->add(sum, y, sum, d, 0);
+    const int64_t d = e->run->m->config->width, pair = e->pairs[i];
+    const float weight = e->weight[e->row0 * e->run->m->config->top_experts + pair];
+    e->run->ops->scale(e->out + i * d, weight, e->all + pair * d, d);
 }
 
 static int32_t run_expert(struct experts *e, int64_t expert)
@@ -262,21 +266,34 @@ static int32_t run_expert(struct experts *e, int64_t expert)
         st = qsae__each_row(run, n, gate_row, e);
     if (st == QSAE_OK)
         st = product(run, e->layer->experts_out[expert], &inner, e->out);
-    return st == QSAE_OK ? qsae__each_row(run, n, add_row, e) : st;
+    return st == QSAE_OK ? qsae__each_row(run, n, weigh_row, e) : st;
 }
 
+/* The sum goes from the most probable expert on; products and sum are f32 in bf16 compute too, as
+ * in transformers' grouped products. */
 static void sum_row(const void *arg, int64_t row)
 {
     const struct experts *const e = arg;
     const qsae__run *const run = e->run;
-    const int64_t d = run->m->config->width;
-    float *const x = e->sum + row * d, *const y = run->b.out + row * d;
+    const int64_t d = run->m->config->width, k = run->m->config->top_experts;
+    float *const x = e->all + row * k * d, *const y = run->b.out + (e->row0 + row) * d;
     const float *const *const norm = run->m->layers[e->layer - run->m->extras->layers].norm;
+    for (int64_t i = 1; i < k; i++)
+        run->ops->add(x, x + i * d, x, d, 0);
     if (run->bf16)
         run->ops->round_bf16(x, d);
     qsae__norm_vector(run, norm[QSAE__NORM_EXPERTS_OUT], x, x, d);
     qsae__norm_vector(run, norm[QSAE__NORM_DENSE_OUT], y, y, d);
     run->ops->add(y, x, y, d, run->bf16);
+}
+
+static int32_t run_tile(struct experts *e)
+{
+    int32_t st = QSAE_OK;
+    sort_pairs(e);
+    for (int64_t i = 0; i < e->run->m->config->experts && st == QSAE_OK; i++)
+        st = run_expert(e, i);
+    return st == QSAE_OK ? qsae__each_row(e->run, e->rows, sum_row, e) : st;
 }
 
 int32_t qsae__experts_part(const qsae__run *run, int64_t layer)
@@ -289,10 +306,11 @@ int32_t qsae__experts_part(const qsae__run *run, int64_t layer)
     float *const base = run->b.extra;
     struct experts e = { .run = run, .layer = &run->m->extras->layers[layer], .x = base + at.x,
                          .scores = base + at.scores, .weight = base + at.weight,
+                         .sorted = (int32_t *)(base + at.sorted),
                          .chosen = (int32_t *)(base + at.chosen),
                          .order = (int32_t *)(base + at.order),
                          .first = (int32_t *)(base + at.first), .in = base + at.in,
-                         .inner = base + at.inner, .out = base + at.out, .sum = base + at.sum };
+                         .inner = base + at.inner, .out = base + at.out, .all = base + at.all };
     const qsae__linear_rows x = { e.x, QSAE_F32, run->rows, c->width };
     int32_t st = qsae__each_row(run, run->rows, router_row, &e);
     if (st == QSAE_OK)
@@ -301,13 +319,11 @@ int32_t qsae__experts_part(const qsae__run *run, int64_t layer)
         st = qsae__each_row(run, run->rows, choose_row, &e);
     if (st == QSAE_OK)
         st = qsae__norm_rows(run, norm[QSAE__NORM_EXPERTS_IN], run->slab->x, e.x);
-    if (st != QSAE_OK)
-        return st;
-    sort_pairs(&e);
-    memset(e.sum, 0, (size_t)(run->rows * c->width) * sizeof *e.sum);
-    for (int64_t i = 0; i < c->experts && st == QSAE_OK; i++)
-        st = run_expert(&e, i);
-    return st == QSAE_OK ? qsae__each_row(run, run->rows, sum_row, &e) : st;
+    for (; e.row0 < run->rows && st == QSAE_OK; e.row0 += e.rows) {
+        e.rows = qsae__min_i64(EXPERT_ROWS, run->rows - e.row0);
+        st = run_tile(&e);
+    }
+    return st;
 }
 
 struct ple {

@@ -38,6 +38,8 @@ static const struct variant variants[] = {
     { "neox_sequential", NULL, QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
     { "gpt2_layers", NULL, QSAE_COMPUTE_BF16, QSAE_ATTN_EAGER },
     { "gpt2_layers", "rtn:bits=6", QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
+    { "gemma4_wrapper", NULL, QSAE_COMPUTE_F32, QSAE_ATTN_SDPA },
+    { "gemma4_wrapper", "nf4", QSAE_COMPUTE_BF16, QSAE_ATTN_SDPA },
 };
 #define N_VARIANTS ((int)(sizeof variants / sizeof variants[0]))
 

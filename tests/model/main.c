@@ -223,6 +223,7 @@ int main(void)
     int failed = 0;
     failed += run("configuration", config_tests, n_config_tests);
     failed += run("gguf", gguf_tests, n_gguf_tests);
+    failed += run("gemma 4", gemma4_tests, n_gemma4_tests);
     failed += run("operations", operation_tests, n_operation_tests);
     failed += run("reference", reference_tests, n_reference_tests);
     failed += run("invariance", invariance_tests, n_invariance_tests);

@@ -104,12 +104,14 @@ MODELS = {
             attention_k_eq_v=True,
             num_kv_shared_layers=1,
             hidden_size_per_layer_input=4,
+            vocab_size=64,
+            vocab_size_per_layer_input=70,
             **MOE,
         ),
         tokens=14,
         dtype="bf16",
         wrapper=True,
-        seed=89,
+        seed=86,
     ),
 }
 
