@@ -101,8 +101,8 @@ QSAE_API int32_t qsae_weights_matrix(const qsae_weights *weights, const char *mo
                                      qsae_qmatrix **out);
 
 /**
- * Number of matrices that qsae_weights_error compares: the projections of every layer (q, k, v, o,
- * gate, up, down), then the embedding, then the head, which is left out if each checkpoint ties it.
+ * Number of matrices that qsae_weights_error compares: the linear layers of every block (q, k, v, o,
+ * gate, up, down, ...), then one that stands before the blocks (Gemma 4), then the embedding, then the head, which is left out if each checkpoint ties it.
  * @param other  or NULL
  */
 QSAE_API int64_t qsae_weights_matrix_count(const qsae_weights *reference,

@@ -397,10 +397,10 @@ static void test_top(void **state)
         { "ccabbab", 3, { 0, 1, 6 } },
         { "bcbaccabbcabcbac", 4, { 1, 5, 9, 12 } },
         { "dddbcdcdcabcbcbdacaacbbbdcbddbaaacccddcc", 8, { 2, 7, 15, 24, 27, 28, 36, 37 } },
-        { "abffacceaccbeebedbdcccfbfbefafacdebabfbdaefbfcbcafacdcafffaccbaeeabcffafbbfaaebdcbcdaafec"
-          "dfedaaddcdcfcddedddaabbfadcfcaaeeecdddd", 2, { 2, 3 } },
-        { "alghjbhbgicdhjagheaijckdedcegkfjfjihiaidigakieeglkaebijhkghhhfebhkelhjkeahljiacjebillclli"
-          "ccgijblaidkjeajledlejdefjaaelaikdlhfjdh", 8, { 1, 74, 83, 84, 87, 95, 104, 107 } },
+        { "abffacceaccbeebedbdcccfbfbefafacdebabfbdaefbfcbcafacdcafffaccbaeeabcffafbbfaaebdcbcdaafe"
+          "cdfedaaddcdcfcddedddaabbfadcfcaaeeecdddd", 2, { 2, 3 } },
+        { "alghjbhbgicdhjagheaijckdedcegkfjfjihiaidigakieeglkaebijhkghhhfebhkelhjkeahljiacjebillcll"
+          "iccgijblaidkjeajledlejdefjaaelaikdlhfjdh", 8, { 1, 74, 83, 84, 87, 95, 104, 107 } },
         { "bbaaaabababaababbbabbbabaabbbaababaabbaabbaaabaaaabaaaabbbbabbbabbbaab", 1, { 0 } },
     };
     (void)state;
