@@ -27,7 +27,7 @@ static void release(void *cookie, void *p)
     free(p);
 }
 
-static int32_t forward(qsae_context *ctx, const char *condition)
+static int32_t forward(qsae_context *ctx, const char *model, const char *condition)
 {
     static const int32_t ids[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
     qsae_weights *w = NULL;
@@ -36,7 +36,7 @@ static int32_t forward(qsae_context *ctx, const char *condition)
     qsae_model_info info = { .struct_size = sizeof info };
     qsae_pass p;
     float nll[8];
-    int32_t st = qsae_weights_open(ctx, test_model_path("gemma3_cap"), &w);
+    int32_t st = qsae_weights_open(ctx, test_model_path(model), &w);
     qsae_model_settings_init(&s, sizeof s);
     s.condition = condition;
     if (st == QSAE_OK)
@@ -64,7 +64,10 @@ static int32_t forward(qsae_context *ctx, const char *condition)
 
 static void test_failures(void **state)
 {
-    static const char *const conditions[] = { "none@compute=bf16", "nf4", "llm.int8" };
+    static const struct {
+        const char *model, *condition;
+    } cases[] = { { "gemma3_cap", "none@compute=bf16" }, { "gemma3_cap", "nf4" },
+                  { "gemma3_cap", "llm.int8" }, { "gemma4_wrapper", "rtn:bits=4@compute=bf16" } };
     struct allocator a = { 0 };
     qsae_context_settings s;
     qsae_context *ctx = NULL;
@@ -76,19 +79,19 @@ static void test_failures(void **state)
     s.alloc_cookie = &a;
     s.threads = 2;
     OK(qsae_context_open(&s, &ctx));
-    OK(forward(ctx, NULL)); /* the threads have settled */
+    OK(forward(ctx, cases[0].model, NULL)); /* the threads have settled */
     const long long live = atomic_load(&a.live);
-    for (int c = 0; c < 3; c++) {
+    for (int c = 0; c < 4; c++) {
         int32_t st = QSAE_ENOMEM;
         long long n = 0;
         for (; st != QSAE_OK; n++) {
             atomic_store(&a.fail_at, atomic_load(&a.calls) + n);
-            st = forward(ctx, conditions[c]);
+            st = forward(ctx, cases[c].model, cases[c].condition);
             if (st != QSAE_OK && st != QSAE_ENOMEM)
-                fail_msg("allocation %lld of %s: %s: %s", n, conditions[c], qsae_status_name(st),
-                         qsae_error_message());
+                fail_msg("allocation %lld of %s: %s: %s", n, cases[c].condition,
+                         qsae_status_name(st), qsae_error_message());
             if (atomic_load(&a.live) != live)
-                fail_msg("allocation %lld of %s: %lld pieces leaked", n, conditions[c],
+                fail_msg("allocation %lld of %s: %lld pieces leaked", n, cases[c].condition,
                          atomic_load(&a.live) - live);
             assert_true(n < 10000);
         }
