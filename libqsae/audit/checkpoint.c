@@ -103,7 +103,8 @@ int32_t qsae__checkpoint_sites(qsae_audit *a, struct participant *p)
     struct audit_checkpoint *const c = p->checkpoint;
     char line[160];
     for (int64_t i = 0; c && !c->reason && i < a->n_saes; i++) {
-        const int64_t width = qsae_model_site_width(p->model, a->saes[i].site);
+        const int64_t width =
+            qsae_model_site_width_at(p->model, a->saes[i].site, (int32_t)a->saes[i].layer);
         if (width == a->saes[i].info.width)
             continue;
         snprintf(line, sizeof line, "another shape: %" PRId64 " columns at %s, the reference has %"

@@ -137,7 +137,7 @@ static int32_t check_place(const qsae_model *model, const char *text, struct aud
     const int32_t st = qsae_model_get_info(model, &m);
     if (st != QSAE_OK)
         return st;
-    const int64_t width = qsae_model_site_width(model, out->site);
+    const int64_t width = qsae_model_site_width_at(model, out->site, (int32_t)out->layer);
     const char *const site = qsae_site_name(out->site);
     if (out->layer >= m.layers)
         return qsae__fail(QSAE_EMISMATCH, "SAE %s: layer %d, the model has layers 0..%lld", text,

@@ -66,18 +66,27 @@ int32_t qsae__model_site_layer(const qsae_model *m, int32_t site, int32_t layer)
 
 int64_t qsae_model_site_width(const qsae_model *model, int32_t site)
 {
+    return qsae_model_site_width_at(model, site, 0);
+}
+
+int64_t qsae_model_site_width_at(const qsae_model *model, int32_t site, int32_t layer)
+{
     if (!model || !find(site))
         return 0;
     const qsae__config *const c = model->config;
+    layer = qsae__model_site_layer(model, site, layer);
+    if (layer < 0 || layer >= c->layers)
+        return 0;
+    const qsae__layer_shape shape = qsae__layer_shape_of(c, layer);
     switch (site) {
     case QSAE_SITE_RESID_MID:
         return c->parallel ? 0 : c->width;
     case QSAE_SITE_POS_EMBED:
         return model->weights->positions ? c->width : 0;
     case QSAE_SITE_Z:
-        return c->heads * c->head_dim;
+        return c->heads * shape.head_dim;
     case QSAE_SITE_MLP_POST:
-        return c->mlp_width;
+        return shape.mlp_width;
     default:
         return c->width;
     }

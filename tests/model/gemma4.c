@@ -386,6 +386,30 @@ static void test_ids(void **state)
     qsae_context_close(&ctx);
 }
 
+/* Columns of sites that differ from layer to layer; what the router reads is no site. */
+static void test_sites(void **state)
+{
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_model *m = test_model(ctx, test_model_path("gemma4_shared"), NULL, 0, 0);
+    (void)state;
+    for (int32_t n = 0; n < 5; n++) {
+        assert_int_equal(qsae_model_site_width_at(m, QSAE_SITE_Z, n), n % 2 ? 12 : 24);
+        assert_int_equal(qsae_model_site_width_at(m, QSAE_SITE_MLP_POST, n), n < 2 ? 16 : 32);
+        assert_int_equal(qsae_model_site_width_at(m, QSAE_SITE_RESID_POST, n), 12);
+    }
+    assert_int_equal(qsae_model_site_width(m, QSAE_SITE_Z), 24);
+    assert_int_equal(qsae_model_site_width_at(m, QSAE_SITE_EMBED, -1), 12);
+    assert_int_equal(qsae_model_site_width_at(m, QSAE_SITE_Z, 5), 0);
+    assert_int_equal(qsae_model_site_width_at(m, QSAE_SITE_Z, -1), 0);
+    assert_int_equal(qsae_model_site_width_at(NULL, QSAE_SITE_Z, 0), 0);
+    assert_int_equal(qsae_model_site(m, "model.layers.1.mlp.down_proj.input", NULL),
+                     QSAE_SITE_MLP_POST);
+    assert_int_equal(qsae_model_site(m, "model.layers.1.per_layer_input_gate.input", NULL), 0);
+    assert_int_equal(qsae_model_site(m, "model.layers.1.router.proj.input", NULL), 0);
+    qsae_model_close(&m);
+    qsae_context_close(&ctx);
+}
+
 /* torch.topk's choice among equal values (torch 2.13 on a CPU). */
 static void test_top(void **state)
 {
@@ -445,6 +469,7 @@ const struct CMUnitTest gemma4_tests[] = {
     cmocka_unit_test(test_refused),  cmocka_unit_test(test_tensors),
     cmocka_unit_test(test_conditions), cmocka_unit_test(test_save),
     cmocka_unit_test(test_cache),    cmocka_unit_test(test_slab),
-    cmocka_unit_test(test_ids),      cmocka_unit_test(test_top),
+    cmocka_unit_test(test_ids),      cmocka_unit_test(test_sites),
+    cmocka_unit_test(test_top),
 };
 const size_t n_gemma4_tests = sizeof gemma4_tests / sizeof gemma4_tests[0];

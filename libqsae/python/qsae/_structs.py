@@ -327,6 +327,7 @@ PROTOTYPES = {
     "qsae_site_from_name": (_i32, _text, _out_i32),
     "qsae_model_site": (_i32, _ptr, _text, _out_i32),
     "qsae_model_site_width": (_i64, _ptr, _i32),
+    "qsae_model_site_width_at": (_i64, _ptr, _i32, _i32),
     "qsae_pass_init": _init(Pass),
     "qsae_model_forward": (Status, _ptr, POINTER(Pass)),
     # quantizer.h

@@ -221,11 +221,12 @@ class Model(Handle):
                                       f"site), site one of {', '.join(self.sites)}, or a hook name")
         if isinstance(key, str) and layer.value < 0:
             fail("QSAE_EINVAL", f"{key!r}: expected (layer, {key!r}), or a name with a layer")
-        return layer.value, site, lib.qsae_model_site_width(self.pointer, site)
+        columns = lib.qsae_model_site_width_at(self.pointer, site, layer.value)
+        return layer.value, site, columns
 
     @property
     def sites(self):
-        """Names of the places of this model and their columns: {"resid_post": width, ...}."""
+        """Names of the places of this model and their columns (of layer 0): {"resid_post": width, ...}."""
         numbers = [n for name, n in CONSTANTS.items() if name.startswith("QSAE_SITE_")]
         widths = {text(lib.qsae_site_name(n)): lib.qsae_model_site_width(self.pointer, n)
                   for n in numbers}
