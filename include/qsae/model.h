@@ -101,8 +101,9 @@ QSAE_API int32_t qsae_weights_matrix(const qsae_weights *weights, const char *mo
                                      qsae_qmatrix **out);
 
 /**
- * Number of matrices that qsae_weights_error compares: the linear layers of every block (q, k, v, o,
- * gate, up, down, ...), then one that stands before the blocks (Gemma 4), then the embedding, then the head, which is left out if each checkpoint ties it.
+ * Number of matrices that qsae_weights_error compares: the linear layers of every block (q, k, v,
+ * o, gate, up, down, ...), then one that stands before the blocks (Gemma 4), the embedding, and the
+ * head, which is left out if each checkpoint ties it.
  * @param other  or NULL
  */
 QSAE_API int64_t qsae_weights_matrix_count(const qsae_weights *reference,
@@ -221,7 +222,7 @@ QSAE_API int32_t qsae_site_from_name(const char *name, int32_t *layer);
  */
 QSAE_API int32_t qsae_model_site(const qsae_model *model, const char *name, int32_t *layer);
 
-/** Columns of the rows at a site, of layer 0 where layers differ; 0 if the model has no such site. */
+/** Columns of the rows at a site, in layer 0 where layers differ; 0 if the model has no such site */
 QSAE_API int64_t qsae_model_site_width(const qsae_model *model, int32_t site);
 
 /** Columns of the rows at a site of a layer (Gemma 4: z and mlp_post of layers differ); 0 if the

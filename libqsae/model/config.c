@@ -132,7 +132,8 @@ static int32_t check(const char *where, const qsae__config *c)
                           "%s: hidden_size %" PRId64
                           " is not a multiple of num_attention_heads %" PRId64,
                           where, c->width, c->heads);
-    if (c->head_dim < 1 || c->head_dim > QSAE__MAX_HEAD_DIM || (!c->rotary_dim && c->head_dim % 2 != 0))
+    if (c->head_dim < 1 || c->head_dim > QSAE__MAX_HEAD_DIM ||
+        (!c->rotary_dim && c->head_dim % 2 != 0))
         return qsae__fail(QSAE_EFORMAT,
                           "%s: head_dim: expected an even number in 2..%d, found %" PRId64, where,
                           QSAE__MAX_HEAD_DIM, c->head_dim);
