@@ -222,7 +222,7 @@ QSAE_API int32_t qsae_site_from_name(const char *name, int32_t *layer);
  */
 QSAE_API int32_t qsae_model_site(const qsae_model *model, const char *name, int32_t *layer);
 
-/** Columns of the rows at a site, in layer 0 where layers differ; 0 if the model has no such site */
+/** Columns of the rows at a site, in layer 0 where layers differ; 0 if the model has none. */
 QSAE_API int64_t qsae_model_site_width(const qsae_model *model, int32_t site);
 
 /** Columns of the rows at a site of a layer (Gemma 4: z and mlp_post of layers differ); 0 if the
