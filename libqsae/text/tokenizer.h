@@ -13,11 +13,13 @@
 #include "text/match.h"
 #include "text/normalize.h"
 #include "text/pretokenize.h"
+#include "text/unigram.h"
 
 struct qsae_tokenizer {
     qsae_context *ctx;
     char hash[QSAE__HASH_SIZE];
-    qsae__bpe model;
+    qsae__bpe model;            /* of a Unigram model its vocabulary, unknown and byte tokens */
+    qsae__unigram unigram;
     qsae__normalizer normalizer;
     qsae__pretokenizer pretokenizer;
     qsae__added *added;         /* [n_added] */
@@ -78,6 +80,7 @@ typedef struct qsae__encoder {
     qsae__strbuf buffers[2];
     qsae__pieces pieces;
     qsae__bpe_scratch scratch;
+    qsae__lattice lattice;      /* of a Unigram model */
     qsae__ids ids;              /* result */
     const char *text;           /* present text of a walk over added tokens */
     bool at_start;
