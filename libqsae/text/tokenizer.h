@@ -53,7 +53,7 @@ int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const c
                                   int64_t limit);
 int32_t qsae__tokenizer_read_named(qsae_tokenizer *t, const json_t *config, const char *path);
 
-/* All of it, from a folder with GPT-2's vocab.json and merges.txt. */
+/* All of it, from a folder with vocab.json and merges.txt. */
 int32_t qsae__tokenizer_read_files(qsae_tokenizer *t, const char *folder);
 
 /* All of it, from a GGUF file's keys. */
