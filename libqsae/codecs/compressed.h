@@ -42,8 +42,12 @@ typedef struct qsae__ct_group {
     bool has_input;
 } qsae__ct_group;
 
+typedef struct qsae__ct_expression qsae__ct_expression;
+
 typedef struct qsae__ct {
     json_t *config;
+    qsae__ct_expression *expressions; /* [n_expressions] of targets and `ignore` */
+    int64_t n_expressions, expressions_capacity;
     const json_t *ignore;      /* array or NULL */
     qsae__ct_group *groups;
     int64_t n_groups;
@@ -54,7 +58,8 @@ int32_t qsae__ct_read(qsae_context *ctx, const json_t *config, const char *where
 void qsae__ct_close(qsae_context *ctx, void *params);
 
 /* The group that a linear layer or embedding belongs to, *out NULL if none: by name, by regular
- * expression, by class, as apply_quantization_config chooses it. QSAE_EFORMAT (expression). */
+ * expression, by class, as apply_quantization_config chooses it. QSAE_ENOMEM,
+ * QSAE_EUNSUPPORTED (an expression that takes too many steps). */
 int32_t qsae__ct_find(const qsae__ct *ct, const char *module, const qsae__ct_group **out);
 
 #endif

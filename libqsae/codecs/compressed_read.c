@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "codecs/compressed.h"
 
-#include <pcre2.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -287,6 +285,36 @@ static int32_t read_sparsity(const json_t *config, const char *where)
     return st;
 }
 
+/* "re:..." in a list, compiled once. */
+struct qsae__ct_expression {
+    const char *text;      /* in the configuration: who it belongs to */
+    qsae__regex *regex;
+};
+
+/* Python's re.match: from the start of a name, not to its end. */
+static int32_t add_expressions(qsae_context *ctx, const json_t *list, const char *where,
+                               qsae__ct *ct)
+{
+    char reason[QSAE__REGEX_REASON];
+    int32_t st = QSAE_OK;
+    for (size_t i = 0; i < json_array_size(list) && st == QSAE_OK; i++) {
+        const char *const text = json_string_value(json_array_get(list, i));
+        if (strncmp(text, "re:", 3) != 0)
+            continue;
+        st = qsae__grow(ctx, &ct->expressions, &ct->expressions_capacity, ct->n_expressions + 1,
+                        sizeof *ct->expressions);
+        if (st != QSAE_OK)
+            return st;
+        qsae__ct_expression *const e = &ct->expressions[ct->n_expressions++];
+        *e = (qsae__ct_expression){ .text = text };
+        st = qsae__regex_new(ctx, text + 3, strlen(text + 3),
+                             QSAE__REGEX_ANCHORED | QSAE__REGEX_SHORT, reason, &e->regex);
+        if (st == QSAE_EFORMAT)
+            st = qsae__fail(st, "%s: regular expression \"%s\": %s", where, text + 3, reason);
+    }
+    return st;
+}
+
 int32_t qsae__ct_read(qsae_context *ctx, const json_t *config, const char *where, void *params)
 {
     qsae__ct *const ct = params;
@@ -318,49 +346,37 @@ int32_t qsae__ct_read(qsae_context *ctx, const json_t *config, const char *where
         if (!json_is_string(entry))
             return qsae__fail(QSAE_EFORMAT, "%s: key \"ignore\": expected strings, found %s", where,
                               qsae__json_type_name(entry));
-    return read_groups(ctx, where, format, ct);
+    st = read_groups(ctx, where, format, ct);
+    if (st == QSAE_OK)
+        st = add_expressions(ctx, ct->ignore, where, ct);
+    for (int64_t g = 0; g < ct->n_groups && st == QSAE_OK; g++)
+        st = add_expressions(ctx, ct->groups[g].targets, where, ct);
+    return st;
 }
 
 void qsae__ct_close(qsae_context *ctx, void *params)
 {
     qsae__ct *const ct = params;
+    for (int64_t i = 0; i < ct->n_expressions; i++)
+        qsae__regex_free(&ct->expressions[i].regex);
+    qsae__free(ctx, ct->expressions);
     json_decref(ct->config);
     qsae__free(ctx, ct->groups);
 }
 
-/* Python's re.match: from the start of the text, not to its end. */
-static int32_t match_expression(const char *expression, const char *text, bool *out)
+static int32_t match_expression(const qsae__ct *ct, const char *target, const char *module,
+                                bool *out)
 {
-    int code;
-    PCRE2_SIZE offset;
-    int32_t st = QSAE_OK;
-    pcre2_code *const re = pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED,
-                                         PCRE2_ANCHORED | PCRE2_UTF, &code, &offset, NULL);
-    pcre2_match_context *const limits = pcre2_match_context_create(NULL);
-    pcre2_match_data *const data = re ? pcre2_match_data_create_from_pattern(re, NULL) : NULL;
-    *out = false;
-    if (!re) {
-        st = qsae__fail(QSAE_EFORMAT, "regular expression \"%s\": error %d at %zu", expression,
-                        code, (size_t)offset);
-    } else if (!data || !limits) {
-        st = qsae__fail(QSAE_ENOMEM, "regular expression \"%s\": out of memory", expression);
-    } else {
-        pcre2_set_match_limit(limits, 100000);
-        pcre2_set_depth_limit(limits, 1000);
-        const int n = pcre2_match(re, (PCRE2_SPTR)text, strlen(text), 0, 0, data, limits);
-        *out = n >= 0;
-        if (n < 0 && n != PCRE2_ERROR_NOMATCH)
-            st = qsae__fail(QSAE_EFORMAT, "regular expression \"%s\": error %d", expression, n);
-    }
-    pcre2_match_data_free(data);
-    pcre2_match_context_free(limits);
-    pcre2_code_free(re);
-    return st;
+    for (int64_t i = 0; i < ct->n_expressions; i++)
+        if (ct->expressions[i].text == target)
+            return qsae__regex_matches(ct->expressions[i].regex, module, out);
+    return QSAE_OK;
 }
 
 enum kind { BY_NAME, BY_EXPRESSION, BY_CLASS, KINDS };
 
-static int32_t match(const char *target, const char *module, enum kind kind, bool *out)
+static int32_t match(const qsae__ct *ct, const char *target, const char *module, enum kind kind,
+                     bool *out)
 {
     const bool expression = strncmp(target, "re:", 3) == 0;
     const size_t n = strlen(module), e = strlen("embed_tokens");
@@ -370,7 +386,7 @@ static int32_t match(const char *target, const char *module, enum kind kind, boo
         *out = !expression && strcmp(target, module) == 0;
         return QSAE_OK;
     case BY_EXPRESSION:
-        return expression ? match_expression(target + 3, module, out) : QSAE_OK;
+        return expression ? match_expression(ct, target, module, out) : QSAE_OK;
     default:
         *out = strcmp(target, "Module") == 0 ||
                strcmp(target, n >= e && strcmp(module + n - e, "embed_tokens") == 0
@@ -386,7 +402,8 @@ static int32_t ignored(const qsae__ct *ct, const char *module, bool *out)
     *out = false;
     json_array_foreach(ct->ignore, i, entry)
         for (int kind = 0; kind < KINDS; kind++) {
-            const int32_t st = match(json_string_value(entry), module, (enum kind)kind, out);
+            const int32_t st = match(ct, json_string_value(entry), module, (enum kind)kind,
+                                     out);
             if (st != QSAE_OK || *out)
                 return st;
         }
@@ -408,7 +425,7 @@ int32_t qsae__ct_find(const qsae__ct *ct, const char *module, const qsae__ct_gro
             const json_t *entry;
             json_array_foreach(ct->groups[g].targets, i, entry) {
                 const char *const target = json_string_value(entry);
-                st = match(target, module, (enum kind)kind, &yes);
+                st = match(ct, target, module, (enum kind)kind, &yes);
                 if (st != QSAE_OK)
                     return st;
                 if (yes && (!best || strcmp(target, best) <= 0)) {

@@ -1,35 +1,20 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Lists of module names in selectors: plain names, and regular expressions between slashes. */
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "codecs/parser.h"
 
 #define MAX_NAMES 64
-#define MATCH_LIMIT 100000 /* steps of one search: no expression may run away */
 
 struct qsae__names {
     char *text;             /* canonical */
     int64_t count;
     struct entry {
         char *name;         /* plain, or NULL and */
-        pcre2_code *regex;
+        qsae__regex *regex;
     } entries[MAX_NAMES];
-    pcre2_general_context *general;
-    pcre2_match_context *limits;
 };
-
-static void *pcre_alloc(size_t size, void *ctx)
-{
-    return qsae__alloc(ctx, size);
-}
-
-static void pcre_free(void *p, void *ctx)
-{
-    qsae__free(ctx, p);
-}
 
 static int compare_words(const void *a, const void *b)
 {
@@ -69,27 +54,19 @@ static int32_t take_name(qsae__parser *p, qsae__word *out)
     return QSAE_OK;
 }
 
-static int32_t compile(const qsae__parser *p, const qsae__names *n, qsae__word w, pcre2_code **out)
+static int32_t compile(const qsae__parser *p, qsae__word w, qsae__regex **out)
 {
-    int code;
-    PCRE2_SIZE at;
-    pcre2_compile_context *const context = pcre2_compile_context_create(n->general);
-    if (!context)
-        return QSAE_ENOMEM;
-    *out = pcre2_compile((PCRE2_SPTR)w.s + 1, (PCRE2_SIZE)w.n - 2, PCRE2_UTF, &code, &at, context);
-    pcre2_compile_context_free(context);
-    if (*out)
-        return QSAE_OK;
-    char why[120] = "";
-    pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-    return qsae__parse_bad(p, w, "regular expression", why);
+    char why[QSAE__REGEX_REASON];
+    const int32_t st = qsae__regex_new(p->ctx, w.s + 1, (size_t)w.n - 2, QSAE__REGEX_SHORT, why,
+                                       out);
+    return st == QSAE_EFORMAT ? qsae__parse_bad(p, w, "regular expression", why) : st;
 }
 
 static int32_t add(const qsae__parser *p, qsae__names *n, qsae__word w)
 {
     struct entry *const e = &n->entries[n->count++];
     if (*w.s == '/')
-        return compile(p, n, w, &e->regex);
+        return compile(p, w, &e->regex);
     e->name = qsae__strndup(p->ctx, w.s, (size_t)w.n);
     return e->name ? QSAE_OK : QSAE_ENOMEM;
 }
@@ -140,14 +117,11 @@ int32_t qsae__parse_names(qsae__parser *p, qsae__names **out)
     qsae__names *n = qsae__calloc(p->ctx, 1, sizeof *n);
     if (!n)
         return QSAE_ENOMEM;
-    n->general = pcre2_general_context_create(pcre_alloc, pcre_free, p->ctx);
-    n->limits = pcre2_match_context_create(n->general);
-    int32_t st = n->general && n->limits ? fill(p, words, count, n) : QSAE_ENOMEM;
+    const int32_t st = fill(p, words, count, n);
     if (st != QSAE_OK) {
         qsae__names_free(p->ctx, n);
         return st;
     }
-    pcre2_set_match_limit(n->limits, MATCH_LIMIT);
     *out = n;
     return QSAE_OK;
 }
@@ -158,10 +132,8 @@ void qsae__names_free(qsae_context *ctx, qsae__names *n)
         return;
     for (int64_t i = 0; i < n->count; i++) {
         qsae__free(ctx, n->entries[i].name);
-        pcre2_code_free(n->entries[i].regex);
+        qsae__regex_free(&n->entries[i].regex);
     }
-    pcre2_match_context_free(n->limits);
-    pcre2_general_context_free(n->general);
     qsae__free(ctx, n->text);
     qsae__free(ctx, n);
 }
@@ -171,15 +143,11 @@ const char *qsae__names_text(const qsae__names *n)
     return n->text;
 }
 
-static bool search(const qsae__names *n, const pcre2_code *regex, const char *path)
+/* An expression that would run away matches nothing. */
+static bool search(const qsae__regex *regex, const char *path)
 {
-    pcre2_match_data *const data = pcre2_match_data_create_from_pattern(regex, n->general);
-    if (!data)
-        return false;
-    const int found = pcre2_match(regex, (PCRE2_SPTR)path, PCRE2_ZERO_TERMINATED, 0, 0, data,
-                                  n->limits);
-    pcre2_match_data_free(data);
-    return found >= 0;
+    bool found;
+    return qsae__regex_matches(regex, path, &found) == QSAE_OK && found;
 }
 
 /* name is the module, its group, its path or the end of its path. */
@@ -199,7 +167,7 @@ bool qsae__names_match(const qsae__names *n, const qsae__place *place)
 {
     for (int64_t i = 0; i < n->count; i++) {
         const struct entry *const e = &n->entries[i];
-        if (e->name ? equals(e->name, place) : place->path && search(n, e->regex, place->path))
+        if (e->name ? equals(e->name, place) : place->path && search(e->regex, place->path))
             return true;
     }
     return false;

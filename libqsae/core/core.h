@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * core/: status and messages, checked size arithmetic, memory, log, threads, CPU levels, hashing,
- * file mapping and atomic file writing. The lowest folder: it includes only itself and
+ * file mapping, atomic file writing, regular expressions. The lowest folder: it includes only itself and
  * include/qsae/.
  */
 #ifndef QSAE_CORE_CORE_H
@@ -15,6 +15,7 @@
 #include "core/hash.h"
 #include "core/memory.h"
 #include "core/output.h"
+#include "core/regex.h"
 #include "core/settings.h"
 #include "core/status.h"
 #include "core/strbuf.h"

@@ -7,24 +7,6 @@
 #include "model/block.h"
 #include "model/family.h"
 
-/* rope_scaling (old) wins over rope_parameters (new), as transformers converts them. */
-static int32_t read_rope(const json_t *o, const char *where, qsae__config *c)
-{
-    qsae__rope *const rope = &c->rope[QSAE__FULL];
-    const json_t *dict = NULL;
-    const char *key = "rope_scaling";
-    *rope = (qsae__rope){ .theta = 1e4, .original = (double)c->max_positions };
-    int32_t st = qsae__config_positive(o, where, "rope_theta", &rope->theta);
-    if (st == QSAE_OK)
-        st = qsae__json_get(o, where, key, false, JSON_OBJECT, &dict);
-    if (st == QSAE_OK && !dict)
-        st = qsae__json_get(o, where, key = "rope_parameters", false, JSON_OBJECT, &dict);
-    if (st == QSAE_OK && dict)
-        st = qsae__rope_read(dict, where, key, rope);
-    c->rope[QSAE__SLIDING] = *rope;
-    return st;
-}
-
 /* null is no cap; *cap holds the default. */
 static int32_t read_cap(const json_t *o, const char *where, const char *key, double *cap)
 {
@@ -71,7 +53,7 @@ static int32_t read(qsae_context *ctx, const json_t *top, const json_t *o, const
         st = read_keys(o, where, c);
     if (st == QSAE_OK)
         st = qsae__config_layers(ctx, o, where, 2, c);
-    return st == QSAE_OK ? read_rope(o, where, c) : st;
+    return st == QSAE_OK ? qsae__rope_read_one(o, where, c) : st;
 }
 
 const qsae__family qsae__family_gemma2 = {

@@ -79,17 +79,47 @@ static const qsae__gguf_row llama_rows[] = {
     { NULL, NULL, QSAE__UNDO_NOTHING, false },
 };
 
+static const qsae__gguf_row gpt_neox_rows[] = {
+    { "token_embd", "gpt_neox.embed_in", QSAE__UNDO_NOTHING, false },
+    { "output", "embed_out", QSAE__UNDO_NOTHING, false },
+    { "output_norm", "gpt_neox.final_layer_norm", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_norm", "gpt_neox.layers.*.input_layernorm", QSAE__UNDO_NOTHING, true },
+    { "blk.*.ffn_norm", "gpt_neox.layers.*.post_attention_layernorm", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_qkv", "gpt_neox.layers.*.attention.query_key_value", QSAE__UNDO_QKV, true },
+    { "blk.*.attn_output", "gpt_neox.layers.*.attention.dense", QSAE__UNDO_NOTHING, true },
+    { "blk.*.ffn_up", "gpt_neox.layers.*.mlp.dense_h_to_4h", QSAE__UNDO_NOTHING, true },
+    { "blk.*.ffn_down", "gpt_neox.layers.*.mlp.dense_4h_to_h", QSAE__UNDO_NOTHING, true },
+    { NULL, NULL, QSAE__UNDO_NOTHING, false },
+};
+
+/* The converter transposes the matrices of layers to [out, in]: so they are read (weights.c). */
+static const qsae__gguf_row gpt2_rows[] = {
+    { "token_embd", "transformer.wte", QSAE__UNDO_NOTHING, false },
+    { "position_embd", "transformer.wpe", QSAE__UNDO_NOTHING, false },
+    { "output", "lm_head", QSAE__UNDO_NOTHING, false },
+    { "output_norm", "transformer.ln_f", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_norm", "transformer.h.*.ln_1", QSAE__UNDO_NOTHING, true },
+    { "blk.*.ffn_norm", "transformer.h.*.ln_2", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_qkv", "transformer.h.*.attn.c_attn", QSAE__UNDO_NOTHING, true },
+    { "blk.*.attn_output", "transformer.h.*.attn.c_proj", QSAE__UNDO_NOTHING, true },
+    { "blk.*.ffn_up", "transformer.h.*.mlp.c_fc", QSAE__UNDO_NOTHING, true },
+    { "blk.*.ffn_down", "transformer.h.*.mlp.c_proj", QSAE__UNDO_NOTHING, true },
+    { NULL, NULL, QSAE__UNDO_NOTHING, false },
+};
+
 static const qsae__gguf_family architectures[] = {
     { "llama", "llama",
       { common_rows, turned_qk_rows, biased_mlp_rows, llama_norm_rows, llama_rows },
-      qsae__gguf_llama },
+      qsae__gguf_llama, false },
     { "gemma3", "gemma3_text",
       { common_rows, plain_qk_rows, mlp_rows, gemma_norm_rows, gemma3_rows },
-      qsae__gguf_gemma3 },
+      qsae__gguf_gemma3, false },
     { "gemma2", "gemma2", { common_rows, plain_qk_rows, mlp_rows, gemma_norm_rows },
-      qsae__gguf_gemma2 },
+      qsae__gguf_gemma2, false },
     { "qwen3", "qwen3", { common_rows, plain_qk_rows, mlp_rows, llama_norm_rows, qwen3_rows },
-      qsae__gguf_llama }, /* the same keys */
+      qsae__gguf_llama, false }, /* the same keys */
+    { "gptneox", "gpt_neox", { gpt_neox_rows }, qsae__gguf_gpt_neox, true },
+    { "gpt2", "gpt2", { gpt2_rows }, qsae__gguf_gpt2, true },
 };
 
 /* Row of one table for `rest` of a name, which in a block begins behind its number. */
@@ -161,6 +191,27 @@ static int32_t interleaved(const qsae__gguf_build *b, int64_t heads, qsae__tenso
         const int64_t i = r % d, from = r - i + 2 * (i % (d / 2)) + i / (d / 2);
         memcpy(copy + (uint64_t)r * size, (const uint8_t *)t->data + (uint64_t)from * size, size);
     }
+    t->data = copy;
+    return QSAE_OK;
+}
+
+/* Row (j H + h) d + i of the file is row (3 h + j) d + i of the checkpoint: of head h entry i of q,
+ * k or v (j = 0, 1, 2). */
+static int32_t by_head(const qsae__gguf_build *b, qsae__tensor *t)
+{
+    const int64_t rows = t->shape[0], d = b->head_dim;
+    if (t->rank > 2 || rows != 3 * b->heads * d ||
+        (t->rank == 1 && qsae_dtype_bits(t->dtype) == 0))
+        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": expected %" PRId64 " rows, of q, k and "
+                          "v, found %" PRId64, t->file, t->name, 3 * b->heads * d, rows);
+    const uint64_t size = t->bytes / (uint64_t)rows * (uint64_t)d;
+    uint8_t *const copy = qsae__set_alloc(b->out, t->bytes);
+    if (!copy)
+        return QSAE_ENOMEM;
+    for (int64_t h = 0; h < b->heads; h++)
+        for (int64_t j = 0; j < 3; j++)
+            memcpy(copy + (uint64_t)(3 * h + j) * size,
+                   (const uint8_t *)t->data + (uint64_t)(j * b->heads + h) * size, size);
     t->data = copy;
     return QSAE_OK;
 }
@@ -238,6 +289,8 @@ static int32_t rename_tensor(qsae__gguf_build *b, const qsae__tensor *from)
         return QSAE_OK;
     if (row->undo == QSAE__UNDO_Q || row->undo == QSAE__UNDO_K)
         st = interleaved(b, row->undo == QSAE__UNDO_Q ? b->heads : b->kv_heads, &t);
+    else if (row->undo == QSAE__UNDO_QKV)
+        st = by_head(b, &t);
     else if (row->undo == QSAE__UNDO_ONE)
         st = minus_one(b, &t);
     if (st != QSAE_OK)
@@ -246,7 +299,7 @@ static int32_t rename_tensor(qsae__gguf_build *b, const qsae__tensor *from)
     if (!t.name)
         return QSAE_ENOMEM;
     st = qsae__set_add(b->out, &t);
-    if (st == QSAE_OK && row->bias && !strcmp(suffix, ".weight"))
+    if (st == QSAE_OK && row->bias && !b->arch->layer_norm && !strcmp(suffix, ".weight"))
         st = fill_bias(b, row, block, from);
     return st;
 }
@@ -337,6 +390,7 @@ static int32_t rename_all(qsae__gguf_build *b)
 
 static void find_biases(qsae__gguf_build *b)
 {
+    b->attention_bias = b->mlp_bias = b->arch->layer_norm;
     for (int64_t i = 0; i < qsae__tensors_len(b->raw); i++) {
         const char *suffix = NULL;
         int64_t block;
@@ -369,7 +423,8 @@ static int32_t find_architecture(qsae__gguf_build *b)
             return QSAE_OK;
         }
     return qsae__fail(QSAE_EUNSUPPORTED, "%s: general.architecture: \"%.*s\" is not supported "
-                      "(llama, gemma3, gemma2, qwen3 are)", b->path, (int)(n < 64 ? n : 64), name);
+                      "(llama, gemma3, gemma2, qwen3, gptneox, gpt2 are)", b->path,
+                      (int)(n < 64 ? n : 64), name);
 }
 
 int32_t qsae__gguf_model(qsae_context *ctx, qsae__tensors *raw, json_t **config,
@@ -389,7 +444,7 @@ int32_t qsae__gguf_model(qsae_context *ctx, qsae__tensors *raw, json_t **config,
         return qsae__fail(QSAE_ENOMEM, "%s: out of memory", b.path);
     b.raw = qsae__tensors_ref(raw);
     st = qsae__gguf_sizes(&b);
-    if (st == QSAE_OK)
+    if (st == QSAE_OK && !b.arch->layer_norm)
         st = split_fused(&b);
     if (st == QSAE_OK) {
         find_biases(&b);

@@ -13,6 +13,7 @@ enum qsae__undo {
     QSAE__UNDO_NOTHING,
     QSAE__UNDO_Q,         /* rows of a head interleaved for rotary positions, query heads */
     QSAE__UNDO_K,         /* the same, key heads */
+    QSAE__UNDO_QKV,       /* rows of all heads' q, then k, then v: of a head together */
     QSAE__UNDO_ONE,       /* norm weights stored as 1 + w */
     QSAE__UNDO_FACTORS    /* no weight: divisors of the rotary frequencies */
 };
@@ -31,6 +32,7 @@ typedef struct qsae__gguf_family {
     const char *name, *model_type;
     const qsae__gguf_row *tables[QSAE__GGUF_TABLES]; /* each ends with an entry of NULLs; or NULL */
     int32_t (*keys)(qsae__gguf_build *b);
+    bool layer_norm;  /* LayerNorm, q, k and v in one matrix, biases everywhere */
 } qsae__gguf_family;
 
 struct qsae__gguf_build {
@@ -52,5 +54,7 @@ int32_t qsae__gguf_common(qsae__gguf_build *b);
 int32_t qsae__gguf_llama(qsae__gguf_build *b);
 int32_t qsae__gguf_gemma3(qsae__gguf_build *b);
 int32_t qsae__gguf_gemma2(qsae__gguf_build *b);
+int32_t qsae__gguf_gpt_neox(qsae__gguf_build *b);
+int32_t qsae__gguf_gpt2(qsae__gguf_build *b);
 
 #endif

@@ -107,6 +107,17 @@ static int32_t same_as_head(const qsae__gguf_build *b, const char *key)
     return st;
 }
 
+/* Architectures with q, k and v in one matrix have as many heads of each, as wide as the model. */
+static int32_t plain_heads(const qsae__gguf_build *b)
+{
+    if (b->kv_heads == b->heads && b->head_dim * b->heads == b->width)
+        return QSAE_OK;
+    return qsae__fail(QSAE_EUNSUPPORTED, "%s: %" PRId64 " heads of %" PRId64 " and %" PRId64 " for "
+                      "k and v in a width of %" PRId64 " are not supported in architecture "
+                      "\"%s\"", b->path, b->heads, b->head_dim, b->kv_heads, b->width,
+                      b->arch->name);
+}
+
 static int32_t set_id(qsae__gguf_build *b, const char *key, const char *hf)
 {
     int32_t present = 0;
@@ -141,8 +152,10 @@ int32_t qsae__gguf_sizes(qsae__gguf_build *b)
     st = get_size(b, "attention.key_length", false, &b->head_dim, NULL);
     if (st == QSAE_OK)
         st = same_as_head(b, "attention.value_length");
-    if (st == QSAE_OK)
+    if (st == QSAE_OK && !b->arch->layer_norm) /* a part of a head in GPT-NeoX, no key of GPT-2 */
         st = same_as_head(b, "rope.dimension_count");
+    if (st == QSAE_OK && b->arch->layer_norm)
+        st = plain_heads(b);
     if (st != QSAE_OK)
         return st;
     if (!embed || embed->rank != 2)
@@ -165,12 +178,14 @@ int32_t qsae__gguf_sizes(qsae__gguf_build *b)
 
 int32_t qsae__gguf_common(qsae__gguf_build *b)
 {
+    const bool layer = b->arch->layer_norm;
     double eps = 0;
     int32_t st = refuse_keys(b);
     if (st == QSAE_OK)
-        st = get_f64(b, "attention.layer_norm_rms_epsilon", true, &eps, NULL);
-    if (st == QSAE_OK)
-        st = set(b, "rms_norm_eps", json_real(eps));
+        st = get_f64(b, layer ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
+                     true, &eps, NULL);
+    if (st == QSAE_OK) /* GPT-2 calls it otherwise: see there */
+        st = set(b, layer ? "layer_norm_eps" : "rms_norm_eps", json_real(eps));
     if (st == QSAE_OK)
         st = set(b, "model_type", json_string(b->arch->model_type));
     if (st == QSAE_OK)
@@ -369,4 +384,45 @@ int32_t qsae__gguf_gemma2(qsae__gguf_build *b)
     if (st == QSAE_OK)
         st = set_cap(b, "final_logit_softcapping");
     return st == QSAE_OK ? set_scaling(b) : st;
+}
+
+/* The activation is in no key: GELU, which every published checkpoint has (llama.cpp takes its
+ * approximation by tanh). */
+int32_t qsae__gguf_gpt_neox(qsae__gguf_build *b)
+{
+    char text[KEY_SIZE];
+    double theta = 10000;
+    int64_t rotary = b->head_dim;
+    bool parallel = true;
+    int32_t st = get_f64(b, "rope.freq_base", false, &theta, NULL);
+    if (st == QSAE_OK)
+        st = check_scale(b, (double)b->head_dim);
+    if (st == QSAE_OK)
+        st = get_size(b, "rope.dimension_count", false, &rotary, NULL);
+    if (st == QSAE_OK && rotary > b->head_dim)
+        st = qsae__fail(QSAE_EFORMAT, "%s: %s: expected at most the %" PRId64 " entries of a head, "
+                        "found %" PRId64, b->path, full_key(b, "rope.dimension_count", text),
+                        b->head_dim, rotary);
+    if (st == QSAE_OK)
+        st = qsae__gguf_bool(b->g, full_key(b, "use_parallel_residual", text), true, &parallel,
+                             NULL);
+    if (st == QSAE_OK)
+        st = set(b, "use_parallel_residual", json_boolean(parallel));
+    if (st == QSAE_OK)
+        st = set(b, "rope_theta", json_real(theta));
+    if (st == QSAE_OK) /* times the size of a head it is cut off: half an entry more is none */
+        st = set(b, "rotary_pct", json_real(((double)rotary + (rotary < b->head_dim ? 0.5 : 0)) /
+                                            (double)b->head_dim));
+    return st == QSAE_OK ? set_scaling(b) : st;
+}
+
+int32_t qsae__gguf_gpt2(qsae__gguf_build *b)
+{
+    json_t *const eps = json_object_get(b->config, "layer_norm_eps");
+    json_t *const mlp = json_object_get(b->config, "intermediate_size");
+    int32_t st = check_scale(b, (double)b->head_dim);
+    if (st == QSAE_OK && (json_object_set(b->config, "layer_norm_epsilon", eps) != 0 ||
+                          json_object_set(b->config, "n_inner", mlp) != 0))
+        st = qsae__fail(QSAE_ENOMEM, "%s: out of memory", b->path);
+    return st;
 }

@@ -112,8 +112,8 @@ static int32_t find_layer(qsae_weights *w, int64_t layer, char *name, size_t siz
         qsae__proj_shape(c, layer, p, shape);
         snprintf(name, size, "%s%s.%" PRId64 ".%s", w->prefix, qsae__family_layers(c->family),
                  layer, slot->path);
-        st = qsae__weights_need_matrix(w, name, shape[0], shape[1], c->family->transposed,
-                                       &l->weight[p]);
+        st = qsae__weights_need_matrix(w, name, shape[0], shape[1],
+                                       c->family->transposed && !w->gguf, &l->weight[p]);
         if (st == QSAE_OK && bias)
             st = need_vector(w, layer, slot->path, ".bias", shape[0], name, size, &l->bias[p]);
     }

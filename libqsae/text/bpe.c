@@ -374,24 +374,32 @@ int32_t qsae__bpe_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *tex
     return word(b, s, text, size, true, ids);
 }
 
+int32_t qsae__bpe_map(qsae__bpe_scratch *s, const char *text, size_t size, size_t *n)
+{
+    int32_t status;
+
+    *n = 0;
+    if (size > INT64_MAX / 2)
+        return qsae__fail(QSAE_EOVERFLOW, "a word of %zu bytes", size);
+    status = qsae__grow(s->ctx, &s->mapped, &s->mapped_capacity, (int64_t)size * 2, 1);
+    for (size_t i = 0; i < size && status == QSAE_OK; i++)
+        *n += qsae__utf8_put(qsae__byte_char((uint8_t)text[i]), s->mapped + *n);
+    return status;
+}
+
 int32_t qsae__bpe_bytes(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
                         qsae__ids *ids)
 {
     qsae__cached *const slot = qsae__bpe_cached(s, text, size);
     const int64_t before = ids->count;
-    size_t n = 0;
+    size_t n;
     int32_t status;
 
     if (qsae__bpe_cached_is(slot, text, size))
         return qsae__ids_add(ids, slot->ids, slot->n);
-    if (size > INT64_MAX / 2)
-        return qsae__fail(QSAE_EOVERFLOW, "a word of %zu bytes", size);
-    status = qsae__grow(s->ctx, &s->mapped, &s->mapped_capacity, (int64_t)size * 2, 1);
-    if (status != QSAE_OK)
-        return status;
-    for (size_t i = 0; i < size; i++)
-        n += qsae__utf8_put(qsae__byte_char((uint8_t)text[i]), s->mapped + n);
-    status = word(b, s, s->mapped, n, false, ids);
+    status = qsae__bpe_map(s, text, size, &n);
+    if (status == QSAE_OK)
+        status = word(b, s, s->mapped, n, false, ids);
     if (status == QSAE_OK)
         qsae__bpe_cached_set(slot, text, size, ids->data + before, ids->count - before);
     return status;

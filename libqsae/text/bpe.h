@@ -120,6 +120,9 @@ bool qsae__bpe_cached_is(const qsae__cached *c, const char *text, size_t size);
 void qsae__bpe_cached_set(qsae__cached *c, const char *text, size_t size, const int32_t *ids,
                           int64_t n);
 
+/* Sets s->mapped to the byte-level characters of bytes; *n: their bytes in UTF-8. */
+int32_t qsae__bpe_map(qsae__bpe_scratch *s, const char *text, size_t size, size_t *n);
+
 /* Appends the ids of one word (well-formed UTF-8). */
 int32_t qsae__bpe_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *text, size_t size,
                        qsae__ids *ids);

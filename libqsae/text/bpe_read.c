@@ -20,8 +20,8 @@ static int32_t read_flags(qsae__bpe *b, const json_t *json, const char *where)
     int32_t status = qsae__json_str(json, where, "type", false, &type, NULL);
 
     if (status == QSAE_OK && strcmp(type, "BPE") != 0)
-        return qsae__fail(QSAE_EUNSUPPORTED, "%s: model type \"%s\", only BPE is supported", where,
-                          type);
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: model type \"%s\", only BPE and Unigram are "
+                          "supported", where, type);
     if (status == QSAE_OK)
         status = qsae__json_f64(json, where, "dropout", false, &dropout, NULL);
     if (status == QSAE_OK && dropout != 0)

@@ -144,6 +144,14 @@ static int32_t compare_merges(const qsae_tokenizer *a, const qsae_tokenizer *b, 
     return x != NULL && y != NULL ? QSAE_OK : QSAE_ENOMEM;
 }
 
+static bool same_scores(const qsae__unigram *a, const qsae__unigram *b)
+{
+    if (a->ctx == NULL || b->ctx == NULL)
+        return a->ctx == b->ctx;
+    return a->n_scores == b->n_scores &&
+           memcmp(a->scores, b->scores, (size_t)a->n_scores * sizeof *a->scores) == 0;
+}
+
 static bool same_string(const char *a, const char *b)
 {
     return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
@@ -157,7 +165,8 @@ static bool same_normalizer(const qsae__normalizer *a, const qsae__normalizer *b
         const qsae__norm_step *x = &a->steps[i], *y = &b->steps[i];
         same = x->kind == y->kind && x->form == y->form && x->left == y->left &&
                x->right == y->right && same_string(x->content, y->content) &&
-               qsae__pattern_equal(x->pattern, y->pattern);
+               qsae__pattern_equal(x->pattern, y->pattern) &&
+               qsae__charsmap_equal(x->map, y->map);
     }
     return same;
 }
@@ -324,6 +333,7 @@ static int32_t compare_parts(const qsae_tokenizer *a, const qsae_tokenizer *b, q
         const char *name;
     } parts[] = {
         { merges, true, "merges" },
+        { same_scores(&a->unigram, &b->unigram), true, "scores" },
         { same_normalizer(&a->normalizer, &b->normalizer), true, "normalizer" },
         { same_pretokenizer(a, b), true, "pre-tokenizer" },
         { same_unknown(a, b), true, "unknown characters" },

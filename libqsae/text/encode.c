@@ -24,8 +24,22 @@ void qsae__encoder_free(qsae__encoder *e)
     qsae__strbuf_free(&e->buffers[1]);
     qsae__pieces_free(&e->pieces);
     qsae__bpe_scratch_free(&e->scratch);
+    qsae__free(e->ids.ctx, e->lattice.steps);
     qsae__free(e->ids.ctx, e->ids.data);
     e->tokenizer = NULL;
+}
+
+static int32_t add_word(qsae__encoder *e, const char *word, size_t size)
+{
+    const qsae__bpe *const b = &e->tokenizer->model;
+    const qsae__unigram *const u = &e->tokenizer->unigram;
+
+    if (u->ctx != NULL)
+        return e->pieces.bytes
+                   ? qsae__unigram_bytes(u, b, &e->scratch, &e->lattice, word, size, &e->ids)
+                   : qsae__unigram_word(u, b, &e->scratch, &e->lattice, word, size, &e->ids);
+    return e->pieces.bytes ? qsae__bpe_bytes(b, &e->scratch, word, size, &e->ids)
+                           : qsae__bpe_word(b, &e->scratch, word, size, &e->ids);
 }
 
 /* A part of the normalized text of one raw piece. */
@@ -40,12 +54,8 @@ static int32_t on_normalized(void *arg, size_t start, size_t end, const qsae__ad
         return qsae__ids_add(&e->ids, &token->id, 1);
     status = qsae__pretokenize(&t->pretokenizer, e->text + start, end - start,
                                e->at_start && start == 0, p);
-    for (int64_t i = 0; i < p->count && status == QSAE_OK; i++) {
-        const char *const word = p->text + p->spans[i].start;
-        const size_t size = p->spans[i].end - p->spans[i].start;
-        status = p->bytes ? qsae__bpe_bytes(&t->model, &e->scratch, word, size, &e->ids)
-                          : qsae__bpe_word(&t->model, &e->scratch, word, size, &e->ids);
-    }
+    for (int64_t i = 0; i < p->count && status == QSAE_OK; i++)
+        status = add_word(e, p->text + p->spans[i].start, p->spans[i].end - p->spans[i].start);
     return status;
 }
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * GPT-2's own files, vocab.json and merges.txt, with what may lie beside them
- * (tokenizer_config.json, special_tokens_map.json, added_tokens.json). They are put together as the
- * tokenizer.json that transformers' GPT2Tokenizer makes of them (5.x, tokenization_gpt2.py), which
- * is then read.
+ * vocab.json and merges.txt, files of GPT-2 and of byte-level tokenizers after it, with what may
+ * lie beside them (tokenizer_config.json, special_tokens_map.json, added_tokens.json). They are put
+ * together as the tokenizer.json that the class of transformers makes of them (5.x,
+ * tokenization_gpt2.py and its neighbours), which is then read.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,11 +12,34 @@
 
 #define END "<|endoftext|>"
 
+#define QWEN \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+" \
+    "[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+/* What a tokenizer_class does that is in none of the files. */
+struct kind {
+    const char *name;       /* also with "Fast" behind it */
+    const char *normalizer; /* NULL = none */
+    const char *regex;      /* NULL = GPT-2's */
+    const char *bos, *pad;  /* where nothing else is said; NULL = none */
+    bool plain;             /* special tokens lose their flags */
+};
+
+static const struct kind kinds[] = {
+    { "GPT2Tokenizer", NULL, NULL, END, NULL, false },
+    { "CodeGenTokenizer", NULL, NULL, END, NULL, false },
+    { "GPTNeoXTokenizer", "NFC", NULL, END, "<|padding|>", false },
+    { "Qwen2Tokenizer", "NFC", QWEN, NULL, END, true },
+};
+
 struct files {
     qsae_context *ctx;
     const char *folder;
+    const struct kind *kind;
     json_t *vocab, *merges, *config;
+    json_t *seen;       /* array of special tokens as they were named */
     json_t *added;      /* array of entries as in tokenizer.json's added_tokens */
+    int64_t listed;     /* so many of them come from a list, not from a special token's name */
     int64_t next;       /* id of the next token that is in no file */
     int64_t size;       /* bytes of both files */
     qsae__hasher *hash;
@@ -108,14 +131,30 @@ static const char *content_of(const json_t *v)
     return json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
 }
 
-static bool is_added(const struct files *f, const char *content)
+/* Where a token is among the added ones, -1 if it is not. */
+static int64_t find_added(const struct files *f, const char *content)
 {
     for (size_t i = 0; i < json_array_size(f->added); i++) {
         const char *s = content_of(json_array_get(f->added, i));
         if (s != NULL && strcmp(s, content) == 0)
-            return true;
+            return (int64_t)i;
     }
-    return false;
+    return -1;
+}
+
+static const char *const flags[] = { "single_word", "lstrip", "rstrip", "normalized" };
+
+/* A special token has the flags that `from` gives it, none if that is a string. */
+static int32_t set_flags(const struct files *f, json_t *entry, const json_t *from)
+{
+    int failed = json_object_set_new(entry, "special", json_true());
+
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        json_t *const v = json_object_get(from, flags[i]);
+        failed |= v != NULL ? json_object_set(entry, flags[i], v)
+                            : json_object_set_new(entry, flags[i], json_false());
+    }
+    return failed ? no_memory(f) : QSAE_OK;
 }
 
 /* Adds a token with an id; `from` may hold its flags. */
@@ -138,10 +177,12 @@ static int32_t add(struct files *f, const json_t *from, const char *content, int
 }
 
 /* A special token by its text: one that is there already, one of the vocabulary, or a new one. */
-static int32_t add_special(struct files *f, const json_t *v, const char *key)
+static int32_t add_special(struct files *f, json_t *v, const char *key)
 {
     const char *const content = content_of(v);
     const json_t *known;
+    int64_t at;
+    int32_t status = QSAE_OK;
 
     if (v == NULL || json_is_null(v))
         return QSAE_OK;
@@ -149,10 +190,23 @@ static int32_t add_special(struct files *f, const json_t *v, const char *key)
         return qsae__fail(QSAE_EFORMAT, "%s: tokenizer_config.json: key \"%s\": expected string or "
                           "object with content, found %s", f->folder, key,
                           qsae__json_type_name(v));
-    if (is_added(f, content))
-        return QSAE_OK;
-    known = json_object_get(f->vocab, content);
-    return add(f, v, content, json_is_integer(known) ? json_integer_value(known) : f->next, true);
+    for (size_t i = 0; i < json_array_size(f->seen); i++)
+        if (json_equal(v, json_array_get(f->seen, i)))
+            return QSAE_OK;
+    if (json_array_append(f->seen, v) != 0)
+        return no_memory(f);
+    at = find_added(f, content);
+    if (at < 0) {
+        known = json_object_get(f->vocab, content);
+        status = add(f, v, content, json_is_integer(known) ? json_integer_value(known) : f->next,
+                     true);
+        at = (int64_t)json_array_size(f->added) - 1;
+    } else if (at >= f->listed) { /* of two special tokens of one text the last has the flags */
+        status = set_flags(f, json_array_get(f->added, (size_t)at), v);
+    }
+    if (status == QSAE_OK && f->kind->plain)
+        status = set_flags(f, json_array_get(f->added, (size_t)at), NULL);
+    return status;
 }
 
 static int by_id(const void *a, const void *b)
@@ -245,7 +299,7 @@ static int32_t add_listed(struct files *f, json_t *list)
     return status;
 }
 
-static int32_t check_class(const struct files *f)
+static int32_t find_kind(struct files *f)
 {
     const char *name = "GPT2Tokenizer";
     int32_t status = qsae__json_str(f->config, "tokenizer_config.json", "tokenizer_class", false,
@@ -253,16 +307,34 @@ static int32_t check_class(const struct files *f)
 
     if (status != QSAE_OK)
         return qsae__fail_in(status, "%s", f->folder);
-    if (strcmp(name, "GPT2Tokenizer") != 0 && strcmp(name, "GPT2TokenizerFast") != 0)
-        return qsae__fail(QSAE_EUNSUPPORTED, "%s: tokenizer_config.json: tokenizer_class \"%s\" "
-                          "without tokenizer.json: only GPT2Tokenizer is read from vocab.json and "
-                          "merges.txt (save the tokenizer with transformers to get "
-                          "tokenizer.json)", f->folder, name);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const size_t n = strlen(kinds[i].name);
+        if (strncmp(name, kinds[i].name, n) == 0 &&
+            (name[n] == '\0' || strcmp(name + n, "Fast") == 0)) {
+            f->kind = &kinds[i];
+            return QSAE_OK;
+        }
+    }
+    return qsae__fail(QSAE_EUNSUPPORTED, "%s: tokenizer_config.json: tokenizer_class \"%s\" "
+                      "without tokenizer.json: only the classes of GPT-2, CodeGen, GPT-NeoX "
+                      "and Qwen2 are read from vocab.json and merges.txt (save the tokenizer with "
+                      "transformers to get tokenizer.json)", f->folder, name);
+}
+
+/* Special tokens that the configuration says nothing about. */
+static int32_t add_defaults(const struct files *f)
+{
+    const char *const defaults[NAMED] = { f->kind->bos, END, END, NULL, f->kind->pad };
+
+    for (size_t k = 0; k < NAMED; k++)
+        if (defaults[k] != NULL && json_object_get(f->config, named[k]) == NULL &&
+            json_object_set_new(f->config, named[k], json_string(defaults[k])) != 0)
+            return no_memory(f);
     return QSAE_OK;
 }
 
 /* Who is special: the configuration, special_tokens_map.json over it unless the configuration lists
- * the added tokens itself, GPT-2's end of text where neither says anything. */
+ * the added tokens itself, the class's defaults where neither says anything. */
 static int32_t read_added(struct files *f)
 {
     json_t *map = NULL, *listed = NULL, *decoder, *v;
@@ -273,14 +345,13 @@ static int32_t read_added(struct files *f)
     decoder = json_object_get(f->config, "added_tokens_decoder");
     if (status == QSAE_OK && !json_is_object(decoder) && json_object_update(f->config, map) != 0)
         status = no_memory(f);
-    for (size_t k = 0; k < 3 && status == QSAE_OK; k++)
-        if (json_object_get(f->config, named[k]) == NULL &&
-            json_object_set_new(f->config, named[k], json_string(END)) != 0)
-            status = no_memory(f);
+    if (status == QSAE_OK)
+        status = add_defaults(f);
     if (status == QSAE_OK)
         status = json_is_object(decoder) ? add_decoder(f, decoder) : add_listed(f, listed);
     if (status == QSAE_OK)
         status = sort_added(f);
+    f->listed = (int64_t)json_array_size(f->added);
     for (size_t k = 0; k < NAMED && status == QSAE_OK; k++)
         status = add_special(f, json_object_get(f->config, named[k]), named[k]);
     for (int k = 0; k < 2 && status == QSAE_OK; k++) {
@@ -316,6 +387,23 @@ static int32_t add_item(const struct files *f, json_t *single, json_t *special, 
     return failed ? no_memory(f) : QSAE_OK;
 }
 
+/* The normalizer and the pre-tokenizer. */
+static int32_t add_steps(const struct files *f, json_t *root, bool prefix)
+{
+    const struct kind *const k = f->kind;
+    json_t *pre = json_pack("{sssbsb}", "type", "ByteLevel", "add_prefix_space", prefix,
+                            "use_regex", k->regex == NULL);
+
+    if (k->regex != NULL)
+        pre = json_pack("{sss[{sss{ss}ss}o]}", "type", "Sequence", "pretokenizers", "type", "Split",
+                        "pattern", "Regex", k->regex, "behavior", "Isolated", pre);
+    if (json_object_set_new(root, "pre_tokenizer", pre) != 0 ||
+        (k->normalizer != NULL &&
+         json_object_set_new(root, "normalizer", json_pack("{ss}", "type", k->normalizer)) != 0))
+        return no_memory(f);
+    return QSAE_OK;
+}
+
 /* The same as tokenizer.json. */
 static int32_t build(struct files *f, json_t **root)
 {
@@ -338,12 +426,10 @@ static int32_t build(struct files *f, json_t **root)
     if (status == QSAE_OK)
         status = add_item(f, single, special, eos, "eos_token");
     if (status == QSAE_OK) {
-        *root = json_pack("{sOs{sssbsb}s{sssOsO}s{sssOsO}}", "added_tokens", f->added,
-                          "pre_tokenizer", "type", "ByteLevel", "add_prefix_space", prefix,
-                          "use_regex", 1, "post_processor", "type", "TemplateProcessing", "single",
-                          single, "special_tokens", special, "model", "type", "BPE", "vocab",
-                          f->vocab, "merges", f->merges);
-        status = *root == NULL ? no_memory(f) : QSAE_OK;
+        *root = json_pack("{sOs{sssOsO}s{sssOsO}}", "added_tokens", f->added, "post_processor",
+                          "type", "TemplateProcessing", "single", single, "special_tokens", special,
+                          "model", "type", "BPE", "vocab", f->vocab, "merges", f->merges);
+        status = *root == NULL ? no_memory(f) : add_steps(f, *root, prefix);
     }
     json_decref(single);
     json_decref(special);
@@ -353,13 +439,16 @@ static int32_t build(struct files *f, json_t **root)
 /* Everything but the two files that decides about ids. */
 static int32_t hash_rest(struct files *f, const json_t *root)
 {
-    static const char *const keys[] = { "added_tokens", "pre_tokenizer", "post_processor" };
+    static const char *const keys[] = {
+        "added_tokens", "pre_tokenizer", "post_processor", "normalizer",
+    };
     qsae__strbuf text;
     int32_t status = QSAE_OK;
 
     qsae__strbuf_init(&text, f->ctx);
-    for (size_t i = 0; i < 3 && status == QSAE_OK; i++)
-        status = qsae__json_write(&text, json_object_get(root, keys[i]), -1);
+    for (size_t i = 0; i < 4 && status == QSAE_OK; i++)
+        if (json_object_get(root, keys[i]) != NULL)
+            status = qsae__json_write(&text, json_object_get(root, keys[i]), -1);
     if (status == QSAE_OK)
         status = text.status;
     if (status == QSAE_OK)
@@ -370,14 +459,16 @@ static int32_t hash_rest(struct files *f, const json_t *root)
 
 int32_t qsae__tokenizer_read_files(qsae_tokenizer *t, const char *folder)
 {
-    struct files f = { .ctx = t->ctx, .folder = folder, .added = json_array() };
+    struct files f = { .ctx = t->ctx, .folder = folder, .added = json_array(),
+                       .seen = json_array() };
     json_t *root = NULL;
-    int32_t status = f.added == NULL ? no_memory(&f) : qsae__hasher_open(t->ctx, &f.hash);
+    int32_t status = f.added == NULL || f.seen == NULL ? no_memory(&f)
+                                                       : qsae__hasher_open(t->ctx, &f.hash);
 
     if (status == QSAE_OK)
         status = read_object(&f, "tokenizer_config.json", false, QSAE__JSON_REALS, &f.config);
     if (status == QSAE_OK)
-        status = check_class(&f);
+        status = find_kind(&f);
     if (status == QSAE_OK)
         status = read_object(&f, "vocab.json", true, 0, &f.vocab);
     if (status == QSAE_OK)
@@ -401,6 +492,7 @@ int32_t qsae__tokenizer_read_files(qsae_tokenizer *t, const char *folder)
     json_decref(f.merges);
     json_decref(f.config);
     json_decref(f.added);
+    json_decref(f.seen);
     qsae__hasher_close(t->ctx, &f.hash);
     return status;
 }

@@ -259,7 +259,8 @@ static int32_t build_model(struct source *s, qsae_tokenizer *t)
         memcpy(s->texts + s->n, characters, (size_t)n_characters * sizeof *characters);
     qsae__free(t->ctx, characters);
     if (status == QSAE_OK)
-        status = qsae__vocab_build(&b->vocab, t->ctx, s->texts, s->n + n_characters, s->path);
+        status = qsae__vocab_build(&b->vocab, t->ctx, s->texts, s->n + n_characters, false,
+                                   s->path);
     if (status != QSAE_OK)
         return status;
     b->n_tokens = (int32_t)s->n;

@@ -8,14 +8,18 @@
 
 #include "text/utf8.h"
 
+/* Steps without settings. */
 static const struct {
     const char *name;
-    int32_t options;
+    int32_t kind, options;
 } forms[] = {
-    { "NFC", UTF8PROC_STABLE | UTF8PROC_COMPOSE },
-    { "NFD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE },
-    { "NFKC", UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT },
-    { "NFKD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT },
+    { "NFC", QSAE__NORM_UNICODE, UTF8PROC_STABLE | UTF8PROC_COMPOSE },
+    { "NFD", QSAE__NORM_UNICODE, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE },
+    { "NFKC", QSAE__NORM_UNICODE, UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT },
+    { "NFKD", QSAE__NORM_UNICODE, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT },
+    { "Lowercase", QSAE__NORM_LOWERCASE, 0 },
+    { "StripAccents", QSAE__NORM_ACCENTS, 0 },
+    { "Nmt", QSAE__NORM_NMT, 0 },
 };
 
 static int32_t read_content(qsae__normalizer *n, const json_t *json, const char *where,
@@ -70,7 +74,7 @@ int32_t qsae__normalizer_read(qsae__normalizer *n, const json_t *json, const cha
     memset(step, 0, sizeof *step);
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
         if (strcmp(type, forms[i].name) == 0) {
-            step->kind = QSAE__NORM_UNICODE;
+            step->kind = forms[i].kind;
             step->form = forms[i].options;
             return QSAE_OK;
         }
@@ -89,13 +93,15 @@ int32_t qsae__normalizer_read(qsae__normalizer *n, const json_t *json, const cha
                                 "the empty string", where);
         return status;
     }
-    if (strcmp(type, "Lowercase") == 0) {
-        step->kind = QSAE__NORM_LOWERCASE;
-        return QSAE_OK;
-    }
     if (strcmp(type, "Strip") == 0) {
         step->kind = QSAE__NORM_STRIP;
         return read_strip(json, where, step);
+    }
+    if (strcmp(type, "Precompiled") == 0) {
+        const char *rules = NULL;
+        step->kind = QSAE__NORM_CHARSMAP;
+        status = qsae__json_str(json, where, "precompiled_charsmap", true, &rules, NULL);
+        return status == QSAE_OK ? qsae__charsmap_read(n->ctx, rules, where, &step->map) : status;
     }
     return qsae__fail(QSAE_EUNSUPPORTED, "%s: normalizer \"%s\" is not supported", where, type);
 }
@@ -105,11 +111,27 @@ void qsae__normalizer_free(qsae__normalizer *n)
     for (int64_t i = 0; i < n->count; i++) {
         qsae__free(n->ctx, n->steps[i].content);
         qsae__pattern_close(n->ctx, &n->steps[i].pattern);
+        qsae__charsmap_close(n->ctx, &n->steps[i].map);
     }
     if (n->ctx != NULL)
         qsae__free(n->ctx, n->steps);
     n->steps = NULL;
     n->count = n->capacity = 0;
+}
+
+bool qsae__norm_expands(const qsae__norm_step *step)
+{
+    switch (step->kind) {
+    case QSAE__NORM_PREPEND:
+    case QSAE__NORM_CHARSMAP:
+        return true;
+    case QSAE__NORM_UNICODE:
+        return step->form != forms[0].options;
+    case QSAE__NORM_REPLACE:
+        return step->content_size > 0 && step->content_size > qsae__utf8_len(step->content[0]);
+    default:
+        return false;
+    }
 }
 
 static int32_t replace(const qsae__norm_step *step, const char *text, size_t size,
@@ -166,8 +188,14 @@ static int32_t add_form(int32_t form, const char *text, size_t size, qsae__strbu
     return out->status;
 }
 
+static bool inert(const char *c)
+{
+    return (uint8_t)*c < 0x80 || qsae__is_young(qsae__utf8_get(c));
+}
+
 /* ASCII never changes, nor does it join what is before it: each run of other characters is taken
- * alone, with the ASCII character that its marks may join. */
+ * alone, with the ASCII character that its marks may join. Nor do characters younger than the
+ * reference's tables. */
 static int32_t unicode_form(const qsae__norm_step *step, const char *text, size_t size,
                             qsae__strbuf *out)
 {
@@ -176,13 +204,13 @@ static int32_t unicode_form(const qsae__norm_step *step, const char *text, size_
 
     while (status == QSAE_OK) {
         size_t start;
-        while (at < size && (uint8_t)text[at] < 0x80)
-            at++;
+        while (at < size && inert(text + at))
+            at += qsae__utf8_len(text[at]);
         if (at == size)
             break;
-        start = at > done ? at - 1 : at;
-        while (at < size && (uint8_t)text[at] >= 0x80)
-            at++;
+        start = at > done && (uint8_t)text[at - 1] < 0x80 ? at - 1 : at;
+        while (at < size && (uint8_t)text[at] >= 0x80 && !inert(text + at))
+            at += qsae__utf8_len(text[at]);
         if (step->form == forms[0].options && all_stay(text + start, at - start))
             continue;
         qsae__strbuf_add(out, text + done, start - done);
@@ -223,6 +251,53 @@ static int32_t strip(const qsae__norm_step *step, const char *text, size_t size,
     return out->status;
 }
 
+static bool is_mark(uint32_t c)
+{
+    const utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+
+    if (qsae__is_young(c))
+        return false;
+    return c == 0x1cf2 || c == 0x1cf3 || /* marks in the reference's tables, letters since */
+           category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
+           category == UTF8PROC_CATEGORY_ME;
+}
+
+/* Without combining marks. */
+static int32_t strip_accents(const char *text, size_t size, qsae__strbuf *out, bool *cut)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0, n; i < size; i += n) {
+        n = qsae__utf8_len(text[i]);
+        if (n == 1 || !is_mark(qsae__utf8_get(text + i)))
+            continue;
+        *cut |= i == 0;
+        qsae__strbuf_add(out, text + kept, i - kept);
+        kept = i + n;
+    }
+    qsae__strbuf_add(out, text + kept, size - kept);
+    return out->status;
+}
+
+/* normalizers/unicode.rs, do_nmt: control characters go, other white space becomes a space. */
+static int32_t nmt(const char *text, size_t size, qsae__strbuf *out, bool *cut)
+{
+    for (size_t i = 0, n; i < size; i += n) {
+        const uint32_t c = qsae__utf8_get(text + i);
+        n = qsae__utf8_len(text[i]);
+        if ((c >= 1 && c <= 8) || c == 0xb || (c >= 0xe && c <= 0x1f) || c == 0x7f || c == 0x8f ||
+            c == 0x9f)
+            *cut |= i == 0;
+        else if (c == 9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 ||
+                 (c >= 0x200b && c <= 0x200f) || c == 0x2028 || c == 0x2029 || c == 0x2581 ||
+                 c == 0xfeff || c == 0xfffd)
+            qsae__strbuf_add(out, " ", 1);
+        else
+            qsae__strbuf_add(out, text + i, n);
+    }
+    return out->status;
+}
+
 int32_t qsae__normalize(const qsae__normalizer *n, const char *text, size_t text_size,
                         qsae__strbuf buffers[2], const char **out, size_t *size, bool *cut)
 {
@@ -250,6 +325,15 @@ int32_t qsae__normalize(const qsae__normalizer *n, const char *text, size_t text
             break;
         case QSAE__NORM_LOWERCASE:
             status = lowercase(*out, *size, b);
+            break;
+        case QSAE__NORM_ACCENTS:
+            status = strip_accents(*out, *size, b, &deleted);
+            break;
+        case QSAE__NORM_NMT:
+            status = nmt(*out, *size, b, &deleted);
+            break;
+        case QSAE__NORM_CHARSMAP: /* the reference loses that text at the start was deleted */
+            status = qsae__charsmap_run(step->map, *out, *size, b);
             break;
         default:
             status = strip(step, *out, *size, b, &deleted);

@@ -3,9 +3,6 @@
 
 #include <string.h>
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include "text/utf8.h"
 #include "text/words.h"
 
@@ -13,24 +10,13 @@ struct qsae__pattern {
     char *string;       /* or NULL */
     size_t size;
     char *source;       /* of the regular expression */
-    pcre2_code *regex;  /* or NULL */
-    pcre2_general_context *general;
+    qsae__regex *regex; /* or NULL */
     enum qsae__words words; /* what the expression is, if it is well known */
 };
 
 /* PCRE2's \s also holds U+180E; the reference engine takes Unicode White_Space. */
 #define SPACES "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}" \
                "\\x{202f}\\x{205f}\\x{3000}"
-
-static void *pcre_alloc(size_t size, void *ctx)
-{
-    return qsae__alloc(ctx, size);
-}
-
-static void pcre_free(void *p, void *ctx)
-{
-    qsae__free(ctx, p);
-}
 
 /* Rewrites the classes in which Oniguruma and PCRE2 differ; refuses what cannot be rewritten. */
 static int32_t translate(const char *regex, const char *where, qsae__strbuf *out)
@@ -80,10 +66,8 @@ int32_t qsae__pattern_regex(qsae_context *ctx, const char *regex, const char *wh
                             qsae__pattern **out)
 {
     qsae__pattern *p = qsae__calloc(ctx, 1, sizeof *p);
-    pcre2_compile_context *compile = NULL;
+    char reason[QSAE__REGEX_REASON];
     qsae__strbuf text;
-    int error = 0;
-    PCRE2_SIZE offset = 0;
     int32_t status;
 
     *out = NULL;
@@ -92,38 +76,23 @@ int32_t qsae__pattern_regex(qsae_context *ctx, const char *regex, const char *wh
     qsae__strbuf_init(&text, ctx);
     qsae__strbuf_add(&text, "", 0);
     status = translate(regex, where, &text);
-    if (status != QSAE_OK)
-        goto fail;
-    status = QSAE_ENOMEM;
-    p->general = pcre2_general_context_create(pcre_alloc, pcre_free, ctx);
-    compile = pcre2_compile_context_create(p->general);
-    if (p->general == NULL || compile == NULL)
-        goto fail;
-    pcre2_set_max_pattern_length(compile, 65536);
-    p->regex = pcre2_compile((PCRE2_SPTR)text.data, (PCRE2_SIZE)text.size,
-                             PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                             compile);
-    if (p->regex == NULL) {
-        char reason[128] = "";
-        if (error == PCRE2_ERROR_HEAP_FAILED)
-            goto fail; /* our allocator has set the message */
-        pcre2_get_error_message(error, (PCRE2_UCHAR *)reason, sizeof reason);
-        status = qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression \"%s\": %s", where, regex,
-                            reason);
-        goto fail;
+    if (status == QSAE_OK) {
+        status = qsae__regex_new(ctx, text.data, (size_t)text.size, QSAE__REGEX_UNICODE, reason,
+                                 &p->regex);
+        if (status == QSAE_EFORMAT)
+            status = qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression \"%s\": %s", where,
+                                regex, reason);
     }
-    p->source = qsae__strdup(ctx, regex);
-    if (p->source == NULL)
-        goto fail;
-    p->words = qsae__words_kind(regex);
-    (void)pcre2_jit_compile(p->regex, PCRE2_JIT_COMPLETE); /* without it the interpreter runs */
-    *out = p;
-    p = NULL;
-    status = QSAE_OK;
-fail:
-    pcre2_compile_context_free(compile);
+    if (status == QSAE_OK) {
+        p->words = qsae__words_kind(regex);
+        p->source = qsae__strdup(ctx, regex);
+        status = p->source == NULL ? QSAE_ENOMEM : QSAE_OK;
+    }
     qsae__strbuf_free(&text);
-    qsae__pattern_close(ctx, &p);
+    if (status == QSAE_OK)
+        *out = p;
+    else
+        qsae__pattern_close(ctx, &p);
     return status;
 }
 
@@ -167,8 +136,7 @@ void qsae__pattern_close(qsae_context *ctx, qsae__pattern **pp)
 
     if (p == NULL)
         return;
-    pcre2_code_free(p->regex);
-    pcre2_general_context_free(p->general);
+    qsae__regex_free(&p->regex);
     qsae__free(ctx, p->string);
     qsae__free(ctx, p->source);
     qsae__free(ctx, p);
@@ -209,18 +177,11 @@ bool qsae__pattern_equal(const qsae__pattern *a, const qsae__pattern *b)
 
 bool qsae__pattern_may_be_empty(const qsae__pattern *p)
 {
-    uint32_t empty = 0;
-
-    return p->regex != NULL && pcre2_pattern_info(p->regex, PCRE2_INFO_MATCHEMPTY, &empty) == 0 &&
-           empty != 0;
+    return p->regex != NULL && qsae__regex_may_be_empty(p->regex);
 }
 
 static int32_t find_regex(qsae__search *s, size_t *start, size_t *end)
 {
-    const pcre2_code *code = s->pattern->regex;
-    PCRE2_SIZE *ovector;
-    int rc;
-
     if (s->pattern->words != QSAE__WORDS_OTHER && s->at < s->size) {
         const size_t n = qsae__words_next(s->pattern->words, s->text + s->at, s->size - s->at);
         *start = s->at;
@@ -228,25 +189,7 @@ static int32_t find_regex(qsae__search *s, size_t *start, size_t *end)
         if (n > 0)
             return 1;
     }
-    if (s->match_data == NULL)
-        s->match_data = pcre2_match_data_create(1, s->pattern->general);
-    if (s->match_data == NULL)
-        return qsae__fail(QSAE_ENOMEM, "out of memory: regular expression match");
-    rc = pcre2_match(code, (PCRE2_SPTR)s->text, s->size, s->at, PCRE2_NO_UTF_CHECK, s->match_data,
-                     NULL);
-    if (rc == PCRE2_ERROR_NOMATCH)
-        return 0;
-    if (rc == PCRE2_ERROR_NOMEMORY)
-        return qsae__fail(QSAE_ENOMEM, "out of memory: regular expression match");
-    if (rc < 0)
-        return qsae__fail(QSAE_EUNSUPPORTED, "the tokenizer's regular expression exceeds the match "
-                          "limits (%d)", rc);
-    ovector = pcre2_get_ovector_pointer(s->match_data);
-    if (ovector[1] < ovector[0])
-        return qsae__fail(QSAE_EUNSUPPORTED, "the tokenizer's regular expression moves its start");
-    *start = ovector[0];
-    *end = ovector[1];
-    return 1;
+    return qsae__regex_find(s->pattern->regex, &s->room, s->text, s->size, s->at, start, end);
 }
 
 int32_t qsae__search_next(qsae__search *s, size_t *start, size_t *end)
@@ -281,7 +224,5 @@ int32_t qsae__search_next(qsae__search *s, size_t *start, size_t *end)
 
 void qsae__search_end(qsae__search *s)
 {
-    if (s->match_data != NULL)
-        pcre2_match_data_free(s->match_data);
-    s->match_data = NULL;
+    qsae__regex_room_free(&s->room);
 }

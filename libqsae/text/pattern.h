@@ -38,7 +38,7 @@ typedef struct qsae__search {
     size_t at;          /* where the next search starts */
     size_t last_end;    /* of the last match, valid if matched */
     bool matched;
-    void *match_data;
+    qsae__regex_room *room;
 } qsae__search;
 
 /* 1 and the next match, 0 at the end, or a negative status. Matches do not overlap; an empty match

@@ -122,14 +122,29 @@ static int32_t isolate_parts(qsae__pieces *p, const qsae__pre_step *step, const 
     return status == QSAE_OK ? add_span(p, start + last, end) : status;
 }
 
-static int32_t find_digits(qsae__pieces *p, const char *text, size_t start, size_t end, int64_t *n)
+/* Whether a step matches a character. */
+static bool matches(int32_t kind, uint32_t c)
+{
+    switch (kind) {
+    case QSAE__PRE_DIGITS:
+        return qsae__is_numeric(c);
+    case QSAE__PRE_PUNCTUATION:
+        return qsae__is_punctuation(c);
+    default:
+        return qsae__is_space(c);
+    }
+}
+
+/* Parts by character: each one that matches is a part. */
+static int32_t find_characters(qsae__pieces *p, int32_t kind, const char *text, size_t start,
+                               size_t end, int64_t *n)
 {
     int32_t status = QSAE_OK;
 
     *n = 0;
     while (start < end && status == QSAE_OK) {
         size_t stop = start;
-        while (stop < end && !qsae__is_numeric(qsae__utf8_get(text + stop)))
+        while (stop < end && !matches(kind, qsae__utf8_get(text + stop)))
             stop += qsae__utf8_len(text[stop]);
         if (stop > start)
             status = add_part(p, n, start, stop, false);
@@ -138,6 +153,25 @@ static int32_t find_digits(qsae__pieces *p, const char *text, size_t start, size
             stop += qsae__utf8_len(text[stop]);
             status = add_part(p, n, start, stop, true);
         }
+        start = stop;
+    }
+    return status;
+}
+
+/* Runs of letters and the like, of white space (which match) and of other characters. */
+static int32_t find_words(qsae__pieces *p, const char *text, size_t start, size_t end, int64_t *n)
+{
+    int32_t status = QSAE_OK;
+
+    *n = 0;
+    while (start < end && status == QSAE_OK) {
+        const uint32_t first = qsae__utf8_get(text + start);
+        const bool space = qsae__is_space(first), word = qsae__is_word(first);
+        size_t stop = start;
+        while (stop < end && qsae__is_space(qsae__utf8_get(text + stop)) == space &&
+               qsae__is_word(qsae__utf8_get(text + stop)) == word)
+            stop += qsae__utf8_len(text[stop]);
+        status = add_part(p, n, start, stop, space);
         start = stop;
     }
     return status;
@@ -184,12 +218,16 @@ static int32_t run_split(qsae__pieces *p, const qsae__pre_step *step)
     for (int64_t i = 0; i < p->count && status == QSAE_OK; i++) {
         const qsae__span s = p->spans[i];
         int64_t n;
-        if (step->kind != QSAE__PRE_DIGITS && step->behavior == QSAE__ISOLATED) {
+        if (step->pattern != NULL && step->behavior == QSAE__ISOLATED) {
             status = isolate_parts(p, step, p->text, s.start, s.end);
             continue;
         }
-        status = step->kind == QSAE__PRE_DIGITS ? find_digits(p, p->text, s.start, s.end, &n)
-                                                : find_parts(p, step, p->text, s.start, s.end, &n);
+        if (step->kind == QSAE__PRE_WORDS)
+            status = find_words(p, p->text, s.start, s.end, &n);
+        else
+            status = step->pattern == NULL
+                         ? find_characters(p, step->kind, p->text, s.start, s.end, &n)
+                         : find_parts(p, step, p->text, s.start, s.end, &n);
         if (status == QSAE_OK)
             status = emit_parts(p, step->behavior, n);
     }

@@ -8,7 +8,10 @@ enum qsae__pre_kind {
     QSAE__PRE_SPLIT,
     QSAE__PRE_METASPACE,
     QSAE__PRE_BYTES, /* ByteLevel */
-    QSAE__PRE_DIGITS
+    QSAE__PRE_DIGITS,
+    QSAE__PRE_SPACES,      /* WhitespaceSplit */
+    QSAE__PRE_WORDS,       /* Whitespace: \w+|[^\w\s]+ */
+    QSAE__PRE_PUNCTUATION
 };
 
 enum qsae__behavior {

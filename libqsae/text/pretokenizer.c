@@ -12,23 +12,34 @@ static const char *const behaviors[] = {
     "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous",
 };
 
+/* *out: QSAE__REMOVED, ...; `fallback` names the behavior if the file does not (NULL: it must). */
+static int32_t read_behavior(const json_t *json, const char *where, const char *fallback,
+                             int32_t *out)
+{
+    const char *behavior = fallback;
+    const int32_t status = qsae__json_str(json, where, "behavior", fallback == NULL, &behavior,
+                                          NULL);
+
+    if (status != QSAE_OK)
+        return status;
+    for (int32_t i = 0; i < 5; i++)
+        if (strcmp(behavior, behaviors[i]) == 0) {
+            *out = i;
+            return QSAE_OK;
+        }
+    return qsae__fail(QSAE_EFORMAT, "%s: unknown behavior \"%s\"", where, behavior);
+}
+
 static int32_t read_split(qsae__pretokenizer *p, const json_t *json, const char *where,
                           qsae__pre_step *step)
 {
-    const char *behavior = NULL;
-    int32_t status = qsae__json_str(json, where, "behavior", true, &behavior, NULL);
+    int32_t status = read_behavior(json, where, NULL, &step->behavior);
 
+    step->kind = QSAE__PRE_SPLIT;
     if (status == QSAE_OK)
         status = qsae__json_bool(json, where, "invert", false, &step->invert, NULL);
     if (status != QSAE_OK)
         return status;
-    step->kind = QSAE__PRE_SPLIT;
-    step->behavior = -1;
-    for (int32_t i = 0; i < 5; i++)
-        if (strcmp(behavior, behaviors[i]) == 0)
-            step->behavior = i;
-    if (step->behavior < 0)
-        return qsae__fail(QSAE_EFORMAT, "%s: Split: unknown behavior \"%s\"", where, behavior);
     return qsae__pattern_read(p->ctx, json_object_get(json, "pattern"), where, &step->pattern);
 }
 
@@ -103,6 +114,23 @@ static int32_t read_bytes(qsae__pretokenizer *p, const json_t *json, const char 
     return status;
 }
 
+/* CharDelimiterSplit. */
+static int32_t read_delimiter(qsae__pretokenizer *p, const json_t *json, const char *where,
+                              qsae__pre_step *step)
+{
+    const char *c = NULL;
+    const int32_t status = qsae__json_str(json, where, "delimiter", true, &c, NULL);
+
+    step->kind = QSAE__PRE_SPLIT;
+    step->behavior = QSAE__REMOVED;
+    if (status != QSAE_OK)
+        return status;
+    if (*c == '\0' || c[qsae__utf8_len(*c)] != '\0')
+        return qsae__fail(QSAE_EFORMAT, "%s: CharDelimiterSplit: delimiter: expected one "
+                          "character, found \"%s\"", where, c);
+    return qsae__pattern_string(p->ctx, c, strlen(c), &step->pattern);
+}
+
 static int32_t read_sequence(qsae__pretokenizer *p, const json_t *json, const char *where)
 {
     const json_t *list = NULL;
@@ -143,6 +171,17 @@ int32_t qsae__pretokenizer_read(qsae__pretokenizer *p, const json_t *json, const
         step->kind = QSAE__PRE_DIGITS;
         step->behavior = individual ? QSAE__ISOLATED : QSAE__CONTIGUOUS;
         return status;
+    }
+    if (strcmp(type, "CharDelimiterSplit") == 0)
+        return read_delimiter(p, json, where, step);
+    if (strcmp(type, "Punctuation") == 0) {
+        step->kind = QSAE__PRE_PUNCTUATION;
+        return read_behavior(json, where, "Isolated", &step->behavior);
+    }
+    if (strcmp(type, "WhitespaceSplit") == 0 || strcmp(type, "Whitespace") == 0) {
+        step->kind = type[10] == '\0' ? QSAE__PRE_WORDS : QSAE__PRE_SPACES;
+        step->behavior = QSAE__REMOVED;
+        return QSAE_OK;
     }
     return qsae__fail(QSAE_EUNSUPPORTED, "%s: pre-tokenizer \"%s\" is not supported", where, type);
 }

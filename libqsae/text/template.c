@@ -70,6 +70,27 @@ static int32_t read_single(qsae_tokenizer *t, const json_t *json, const char *wh
     return status;
 }
 
+/* "cls" in front and "sep" behind, each ["text", id]. */
+static int32_t read_pair(qsae_tokenizer *t, const json_t *json, const char *where)
+{
+    int32_t id, status = QSAE_OK;
+
+    for (int i = 0; i < 2 && status == QSAE_OK; i++) {
+        const char *const key = i == 0 ? "cls" : "sep";
+        const json_t *const list = json_object_get(json, key), *const v = json_array_get(list, 1);
+        if (json_array_size(list) != 2 || !json_is_string(json_array_get(list, 0)) ||
+            !json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= t->vocab)
+            return qsae__fail(QSAE_EFORMAT, "%s: key \"%s\": expected [token, id below %lld]",
+                              where, key, (long long)t->vocab);
+        id = (int32_t)json_integer_value(v);
+        if (i == 0)
+            status = put_in_front(&t->prefix, &(qsae__ids){ .data = &id, .count = 1 });
+        else
+            status = qsae__ids_add(&t->suffix, &id, 1);
+    }
+    return status;
+}
+
 int32_t qsae__template_read(qsae_tokenizer *t, const json_t *json, const char *where)
 {
     const json_t *list = NULL;
@@ -85,6 +106,8 @@ int32_t qsae__template_read(qsae_tokenizer *t, const json_t *json, const char *w
         return QSAE_OK;
     if (strcmp(type, "TemplateProcessing") == 0)
         return read_single(t, json, where);
+    if (strcmp(type, "RobertaProcessing") == 0 || strcmp(type, "BertProcessing") == 0)
+        return read_pair(t, json, where);
     if (strcmp(type, "Sequence") != 0)
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: \"%s\" is not supported", where, type);
     status = qsae__json_get(json, where, "processors", true, JSON_ARRAY, &list);

@@ -123,6 +123,39 @@ static int32_t read_added_tokens(qsae_tokenizer *t, const json_t *root, const ch
     return qsae__added_ready(t);
 }
 
+/* Files without a type are older than it; a list of tokens with scores is Unigram's. */
+static int32_t read_model(qsae_tokenizer *t, const json_t *model, int64_t file_size)
+{
+    const char *type = json_is_array(json_object_get(model, "vocab")) ? "Unigram" : "BPE";
+    const int32_t status = qsae__json_str(model, "model", "type", false, &type, NULL);
+
+    if (status != QSAE_OK)
+        return status;
+    if (strcmp(type, "Unigram") == 0)
+        return qsae__unigram_read(&t->unigram, &t->model, t->ctx, model, "model", file_size);
+    return qsae__bpe_read(&t->model, t->ctx, model, "model", file_size);
+}
+
+/* Metaspace's "first" asks which pieces start where the text does. Where the first character of
+ * the text has become several and these are cut apart there is more than one; no such file is in
+ * use. */
+static int32_t check_first(const qsae_tokenizer *t)
+{
+    bool several = false, apart = false;
+
+    for (int64_t i = 0; i < t->normalizer.count; i++)
+        several |= qsae__norm_expands(&t->normalizer.steps[i]);
+    for (int64_t i = 0; i < t->pretokenizer.count; i++) {
+        const qsae__pre_step *const s = &t->pretokenizer.steps[i];
+        if (s->kind == QSAE__PRE_METASPACE && s->prepend == QSAE__PREPEND_FIRST && several && apart)
+            return qsae__fail(QSAE_EUNSUPPORTED, "pre_tokenizer: Metaspace: prepend_scheme "
+                              "\"first\" behind steps that prepend and cut is not supported");
+        several |= s->kind == QSAE__PRE_METASPACE || s->kind == QSAE__PRE_BYTES;
+        apart |= s->kind != QSAE__PRE_SPACES;
+    }
+    return QSAE_OK;
+}
+
 int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const char *path,
                                   int64_t file_size)
 {
@@ -138,7 +171,9 @@ int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const c
         status = qsae__pretokenizer_read(&t->pretokenizer, json_object_get(root, "pre_tokenizer"),
                                          "pre_tokenizer");
     if (status == QSAE_OK)
-        status = qsae__bpe_read(&t->model, t->ctx, model, "model", file_size);
+        status = check_first(t);
+    if (status == QSAE_OK)
+        status = read_model(t, model, file_size);
     if (status != QSAE_OK)
         return qsae__fail_in(status, "%s", path);
     status = read_added_tokens(t, root, path, file_size);
@@ -276,7 +311,7 @@ static int32_t read_config(qsae_tokenizer *t, const char *path)
     t->bos = t->prefix.count > 0 ? t->prefix.data[0] : -1;
     t->eos = t->suffix.count > 0 ? t->suffix.data[t->suffix.count - 1] : -1;
     t->pad = -1;
-    t->unk = t->model.unk_token == NULL ? -1 : qsae__token_id(t, t->model.unk_token);
+    t->unk = t->model.unk_token == NULL ? t->model.unk : qsae__token_id(t, t->model.unk_token);
     if (!qsae__file_exists(path))
         return QSAE_OK;
     status = qsae__file_open(t->ctx, path, &file);
@@ -369,6 +404,7 @@ void qsae_tokenizer_close(qsae_tokenizer **tokenizer)
     qsae__free(ctx, t->contents);
     qsae__free(ctx, t->added);
     qsae__bpe_free(&t->model);
+    qsae__unigram_free(&t->unigram);
     qsae__normalizer_free(&t->normalizer);
     qsae__pretokenizer_free(&t->pretokenizer);
     qsae__matcher_free(&t->raw);

@@ -13,11 +13,13 @@
 #include "text/match.h"
 #include "text/normalize.h"
 #include "text/pretokenize.h"
+#include "text/unigram.h"
 
 struct qsae_tokenizer {
     qsae_context *ctx;
     char hash[QSAE__HASH_SIZE];
-    qsae__bpe model;
+    qsae__bpe model;            /* of a Unigram model its vocabulary, unknown and byte tokens */
+    qsae__unigram unigram;
     qsae__normalizer normalizer;
     qsae__pretokenizer pretokenizer;
     qsae__added *added;         /* [n_added] */
@@ -51,7 +53,7 @@ int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const c
                                   int64_t limit);
 int32_t qsae__tokenizer_read_named(qsae_tokenizer *t, const json_t *config, const char *path);
 
-/* All of it, from a folder with GPT-2's vocab.json and merges.txt. */
+/* All of it, from a folder with vocab.json and merges.txt. */
 int32_t qsae__tokenizer_read_files(qsae_tokenizer *t, const char *folder);
 
 /* All of it, from a GGUF file's keys. */
@@ -78,6 +80,7 @@ typedef struct qsae__encoder {
     qsae__strbuf buffers[2];
     qsae__pieces pieces;
     qsae__bpe_scratch scratch;
+    qsae__lattice lattice;      /* of a Unigram model */
     qsae__ids ids;              /* result */
     const char *text;           /* present text of a walk over added tokens */
     bool at_start;

@@ -125,3 +125,50 @@ bool qsae__is_numeric(uint32_t c)
         return false;
     }
 }
+
+bool qsae__is_punctuation(uint32_t c)
+{
+    if (c < 0x80)
+        return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
+               (c >= '{' && c <= '~');
+    switch (utf8proc_category((utf8proc_int32_t)c)) {
+    case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_PD:
+    case UTF8PROC_CATEGORY_PS:
+    case UTF8PROC_CATEGORY_PE:
+    case UTF8PROC_CATEGORY_PI:
+    case UTF8PROC_CATEGORY_PF:
+    case UTF8PROC_CATEGORY_PO:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Those that have a decomposition or a combining class, or are marks. */
+static const struct {
+    uint32_t first, last;
+} young[] = {
+    { 0x7fd, 0x7fd }, { 0x898, 0x89f }, { 0x8ca, 0x8d3 }, { 0x9fe, 0x9fe }, { 0xafa, 0xaff },
+    { 0xb55, 0xb55 }, { 0xc04, 0xc04 }, { 0xc3c, 0xc3c }, { 0xcf3, 0xd00 }, { 0xd3b, 0xd3c },
+    { 0xd81, 0xd81 }, { 0xeba, 0xeba }, { 0xece, 0xece }, { 0x1715, 0x1715 }, { 0x180f, 0x180f },
+    { 0x1abf, 0x1ace }, { 0x1cf7, 0x1cf7 }, { 0x1df6, 0x1dfa }, { 0x32ff, 0x32ff },
+    { 0xa7f2, 0xa7f4 }, { 0xa82c, 0xa82c }, { 0xa8ff, 0xa8ff }, { 0xab69, 0xab69 },
+    { 0x10781, 0x107ba }, { 0x10d24, 0x10d27 }, { 0x10eab, 0x10f85 }, { 0x11070, 0x11074 },
+    { 0x110c2, 0x110c2 }, { 0x11145, 0x11146 }, { 0x111c9, 0x111c9 }, { 0x111ce, 0x111cf },
+    { 0x11241, 0x11241 }, { 0x1133b, 0x1133b }, { 0x1145e, 0x1145e }, { 0x1182c, 0x1183a },
+    { 0x11930, 0x11a99 }, { 0x11d31, 0x11f42 }, { 0x13440, 0x13455 }, { 0x16f4f, 0x16f4f },
+    { 0x16f7f, 0x16f87 }, { 0x16fe4, 0x16ff1 }, { 0x1cf00, 0x1cf46 }, { 0x1e030, 0x1e4ef },
+    { 0x1f16c, 0x1f16c }, { 0x1fbf0, 0x1fbf9 },
+};
+
+bool qsae__is_young(uint32_t c)
+{
+    if (c < young[0].first || (c >= 0x3300 && c < 0xa7f2) || (c >= 0xac00 && c < 0x10000) ||
+        (c >= 0x1f200 && c < 0x1fb00))
+        return false;
+    for (size_t i = 0; i < sizeof young / sizeof *young && young[i].first <= c; i++)
+        if (c <= young[i].last)
+            return true;
+    return false;
+}

@@ -45,5 +45,10 @@ size_t qsae__utf8_put(uint32_t c, char out[4]);
 bool qsae__is_space(uint32_t c);   /* Unicode White_Space */
 bool qsae__is_word(uint32_t c);    /* \w of Unicode regular expressions */
 bool qsae__is_numeric(uint32_t c); /* categories Nd, Nl, No */
+bool qsae__is_punctuation(uint32_t c); /* categories P*, and the ASCII symbols */
+
+/* Characters that the reference's tables for normalization, of Unicode 9, do not know (or, one,
+ * know as no mark), while utf8proc's do. */
+bool qsae__is_young(uint32_t c);
 
 #endif

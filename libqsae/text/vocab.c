@@ -57,12 +57,13 @@ static int32_t reserve(qsae__vocab *v, qsae_context *ctx, int64_t count, int64_t
     return QSAE_OK;
 }
 
-static void insert(qsae__vocab *v, uint32_t id, const char *s, size_t size)
+/* `old`: the id of the same text, whose place it takes; -1 if there is none. */
+static void insert(qsae__vocab *v, uint32_t id, int32_t old, const char *s, size_t size)
 {
     const uint64_t mask = (uint64_t)(v->n_slots - 1);
     uint64_t i = string_hash(s, size) & mask;
 
-    while (v->slots[i] != 0)
+    while (v->slots[i] != 0 && v->slots[i] != (uint32_t)(old + 1))
         i = (i + 1) & mask;
     v->slots[i] = id + 1;
 }
@@ -89,14 +90,14 @@ int32_t qsae__vocab_read(qsae__vocab *v, qsae_context *ctx, const json_t *json, 
         memcpy(v->bytes + at, key, size);
         v->offsets[id] = at;
         v->sizes[id] = size;
-        insert(v, id, key, size);
+        insert(v, id, -1, key, size);
         at += size;
     }
     return QSAE_OK;
 }
 
 int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *texts,
-                          int64_t count, const char *where)
+                          int64_t count, bool repeats, const char *where)
 {
     size_t bytes = 0;
     uint32_t at = 0;
@@ -112,7 +113,7 @@ int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *
     for (int64_t id = 0; id < count && status == QSAE_OK; id++) {
         const qsae__slice text = texts[id];
         const int32_t before = qsae__vocab_find(v, text.data, text.size);
-        if (before >= 0)
+        if (before >= 0 && !repeats)
             return qsae__fail(QSAE_EFORMAT, "%s: \"%.*s\" is token %d and token %lld", where,
                               (int)qsae__min_i64((int64_t)text.size, 100), text.data, before,
                               (long long)id);
@@ -121,7 +122,7 @@ int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *
         if (text.size == 0)
             continue;
         memcpy(v->bytes + at, text.data, text.size);
-        insert(v, (uint32_t)id, text.data, text.size);
+        insert(v, (uint32_t)id, before, text.data, text.size);
         at += (uint32_t)text.size;
     }
     return status;

@@ -25,10 +25,10 @@ typedef struct qsae__slice {
     size_t size;
 } qsae__slice;
 
-/* Text i of `texts` [count] is token i; ids of empty texts exist but cannot be found. Two equal
- * texts are QSAE_EFORMAT. */
+/* Text i of `texts` [count] is token i; ids of empty texts exist but cannot be found. Of two equal
+ * texts the last is found if `repeats`, else they are QSAE_EFORMAT. */
 int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *texts,
-                          int64_t count, const char *where);
+                          int64_t count, bool repeats, const char *where);
 void qsae__vocab_free(qsae__vocab *v);
 
 /* Id of a string, -1 if there is none. */

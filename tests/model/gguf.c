@@ -12,7 +12,8 @@
 
 static const char *const models[] = { "gguf_llama_mixed", "gguf_llama_q4_k_m", "gguf_llama_rope3",
                                       "gguf_gemma3", "gguf_gemma3_new", "gguf_gemma2",
-                                      "gguf_qwen3" };
+                                      "gguf_qwen3", "gguf_neox", "gguf_neox_sequential",
+                                      "gguf_gpt2" };
 #define N_MODELS ((int)(sizeof models / sizeof models[0]))
 
 static void open_model(qsae_context *ctx, const char *path, json_t **config, qsae__tensors **t)
@@ -95,9 +96,18 @@ static void test_keys(void **state)
         open_model(ctx, file_of(models[i]), &config, &t);
         OK(qsae__config_read(ctx, config, "test", &c));
         const qsae__rope *const full = &c.rope[QSAE__FULL], *const local = &c.rope[QSAE__SLIDING];
-        assert_true(c.vocab == 64 && c.bos == 2 && c.eos == 1 && c.max_positions == 64);
-        assert_true(c.head_dim == (i == 0 ? 8 : 16));
-        if (i == 6) {
+        assert_true(c.vocab == 64 && c.bos == 2 && c.eos == 1);
+        assert_true(c.max_positions == (i == 9 ? 24 : 64));
+        assert_true(c.head_dim == (i == 0 || i == 7 || i == 9 ? 8 : 16));
+        if (i == 7 || i == 8) {
+            assert_true(c.parallel == (i == 7) && c.rotary_dim == (i == 7 ? 2 : 16));
+            assert_true(c.attention_bias && c.mlp_bias && !c.tied && c.eps == (double)1e-5f);
+            assert_true(full->theta == (i == 7 ? 1e4 : 500) && c.activation == QSAE__ACT_GELU);
+            assert_true(i == 7 || (full->type == QSAE__ROPE_LINEAR && full->factor == 4));
+        } else if (i == 9) {
+            assert_true(c.tied && c.mlp_width == 128 && c.activation == QSAE__ACT_GELU_NEW);
+            assert_true(c.rotary_dim == -1 && c.eps == (double)1e-5f);
+        } else if (i == 6) {
             assert_true(c.layers == 2 && c.window == 0 && c.heads == 3 && c.kv_heads == 1);
             assert_true(c.eps == (double)1e-5f && c.attn_scale == 0.25 && full->theta == 1e6);
             assert_true(!c.tied && c.attention_bias && !c.mlp_bias && !full->factors);
@@ -505,19 +515,19 @@ static void test_gemma2_keys(void **state)
 
 static void test_refused_keys(void **state)
 {
-    static const char *const others[] = { "qwen3moe", "gemma4", "gptneox", "gpt2", "clip",
+    static const char *const others[] = { "qwen3moe", "gemma4", "gptj", "qwen2", "clip",
                                           "llama4", "llam", "LLAMA", "" };
     static const char *const scalars[] = { "expert_count", "attention.clamp_kqv",
                                            "attention.shared_kv_layers", "nextn_predict_layers" };
     qsae_context *ctx = test_context(1, NULL);
     struct file f;
-    char text[80];
+    char text[120];
     (void)state;
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         start(&f);
         add_str(&f, "general.architecture", others[i]);
-        snprintf(text, sizeof text, "\"%s\" is not supported (llama, gemma3, gemma2, qwen3 are)",
-                 others[i]);
+        snprintf(text, sizeof text, "\"%s\" is not supported (llama, gemma3, gemma2, qwen3, "
+                 "gptneox, gpt2 are)", others[i]);
         refused(ctx, &f, QSAE_EUNSUPPORTED, text);
     }
     start(&f);

@@ -12,6 +12,10 @@ gemma gemma2            characters, bytes for the rest, spaces as U+2581; 262,14
 llama2 llama2_new       the same with a space put in front; older and newer spelling; 32,000
 llama3 qwen2 qwen35     byte level, the models' regular expressions; up to 151,000
 gpt2 gpt2_files neox    byte level, GPT-2's expression; gpt2_files: without a tokenizer.json
+smollm phi roberta      the same with single digits; with added runs of spaces; between <s> and </s>
+mistral                 as llama2, spaces by Metaspace, all spellings of it at their defaults
+t5 t5_new albert xlmr   Unigram, compiled rules of NFKC; 32,000 and 250,000 tokens
+unigram_gemma           Unigram with bytes for the rest, a word may be a whole text
 
 The texts hold the files of --text and, mixed with them, emoji, CJK and other scripts, runs of white
 space, control characters, special tokens, composed and decomposed pairs, and any code point.
@@ -32,6 +36,7 @@ from pathlib import Path
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import tokenizers_ref as ref
+import unigram_ref
 from tokenizers import Tokenizer
 
 SPACE = ref.SPACE
@@ -175,6 +180,70 @@ def documents(folder):
     tokens += [ref.added(len(v) + 1 + i, " " * (24 - i), normalized=True) for i in range(23)]
     out["neox"] = ref.document(v, ref.as_strings(m), tokens, {"type": "NFC"}, level, level, level,
                                unk_token=None)
+    tokens = [ref.added(vocabulary[end], end, special=True)]
+    digits = {"type": "Sequence", "pretokenizers": [
+        {"type": "Digits", "individual_digits": True}, level]}
+    out["smollm"] = ref.document(vocabulary, ref.as_strings(merges), tokens, None, digits, None,
+                                 level, unk_token=None)
+    runs = [ref.added(len(vocabulary) + i, " " * (31 - i), normalized=True) for i in range(30)]
+    runs += [ref.added(len(vocabulary) + 30 + i, "\t" * (9 - i)) for i in range(8)]
+    out["phi"] = ref.document(vocabulary, ref.as_arrays(merges), tokens + runs, None, level, level,
+                              level, unk_token=None)
+    pair = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0],
+            "trim_offsets": True, "add_prefix_space": False}
+    v = {t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", *vocabulary, "<mask>"])}
+    tokens = [ref.added(v[t], t, special=True) for t in ("<s>", "<pad>", "</s>", "<unk>")]
+    tokens += [ref.added(v["<mask>"], "<mask>", special=True, lstrip=True)]
+    out["roberta"] = ref.document(v, ref.as_strings(merges), tokens, None, level, pair, level,
+                                  unk_token=None)
+    v, m = spaced(merges, 32000, llama)
+    out["mistral"] = ref.document(v, ref.as_arrays(m), base, None,
+                                  {"type": "Metaspace", "replacement": SPACE, "split": False},
+                                  ref.template(v, ["<s>"]), ref.LLAMA_DECODER, **fallback)
+    out.update(unigrams(merges))
+    return out
+
+
+def unigrams(merges):
+    """Unigram tokenizers of the words of the merge list, rarer ones with lower scores."""
+    rng, out = random.Random(3), {}
+
+    def scored(special, size, more=()):
+        pieces, _ = spaced(merges, size, special)
+        pieces = [p for p in pieces if p not in ref.BYTES and p not in special]
+        scores = [-3.0 - 12.0 * i / len(pieces) - 2 * rng.random() for i in range(len(pieces))]
+        entries = [(s, 0.0) for s in special] + [(b, 0.0) for b in more]
+        return entries + [(p, unigram_ref.f32(s)) for p, s in zip(pieces, scores)]
+
+    def names(special):
+        return [ref.added(i, t, special=True) for i, t in enumerate(special)]
+
+    everything = [chr(c) for c in range(0xA0, 0x110000) if not 0xD800 <= c < 0xE000]
+    rules = unigram_ref.charsmap(unigram_ref.nmt_rules(everything))
+    space, white = ref.metaspace("always", True), {"type": "WhitespaceSplit"}
+    both = {"type": "Sequence", "pretokenizers": [white, space]}
+    t5, roberta = ["<pad>", "</s>", "<unk>"], ["<s>", "<pad>", "</s>", "<unk>"]
+    v = scored(t5, 32000)
+    post = ref.template({"</s>": 1}, [], ["</s>"])
+    model = unigram_ref.unigram(v, 2)
+    out["t5"] = unigram_ref.document(model, names(t5), rules, both, post, space)
+    steps = {"type": "Sequence", "normalizers": [
+        rules, {"type": "Strip", "strip_left": False, "strip_right": True},
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPACE}]}
+    out["t5_new"] = unigram_ref.document(model, names(t5), steps, ref.metaspace("first", True),
+                                         post, space)
+    quotes = [{"type": "Replace", "pattern": {"String": q}, "content": '"'} for q in ("``", "''")]
+    steps = {"type": "Sequence", "normalizers": [
+        *quotes, {"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"}, rules]}
+    out["albert"] = unigram_ref.document(model, names(t5), steps, both, post, space)
+    out["xlmr"] = unigram_ref.document(
+        unigram_ref.unigram(scored(roberta, 250000), 3), names(roberta), rules, both,
+        {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0],
+         "trim_offsets": True, "add_prefix_space": True}, space)
+    v = scored(roberta, 256000, ref.BYTES)
+    out["unigram_gemma"] = unigram_ref.document(
+        unigram_ref.unigram(v, 3, True), names(roberta), ref.REPLACE, ref.SPLIT, None,
+        ref.LLAMA_DECODER)
     return out
 
 

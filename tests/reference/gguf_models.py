@@ -19,9 +19,12 @@ import shutil
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as T
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, GPTNeoXForCausalLM
 
-from models import CLASSES, LLAMA3, binary64, distance, fill, gemma, gemma2, llama, qwen3, run
+import layernorm_models
+import models
+from layernorm_models import gpt2, neox
+from models import CLASSES, LLAMA3, distance, gemma, gemma2, llama, qwen3
 
 MODELS = {
     # Every matrix in another type; the embedding too.
@@ -189,8 +192,74 @@ MODELS = {
             attn_logit_softcapping=2.0, final_logit_softcapping=4.0, query_pre_attn_scalar=16
         ),
     ),
+    # A part of each head rotates; q, k and v of each head together in the checkpoint, apart in the
+    # file.
+    "gguf_neox": dict(
+        config=neox(hidden_size=32, num_attention_heads=4, intermediate_size=64),
+        types={
+            "token_embd": T.Q8_0,
+            "output": T.BF16,
+            "attn_qkv": T.Q4_0,
+            "attn_output": T.Q5_1,
+            "ffn_up": T.Q4_1,
+            "ffn_down": T.F16,
+        },
+        seed=510,
+    ),
+    # One after the other, all of each head, linear scaling.
+    "gguf_neox_sequential": dict(
+        config=neox(
+            hidden_size=32,
+            intermediate_size=32,
+            num_attention_heads=2,
+            use_parallel_residual=False,
+            rope_parameters={
+                "rope_type": "linear",
+                "factor": 4.0,
+                "rope_theta": 500.0,
+                "partial_rotary_factor": 1.0,
+            },
+        ),
+        types={"token_embd": T.F16, "attn_qkv": T.Q8_0, "ffn_up": T.Q5_0, "ffn_down": T.Q4_0},
+        seed=511,
+    ),
+    # Matrices transposed in the file.
+    "gguf_gpt2": dict(
+        config=gpt2(n_embd=32, n_head=4, bos_token_id=2, eos_token_id=1),
+        types={
+            "token_embd": T.Q8_0,
+            "attn_qkv": T.Q4_0,
+            "attn_output": T.Q8_0,
+            "ffn_up": T.F16,
+            "ffn_down": T.Q5_1,
+        },
+        seed=512,
+    ),
 }
 TOKENS = 16
+NEOX_NAMES = {
+    "gpt_neox.embed_in": "token_embd",
+    "gpt_neox.final_layer_norm": "output_norm",
+    "lm_head": "output",  # embed_out in checkpoints
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "attention.query_key_value": "attn_qkv",
+    "attention.dense": "attn_output",
+    "mlp.dense_h_to_4h": "ffn_up",
+    "mlp.dense_4h_to_h": "ffn_down",
+}
+GPT2_NAMES = {
+    "transformer.wte": "token_embd",
+    "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm",
+    "lm_head": "output",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
 LLAMA_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -262,6 +331,15 @@ def unpermute(x, heads):
     return parts.swapaxes(1, 2).reshape(x.shape)
 
 
+def by_part(x, heads):
+    """GPTNeoXModel.modify_tensors of the converter: [heads, 3, d] becomes [3, heads, d]."""
+    return x.reshape(heads, 3, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+
+
+def by_head(x, heads):
+    return x.reshape(3, heads, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+
+
 def heads_of(name, config):
     return config.num_attention_heads if "attn_q" in name else config.num_key_value_heads
 
@@ -292,6 +370,33 @@ def rope_factors(config):
             smooth = (old / wave - low) / (high - low)
             out.append(1 / ((1 - smooth) / factor + smooth))
     return np.array(out, np.float32)
+
+
+def write_layer_norm_keys(w, config, arch):
+    """set_gguf_parameters of GPTNeoXModel and GPT2Model."""
+    w.add_context_length(config.max_position_embeddings)
+    w.add_embedding_length(config.hidden_size)
+    w.add_block_count(config.num_hidden_layers)
+    w.add_head_count(config.num_attention_heads)
+    w.add_file_type(0)
+    w.add_tokenizer_model("none")
+    w.add_bos_token_id(2)
+    w.add_eos_token_id(1)
+    if arch == "gpt2":
+        w.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+        w.add_layer_norm_eps(config.layer_norm_epsilon)
+        return
+    rope = config.rope_parameters
+    head = config.hidden_size // config.num_attention_heads
+    w.add_feed_forward_length(config.intermediate_size)
+    w.add_rope_dimension_count(int(rope["partial_rotary_factor"] * head))
+    w.add_parallel_residual(config.use_parallel_residual)
+    w.add_layer_norm_eps(config.layer_norm_eps)
+    if rope["rope_theta"] != 10000.0:
+        w.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "linear":
+        w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        w.add_rope_scaling_factor(rope["factor"])
 
 
 def write_keys(w, config, arch, plan):
@@ -333,15 +438,21 @@ def write_keys(w, config, arch, plan):
         w.add_sliding_window_pattern([t == "sliding_attention" for t in config.layer_types])
 
 
+NAMES = {"llama": LLAMA_NAMES, "qwen3": QWEN3_NAMES, "gptneox": NEOX_NAMES, "gpt2": GPT2_NAMES}
+
+
 def write(model, path, plan):
     """The file, and the weights it stands for under their Hugging Face names."""
     config = model.config
-    arch = config.model_type.removesuffix("_text")
-    names = {"llama": LLAMA_NAMES, "qwen3": QWEN3_NAMES}.get(arch, GEMMA_NAMES)
+    arch = config.model_type.removesuffix("_text").replace("gpt_neox", "gptneox")
+    names = NAMES.get(arch, GEMMA_NAMES)
     w = gguf.GGUFWriter(path, arch)
     w.add_name(path.parent.name)
-    write_keys(w, config, arch, plan)
-    decoded = {}
+    if arch in ("gptneox", "gpt2"):
+        write_layer_norm_keys(w, config, arch)
+    else:
+        write_keys(w, config, arch, plan)
+    decoded, turned_names = {}, set()
     if arch == "llama" and config.rope_parameters["rope_type"] == "llama3":
         w.add_tensor("rope_freqs.weight", rope_factors(config))
     for hf, value in model.state_dict().items():
@@ -353,11 +464,18 @@ def write(model, path, plan):
             decoded[hf] = np.zeros_like(x)
             continue
         turned = arch == "llama" and name.split(".")[-2] in ("attn_q", "attn_k")
+        parts = arch == "gptneox" and "attn_qkv" in name
+        turn = arch == "gpt2" and x.ndim == 2 and name.startswith("blk.")
         if turned:
             x = permute(x, heads_of(name, config))
+        if parts:
+            x = by_part(x, config.num_attention_heads)
+        if turn:
+            x = np.ascontiguousarray(x.T)
         if arch.startswith("gemma") and name.endswith("norm.weight"):
             x = x + np.float32(1)
-        kind = plan["types"].get(name.split(".")[-2], T.F32) if x.ndim == 2 else T.F32
+        matrix = x.ndim == 2 and "position" not in name
+        kind = plan["types"].get(name.split(".")[-2], T.F32) if matrix else T.F32
         if kind == T.F32:
             w.add_tensor(name, np.ascontiguousarray(x))
             y = x
@@ -367,6 +485,10 @@ def write(model, path, plan):
             y = gguf.quants.dequantize(packed, kind)
         if turned:
             y = unpermute(y, heads_of(name, config))
+        if parts:
+            y = by_head(y, config.num_attention_heads)
+        if turn:
+            turned_names.add(hf)
         if arch.startswith("gemma") and name.endswith("norm.weight"):
             y = y - np.float32(1)
         decoded[hf] = np.ascontiguousarray(y, np.float32)
@@ -374,7 +496,7 @@ def write(model, path, plan):
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
-    return decoded
+    return decoded, turned_names
 
 
 def fnv(data):
@@ -385,28 +507,45 @@ def fnv(data):
     return "%016x" % h
 
 
+def first_embedding(state):
+    return next(k for k in ("model.embed_tokens.weight", "transformer.wte.weight") if k in state)
+
+
+def checkpoint_name(config, name):
+    renamed = config.model_type == "gpt_neox" and name == "lm_head.weight"
+    return "embed_out.weight" if renamed else name
+
+
 def build(folder, name, seed):
     plan = MODELS[name]
     target = folder / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     config = plan["config"]
-    cls = CLASSES[config.model_type]
+    cls = {**CLASSES, "gpt_neox": GPTNeoXForCausalLM, "gpt2": GPT2LMHeadModel}[config.model_type]
+    layered = config.model_type in ("gpt_neox", "gpt2")
+    run = layernorm_models.run if layered else models.run
+    binary64 = layernorm_models.binary64 if layered else models.binary64
     # Gemma 2 runs in eager attention alone.
     fastest = "eager" if config.model_type == "gemma2" else "sdpa"
 
     def model(dtype, attention, weights):
         m = cls._from_config(config, dtype=dtype, attn_implementation=attention)
-        if weights is None:
-            fill(m, seed)
+        if weights is None and layered:
+            layernorm_models.fill(m, plan, seed)
+        elif weights is None:
+            models.fill(m, seed)
         else:
-            state = {k: torch.from_numpy(v) for k, v in weights.items()}
-            state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+            state = {k: torch.from_numpy(v.T if k in turned else v) for k, v in weights.items()}
+            for name, value in m.state_dict().items():
+                if name == "lm_head.weight" and name not in state:
+                    state[name] = state[first_embedding(state)]
             m.load_state_dict(state)
         return m.eval()
 
     path = target / "model.gguf"
-    decoded = write(model(torch.float32, "eager", None), path, plan)
+    turned = set()  # what model() asks for when it is given weights
+    decoded, turned = write(model(torch.float32, "eager", None), path, plan)
     gen = torch.Generator().manual_seed(seed + 1000)
     ids = torch.randint(3, config.vocab_size, (2, TOKENS), generator=gen)
     ids[:, 0] = 2
@@ -426,7 +565,7 @@ def build(folder, name, seed):
     report = {
         "versions": versions("torch", "transformers", "gguf", "llama-cpp-python"),
         "f32_error": {k: distance(got[k], oracle[k]) for k in ("logits", "nll")},
-        "fnv": {k: fnv(v.tobytes()) for k, v in sorted(decoded.items())},
+        "fnv": {checkpoint_name(config, k): fnv(v.tobytes()) for k, v in sorted(decoded.items())},
     }
     tensors = {"ids": ids.to(torch.int32), "logits": oracle["logits"], "nll": oracle["nll"]}
     save(target / "reference.safetensors", tensors, {"content": "see tests/data/README.md"})

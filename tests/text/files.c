@@ -241,9 +241,38 @@ static void test_no_memory(void **state)
     assert_true(rounds > 40);
 }
 
+/* Classes with a normalizer, an expression and special tokens of their own. */
+static void test_classes(void **state)
+{
+    static const char vocab[] = "{\"a\":0,\"1\":1,\"11\":2,\"\xc3\x83\":3,\"\xc2\xa9\":4,"
+                                "\"<|endoftext|>\":5,\"" SPACE "\":6,\"e\":7}";
+    static const char merges[] = "1 1\n";
+    qsae_tokenizer *t = NULL;
+
+    (void)state;
+    /* NFC makes U+00E9 of e and U+0301; digits one by one; flags of special tokens do not count */
+    assert_int_equal(open_files(vocab, merges, "{\"tokenizer_class\":\"Qwen2TokenizerFast\","
+                                "\"eos_token\":{\"content\":\"<|endoftext|>\",\"rstrip\":true}}",
+                                NULL, NULL, &t), QSAE_OK);
+    EXPECT(t, "e\xcc\x81 11<|endoftext|> a", 3, 4, 6, 1, 1, 5, 6, 0);
+    expect_names(t, -1, 5, 5, 5, 8);
+    qsae_tokenizer_close(&t);
+    assert_int_equal(open_files(vocab, merges, "{\"tokenizer_class\":\"GPTNeoXTokenizer\","
+                                "\"eos_token\":{\"content\":\"<|endoftext|>\",\"rstrip\":true}}",
+                                NULL, NULL, &t), QSAE_OK);
+    EXPECT(t, "e\xcc\x81 11<|endoftext|> a<|padding|>", 3, 4, 6, 2, 5, 0, 8);
+    expect_names(t, 5, 5, 8, 5, 9);
+    qsae_tokenizer_close(&t);
+    assert_int_equal(open_files(vocab, merges, "{\"tokenizer_class\":\"CodeGenTokenizer\"}", NULL,
+                                NULL, &t), QSAE_OK);
+    EXPECT(t, "11 11", 2, 6, 2);
+    expect_names(t, 5, 5, -1, 5, 8);
+    qsae_tokenizer_close(&t);
+}
+
 const struct CMUnitTest files_tests[] = {
     cmocka_unit_test(test_plain),   cmocka_unit_test(test_special),
-    cmocka_unit_test(test_fixture), cmocka_unit_test(test_refused),
-    cmocka_unit_test(test_no_memory),
+    cmocka_unit_test(test_classes), cmocka_unit_test(test_fixture),
+    cmocka_unit_test(test_refused), cmocka_unit_test(test_no_memory),
 };
 const size_t n_files_tests = sizeof files_tests / sizeof *files_tests;

@@ -109,7 +109,7 @@ static int64_t walk_all(const char *folder)
 static void test_fixtures(void **state)
 {
     (void)state;
-    assert_true(walk_all(FOLDER) >= 20);
+    assert_true(walk_all(FOLDER) >= 25);
 }
 
 static void test_fixtures_gguf(void **state)

@@ -92,6 +92,7 @@ int main(void)
         return 1;
     failed += run(fixture_tests, n_fixture_tests, "fixtures");
     failed += run(tokenizer_tests, n_tokenizer_tests, "tokenizer");
+    failed += run(unigram_tests, n_unigram_tests, "unigram");
     failed += run(files_tests, n_files_tests, "files");
     failed += run(spelling_tests, n_spelling_tests, "spellings");
     failed += run(shortcut_tests, n_shortcut_tests, "shortcuts");

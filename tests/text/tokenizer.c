@@ -209,6 +209,7 @@ static void test_tokens(void **state)
     qsae_tokenizer_close(&t);
 }
 
+#define RULES(text) "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"" text "\"}"
 #define MODEL_ONLY(text) "{\"model\":" text "}"
 #define WITH(key, text) "{\"" key "\":" text "," MODEL("") "}"
 #define S_AND_A "{\"SpecialToken\":{\"id\":\"s\"}},{\"Sequence\":{\"id\":\"A\"}}"
@@ -223,7 +224,16 @@ static const struct {
     { "[]", QSAE_EFORMAT, "model" },
     { "{}", QSAE_EFORMAT, "\"model\"" },
     { MODEL_ONLY("[]"), QSAE_EFORMAT, "expected object" },
-    { MODEL_ONLY("{\"type\":\"Unigram\",\"vocab\":[]}"), QSAE_EUNSUPPORTED, "Unigram" },
+    { MODEL_ONLY("{\"type\":\"Unigram\",\"vocab\":{}}"), QSAE_EFORMAT, "vocab" },
+    { MODEL_ONLY("{\"type\":\"Unigram\",\"vocab\":[\"a\"]}"), QSAE_EFORMAT, "vocab[0]" },
+    { MODEL_ONLY("{\"type\":\"Unigram\",\"vocab\":[[\"a\",0],[\"b\",\"0\"]]}"), QSAE_EFORMAT,
+      "vocab[1]" },
+    { MODEL_ONLY("{\"type\":\"Unigram\",\"vocab\":[[\"a\",0,0]]}"), QSAE_EFORMAT, "vocab[0]" },
+    { MODEL_ONLY("{\"type\":\"Unigram\",\"unk_id\":1,\"vocab\":[[\"a\",0]]}"), QSAE_EFORMAT,
+      "unk_id 1" },
+    { MODEL_ONLY("{\"type\":\"Unigram\",\"unk_id\":-1,\"vocab\":[[\"a\",0]]}"), QSAE_EFORMAT,
+      "unk_id" },
+    { MODEL_ONLY("{\"type\":\"WordLevel\",\"vocab\":{}}"), QSAE_EUNSUPPORTED, "WordLevel" },
     { MODEL_ONLY("{\"type\":\"WordPiece\",\"vocab\":{}}"), QSAE_EUNSUPPORTED, "WordPiece" },
     { MODEL_ONLY("{\"type\":\"BPE\",\"merges\":[]}"), QSAE_EFORMAT, "vocab" },
     { MODEL_ONLY("{\"type\":\"BPE\",\"vocab\":{}}"), QSAE_EFORMAT, "merges" },
@@ -253,8 +263,15 @@ static const struct {
     { "{" MODEL("\"end_of_word_suffix\":\"</w>\",") "}", QSAE_EUNSUPPORTED, "end_of_word_suffix" },
     { "{" MODEL("\"fuse_unk\":1,") "}", QSAE_EFORMAT, "fuse_unk" },
     { WITH("normalizer", "{\"type\":\"BertNormalizer\"}"), QSAE_EUNSUPPORTED, "BertNormalizer" },
-    { WITH("normalizer", "{\"type\":\"Precompiled\"}"), QSAE_EUNSUPPORTED, "Precompiled" },
-    { WITH("normalizer", "{\"type\":\"StripAccents\"}"), QSAE_EUNSUPPORTED, "StripAccents" },
+    { WITH("normalizer", "{\"type\":\"ByteLevel\"}"), QSAE_EUNSUPPORTED, "ByteLevel" },
+    { WITH("normalizer", "{\"type\":\"Precompiled\"}"), QSAE_EFORMAT, "precompiled_charsmap" },
+    { WITH("normalizer", RULES("")), QSAE_EFORMAT, "a tree of 0 bytes" },
+    { WITH("normalizer", RULES("AAA")), QSAE_EFORMAT, "base64" },
+    { WITH("normalizer", RULES("AA?=")), QSAE_EFORMAT, "base64" },
+    { WITH("normalizer", RULES("AB==")), QSAE_EFORMAT, "base64" },
+    { WITH("normalizer", RULES("CAAAAAAAAAA=")), QSAE_EFORMAT, "a tree of 8 bytes" },
+    { WITH("normalizer", RULES("BAAAAAAEAAA=")), QSAE_EFORMAT, "unit" },
+    { WITH("normalizer", RULES("BAAAAAAAAAD/")), QSAE_EFORMAT, "not UTF-8" },
     { WITH("normalizer", "{\"type\":\"Replace\",\"content\":\"\"}"), QSAE_EFORMAT, "pattern" },
     { WITH("normalizer", "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"\"}"),
       QSAE_EUNSUPPORTED, "empty string" },
@@ -272,6 +289,13 @@ static const struct {
     { WITH("normalizer", "[]"), QSAE_EFORMAT, "normalizer" },
     { WITH("pre_tokenizer", "{\"type\":\"BertPreTokenizer\"}"), QSAE_EUNSUPPORTED,
       "BertPreTokenizer" },
+    { WITH("pre_tokenizer", "{\"type\":\"CharDelimiterSplit\",\"delimiter\":\"ab\"}"), QSAE_EFORMAT,
+      "delimiter" },
+    { WITH("pre_tokenizer", "{\"type\":\"Punctuation\",\"behavior\":\"x\"}"), QSAE_EFORMAT,
+      "\"x\"" },
+    { WITH("pre_tokenizer", "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\","
+           "\"add_prefix_space\":false},{\"type\":\"Metaspace\",\"replacement\":\"_\","
+           "\"prepend_scheme\":\"first\"}]}"), QSAE_EUNSUPPORTED, "first" },
     { WITH("pre_tokenizer", "{\"type\":\"UnicodeScripts\"}"), QSAE_EUNSUPPORTED, "UnicodeScripts" },
     { WITH("pre_tokenizer",
            "{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"x\"}"),
@@ -283,8 +307,10 @@ static const struct {
     { WITH("pre_tokenizer",
            "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"x\"}"),
       QSAE_EFORMAT, "prepend_scheme" },
-    { WITH("post_processor", "{\"type\":\"BertProcessing\"}"), QSAE_EUNSUPPORTED,
-      "BertProcessing" },
+    { WITH("post_processor", "{\"type\":\"BertProcessing\"}"), QSAE_EFORMAT, "cls" },
+    { WITH("post_processor",
+           "{\"type\":\"RobertaProcessing\",\"cls\":[\"a\",1],\"sep\":[\"b\",99]}"),
+      QSAE_EFORMAT, "sep" },
     { WITH("post_processor", "{\"type\":\"TemplateProcessing\",\"single\":[]}"), QSAE_EUNSUPPORTED,
       "Sequence" },
     { WITH("post_processor", "{\"type\":\"TemplateProcessing\",\"single\":[" S_AND_A "]}"),
