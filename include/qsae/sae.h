@@ -16,6 +16,7 @@ typedef struct qsae_sae_settings {
     int32_t dtype;           /**< 0 = f32; QSAE_BF16, QSAE_F16: weights rounded to it first */
     int32_t reserved;
     qsae_cancel_token *cancel; /**< ends encode and decode; must outlive the SAE; or NULL */
+    int64_t prefix;          /**< as qsae_sae_set_prefix(); 0 = all features */
 } qsae_sae_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_sae_settings). */
@@ -39,24 +40,40 @@ typedef struct qsae_sae_info {
     const char *architecture; /**< "standard", "jumprelu", "topk", ... */
     const char *format;       /**< "saelens", "gemma-scope", "gemma-scope-2" */
     const char *hook;         /**< hook name as the files give it; "" if they do not */
-    const char *normalize;    /**< "none", "layer_norm", "constant_norm_rescale", ... */
+    /** "none", "layer_norm", "constant_norm_rescale", or "expected_average_only_in" where the scale
+     * it needs is not known: rows are then encoded as they come, and the log has a warning. */
+    const char *normalize;
     const char *hash;         /**< 32 hex digits: XXH3-128 of the parameters in canonical layout */
     const char *path;
     int64_t width;            /**< d_in */
     int64_t width_out;        /**< d_out */
     int64_t features;         /**< d_sae */
-    int64_t k;                /**< of topk, else 0 */
+    int64_t k;                /**< of topk, abstopk, groupmax, else 0 */
     int64_t context_size;     /**< trained at, 0 if unknown */
     float min_threshold;      /**< of jumprelu, else 0 */
     int32_t prepend_bos;      /**< 1, 0, or -1 if the files do not say */
     int32_t apply_b_dec;      /**< 1: b_dec is subtracted from the input */
     int32_t skip;             /**< 1: has a skip connection (transcoders, affine) */
     int32_t state_size;       /**< floats per row that decode needs from encode; 0 if none */
+    const int64_t *widths;    /**< [n_widths] of a matryoshka SAE, ascending, or NULL */
+    int64_t n_widths;
+    int64_t prefix;           /**< see qsae_sae_set_prefix(); 0 = all */
+    int64_t zero_rows;        /**< rows of norm 0 that constant_norm_rescale left alone so far */
+    int32_t center_input;     /**< 1: a row's mean is subtracted from it first */
+    int32_t reserved;         /**< 0 */
 } qsae_sae_info;
 
 /** Describes an SAE. info->struct_size set by the caller; the first call for the hash reads
  * all parameters. QSAE_EINVAL, QSAE_ENOMEM. */
 QSAE_API int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info);
+
+/**
+ * Decoding, and so reconstructing, adds features below prefix only: the reconstruction of a
+ * matryoshka SAE at one of its widths (any number is allowed). Encoding is not touched.
+ * @param prefix  1 to features, 0 = all
+ * @return QSAE_EINVAL
+ */
+QSAE_API int32_t qsae_sae_set_prefix(qsae_sae *sae, int64_t prefix);
 
 /**
  * Encodes rows to sparse rows (CSR), indices ascending in a row, values non-zero.

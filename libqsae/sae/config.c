@@ -18,6 +18,11 @@ static const struct {
     { "gated", QSAE__GATED, false, false },
     { "jumprelu", QSAE__JUMPRELU, false, false },
     { "topk", QSAE__TOPK, false, false },
+    { "abstopk", QSAE__ABSTOPK, false, false },
+    { "groupmax", QSAE__GROUPMAX, false, false },
+    { "batchtopk", QSAE__JUMPRELU, false, false },
+    { "matryoshka_batchtopk", QSAE__JUMPRELU, false, false },
+    { "matching_pursuit", QSAE__PURSUIT, false, false },
     { "transcoder", QSAE__RELU, true, false },
     { "skip_transcoder", QSAE__RELU, true, true },
     { "jumprelu_transcoder", QSAE__JUMPRELU, true, false },
@@ -29,6 +34,7 @@ void qsae__sae_config_free(qsae_context *ctx, qsae__sae_config *c)
     qsae__free(ctx, c->architecture);
     qsae__free(ctx, c->format);
     qsae__free(ctx, c->hook);
+    qsae__free(ctx, c->widths);
     memset(c, 0, sizeof *c);
 }
 
@@ -55,10 +61,11 @@ static int32_t set_architecture(qsae_context *ctx, const char *where, const char
     }
     return qsae__fail(QSAE_EUNSUPPORTED,
                       "%s: key \"architecture\": \"%s\" is not supported; supported are standard, "
-                      "gated, jumprelu, topk and the transcoder forms of standard and jumprelu%s",
+                      "gated, jumprelu, topk, abstopk, groupmax, batchtopk, matryoshka_batchtopk, "
+                      "matching_pursuit and the transcoder forms of standard and jumprelu%s",
                       where, name,
-                      strstr(name, "batchtopk") ? " (save it for inference with SAELens first, "
-                                                  "which turns it into jumprelu)" : "");
+                      strcmp(name, "temporal") == 0 ? "; a temporal SAE predicts its codes from "
+                                                      "earlier tokens, not row by row" : "");
 }
 
 /* Leading number of a version string, -1 if there is none. */
@@ -97,15 +104,17 @@ static int32_t read_normalize(const json_t *cfg, const char *where, qsae__sae_co
         c->normalize = QSAE__NORM_CONSTANT;
         return QSAE_OK;
     }
-    if (strcmp(s, "expected_average_only_in") == 0)
-        return qsae__fail(QSAE_EUNSUPPORTED,
-                          "%s: key \"normalize_activations\": \"%s\": the SAE is unscaled (the "
-                          "scale sqrt(d_in) / mean |x| is not in the file); fold it into the "
-                          "weights with SAELens' fold_activation_norm_scaling_factor and save "
-                          "it again",
-                          where, s);
+    if (strcmp(s, "expected_average_only_in") == 0) {
+        c->normalize = QSAE__NORM_UNSCALED;
+        return QSAE_OK;
+    }
     return qsae__fail(QSAE_EUNSUPPORTED,
-                      "%s: key \"normalize_activations\": \"%s\" is not supported", where, s);
+                      "%s: key \"normalize_activations\": \"%s\" is not supported%s", where, s,
+                      strcmp(s, "covariance_whitening") == 0 ?
+                      ": its matrices are not in the file; save the SAE for inference with "
+                      "SAELens, which folds them into the weights" :
+                      strcmp(s, "constant_scalar_rescale") == 0 ?
+                      ": only temporal SAEs have it" : "");
 }
 
 /* Old files name the activation function apart from the architecture (sae.md B.3). */
@@ -123,6 +132,10 @@ static int32_t read_activation(qsae_context *ctx, const json_t *cfg, const char 
                           where, qsae__json_type_name(v));
     if (strcmp(s, "relu") == 0)
         return QSAE_OK;
+    if (strcmp(s, "tanh-relu") == 0 && c->activation == QSAE__RELU) {
+        c->activation = QSAE__TANH_RELU;
+        return QSAE_OK;
+    }
     if (strcmp(s, "topk") != 0)
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: key \"activation_fn\": \"%s\" is not supported",
                           where, s);
@@ -135,8 +148,9 @@ static int32_t read_activation(qsae_context *ctx, const json_t *cfg, const char 
     return st;
 }
 
-/* What has no meaning for plain rows, or changes them in a way this library does not copy. */
-static int32_t refuse_options(const json_t *cfg, const json_t *meta, const char *where)
+/* Options about the rows; those that do not apply to plain rows are refused. */
+static int32_t read_options(const json_t *cfg, const json_t *meta, const char *where,
+                            qsae__sae_config *c)
 {
     static const char *const heads[] = { "hook_head_index", "hook_point_head_index" };
     for (size_t i = 0; i < 2; i++)
@@ -145,10 +159,9 @@ static int32_t refuse_options(const json_t *cfg, const json_t *meta, const char 
                               "%s: key \"%s\": SAEs of one attention head are not "
                               "supported", where, heads[i]);
     const json_t *const kwargs = lookup(cfg, meta, "model_from_pretrained_kwargs");
-    if (kwargs && json_is_true(json_object_get(kwargs, "center_writing_weights")))
-        return qsae__fail(QSAE_EUNSUPPORTED,
-                          "%s: key \"center_writing_weights\": true: SAEs of models "
-                          "with centred writing weights are not supported", where);
+    /* Of a LayerNorm model with centred writing weights a row is that of the model itself less its
+     * mean (sae.md A.4). */
+    c->center_input = kwargs && json_is_true(json_object_get(kwargs, "center_writing_weights"));
     const char *reshape = NULL;
     const int32_t st = qsae__json_str(cfg, where, "reshape_activations", false, &reshape, NULL);
     if (st != QSAE_OK)
@@ -211,6 +224,69 @@ static int32_t read_origin(qsae_context *ctx, const json_t *cfg, const json_t *m
     return QSAE_OK;
 }
 
+/* Cumulative widths of a matryoshka SAE; the last is d_sae whether the list says so or not. */
+static int32_t read_widths(qsae_context *ctx, const json_t *cfg, const char *where,
+                           qsae__sae_config *c)
+{
+    static const char key[] = "matryoshka_widths";
+    const json_t *list = NULL;
+    int32_t st = qsae__json_get(cfg, where, key, false, JSON_ARRAY, &list);
+    const size_t n = json_array_size(list);
+    if (st != QSAE_OK || n == 0)
+        return st;
+    c->widths = qsae__alloc_array(ctx, (int64_t)n + 1, sizeof *c->widths);
+    if (!c->widths)
+        return QSAE_ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *const v = json_array_get(list, i);
+        const int64_t w = json_is_integer(v) ? json_integer_value(v) : 0;
+        if (w < 1 || w > MAX_SIZE || (i && w <= c->widths[i - 1]) || (c->d_sae && w > c->d_sae))
+            return qsae__fail(QSAE_EFORMAT, "%s: key \"%s\": expected ascending integers from 1 to "
+                              "d_sae, found another value at place %d", where, key, (int)i);
+        c->widths[i] = w;
+    }
+    c->n_widths = (int64_t)n;
+    if (c->d_sae && c->widths[n - 1] < c->d_sae)
+        c->widths[c->n_widths++] = c->d_sae;
+    return QSAE_OK;
+}
+
+static bool is_training_batchtopk(const qsae__sae_config *c)
+{
+    return strstr(c->architecture, "batchtopk") != NULL;
+}
+
+/* Keys that belong to one activation. */
+static int32_t read_activation_keys(qsae_context *ctx, const json_t *cfg, const char *where,
+                                    qsae__sae_config *c)
+{
+    const bool topk = c->activation == QSAE__TOPK || c->activation == QSAE__ABSTOPK;
+    int32_t st = QSAE_OK;
+    if ((topk || c->activation == QSAE__GROUPMAX) && !c->k) {
+        c->k = 100;
+        st = qsae__json_i64(cfg, where, "k", false, 1, MAX_SIZE, &c->k, NULL);
+    }
+    if (st == QSAE_OK && (topk || is_training_batchtopk(c))) {
+        c->rescale_by_norm = !topk; /* the defaults of TopKSAEConfig and TopKTrainingSAEConfig */
+        st = qsae__json_bool(cfg, where, "rescale_acts_by_decoder_norm", false, &c->rescale_by_norm,
+                             NULL);
+    }
+    if (st == QSAE_OK && is_training_batchtopk(c))
+        st = read_widths(ctx, cfg, where, c);
+    if (st != QSAE_OK || c->activation != QSAE__PURSUIT)
+        return st;
+    c->residual_threshold = 1e-2;
+    c->stop_on_repeat = true;
+    st = qsae__json_f64(cfg, where, "residual_threshold", false, &c->residual_threshold, NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_i64(cfg, where, "max_iterations", false, 1, MAX_SIZE, &c->max_iterations,
+                            NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_bool(cfg, where, "stop_on_duplicate_support", false, &c->stop_on_repeat,
+                             NULL);
+    return st;
+}
+
 static int32_t parse_saelens(qsae_context *ctx, const json_t *cfg, const char *where,
                              qsae__sae_config *c)
 {
@@ -233,7 +309,7 @@ static int32_t parse_saelens(qsae_context *ctx, const json_t *cfg, const char *w
     if (st == QSAE_OK && old)
         st = read_activation(ctx, cfg, where, c);
     if (st == QSAE_OK)
-        st = refuse_options(cfg, meta, where);
+        st = read_options(cfg, meta, where, c);
     if (st == QSAE_OK)
         st = read_sizes(cfg, where, c);
     b_dec = !c->transcoder;
@@ -245,13 +321,8 @@ static int32_t parse_saelens(qsae_context *ctx, const json_t *cfg, const char *w
     c->apply_b_dec = b_dec;
     if (st == QSAE_OK)
         st = read_normalize(cfg, where, c);
-    if (st == QSAE_OK && c->activation == QSAE__TOPK && !c->k) {
-        c->k = 100;
-        st = qsae__json_i64(cfg, where, "k", false, 1, MAX_SIZE, &c->k, NULL);
-    }
-    if (st == QSAE_OK && c->activation == QSAE__TOPK)
-        st = qsae__json_bool(cfg, where, "rescale_acts_by_decoder_norm", false, &c->rescale_by_norm,
-                             NULL);
+    if (st == QSAE_OK)
+        st = read_activation_keys(ctx, cfg, where, c);
     if (st == QSAE_OK)
         st = qsae__json_bool(cfg, where, "finetuning_scaling_factor", false, &flag, NULL);
     c->scaling_allowed = flag;

@@ -52,20 +52,26 @@ static void add_active(const job *j, int64_t r, int64_t j0, int64_t cols, float 
         const int64_t count = qsae__min_i64(MOST, j->indptr[r + 1] - e0);
         const int32_t *const indices = j->indices + e0;
         double a[MOST];
+        int32_t used[MOST];
+        int64_t n = 0;
         for (int64_t e = 0; e < count; e++) {
             const int32_t f = indices[e];
-            a[e] = j->values[e0 + e];
+            if (sae->prefix && f >= sae->prefix)
+                continue;
+            used[n] = f;
+            a[n] = j->values[e0 + e];
             if (sae->scale)
-                a[e] *= sae->scale[f];
-            if (sae->norms) /* a dead row decodes to nothing */
-                a[e] = sae->norms[f] > 0 ? a[e] / sae->norms[f] : 0;
+                a[n] *= sae->scale[f];
+            if (sae->norms && !sae->config.norm_undone) /* a dead row decodes to nothing */
+                a[n] = sae->norms[f] > 0 ? a[n] / sae->norms[f] : 0;
+            n++;
         }
         if (rows) {
-            decoder_rows(sae, indices, count, j0, cols, rows);
-            j->ops->rows(QSAE_F32, rows, QSAE__PIECE, in_order, a, count, cols, sum);
+            decoder_rows(sae, used, n, j0, cols, rows);
+            j->ops->rows(QSAE_F32, rows, QSAE__PIECE, in_order, a, n, cols, sum);
         } else {
             j->ops->rows(sae->w_dec->dtype, (const char *)sae->w_dec->data + (size_t)j0 * size,
-                         sae->config.d_out, indices, a, count, cols, sum);
+                         sae->config.d_out, used, a, n, cols, sum);
         }
     }
 }

@@ -27,6 +27,8 @@ typedef struct qsae__encode_block {
     qsae__entry *entry;      /* by tile, in a tile by row, in a row by feature */
     int64_t n, capacity;
     int64_t *tile;           /* [tiles + 1] first entry of each tile */
+    int64_t tile_start;      /* of the tile in work */
+    int64_t zeros;           /* rows of norm 0 where that is counted */
 } qsae__encode_block;
 
 /* Candidates while their products are computed, by panel of columns; each panel is filled up to a
@@ -75,6 +77,10 @@ struct qsae__screen {
     float c;
     double s_error, h_error; /* relative to |x| |w|, of the bf16 and of the f32 sum */
 };
+
+/* Centred and normalised input of one row (sae.md A.1 steps 1 to 4), state_size values to state.
+ * False if it is not finite; *zero: it has no norm to divide by. */
+bool qsae__prepare_row(const qsae_sae *sae, float *x, float *state, bool *zero);
 
 /* Activation of a feature whose product is h; false if it is not active. */
 bool qsae__activate(const qsae_sae *sae, int64_t feature, float h, float *value);

@@ -10,13 +10,18 @@ enum qsae__activation {
     QSAE__RELU,      /* a = max(h, 0) */
     QSAE__JUMPRELU,  /* a = max(h, 0) where h > t, strictly */
     QSAE__TOPK,      /* a = max(h, 0) on the k largest h; ties keep the lower index */
-    QSAE__GATED      /* g = u + b_gate, m = exp(r_mag) u + b_mag; a = max(m, 0) where g > 0 */
+    QSAE__GATED,     /* g = u + b_gate, m = exp(r_mag) u + b_mag; a = max(m, 0) where g > 0 */
+    QSAE__TANH_RELU, /* a = tanh(max(h, 0)) */
+    QSAE__ABSTOPK,   /* a = h on the k largest |h|; ties keep the lower index */
+    QSAE__GROUPMAX,  /* a = max(h, 0) on the largest h of each of k contiguous groups of features */
+    QSAE__PURSUIT    /* W_enc = W_dec^T; greedy, one feature at a time (pursuit.c) */
 };
 
 enum qsae__normalize {
     QSAE__NORM_NONE,
     QSAE__NORM_LAYER,    /* z = x - mean; z / (sd + 1e-5), sd with divisor d - 1; state mean, sd */
-    QSAE__NORM_CONSTANT  /* x c, c = sqrt(d) / |x|; state c */
+    QSAE__NORM_CONSTANT, /* x c, c = sqrt(d) / |x|; state c */
+    QSAE__NORM_UNSCALED  /* expected_average_only_in whose scale is not known: x as it comes */
 };
 
 /* What the configuration files say; sizes are 0 where they are silent. */
@@ -29,7 +34,15 @@ typedef struct qsae__sae_config {
     int64_t context_size;
     int32_t prepend_bos;       /* 1, 0, -1 unknown */
     bool apply_b_dec;          /* beta of sae.md A.1 */
-    bool rescale_by_norm;      /* topk: h_i n_i chooses, a_i / n_i decodes */
+    bool rescale_by_norm;      /* h_i n_i chooses, a_i / n_i decodes; n_i = |W_dec,i| */
+    bool norm_undone;          /* with it: a_i / n_i is returned, and decodes as it is */
+    bool keeps_negative;       /* jumprelu without the max: a = h where h > t */
+    bool center_input;         /* the SAE expects x - mean(x) */
+    int64_t max_iterations;    /* pursuit; 0 = d_in */
+    double residual_threshold; /* pursuit: ends below this |e|; <= 0: never */
+    bool stop_on_repeat;       /* pursuit: ends when a feature is chosen again */
+    int64_t *widths;           /* matryoshka: [n_widths] ascending, d_sae last; or NULL */
+    int64_t n_widths;
     bool transcoder;           /* normalisation is not undone on the way out */
     bool skip;                 /* W_skip or affine_skip_connection is expected */
     bool scaling_allowed;      /* finetuning_scaling_factor */
@@ -71,13 +84,17 @@ struct qsae_sae {
     float *b_dec;               /* [d_out] */
     float *threshold;           /* [d_sae] jumprelu */
     float *gain, *b_mag;        /* [d_sae] gated: exp(r_mag), b_mag */
-    float *norms;               /* [d_sae] |W_dec[i, :]|, topk with rescale_by_norm */
+    float *norms;               /* [d_sae] |W_dec[i, :]|, with rescale_by_norm */
+    const float *gate;          /* norms where encoding multiplies h by them, else NULL */
+    float *folded;              /* batchtopk: W_enc times norms, as SAELens saves it; or NULL */
     float *scale;               /* [d_sae] finetuning_scaling_factor, NULL = ones */
     float min_threshold;
     int32_t state_size;
     struct qsae__screen *screen; /* made by the first call that encodes */
     enum { QSAE__SCREEN_WHERE_FASTER, QSAE__SCREEN_NEVER, QSAE__SCREEN_ALWAYS } screening;
     int64_t screened;           /* rows encoded with it so far */
+    int64_t prefix;             /* decode adds features below it only; 0 = all */
+    int64_t zero_rows;          /* rows of norm 0 that constant_norm_rescale has met */
     char hash[QSAE__HASH_SIZE]; /* empty until asked for */
 };
 
@@ -99,6 +116,10 @@ typedef struct qsae__sae_blocks {
 int32_t qsae__sae_encode_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
                                 qsae__sae_blocks *out);
 void qsae__sae_blocks_free(qsae__sae_blocks *b);
+
+/* The same for QSAE__PURSUIT. */
+int32_t qsae__pursuit_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
+                             qsae__sae_blocks *out);
 
 void qsae__screen_close(qsae_sae *sae);
 

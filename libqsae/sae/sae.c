@@ -43,6 +43,32 @@ static void hash_vector(qsae__hasher *h, const char *name, const float *v, int64
         qsae__hasher_update(h, v, (size_t)n * sizeof *v);
 }
 
+/* Options that few SAEs have; those without them keep the hash they had before these existed. */
+static void hash_rare(const qsae_sae *sae, qsae__hasher *h)
+{
+    const qsae__sae_config *const c = &sae->config;
+    const bool pursuit = c->activation == QSAE__PURSUIT;
+    const struct {
+        const char *name;
+        int64_t value;
+    } options[] = {
+        { "tanh", c->activation == QSAE__TANH_RELU },
+        { "norm_undone", c->norm_undone },
+        { "keeps_negative", c->keeps_negative },
+        { "center_input", c->center_input },
+        { "max_iterations", pursuit ? c->max_iterations : 0 },
+        { "stop_on_repeat", pursuit && c->stop_on_repeat },
+        { "prefix", sae->prefix },
+    };
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        if (options[i].value) {
+            qsae__hasher_string(h, options[i].name);
+            qsae__hasher_i64(h, options[i].value);
+        }
+    if (pursuit)
+        qsae__hasher_update(h, &c->residual_threshold, sizeof c->residual_threshold);
+}
+
 /* Equal for equal SAEs whatever the container and element type: what the module computes with, in
  * f32. */
 static int32_t make_hash(qsae_sae *sae)
@@ -57,6 +83,7 @@ static int32_t make_hash(qsae_sae *sae)
                                 c->transcoder };
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         qsae__hasher_i64(h, options[i]);
+    hash_rare(sae, h);
     st = hash_matrix(sae, h, "W_enc", sae->w_enc, false);
     if (st == QSAE_OK)
         st = hash_matrix(sae, h, "W_dec", sae->w_dec, false);
@@ -74,9 +101,21 @@ static int32_t make_hash(qsae_sae *sae)
     return st;
 }
 
+int32_t qsae_sae_set_prefix(qsae_sae *sae, int64_t prefix)
+{
+    if (!sae || prefix < 0 || prefix > sae->config.d_sae)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_set_prefix: expected an SAE and 0 to %lld, found "
+                          "%lld", sae ? (long long)sae->config.d_sae : 0, (long long)prefix);
+    if (prefix != sae->prefix)
+        sae->hash[0] = '\0';
+    sae->prefix = prefix;
+    return QSAE_OK;
+}
+
 int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info)
 {
-    static const char *const normalize[] = { "none", "layer_norm", "constant_norm_rescale" };
+    static const char *const normalize[] = { "none", "layer_norm", "constant_norm_rescale",
+                                             "expected_average_only_in" };
     if (!sae || !info)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_get_info: sae and info must not be NULL");
     if (!sae->hash[0]) {
@@ -91,9 +130,11 @@ int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info)
         .struct_size = sizeof all, .architecture = c->architecture, .format = c->format,
         .hook = c->hook, .normalize = normalize[c->normalize], .hash = sae->hash, .path = sae->path,
         .width = c->d_in, .width_out = c->d_out, .features = c->d_sae,
-        .k = c->activation == QSAE__TOPK ? c->k : 0, .context_size = c->context_size,
+        .k = c->k, .context_size = c->context_size,
         .min_threshold = sae->min_threshold, .prepend_bos = c->prepend_bos,
         .apply_b_dec = c->apply_b_dec, .skip = c->skip, .state_size = sae->state_size,
+        .widths = c->widths, .n_widths = c->n_widths, .prefix = sae->prefix,
+        .zero_rows = sae->zero_rows, .center_input = c->center_input,
     };
     return qsae__info_copy(info, &all, sizeof all, "qsae_sae_info");
 }

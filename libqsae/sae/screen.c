@@ -97,8 +97,9 @@ int32_t qsae__screen_open(qsae_sae *sae)
 {
     qsae_context *const ctx = sae->ctx;
     const int64_t d = sae->config.d_in, features = sae->config.d_sae;
+    const enum qsae__activation act = sae->config.activation;
     if (sae->screen || sae->screening == QSAE__SCREEN_NEVER || d > MAX_D ||
-        !qsae__packed_get(ctx)->bf16)
+        act == QSAE__ABSTOPK || act == QSAE__GROUPMAX || !qsae__packed_get(ctx)->bf16)
         return QSAE_OK;
     struct qsae__screen *const s = sae->screen = qsae__calloc(ctx, 1, sizeof *s);
     if (!s)
