@@ -5,6 +5,7 @@
  * undone): a row costs little next to its encoding, and the result is nearer to the exact one than
  * any f32 order.
  */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels/sparse.h"
@@ -12,6 +13,11 @@
 
 #define ROWS 32
 #define MOST 64 /* active features that are handled at once */
+
+/* A larger W_dec may not fit in memory: all of a block of rows is done at once, and pages are given
+ * back after some thousand decoder rows, each of which may have brought its neighbours. */
+#define LARGE ((uint64_t)1 << 28)
+#define GIVE_BACK 8192
 
 typedef struct job {
     qsae_sae *sae;
@@ -21,7 +27,9 @@ typedef struct job {
     const float *values, *state;
     float *y;
     int64_t n, ldy;
-    int64_t row_tiles;
+    int64_t row_tiles, pieces;
+    bool large;
+    atomic_llong read; /* large: decoder rows since pages were given back */
     float *rows;   /* [threads, MOST, QSAE__PIECE] decoder rows in f32, or NULL: read in place */
 } job;
 
@@ -99,8 +107,10 @@ static void finish(const job *j, int64_t r, int64_t j0, int64_t cols, const doub
  * it. */
 static int32_t decode_tile(void *arg, int64_t tile, int32_t worker)
 {
-    const job *const j = arg;
-    const int64_t r0 = tile % j->row_tiles * ROWS, j0 = tile / j->row_tiles * QSAE__PIECE;
+    job *const j = arg;
+    const int64_t rows_at = j->large ? tile / j->pieces : tile % j->row_tiles;
+    const int64_t piece = j->large ? tile % j->pieces : tile / j->row_tiles;
+    const int64_t r0 = rows_at * ROWS, j0 = piece * QSAE__PIECE;
     const int64_t cols = qsae__min_i64(QSAE__PIECE, j->sae->config.d_out - j0);
     float *const rows = j->rows ? j->rows + (int64_t)worker * MOST * QSAE__PIECE : NULL;
     const int32_t st = qsae__canceled(j->sae->cancel);
@@ -108,6 +118,13 @@ static int32_t decode_tile(void *arg, int64_t tile, int32_t worker)
         double sum[QSAE__PIECE] = { 0 };
         add_active(j, r, j0, cols, rows, sum);
         finish(j, r, j0, cols, sum);
+    }
+    if (j->large && piece == j->pieces - 1) {
+        const int64_t n = j->indptr[qsae__min_i64(r0 + ROWS, j->n)] - j->indptr[r0];
+        if (atomic_fetch_add(&j->read, n) + n >= GIVE_BACK) {
+            atomic_store(&j->read, 0);
+            qsae__tensor_release(j->sae->tensors, j->sae->w_dec);
+        }
     }
     return st;
 }
@@ -120,15 +137,18 @@ int32_t qsae__sae_decode(qsae_sae *sae, int64_t n, const int64_t *indptr, const 
     const int32_t dtype = sae->w_dec->dtype;
     job j = { .sae = sae, .ops = qsae__sparse_get(ctx), .indptr = indptr, .indices = indices,
               .values = values, .state = state ? state : none, .y = y, .n = n, .ldy = ldy,
-              .row_tiles = qsae__ceil_div(n, ROWS) };
+              .row_tiles = qsae__ceil_div(n, ROWS),
+              .pieces = qsae__ceil_div(sae->config.d_out, QSAE__PIECE),
+              .large = sae->w_dec->bytes > LARGE };
     if (dtype == QSAE_F64 || (sae->round && sae->round != dtype)) {
         j.rows = qsae__alloc_array(ctx, (int64_t)ctx->threads * MOST * QSAE__PIECE,
                                    sizeof *j.rows);
         if (!j.rows)
             return QSAE_ENOMEM;
     }
-    const int64_t pieces = qsae__ceil_div(sae->config.d_out, QSAE__PIECE);
-    const int32_t st = qsae__parallel(ctx, j.row_tiles * pieces, decode_tile, &j);
+    const int32_t st = qsae__parallel(ctx, j.row_tiles * j.pieces, decode_tile, &j);
+    if (j.large)
+        qsae__tensor_release(sae->tensors, sae->w_dec);
     qsae__free(ctx, j.rows);
     return st;
 }

@@ -321,9 +321,8 @@ static int64_t keep_group_maxima(int64_t group, int32_t *indices, float *values,
     return n;
 }
 
-/* What is left of the entries of a row, and their final values. */
-static int64_t finish_row(const qsae_sae *sae, float *heap, int32_t *indices, float *values,
-                          int64_t count)
+int64_t qsae__sae_finish_row(const qsae_sae *sae, float *heap, int32_t *indices, float *values,
+                             int64_t count)
 {
     if (is_topk(sae))
         count = keep_largest(sae, heap, indices, values, count);
@@ -369,8 +368,8 @@ static int32_t finish_block(void *arg, int64_t tile, int32_t worker)
     for (int64_t r = 0, start = 0; r < b->rows; r++) {
         const int64_t end = at[r];
         int64_t count = end - start;
-        count = finish_row(sae, j->worker[worker].heap, out->indices + start, out->values + start,
-                           count);
+        count = qsae__sae_finish_row(sae, j->worker[worker].heap, out->indices + start,
+                                     out->values + start, count);
         memmove(out->indices + out->nnz, out->indices + start,
                 (size_t)count * sizeof *out->indices);
         memmove(out->values + out->nnz, out->values + start, (size_t)count * sizeof *out->values);
@@ -489,6 +488,8 @@ int32_t qsae__sae_encode_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
         return QSAE_OK;
     if (sae->config.activation == QSAE__PURSUIT)
         return qsae__pursuit_blocks(sae, x, state, out);
+    if (qsae__is_wide(sae))
+        return qsae__wide_blocks(sae, x, state, out);
     int32_t st = qsae__screen_open(sae);
     if (st != QSAE_OK)
         return st;

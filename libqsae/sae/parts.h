@@ -93,6 +93,7 @@ struct qsae_sae {
     struct qsae__screen *screen; /* made by the first call that encodes */
     enum { QSAE__SCREEN_WHERE_FASTER, QSAE__SCREEN_NEVER, QSAE__SCREEN_ALWAYS } screening;
     int64_t screened;           /* rows encoded with it so far */
+    enum { QSAE__ORDER_BY_SIZE, QSAE__ORDER_ROWS, QSAE__ORDER_FEATURES } order; /* of encoding */
     int64_t prefix;             /* decode adds features below it only; 0 = all */
     int64_t zero_rows;          /* rows of norm 0 that constant_norm_rescale has met */
     char hash[QSAE__HASH_SIZE]; /* empty until asked for */

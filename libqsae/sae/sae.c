@@ -6,6 +6,7 @@
 
 #define INPUTS (1u << QSAE_F32 | 1u << QSAE_F16 | 1u << QSAE_BF16)
 #define OUTPUTS (1u << QSAE_F32)
+#define RELEASE ((int64_t)1 << 26) /* values read before pages are given back */
 
 /* Values of a tensor in f32, row by row, into the hash. n_stride and k_stride address [rows,
  * cols]. */
@@ -30,6 +31,8 @@ static int32_t hash_matrix(const qsae_sae *sae, qsae__hasher *h, const char *nam
         for (int64_t c = 0; turned && c < cols; c++)
             qsae__to_f32(t->dtype, base + (size_t)(c * rows + r) * size, 1, row + c);
         qsae__hasher_update(h, row, (size_t)cols * sizeof *row);
+        if ((r + 1) * cols / RELEASE != r * cols / RELEASE)
+            qsae__tensor_release(sae->tensors, t);
     }
     qsae__free(sae->ctx, row);
     return QSAE_OK;

@@ -3,7 +3,7 @@
  * and the same bits however rows and features are cut. */
 #include "sae_test.h"
 
-#include "kernels/kernels.h"
+#include "sae/encode.h"
 
 #define D 40
 #define F 1100 /* more than two tiles */
@@ -95,6 +95,12 @@ static void test_invariance(void **state)
                 assert_memory_equal(a.values, b.values, (size_t)a.nnz * sizeof a.values[0]);
                 assert_memory_equal(y[0], y[1], sizeof y[0]);
             }
+            sae->order = QSAE__ORDER_FEATURES;
+            encode(sae, 0, N, &b);
+            assert_memory_equal(a.indptr, b.indptr, sizeof a.indptr);
+            assert_memory_equal(a.indices, b.indices, (size_t)a.nnz * sizeof a.indices[0]);
+            assert_memory_equal(a.values, b.values, (size_t)a.nnz * sizeof a.values[0]);
+            sae->order = QSAE__ORDER_BY_SIZE;
             encode(sae, 100, 1, &b);
             assert_int_equal(b.nnz, a.indptr[101] - a.indptr[100]);
             assert_memory_equal(b.values, a.values + a.indptr[100], (size_t)b.nnz * 4);
