@@ -13,7 +13,10 @@ typedef struct qsae_sae qsae_sae;
 
 typedef struct qsae_sae_settings {
     size_t struct_size;
-    int32_t dtype;           /**< 0 = f32; QSAE_BF16, QSAE_F16: weights rounded to it first */
+    /** 0 = f32; QSAE_BF16, QSAE_F16: the matrices are rounded to it first; QSAE_I8: W_enc and W_dec
+     * are int8 codes with a scale for each feature. A file of more bits is then copied to memory
+     * in it, and not needed after open. Vectors stay f32. */
+    int32_t dtype;
     int32_t reserved;
     qsae_cancel_token *cancel; /**< ends encode and decode; must outlive the SAE; or NULL */
     int64_t prefix;          /**< as qsae_sae_set_prefix(); 0 = all features */

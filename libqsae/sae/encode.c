@@ -499,7 +499,7 @@ int32_t qsae__sae_encode_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
     const int64_t rows = qsae__ceil_div(share, qsae__ceil_div(share, MAX_ROWS));
     j.block_rows = qsae__max_i64(MIN_ROWS, qsae__ceil_div(rows, 16) * 16);
     j.block_rows = qsae__min_i64(j.block_rows, x->n_rows);
-    j.panels = qsae__panels_dense(&sae->enc, sae->config.d_sae, sae->config.d_in);
+    j.panels = qsae__sae_panels(sae);
     j.tiles = qsae__ceil_div(sae->config.d_sae, QSAE__ENCODE_NB);
     out->n = qsae__ceil_div(x->n_rows, j.block_rows);
     j.n_blocks = qsae__max_i64(qsae__ceil_div(STRETCH, j.block_rows), ctx->threads);

@@ -4,6 +4,8 @@
 #ifndef QSAE_SAE_ENCODE_H
 #define QSAE_SAE_ENCODE_H
 
+#include <stdatomic.h>
+
 #include "kernels/product.h"
 #include "kernels/sparse.h"
 #include "sae/parts.h"
@@ -99,6 +101,24 @@ void qsae__encode_thin(const qsae_sae *sae, qsae__encode_block *b, const qsae__e
  * values. heap: scratch of k values for topk. */
 int64_t qsae__sae_finish_row(const qsae_sae *sae, float *heap, int32_t *indices, float *values,
                              int64_t count);
+
+/* W_enc read from a mapped file that may not fit in memory. */
+typedef struct qsae__source {
+    const qsae_sae *sae;
+    const qsae__tensor *file;
+    const qsae__dense *dense;
+    qsae__panels from;
+    int fd;                  /* of the file, -1 = read through the mapping */
+    uint64_t offset;         /* of W_enc in it */
+    bool across;             /* runs along the features, one for each k */
+    int64_t piece;           /* bytes that a run may bring into memory */
+    atomic_llong count, *read; /* since pages were given back */
+} qsae__source;
+
+/* As qsae__sae_panels, for a file whose pages are given back on the way; s must outlive what is
+ * returned. */
+qsae__panels qsae__source_open(const qsae_sae *sae, qsae__source *s);
+void qsae__source_close(qsae__source *s);
 
 /* SAEs whose encoder is too wide to be packed or read block by block: the same results, features
  * outside, all rows of a stretch inside (wide.c). */

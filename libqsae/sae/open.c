@@ -313,16 +313,16 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
     if (st != QSAE_OK)
         return st;
     if (s.reserved || (s.dtype && s.dtype != QSAE_F32 && s.dtype != QSAE_BF16 &&
-                       s.dtype != QSAE_F16))
+                       s.dtype != QSAE_F16 && s.dtype != QSAE_I8))
         return qsae__fail(QSAE_EINVAL,
-                          "qsae_sae_open: dtype must be 0, F32, BF16 or F16 and reserved 0");
+                          "qsae_sae_open: dtype must be 0, F32, BF16, F16 or I8 and reserved 0");
     qsae__sae_place place = { .folder = NULL };
     qsae_sae *sae = qsae__calloc(context, 1, sizeof *sae);
     if (!sae)
         return QSAE_ENOMEM;
     sae->ctx = qsae__context_ref(context);
     sae->cancel = s.cancel;
-    sae->round = s.dtype == QSAE_F32 ? 0 : s.dtype;
+    sae->round = s.dtype == QSAE_BF16 || s.dtype == QSAE_F16 ? s.dtype : 0;
     sae->path = qsae__strdup(context, path);
     st = sae->path ? qsae__sae_find(context, path, &place) : QSAE_ENOMEM;
     /* Parameters first: a pickle is told by its content, whatever lies beside it. */
@@ -332,6 +332,8 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
         st = load_config(sae, &place);
     if (st == QSAE_OK)
         st = load_parameters(sae, !place.config);
+    if (st == QSAE_OK)
+        st = qsae__sae_store(sae, s.dtype);
     if (st == QSAE_OK)
         st = qsae_sae_set_prefix(sae, s.prefix);
     if (st == QSAE_OK && sae->config.normalize == QSAE__NORM_UNSCALED)
@@ -355,6 +357,7 @@ void qsae_sae_close(qsae_sae **sae)
     qsae_sae *const s = *sae;
     qsae_context *const ctx = s->ctx;
     qsae__screen_close(s);
+    qsae__sae_store_close(s);
     qsae__tensors_unref(&s->tensors);
     qsae__sae_config_free(ctx, &s->config);
     qsae__free(ctx, s->path);

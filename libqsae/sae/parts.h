@@ -90,6 +90,9 @@ struct qsae_sae {
     float *scale;               /* [d_sae] finetuning_scaling_factor, NULL = ones */
     float min_threshold;
     int32_t state_size;
+    const void *dec;            /* W_dec [d_sae, d_out] as it is read: of the file or stored */
+    int32_t dec_dtype;
+    struct qsae__stored *stored; /* matrices kept in memory in fewer bits, or NULL (store.c) */
     struct qsae__screen *screen; /* made by the first call that encodes */
     enum { QSAE__SCREEN_WHERE_FASTER, QSAE__SCREEN_NEVER, QSAE__SCREEN_ALWAYS } screening;
     int64_t screened;           /* rows encoded with it so far */
@@ -117,6 +120,15 @@ typedef struct qsae__sae_blocks {
 int32_t qsae__sae_encode_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
                                 qsae__sae_blocks *out);
 void qsae__sae_blocks_free(qsae__sae_blocks *b);
+
+/* Sets dec, and with QSAE_BF16, QSAE_F16 or QSAE_I8 brings the matrices into memory in it. */
+int32_t qsae__sae_store(qsae_sae *sae, int32_t dtype);
+void qsae__sae_store_close(qsae_sae *sae);
+bool qsae__sae_has_codes(const qsae_sae *sae);
+/* W_enc as the encoder multiplies with it. */
+qsae__panels qsae__sae_panels(const qsae_sae *sae);
+/* Columns j0.. of decoder row f in f32. */
+void qsae__sae_decoder_row(const qsae_sae *sae, int64_t f, int64_t j0, int64_t cols, float *row);
 
 /* The same for QSAE__PURSUIT. */
 int32_t qsae__pursuit_blocks(qsae_sae *sae, const qsae_rows *x, float *state,

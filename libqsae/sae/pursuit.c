@@ -164,14 +164,10 @@ static bool advance(const qsae_sae *sae, worker *w, int64_t r, int32_t f, bool *
 {
     const qsae__sae_config *const c = &sae->config;
     const int64_t d = c->d_in;
-    const size_t size = (size_t)qsae_dtype_bits(sae->w_dec->dtype) / 8;
     double *const e = w->e + r * d;
     double v = 0, norm = 0;
     bool again;
-    qsae__to_f32(sae->w_dec->dtype, (const char *)sae->w_dec->data + (size_t)(f * d) * size, d,
-                 w->atom);
-    if (sae->round)
-        qsae__round(sae->ctx, sae->round, w->atom, d);
+    qsae__sae_decoder_row(sae, f, 0, d, w->atom);
     for (int64_t i = 0; i < d; i++)
         v += e[i] * (double)w->atom[i];
     v = v > 0 ? v : 0;
@@ -259,7 +255,7 @@ int32_t qsae__pursuit_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
     qsae_context *const ctx = sae->ctx;
     job j = { .sae = sae, .rows = x, .state = state };
     j.block_rows = qsae__min_i64(MAX_ROWS, qsae__ceil_div(x->n_rows, ctx->threads));
-    j.panels = qsae__panels_dense(&sae->enc, sae->config.d_sae, sae->config.d_in);
+    j.panels = qsae__sae_panels(sae);
     out->n = qsae__ceil_div(x->n_rows, j.block_rows);
     out->block = qsae__calloc(ctx, out->n, sizeof *out->block);
     j.out = out->block;

@@ -5,7 +5,6 @@
  * weight is read once per stretch, and pages that were read are given back. Nothing of the size of
  * W_enc is kept. Values have the bits of encode.c: products, screening and selection are the same.
  */
-#include <stdatomic.h>
 #include <string.h>
 
 #include "sae/encode.h"
@@ -13,7 +12,6 @@
 #define STRETCH 2048                    /* rows that share one pass over the weights */
 #define PREPARED 64                     /* rows that are prepared at once; of whole strips */
 #define PACKED_MOST ((int64_t)1 << 29)  /* bytes of packed weights beyond which an SAE is wide */
-#define PAGES 64                        /* tiles after which the pages of W_enc are given back */
 #define THIN ((int64_t)1 << 22)         /* topk: entries between two looks at what can still stay */
 
 typedef struct wide {
@@ -28,12 +26,13 @@ typedef struct wide {
     uint8_t **packed;            /* [threads] a tile of features as panels */
     int32_t *owner;              /* [tiles] worker whose block holds the entries */
     int64_t *thin_at;            /* [threads] entries at which to look next */
-    atomic_llong done;           /* tiles since pages were given back */
 } wide;
 
 bool qsae__is_wide(const qsae_sae *sae)
 {
     int64_t size;
+    if (qsae__sae_has_codes(sae))
+        return true; /* packed from the codes */
     if (sae->order != QSAE__ORDER_BY_SIZE)
         return sae->order == QSAE__ORDER_FEATURES;
     return !qsae__mul_i64(sae->config.d_in, sae->config.d_sae, &size) || size > PACKED_MOST / 2;
@@ -219,8 +218,6 @@ static int32_t encode_tile(void *arg, int64_t tile, int32_t worker)
         st = qsae__encode_tile(&v->j, NULL, b, w, n0, n1);
     }
     thin(v, worker);
-    if (sae->w_enc && atomic_fetch_add(&v->done, 1) % PAGES == PAGES - 1)
-        qsae__tensor_release(sae->tensors, sae->w_enc);
     return st;
 }
 
@@ -297,7 +294,8 @@ int32_t qsae__wide_blocks(qsae_sae *sae, const qsae_rows *x, float *state, qsae_
     qsae_context *const ctx = sae->ctx;
     wide v = { .j = { .sae = sae, .rows = x, .state = state, .ops = qsae__sparse_get(ctx) } };
     v.j.block_rows = qsae__min_i64(STRETCH, x->n_rows);
-    v.j.panels = qsae__panels_dense(&sae->enc, sae->config.d_sae, sae->config.d_in);
+    qsae__source source;
+    v.j.panels = qsae__source_open(sae, &source);
     v.j.tiles = qsae__ceil_div(sae->config.d_sae, QSAE__ENCODE_NB);
     v.screened = qsae__screen_serves(sae);
     out->n = qsae__ceil_div(x->n_rows, v.j.block_rows);
@@ -310,6 +308,7 @@ int32_t qsae__wide_blocks(qsae_sae *sae, const qsae_rows *x, float *state, qsae_
         out->nnz += out->block[i].nnz;
     }
     job_close(&v);
+    qsae__source_close(&source);
     if (st == QSAE_ENOMEM)
         st = qsae__fail(QSAE_ENOMEM, "out of memory for encoding with %s", sae->path);
     if (st != QSAE_OK)

@@ -331,6 +331,96 @@ static void test_long_atoms(void **state)
     qsae_context_close(&ctx);
 }
 
+/* A wide SAE whose file is gone from its place reads on through its mapping. */
+static void test_replaced(void **state)
+{
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    test_sae s;
+    make_x();
+    test_sae_make(&s, D, F, 3);
+    qsae_sae *sae = open_with(ctx, &s, configs[6]);
+    encode(sae, 0, N, &a);
+    test_remove("sae_weights.safetensors");
+    test_write("sae_weights.safetensors", "other", 5);
+    sae->order = QSAE__ORDER_FEATURES;
+    encode(sae, 0, N, &b);
+    assert_int_equal(a.nnz, b.nnz);
+    assert_memory_equal(a.indices, b.indices, (size_t)a.nnz * sizeof a.indices[0]);
+    assert_memory_equal(a.values, b.values, (size_t)a.nnz * sizeof a.values[0]);
+    qsae_sae_close(&sae);
+    test_sae_free(&s);
+    qsae_context_close(&ctx);
+}
+
+/* What int8 codes with a scale for each row [n, k] stand for; strides as of a dense weight. */
+static void through_codes(float *w, int64_t n, int64_t k, int64_t n_stride, int64_t k_stride)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float most = 0;
+        for (int64_t j = 0; j < k; j++)
+            most = fmaxf(most, fabsf(w[i * n_stride + j * k_stride]));
+        const float scale = most / 127;
+        for (int64_t j = 0; j < k; j++) {
+            float *const v = &w[i * n_stride + j * k_stride];
+            *v = most > 0 ? scale * rintf(*v / scale) : 0;
+        }
+    }
+}
+
+/* An SAE kept in int8 computes what the f32 one of the decoded matrices does; the file is not
+ * needed after open. */
+static void test_int8(void **state)
+{
+    static const char *const some[] = {
+        CFG("\"architecture\": \"topk\", \"k\": 9"), CFG("\"architecture\": \"jumprelu\""),
+        CFG("\"architecture\": \"groupmax\", \"k\": 11"),
+        CFG("\"architecture\": \"matching_pursuit\", \"max_iterations\": 12"),
+    };
+    (void)state;
+    make_x();
+    test_sae s, t;
+    make_unit(&s, 5);
+    make_unit(&t, 5);
+    for (int64_t i = 0; i < D; i++)
+        s.w_enc[i * F + 7] = t.w_enc[i * F + 7] = s.w_dec[9 * D + i] = t.w_dec[9 * D + i] = 0;
+    through_codes(t.w_enc, F, D, 1, F);
+    through_codes(t.w_dec, F, D, D, 1);
+    for (size_t c = 0; c < sizeof some / sizeof some[0]; c++)
+        for (int32_t threads = 1; threads <= 2; threads++) {
+            qsae_context *ctx = open_context(NULL, threads);
+            const qsae_rows rx = test_rows(x, N, D);
+            qsae_rows ry = test_rows(y[0], N, D), rz = test_rows(y[1], N, D);
+            qsae_sae *sae = open_with(ctx, &t, some[c]);
+            encode(sae, 0, N, &a);
+            assert_ok(qsae_sae_reconstruct(sae, &rx, &ry));
+            qsae_sae_close(&sae);
+            qsae_sae_settings settings;
+            qsae_sae_settings_init(&settings, sizeof settings);
+            settings.dtype = QSAE_I8;
+            test_sae_save(ctx, &s, some[c]);
+            assert_ok(qsae_sae_open(ctx, test_folder, &settings, &sae));
+            encode(sae, 0, N, &b);
+            assert_ok(qsae_sae_reconstruct(sae, &rx, &rz));
+            assert_int_equal(a.nnz, b.nnz);
+            assert_memory_equal(a.indices, b.indices, (size_t)a.nnz * sizeof a.indices[0]);
+            assert_memory_equal(a.values, b.values, (size_t)a.nnz * sizeof a.values[0]);
+            assert_memory_equal(y[0], y[1], sizeof y[0]);
+            qsae_sae_close(&sae);
+            const float kept = s.w_dec[3];
+            s.w_dec[3] = INFINITY;
+            test_sae_save(ctx, &s, some[c]);
+            assert_fails(qsae_sae_open(ctx, test_folder, &settings, &sae), QSAE_ENONFINITE,
+                         "feature 0");
+            s.w_dec[3] = kept;
+            settings.dtype = QSAE_U8;
+            assert_fails(qsae_sae_open(ctx, test_folder, &settings, &sae), QSAE_EINVAL, "dtype");
+            qsae_context_close(&ctx);
+        }
+    test_sae_free(&s);
+    test_sae_free(&t);
+}
+
 /* Every allocation of a pursuit may fail. */
 static void test_memory(void **state)
 {
@@ -367,6 +457,7 @@ const struct CMUnitTest kind_tests[] = {
     cmocka_unit_test(test_invariance), cmocka_unit_test(test_ties),
     cmocka_unit_test(test_prefix),     cmocka_unit_test(test_zero_rows),
     cmocka_unit_test(test_centred),    cmocka_unit_test(test_unscaled),
-    cmocka_unit_test(test_long_atoms), cmocka_unit_test(test_memory),
+    cmocka_unit_test(test_long_atoms), cmocka_unit_test(test_int8),
+    cmocka_unit_test(test_replaced),   cmocka_unit_test(test_memory),
 };
 const size_t n_kind_tests = sizeof kind_tests / sizeof kind_tests[0];

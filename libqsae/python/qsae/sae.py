@@ -11,10 +11,14 @@ from ._lib import Error, fail, lib, path_bytes
 from ._structs import SaeInfo, SaeSettings
 
 
+DTYPES = ("f32", "f16", "bf16", "i8")
+
+
 class SAE(Handle):
     """A sparse autoencoder: SAELens, Gemma Scope or Gemma Scope 2 folder or file.
 
-    dtype         None = as stored, in f32; "bf16", "f16": weights rounded to it first
+    dtype         None = as stored, in f32; "bf16", "f16": weights rounded to it first; "i8": int8
+                  codes with a scale for each feature
     width         of its input; width_out of its output
     features      number of features
     architecture  "standard", "jumprelu", "topk", ...
@@ -35,7 +39,7 @@ class SAE(Handle):
         self._ctx = ctx
         desk = Desk()
         settings = SaeSettings(cancel=desk.token._handle)
-        settings.dtype = 0 if dtype is None else dtype_number(dtype)
+        settings.dtype = 0 if dtype is None else dtype_number(dtype, DTYPES)
         settings.prefix = prefix
         desk.run(lib.qsae_sae_open, ctx.pointer, path_bytes(path), byref(settings),
                  byref(self._handle))
