@@ -20,15 +20,26 @@ typedef struct qsae_sae_settings {
     int32_t reserved;
     qsae_cancel_token *cancel; /**< ends encode and decode; must outlive the SAE; or NULL */
     int64_t prefix;          /**< as qsae_sae_set_prefix(); 0 = all features */
+    double scale;            /**< the s = sqrt(width) / mean |x| by which training scaled its
+                                  input, folded into the weights; 0 = of the files or the table of
+                                  releases. Only for files that say they need one */
+    const char *layer;       /**< of a set of transcoders: "5", as "#5" behind the path; of a
+                                  cross-layer one "5:7": layer 5 with what it writes to layer 7.
+                                  NULL = the only one */
+    const char *activation;  /**< "relu" or "topk": what runs where a batchtopk file has no fitted
+                                  threshold; NULL = such a file is refused */
+    int32_t center_input;    /**< 1: the SAE reads x - mean(x) of each row; -1: rows come as it
+                                  reads them; 0 = as the files or the table of releases say */
+    int32_t reserved2;
 } qsae_sae_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_sae_settings). */
 QSAE_API void qsae_sae_settings_init(qsae_sae_settings *s, size_t size);
 
 /**
- * Opens an SAE folder or file: SAELens (cfg.json + sae_weights.safetensors), Gemma Scope
- * (params.npz), Gemma Scope 2 (params.safetensors, config.json). Weights stay mapped where
- * the format allows.
+ * Opens an SAE folder or file: SAELens, Gemma Scope 1 and 2, Llama Scope, OpenMOSS, sparsify,
+ * dictionary_learning, sets of transcoders and cross-layer transcoders, and plain files of tensors
+ * (doc/saes.md lists files and tensors). Weights stay mapped where the format allows.
  * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE (with the conversion to use), QSAE_EUNSUPPORTED
  *         (architecture or option by name), QSAE_EMISMATCH (shapes), QSAE_EIO, QSAE_ENOMEM
  */
@@ -41,7 +52,7 @@ QSAE_API void qsae_sae_close(qsae_sae **sae);
 typedef struct qsae_sae_info {
     size_t struct_size;
     const char *architecture; /**< "standard", "jumprelu", "topk", ... */
-    const char *format;       /**< "saelens", "gemma-scope", "gemma-scope-2" */
+    const char *format;       /**< "saelens", "gemma-scope", "gemma-scope-2", "llama-scope", ... */
     const char *hook;         /**< hook name as the files give it; "" if they do not */
     /** "none", "layer_norm", "constant_norm_rescale", or "expected_average_only_in" where the scale
      * it needs is not known: rows are then encoded as they come, and the log has a warning. */
@@ -63,7 +74,13 @@ typedef struct qsae_sae_info {
     int64_t prefix;           /**< see qsae_sae_set_prefix(); 0 = all */
     int64_t zero_rows;        /**< rows of norm 0 that constant_norm_rescale left alone so far */
     int32_t center_input;     /**< 1: a row's mean is subtracted from it first */
-    int32_t reserved;         /**< 0 */
+    int32_t encode_only;      /**< 1: one layer of a cross-layer transcoder: decoding is refused */
+    const char *hook_out;     /**< of transcoders: where the output belongs; else equal to hook */
+    const char *model_name;   /**< as the files give it; "" if they do not */
+    const char *neuronpedia_id; /**< "" if the files do not say */
+    double scale;             /**< s that was folded into the weights; 0 if none */
+    double norm_in;           /**< mean |x| of the training data as the files give it, or 0 */
+    double norm_out;          /**< the same at the output hook */
 } qsae_sae_info;
 
 /** Describes an SAE. info->struct_size set by the caller; the first call for the hash reads

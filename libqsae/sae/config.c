@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Configuration files of SAEs (cfg.json of SAELens, old and new; config.json of Gemma Scope 2). */
+/* cfg.json of SAELens, old and new. */
 #include <ctype.h>
-#include <stdio.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,6 +35,9 @@ void qsae__sae_config_free(qsae_context *ctx, qsae__sae_config *c)
     qsae__free(ctx, c->format);
     qsae__free(ctx, c->hook);
     qsae__free(ctx, c->widths);
+    qsae__free(ctx, c->hook_out);
+    qsae__free(ctx, c->model);
+    qsae__free(ctx, c->neuronpedia);
     memset(c, 0, sizeof *c);
 }
 
@@ -216,6 +219,21 @@ static int32_t read_origin(qsae_context *ctx, const json_t *cfg, const json_t *m
             return st;
         break;
     }
+    static const struct {
+        const char *key;
+        size_t slot;
+    } texts[] = {
+        { "hf_hook_name_out", offsetof(qsae__sae_config, hook_out) },
+        { "hook_name_out", offsetof(qsae__sae_config, hook_out) },
+        { "model_name", offsetof(qsae__sae_config, model) },
+        { "neuronpedia_id", offsetof(qsae__sae_config, neuronpedia) },
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const char *const text = json_string_value(lookup(cfg, meta, texts[i].key));
+        char **const slot = (char **)(void *)((char *)c + texts[i].slot);
+        if (text && set_string(ctx, slot, text) != QSAE_OK)
+            return QSAE_ENOMEM;
+    }
     const json_t *v = lookup(cfg, meta, "context_size");
     if (v && json_is_integer(v) && json_integer_value(v) > 0)
         c->context_size = json_integer_value(v);
@@ -346,116 +364,13 @@ int32_t qsae__sae_config_saelens(qsae_context *ctx, const char *path, qsae__sae_
     return st;
 }
 
-/* Number after the last "layer_" of a path; -1 if there is none. */
-static int64_t layer_of_path(const char *path)
+int32_t qsae__sae_set_architecture(qsae_context *ctx, const char *where, const char *name,
+                                   qsae__sae_config *c)
 {
-    int64_t layer = -1;
-    for (const char *p = path; (p = strstr(p, "layer_")) != NULL; p += 6)
-        if (isdigit((unsigned char)p[6]))
-            layer = strtol(p + 6, NULL, 10);
-    return layer;
+    return set_architecture(ctx, where, name, c);
 }
 
-/* Hook name of a published folder whose files are silent (sae.md B.4, B.5); "" if it does not
- * tell. */
-static int32_t hook_of_path(qsae_context *ctx, const char *folder, bool scope2, qsae__sae_config *c)
+int32_t qsae__sae_set_string(qsae_context *ctx, char **slot, const char *value)
 {
-    static const struct {
-        const char *part;
-        bool scope2;
-        const char *hook;
-    } sites[] = {
-        { "resid_post", true, "model.layers.%lld.output" },
-        { "mlp_out", true, "model.layers.%lld.post_feedforward_layernorm.output" },
-        { "attn_out", true, "model.layers.%lld.self_attn.o_proj.input" },
-        { "transcoder", true, "model.layers.%lld.pre_feedforward_layernorm.output" },
-        { "-res", false, "blocks.%lld.hook_resid_post" },
-        { "-mlp", false, "blocks.%lld.hook_mlp_out" },
-        { "-att", false, "blocks.%lld.attn.hook_z" },
-    };
-    char hook[96] = "";
-    const int64_t layer = layer_of_path(folder);
-    for (size_t i = 0; layer >= 0 && !hook[0] && i < sizeof sites / sizeof sites[0]; i++)
-        if (sites[i].scope2 == scope2 && strstr(folder, sites[i].part)) {
-            const char *const at = strstr(sites[i].hook, "%lld");
-            snprintf(hook, sizeof hook, "%.*s%lld%s", (int)(at - sites[i].hook), sites[i].hook,
-                     (long long)layer, at + 4);
-        }
-    return set_string(ctx, &c->hook, hook);
-}
-
-static int32_t parse_scope2(qsae_context *ctx, const json_t *cfg, const char *where,
-                            qsae__sae_config *c)
-{
-    if (!json_is_object(cfg))
-        return qsae__fail(QSAE_EFORMAT, "%s: expected an object, found %s", where,
-                          qsae__json_type_name(cfg));
-    const char *name = "jump_relu", *type = "sae", *hook = NULL;
-    int32_t st = qsae__json_str(cfg, where, "architecture", false, &name, NULL);
-    if (st == QSAE_OK && strcmp(name, "jump_relu") != 0)
-        st = qsae__fail(QSAE_EUNSUPPORTED,
-                        "%s: key \"architecture\": expected \"jump_relu\", found "
-                        "\"%s\"", where, name);
-    if (st == QSAE_OK)
-        st = qsae__json_str(cfg, where, "type", false, &type, NULL);
-    if (st == QSAE_OK && strcmp(type, "sae") != 0 && strcmp(type, "transcoder") != 0)
-        st = qsae__fail(QSAE_EUNSUPPORTED,
-                        "%s: key \"type\": \"%s\" is not supported; supported are sae "
-                        "and transcoder", where, type);
-    if (st == QSAE_OK)
-        st = qsae__json_i64(cfg, where, "width", false, 1, MAX_SIZE, &c->d_sae, NULL);
-    if (st == QSAE_OK)
-        st = qsae__json_bool(cfg, where, "affine_connection", false, &c->skip, NULL);
-    if (st == QSAE_OK)
-        st = qsae__json_str(cfg, where, "hf_hook_point_in", false, &hook, NULL);
-    if (st == QSAE_OK && hook)
-        st = set_string(ctx, &c->hook, hook);
-    if (st == QSAE_OK && strcmp(type, "transcoder") == 0) {
-        c->transcoder = true;
-        st = set_string(ctx, &c->architecture,
-                        c->skip ? "jumprelu_skip_transcoder" : "jumprelu_transcoder");
-    }
-    return st;
-}
-
-int32_t qsae__sae_config_scope2(qsae_context *ctx, const char *path, const char *folder,
-                                qsae__sae_config *out)
-{
-    memset(out, 0, sizeof *out);
-    json_t *cfg = NULL;
-    out->activation = QSAE__JUMPRELU;
-    out->lower_case = true;
-    out->prepend_bos = -1;
-    int32_t st = set_string(ctx, &out->format, "gemma-scope-2");
-    if (st == QSAE_OK)
-        st = set_string(ctx, &out->architecture, "jumprelu");
-    if (st == QSAE_OK)
-        st = hook_of_path(ctx, folder, true, out);
-    if (st == QSAE_OK && !path && strstr(folder, "/transcoder")) {
-        out->transcoder = true;
-        st = set_string(ctx, &out->architecture, "jumprelu_transcoder");
-    }
-    if (st == QSAE_OK && path)
-        st = qsae__json_load(ctx, path, &cfg);
-    if (st == QSAE_OK && path)
-        st = parse_scope2(ctx, cfg, path, out);
-    json_decref(cfg);
-    if (st != QSAE_OK)
-        qsae__sae_config_free(ctx, out);
-    return st;
-}
-
-int32_t qsae__sae_config_scope1(qsae_context *ctx, const char *folder, qsae__sae_config *out)
-{
-    memset(out, 0, sizeof *out);
-    out->activation = QSAE__JUMPRELU;
-    out->prepend_bos = -1;
-    int32_t st = set_string(ctx, &out->format, "gemma-scope");
-    if (st == QSAE_OK)
-        st = set_string(ctx, &out->architecture, "jumprelu");
-    if (st == QSAE_OK)
-        st = hook_of_path(ctx, folder, false, out);
-    if (st != QSAE_OK)
-        qsae__sae_config_free(ctx, out);
-    return st;
+    return set_string(ctx, slot, value);
 }

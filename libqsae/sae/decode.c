@@ -129,6 +129,9 @@ int32_t qsae__sae_decode(qsae_sae *sae, int64_t n, const int64_t *indptr, const 
     static const float none[2];
     qsae_context *const ctx = sae->ctx;
     const int32_t dtype = sae->dec_dtype;
+    if (sae->config.encode_only)
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: one layer of a cross-layer transcoder encodes "
+                          "only: what it writes to a layer is chosen as in #5:7", sae->path);
     job j = { .sae = sae, .ops = qsae__sparse_get(ctx), .indptr = indptr, .indices = indices,
               .values = values, .state = state ? state : none, .y = y, .n = n, .ldy = ldy,
               .row_tiles = qsae__ceil_div(n, ROWS),

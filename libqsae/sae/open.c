@@ -74,7 +74,8 @@ static int32_t load_matrices(qsae_sae *sae)
     int32_t st = need(sae, tied ? "W_dec" : "W_enc", 2, any, &sae->w_enc);
     if (st != QSAE_OK)
         return st;
-    const int64_t d_in = sae->w_enc->shape[tied], d_sae = sae->w_enc->shape[!tied];
+    const bool turned = tied || c->enc_turned;
+    const int64_t d_in = sae->w_enc->shape[turned], d_sae = sae->w_enc->shape[!turned];
     const int64_t dec[2] = { d_sae, -1 };
     st = need(sae, "W_dec", 2, dec, &sae->w_dec);
     if (st != QSAE_OK)
@@ -105,7 +106,7 @@ static int32_t load_matrices(qsae_sae *sae)
     c->d_out = d_out;
     sae->enc = (qsae__dense){ .data = sae->w_enc->data, .dtype = sae->w_enc->dtype,
                               .round = sae->round, .level = sae->ctx->level,
-                              .n_stride = tied ? d_in : 1, .k_stride = tied ? 1 : d_sae };
+                              .n_stride = turned ? d_in : 1, .k_stride = turned ? 1 : d_sae };
     if (tied)
         sae->w_enc = NULL;
     return QSAE_OK;
@@ -269,6 +270,8 @@ static int32_t load_parameters(qsae_sae *sae, bool config_silent)
                          &sae->b_enc);
     if (st == QSAE_OK && c->activation == QSAE__JUMPRELU)
         st = load_threshold(sae);
+    if (sae->min_threshold >= 0) /* what passes is positive: equal SAEs have equal hashes */
+        sae->config.keeps_negative = false;
     if (st == QSAE_OK && c->activation == QSAE__GATED) {
         st = need_vector(sae, "r_mag", c->d_sae, &sae->gain);
         for (int64_t i = 0; st == QSAE_OK && i < c->d_sae; i++)
@@ -284,21 +287,21 @@ static int32_t load_parameters(qsae_sae *sae, bool config_silent)
     return st == QSAE_OK ? load_scale(sae) : st;
 }
 
-static int32_t load_config(qsae_sae *sae, const qsae__sae_place *place)
-{
-    switch (place->format) {
-    case QSAE__SAELENS:
-        return qsae__sae_config_saelens(sae->ctx, place->config, &sae->config);
-    case QSAE__SCOPE1:
-        return qsae__sae_config_scope1(sae->ctx, place->folder, &sae->config);
-    default:
-        return qsae__sae_config_scope2(sae->ctx, place->config, place->folder, &sae->config);
-    }
-}
-
 void qsae_sae_settings_init(qsae_sae_settings *s, size_t size)
 {
     qsae__settings_init(s, size);
+}
+
+/* What the caller knows better than the files. A scale that changes nothing would leave them with
+ * an SAE other than the one asked for. */
+static int32_t apply_settings(qsae_sae *sae, const qsae_sae_settings *s)
+{
+    if (s->center_input)
+        sae->config.center_input = s->center_input > 0;
+    if (s->scale != 0 && sae->config.scale == 0)
+        return qsae__fail(QSAE_EINVAL, "%s: scale: the files do not ask for one: the SAE is none "
+                          "of expected_average_only_in or dataset-wise normalisation", sae->path);
+    return QSAE_OK;
 }
 
 int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_settings *settings,
@@ -312,10 +315,12 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_sae_settings");
     if (st != QSAE_OK)
         return st;
-    if (s.reserved || (s.dtype && s.dtype != QSAE_F32 && s.dtype != QSAE_BF16 &&
-                       s.dtype != QSAE_F16 && s.dtype != QSAE_I8))
+    if (s.reserved || s.reserved2 || s.center_input < -1 || s.center_input > 1 ||
+        (s.dtype && s.dtype != QSAE_F32 && s.dtype != QSAE_BF16 && s.dtype != QSAE_F16 &&
+         s.dtype != QSAE_I8))
         return qsae__fail(QSAE_EINVAL,
-                          "qsae_sae_open: dtype must be 0, F32, BF16, F16 or I8 and reserved 0");
+                          "qsae_sae_open: dtype must be 0, F32, BF16, F16 or I8, center_input -1, "
+                          "0 or 1, and reserved 0");
     qsae__sae_place place = { .folder = NULL };
     qsae_sae *sae = qsae__calloc(context, 1, sizeof *sae);
     if (!sae)
@@ -324,12 +329,11 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
     sae->cancel = s.cancel;
     sae->round = s.dtype == QSAE_BF16 || s.dtype == QSAE_F16 ? s.dtype : 0;
     sae->path = qsae__strdup(context, path);
-    st = sae->path ? qsae__sae_find(context, path, &place) : QSAE_ENOMEM;
-    /* Parameters first: a pickle is told by its content, whatever lies beside it. */
+    st = sae->path ? qsae__sae_find(context, path, s.layer, &place) : QSAE_ENOMEM;
     if (st == QSAE_OK)
-        st = qsae__tensors_load(context, place.params, &sae->tensors);
+        st = place.form->read(context, &place, &s, &sae->config, &sae->tensors);
     if (st == QSAE_OK)
-        st = load_config(sae, &place);
+        st = apply_settings(sae, &s);
     if (st == QSAE_OK)
         st = load_parameters(sae, !place.config);
     if (st == QSAE_OK)

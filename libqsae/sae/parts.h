@@ -47,27 +47,72 @@ typedef struct qsae__sae_config {
     bool skip;                 /* W_skip or affine_skip_connection is expected */
     bool scaling_allowed;      /* finetuning_scaling_factor */
     bool lower_case;           /* Gemma Scope 2 names */
+    bool enc_turned;           /* W_enc lies as [d_sae, d_in] */
+    bool encode_only;          /* one layer of a cross-layer transcoder: no reconstruction */
+    double scale;              /* the s that is folded into the parameters, 0 = none */
+    double norm_in, norm_out;  /* average |x| of the training data as the files have it, or 0 */
+    char *hook_out;            /* where the reconstruction belongs: transcoders */
+    char *model, *neuronpedia; /* as the files have them */
 } qsae__sae_config;
 
-/* Reads cfg.json of SAELens, config.json of Gemma Scope 2 (path NULL: there is none); folder is
- * where hook names are taken from when the files are silent. */
+/* Reads cfg.json of SAELens. */
 int32_t qsae__sae_config_saelens(qsae_context *ctx, const char *path, qsae__sae_config *out);
-int32_t qsae__sae_config_scope2(qsae_context *ctx, const char *path, const char *folder,
-                                qsae__sae_config *out);
-int32_t qsae__sae_config_scope1(qsae_context *ctx, const char *folder, qsae__sae_config *out);
 void qsae__sae_config_free(qsae_context *ctx, qsae__sae_config *c);
 
-/* Where an SAE lies: the parameters, and the configuration if there is one. */
-enum qsae__sae_format { QSAE__SAELENS, QSAE__SCOPE1, QSAE__SCOPE2 };
+/* For readers of other formats. An architecture by name, its activation and what is implied;
+ * QSAE_EUNSUPPORTED with where in the message. */
+int32_t qsae__sae_set_architecture(qsae_context *ctx, const char *where, const char *name,
+                                   qsae__sae_config *c);
+int32_t qsae__sae_set_string(qsae_context *ctx, char **slot, const char *value);
+
+/* Where an SAE lies. layer and write are those of a set of transcoders ("#5", "#5:7"). */
 typedef struct qsae__sae_place {
-    enum qsae__sae_format format;
+    const struct qsae__sae_form *form;
     char *folder;
     char *config;  /* or NULL */
-    char *params;
+    char *params;  /* a file of parameters */
+    int64_t layer; /* -1 = not told */
+    int64_t write; /* the layer whose decoder is wanted; -1 = not told */
 } qsae__sae_place;
 
-int32_t qsae__sae_find(qsae_context *ctx, const char *path, qsae__sae_place *out);
+/*
+ * A reader: fills config (zeroed before) and *tensors with the parameters under the names of
+ * SAELens, W_enc [d_in, d_sae] or, with config->enc_turned, [d_sae, d_in]. It computes no
+ * activations. On failure what config holds is freed by the caller.
+ */
+typedef int32_t qsae__sae_reader(qsae_context *ctx, const qsae__sae_place *place,
+                                 const qsae_sae_settings *s, qsae__sae_config *config,
+                                 qsae__tensors **tensors);
+
+/* One file layout (sae.md B.2). %d in params stands for a layer. */
+typedef struct qsae__sae_form {
+    const char *params;
+    const char *config;     /* or NULL */
+    bool config_needed;
+    qsae__sae_reader *read;
+    bool layers;            /* one file may hold several: the reader looks at place->layer */
+} qsae__sae_form;
+
+qsae__sae_reader qsae__sae_read_saelens, qsae__sae_read_scope1, qsae__sae_read_scope2,
+    qsae__sae_read_scope2_layer, qsae__sae_read_llama_scope, qsae__sae_read_openmoss,
+    qsae__sae_read_sparsify, qsae__sae_read_dictionary_learning, qsae__sae_read_linear,
+    qsae__sae_read_transcoder_set, qsae__sae_read_clt, qsae__sae_read_temporal;
+
+/* layer: of the settings, or NULL. */
+int32_t qsae__sae_find(qsae_context *ctx, const char *path, const char *layer,
+                       qsae__sae_place *out);
 void qsae__sae_place_free(qsae_context *ctx, qsae__sae_place *p);
+
+/* Facts of published releases that their files lack (sae.md B.3), by the names in the path. */
+typedef struct qsae__sae_release {
+    double scale;           /* 0 = not known */
+    bool center_input;
+    bool constant_norm;     /* constant_norm_rescale */
+} qsae__sae_release;
+void qsae__sae_release_of(const char *path, qsae__sae_release *out);
+
+/* name occurs in path as whole components, whatever lies before or behind. */
+bool qsae__sae_path_has(const char *path, const char *name);
 
 struct qsae_sae {
     qsae_context *ctx;

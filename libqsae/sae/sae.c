@@ -19,19 +19,27 @@ static int32_t hash_matrix(const qsae_sae *sae, qsae__hasher *h, const char *nam
     const int64_t rows = turned ? t->shape[1] : t->shape[0];
     const int64_t cols = turned ? t->shape[0] : t->shape[1];
     const size_t size = (size_t)qsae_dtype_bits(t->dtype) / 8;
-    float *const row = qsae__alloc_array(sae->ctx, cols, sizeof *row);
+    enum { STRIPE = 16 }; /* rows of a turned matrix that are gathered at once */
+    float part[STRIPE];
+    int64_t most;
+    float *const row = qsae__mul_i64(cols, turned ? STRIPE : 1, &most) ?
+                       qsae__alloc_array(sae->ctx, most, sizeof *row) : NULL;
     if (!row)
         return QSAE_ENOMEM;
     qsae__hasher_i64(h, rows);
     qsae__hasher_i64(h, cols);
-    for (int64_t r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r += turned ? STRIPE : 1) {
         const char *const base = t->data;
+        const int64_t n = turned ? qsae__min_i64(STRIPE, rows - r) : 1;
         if (!turned)
             qsae__to_f32(t->dtype, base + (size_t)(r * cols) * size, cols, row);
-        for (int64_t c = 0; turned && c < cols; c++)
-            qsae__to_f32(t->dtype, base + (size_t)(c * rows + r) * size, 1, row + c);
-        qsae__hasher_update(h, row, (size_t)cols * sizeof *row);
-        if ((r + 1) * cols / RELEASE != r * cols / RELEASE)
+        for (int64_t c = 0; turned && c < cols; c++) {
+            qsae__to_f32(t->dtype, base + (size_t)(c * rows + r) * size, n, part);
+            for (int64_t i = 0; i < n; i++)
+                row[i * cols + c] = part[i];
+        }
+        qsae__hasher_update(h, row, (size_t)(n * cols) * sizeof *row);
+        if ((r + n) * cols / RELEASE != r * cols / RELEASE)
             qsae__tensor_release(sae->tensors, t);
     }
     qsae__free(sae->ctx, row);
@@ -87,7 +95,7 @@ static int32_t make_hash(qsae_sae *sae)
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         qsae__hasher_i64(h, options[i]);
     hash_rare(sae, h);
-    st = hash_matrix(sae, h, "W_enc", sae->w_enc, false);
+    st = hash_matrix(sae, h, "W_enc", sae->w_enc, c->enc_turned);
     if (st == QSAE_OK)
         st = hash_matrix(sae, h, "W_dec", sae->w_dec, false);
     if (st == QSAE_OK)
@@ -138,6 +146,9 @@ int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info)
         .apply_b_dec = c->apply_b_dec, .skip = c->skip, .state_size = sae->state_size,
         .widths = c->widths, .n_widths = c->n_widths, .prefix = sae->prefix,
         .zero_rows = sae->zero_rows, .center_input = c->center_input,
+        .hook_out = c->hook_out ? c->hook_out : c->hook, .model_name = c->model ? c->model : "",
+        .neuronpedia_id = c->neuronpedia ? c->neuronpedia : "", .scale = c->scale,
+        .norm_in = c->norm_in, .norm_out = c->norm_out, .encode_only = c->encode_only,
     };
     return qsae__info_copy(info, &all, sizeof all, "qsae_sae_info");
 }

@@ -125,7 +125,8 @@ static void test_places(void **state)
     test_remove("sae_weights.safetensors");
     test_write("hyperparams.json", "{}", 2);
     test_remove("ae.pt");
-    assert_fails(qsae_sae_open(ctx, test_folder, NULL, &sae), QSAE_EUNSUPPORTED, "Llama Scope");
+    assert_fails(qsae_sae_open(ctx, test_folder, NULL, &sae), QSAE_ENOENT,
+                 "checkpoints/final.safetensors");
     assert_fails(qsae_sae_open(NULL, test_folder, NULL, &sae), QSAE_EINVAL, "context");
     assert_fails(qsae_sae_open(ctx, NULL, NULL, &sae), QSAE_EINVAL, "path");
     qsae_context_close(&ctx);

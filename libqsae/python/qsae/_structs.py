@@ -163,7 +163,8 @@ class SaveSettings(Struct):
 
 class SaeSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("dtype", c_int32), ("reserved", c_int32),
-                ("cancel", c_void_p), ("prefix", c_int64)]
+                ("cancel", c_void_p), ("prefix", c_int64), ("scale", c_double), ("layer", c_char_p),
+                ("activation", c_char_p), ("center_input", c_int32), ("reserved2", c_int32)]
 
 
 class SaeInfo(Struct):
@@ -173,7 +174,9 @@ class SaeInfo(Struct):
                 ("context_size", c_int64), ("min_threshold", c_float), ("prepend_bos", c_int32),
                 ("apply_b_dec", c_int32), ("skip", c_int32), ("state_size", c_int32),
                 ("widths", POINTER(c_int64)), ("n_widths", c_int64), ("prefix", c_int64),
-                ("zero_rows", c_int64), ("center_input", c_int32), ("reserved", c_int32)]
+                ("zero_rows", c_int64), ("center_input", c_int32), ("encode_only", c_int32),
+                ("hook_out", c_char_p), ("model_name", c_char_p), ("neuronpedia_id", c_char_p),
+                ("scale", c_double), ("norm_in", c_double), ("norm_out", c_double)]
 
 
 class MetricSettings(Struct):

@@ -15,7 +15,10 @@ DTYPES = ("f32", "f16", "bf16", "i8")
 
 
 class SAE(Handle):
-    """A sparse autoencoder: SAELens, Gemma Scope or Gemma Scope 2 folder or file.
+    """A sparse autoencoder: the folder or file of any format of doc/saes.md.
+
+    scale, layer, activation, center_input: what the files do not say, see qsae_sae_settings; layer
+    is "5" (or "5:7"), which may also stand behind the path as "#5".
 
     dtype         None = as stored, in f32; "bf16", "f16": weights rounded to it first; "i8": int8
                   codes with a scale for each feature
@@ -34,13 +37,17 @@ class SAE(Handle):
 
     _close = lib.qsae_sae_close
 
-    def __init__(self, ctx, path, dtype=None, prefix=0):
+    def __init__(self, ctx, path, dtype=None, prefix=0, *, scale=0, layer=None, activation=None,
+                 center_input=0):
         super().__init__()
         self._ctx = ctx
         desk = Desk()
         settings = SaeSettings(cancel=desk.token._handle)
         settings.dtype = 0 if dtype is None else dtype_number(dtype, DTYPES)
         settings.prefix = prefix
+        settings.scale, settings.center_input = scale, center_input
+        settings.layer = None if layer is None else str(layer).encode()
+        settings.activation = None if activation is None else activation.encode()
         desk.run(lib.qsae_sae_open, ctx.pointer, path_bytes(path), byref(settings),
                  byref(self._handle))
         self._token = desk.token  # the handle may look at it as long as it lives
