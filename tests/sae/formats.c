@@ -261,7 +261,8 @@ static char *read_whole(const char *path, size_t *size)
 /* What a folder of a known layout with a changed configuration or file of parameters is: an error
  * that names the thing, never a crash; where it opens, encoding runs. */
 static void mutate(qsae_context *ctx, const char *source, const char *name,
-                   const char *other_source, const char *other, uint32_t seed, int rounds)
+                   const char *other_source, const char *other, const char *layer,
+                   uint32_t seed, int rounds)
 {
     size_t size, other_size;
     char *const data = read_whole(source, &size);
@@ -287,6 +288,7 @@ static void mutate(qsae_context *ctx, const char *source, const char *name,
         qsae_sae_settings s;
         qsae_sae_settings_init(&s, sizeof s);
         s.activation = i % 2 ? "relu" : NULL;
+        s.layer = layer;
         const int32_t st = qsae_sae_open(ctx, test_folder, &s, &sae);
         if (st == QSAE_OK) {
             assert_ok(qsae_sae_get_info(sae, &info));
@@ -311,7 +313,7 @@ static void mutate(qsae_context *ctx, const char *source, const char *name,
 
 static void test_mutations(void **state)
 {
-    static const char *const folders[][3] = {
+    static const char *const folders[][4] = { /* files and, of several layers, one */
         { "sparsify_topk/layers.3", "cfg.json", "sae.safetensors" },
         { "openmoss_jump", "config.json", "sae_weights.safetensors" },
         { "400M-Slimpajama-400M-OpenR1-Math-220k/L15R", "config.json", "sae_weights.safetensors" },
@@ -319,6 +321,10 @@ static void test_mutations(void **state)
         { "dl_GatedAutoEncoder", "config.json", "ae.safetensors" },
         { "set_jump", "config.yaml", "layer_7.safetensors" },
         { "saelens_checkpoint", "cfg.json", "sae_weights.safetensors" },
+        { "openmoss_clt_jump", "config.json", "sae_weights.safetensors", "1:2" },
+        { "gemma-scope-2-1b-pt/clt/width_262k_l0_big_affine", "params_layer_0.safetensors",
+          "params_layer_1.safetensors", "1:2" },
+        { "clt", "W_enc_1.safetensors", "W_dec_1.safetensors", "1:2" },
     };
     const char *const set = getenv("QSAE_TEST_MUTATIONS");
     const int rounds = set ? atoi(set) : 150;
@@ -328,8 +334,9 @@ static void test_mutations(void **state)
         char a[512], b[512];
         snprintf(a, sizeof a, "%s/sae_formats/%s/%s", QSAE_TEST_DATA, folders[i][0], folders[i][1]);
         snprintf(b, sizeof b, "%s/sae_formats/%s/%s", QSAE_TEST_DATA, folders[i][0], folders[i][2]);
-        mutate(ctx, a, folders[i][1], b, folders[i][2], 7 + (uint32_t)i, rounds);
-        mutate(ctx, b, folders[i][2], a, folders[i][1], 99 + (uint32_t)i, rounds);
+        const char *const layer = folders[i][3];
+        mutate(ctx, a, folders[i][1], b, folders[i][2], layer, 7 + (uint32_t)i, rounds);
+        mutate(ctx, b, folders[i][2], a, folders[i][1], layer, 99 + (uint32_t)i, rounds);
     }
     qsae_context_close(&ctx);
 }
