@@ -23,6 +23,7 @@ static const char usage[] =
     "  --version, --help\n";
 
 #define TEXT(object, key) json_string_value(json_object_get(object, key))
+#define YES(object, key) json_is_true(json_object_get(object, key))
 #define NUMBER(object, key) ((long long)json_integer_value(json_object_get(object, key)))
 
 static json_t *tensor_list(qsae_context *context, const char *path)
@@ -124,22 +125,44 @@ static json_t *sae_of(qsae_context *context, const char *path, int32_t *status)
                         (json_int_t)s.width_out, "hook", s.hook, "normalize", s.normalize,
                         "apply_b_dec", s.apply_b_dec, "context_size", (json_int_t)s.context_size,
                         "prepend_bos", (int)s.prepend_bos, "hash", s.hash);
+    if (out)
+        json_object_update_new(
+            out, json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:b, s:b, s:b}", "hook_out",
+                           s.hook_out, "model_name", s.model_name, "neuronpedia_id",
+                           s.neuronpedia_id, "min_threshold", (double)s.min_threshold, "scale",
+                           s.scale, "norm_in", s.norm_in, "norm_out", s.norm_out, "skip", s.skip,
+                           "center_input", s.center_input, "encode_only", s.encode_only));
     qsae_sae_close(&sae);
     return out;
 }
 
 static void print_sae(const char *path, const json_t *s)
 {
-    printf("%s: sparse autoencoder, runs\n", path);
+    printf("%s: sparse autoencoder, %s\n", path, YES(s, "encode_only") ?
+           "encodes (one layer of a cross-layer transcoder; with #5:7 it decodes what layer 5 "
+           "writes to layer 7)" : "runs");
     printf("  format        %s\n", TEXT(s, "format"));
     printf("  architecture  %s", TEXT(s, "architecture"));
     if (NUMBER(s, "k"))
         printf(", k = %lld", NUMBER(s, "k"));
-    printf("\n  width         %lld in, %lld features, %lld out\n", NUMBER(s, "width"),
+    if (strstr(TEXT(s, "architecture"), "jumprelu"))
+        printf(", least threshold %g", json_number_value(json_object_get(s, "min_threshold")));
+    printf("%s\n  width         %lld in, %lld features, %lld out\n",
+           YES(s, "skip") ? ", skip connection" : "", NUMBER(s, "width"),
            NUMBER(s, "features"), NUMBER(s, "width_out"));
+    if (*TEXT(s, "model_name"))
+        printf("  model         %s\n", TEXT(s, "model_name"));
     printf("  hook          %s\n", *TEXT(s, "hook") ? TEXT(s, "hook") : "(the files do not say)");
-    printf("  input         normalize %s, b_dec %s\n", TEXT(s, "normalize"),
-           json_is_true(json_object_get(s, "apply_b_dec")) ? "subtracted" : "not subtracted");
+    if (strcmp(TEXT(s, "hook"), TEXT(s, "hook_out")) != 0)
+        printf("  output hook   %s\n", TEXT(s, "hook_out"));
+    if (*TEXT(s, "neuronpedia_id"))
+        printf("  neuronpedia   %s\n", TEXT(s, "neuronpedia_id"));
+    printf("  input         normalize %s, b_dec %s%s\n", TEXT(s, "normalize"),
+           YES(s, "apply_b_dec") ? "subtracted" : "not subtracted",
+           YES(s, "center_input") ? ", mean of the row subtracted" : "");
+    if (json_number_value(json_object_get(s, "scale")) != 0)
+        printf("  scale         %g folded into the weights\n",
+               json_number_value(json_object_get(s, "scale")));
     if (NUMBER(s, "context_size"))
         printf("  trained on    %lld tokens of context%s\n", NUMBER(s, "context_size"),
                NUMBER(s, "prepend_bos") == 1 ? ", BOS in front" : "");
@@ -198,11 +221,12 @@ struct options {
 static json_t *inspect(qsae_context *context, const char *path, const struct options *o, int *runs)
 {
     int32_t as_model, as_sae = QSAE_OK;
-    char why[1024];
+    char why[1024], why_sae[1024];
     json_t *const out = json_pack("{s:s}", "path", path);
     json_t *const model = model_of(context, path, &as_model);
     snprintf(why, sizeof why, "%s", qsae_error_message());
     json_t *const sae = model ? NULL : sae_of(context, path, &as_sae);
+    snprintf(why_sae, sizeof why_sae, "%s", qsae_error_message());
     json_t *const tensors = tensor_list(context, path);
     json_t *const tokenizer = model ? tokenizer_of(context, path) : NULL;
     *runs = model || sae;
@@ -214,11 +238,10 @@ static json_t *inspect(qsae_context *context, const char *path, const struct opt
         print_tokenizer(tokenizer);
     if (!*runs && !o->json)
         printf("%s: will not run\n  as a model    %s: %s\n  as an SAE     %s: %s\n", path,
-               qsae_status_message(as_model), why, qsae_status_message(as_sae),
-               qsae_error_message());
+               qsae_status_message(as_model), why, qsae_status_message(as_sae), why_sae);
     if (!*runs)
         json_object_update_new(out, json_pack("{s:s, s:s}", "model_error", why, "sae_error",
-                                              qsae_error_message()));
+                                              why_sae));
     if (o->tensors && !o->json)
         print_tensors(tensors);
     json_object_update_new(out, json_pack("{s:o*, s:o*, s:o*}", "model", model, "sae", sae,

@@ -13,18 +13,33 @@ typedef struct qsae_sae qsae_sae;
 
 typedef struct qsae_sae_settings {
     size_t struct_size;
-    int32_t dtype;           /**< 0 = f32; QSAE_BF16, QSAE_F16: weights rounded to it first */
+    /** 0 = f32; QSAE_BF16, QSAE_F16: the matrices are rounded to it first; QSAE_I8: W_enc and W_dec
+     * are int8 codes with a scale for each feature. A file of more bits is then copied to memory
+     * in it, and not needed after open. Vectors stay f32. */
+    int32_t dtype;
     int32_t reserved;
     qsae_cancel_token *cancel; /**< ends encode and decode; must outlive the SAE; or NULL */
+    int64_t prefix;          /**< as qsae_sae_set_prefix(); 0 = all features */
+    double scale;            /**< the s = sqrt(width) / mean |x| by which training scaled its
+                                  input, folded into the weights; 0 = of the files or the table of
+                                  releases. Only for files that say they need one */
+    const char *layer;       /**< of a set of transcoders: "5", as "#5" behind the path; of a
+                                  cross-layer one "5:7": layer 5 with what it writes to layer 7.
+                                  NULL = the only one */
+    const char *activation;  /**< "relu" or "topk": what runs where a batchtopk file has no fitted
+                                  threshold; NULL = such a file is refused */
+    int32_t center_input;    /**< 1: the SAE reads x - mean(x) of each row; -1: rows come as it
+                                  reads them; 0 = as the files or the table of releases say */
+    int32_t reserved2;
 } qsae_sae_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_sae_settings). */
 QSAE_API void qsae_sae_settings_init(qsae_sae_settings *s, size_t size);
 
 /**
- * Opens an SAE folder or file: SAELens (cfg.json + sae_weights.safetensors), Gemma Scope
- * (params.npz), Gemma Scope 2 (params.safetensors, config.json). Weights stay mapped where
- * the format allows.
+ * Opens an SAE folder or file: SAELens, Gemma Scope 1 and 2, Llama Scope, OpenMOSS, sparsify,
+ * dictionary_learning, sets of transcoders and cross-layer transcoders, and plain files of tensors
+ * (doc/saes.md lists files and tensors). Weights stay mapped where the format allows.
  * @return QSAE_ENOENT, QSAE_EFORMAT, QSAE_EPICKLE (with the conversion to use), QSAE_EUNSUPPORTED
  *         (architecture or option by name), QSAE_EMISMATCH (shapes), QSAE_EIO, QSAE_ENOMEM
  */
@@ -37,26 +52,48 @@ QSAE_API void qsae_sae_close(qsae_sae **sae);
 typedef struct qsae_sae_info {
     size_t struct_size;
     const char *architecture; /**< "standard", "jumprelu", "topk", ... */
-    const char *format;       /**< "saelens", "gemma-scope", "gemma-scope-2" */
+    const char *format;       /**< "saelens", "gemma-scope", "gemma-scope-2", "llama-scope", ... */
     const char *hook;         /**< hook name as the files give it; "" if they do not */
-    const char *normalize;    /**< "none", "layer_norm", "constant_norm_rescale", ... */
+    /** "none", "layer_norm", "constant_norm_rescale", or "expected_average_only_in" where the scale
+     * it needs is not known: rows are then encoded as they come, and the log has a warning. */
+    const char *normalize;
     const char *hash;         /**< 32 hex digits: XXH3-128 of the parameters in canonical layout */
     const char *path;
     int64_t width;            /**< d_in */
     int64_t width_out;        /**< d_out */
     int64_t features;         /**< d_sae */
-    int64_t k;                /**< of topk, else 0 */
+    int64_t k;                /**< of topk, abstopk, groupmax, else 0 */
     int64_t context_size;     /**< trained at, 0 if unknown */
     float min_threshold;      /**< of jumprelu, else 0 */
     int32_t prepend_bos;      /**< 1, 0, or -1 if the files do not say */
     int32_t apply_b_dec;      /**< 1: b_dec is subtracted from the input */
     int32_t skip;             /**< 1: has a skip connection (transcoders, affine) */
     int32_t state_size;       /**< floats per row that decode needs from encode; 0 if none */
+    const int64_t *widths;    /**< [n_widths] of a matryoshka SAE, ascending, or NULL */
+    int64_t n_widths;
+    int64_t prefix;           /**< see qsae_sae_set_prefix(); 0 = all */
+    int64_t zero_rows;        /**< rows of norm 0 that constant_norm_rescale left alone so far */
+    int32_t center_input;     /**< 1: a row's mean is subtracted from it first */
+    int32_t encode_only;      /**< 1: one layer of a cross-layer transcoder: decoding is refused */
+    const char *hook_out;     /**< of transcoders: where the output belongs; else equal to hook */
+    const char *model_name;   /**< as the files give it; "" if they do not */
+    const char *neuronpedia_id; /**< "" if the files do not say */
+    double scale;             /**< s that was folded into the weights; 0 if none */
+    double norm_in;           /**< mean |x| of the training data as the files give it, or 0 */
+    double norm_out;          /**< the same at the output hook */
 } qsae_sae_info;
 
 /** Describes an SAE. info->struct_size set by the caller; the first call for the hash reads
  * all parameters. QSAE_EINVAL, QSAE_ENOMEM. */
 QSAE_API int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info);
+
+/**
+ * Decoding, and so reconstructing, adds features below prefix only: the reconstruction of a
+ * matryoshka SAE at one of its widths (any number is allowed). Encoding is not touched.
+ * @param prefix  1 to features, 0 = all
+ * @return QSAE_EINVAL
+ */
+QSAE_API int32_t qsae_sae_set_prefix(qsae_sae *sae, int64_t prefix);
 
 /**
  * Encodes rows to sparse rows (CSR), indices ascending in a row, values non-zero.

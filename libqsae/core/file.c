@@ -63,6 +63,8 @@ int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out)
     }
     f->ctx = ctx;
     f->size = (uint64_t)info.st_size;
+    f->device = (uint64_t)info.st_dev;
+    f->inode = (uint64_t)info.st_ino;
     if (!(f->path = qsae__strdup(ctx, path))) {
         st = QSAE_ENOMEM;
         goto fail;
@@ -128,6 +130,20 @@ void qsae__file_release(const qsae__file *f, const void *at, size_t size)
     if (begin < end)
         (void)madvise((void *)(uintptr_t)(f->data + begin), end - begin, MADV_DONTNEED);
     errno = e;
+}
+
+int qsae__file_reopen(const qsae__file *f)
+{
+    struct stat info;
+    const int e = errno;
+    int fd = f->mapped ? open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    if (fd >= 0 && (fstat(fd, &info) != 0 || (uint64_t)info.st_dev != f->device ||
+                    (uint64_t)info.st_ino != f->inode || (uint64_t)info.st_size != f->size)) {
+        close(fd);
+        fd = -1;
+    }
+    errno = e;
+    return fd;
 }
 
 int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size)

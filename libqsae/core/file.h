@@ -16,6 +16,7 @@ typedef struct qsae__file {
     qsae_context *ctx;
     char *path;
     bool mapped;
+    uint64_t device, inode; /* what was opened */
 } qsae__file;
 
 int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out);
@@ -24,6 +25,10 @@ void qsae__file_close(qsae__file **file);
 /* [at, at + size) of the file's data will not be used for a while: its whole pages need not stay in
  * memory. They read the same afterwards, from the file again. Nothing for a file read whole. */
 void qsae__file_release(const qsae__file *f, const void *at, size_t size);
+
+/* A descriptor to read a mapped file with where its pages should not come into memory at all; the
+ * caller closes it. -1 where that is not the same file any more, or none that is mapped. */
+int qsae__file_reopen(const qsae__file *f);
 
 /* Writes data to path: temporary file in the same folder, fsync, rename, fsync of the folder. */
 int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size);

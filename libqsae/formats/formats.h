@@ -10,5 +10,6 @@
 #include "formats/gguf.h"
 #include "formats/json.h"
 #include "formats/tensors.h"
+#include "formats/yaml.h"
 
 #endif

@@ -170,6 +170,21 @@ void qsae__tensor_release(const qsae__tensors *t, const qsae__tensor *x)
             qsae__file_release(s->files[i], x->data, (size_t)x->bytes);
 }
 
+int qsae__tensor_reopen(const qsae__tensors *t, const qsae__tensor *x, uint64_t *offset)
+{
+    const uintptr_t at = (uintptr_t)x->data;
+
+    for (const qsae__tensors *s = t; s != NULL; s = s->parent)
+        for (int64_t i = 0; i < s->n_files; i++) {
+            const uintptr_t base = (uintptr_t)s->files[i]->data;
+            if (at >= base && at - base < s->files[i]->size) {
+                *offset = at - base;
+                return qsae__file_reopen(s->files[i]);
+            }
+        }
+    return -1;
+}
+
 const char *qsae__tensors_metadata(const qsae__tensors *t, const char *key)
 {
     return t->metadata == NULL ? NULL : json_string_value(json_object_get(t->metadata, key));

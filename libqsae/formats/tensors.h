@@ -36,6 +36,10 @@ const qsae__tensor *qsae__tensors_find(const qsae__tensors *t, const char *name)
  * not stay in memory. Its data read the same afterwards. */
 void qsae__tensor_release(const qsae__tensors *t, const qsae__tensor *x);
 
+/* A descriptor of the file the tensor lies in, mapped, and where it begins there; see
+ * qsae__file_reopen. -1: read its data. */
+int qsae__tensor_reopen(const qsae__tensors *t, const qsae__tensor *x, uint64_t *offset);
+
 /* The set behind a public handle. */
 qsae__tensors *qsae__tensors_of(const qsae_tensors *t);
 qsae_context *qsae__tensors_context(const qsae__tensors *t);

@@ -18,6 +18,7 @@ typedef struct qsae__select {
     const float *p, *q;      /* or both NULL */
     float a, b, c;
     float floor;
+    bool absolute;           /* |v| is compared; not with p and q */
 } qsae__select;
 
 /* Operations of one level. All but select's margin (whose bits only have to bound) give the same

@@ -42,6 +42,8 @@ INLINE uint32_t select_lanes(const qsae__select *s, const float *h, int64_t i, i
     v += v_load_n(s->bias + i, n);
     if (s->scale)
         v *= v_load_n(s->scale + i, n);
+    if (s->absolute)
+        v = v_select(v_less(v, v_set(0.0f)), -v, v);
     if (s->limit) {
         limit = v_load_n(s->limit + i, n);
         limit = v_select(v_less(limit, floor), floor, limit);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Configuration files of SAEs (cfg.json of SAELens, old and new; config.json of Gemma Scope 2). */
+/* cfg.json of SAELens, old and new. */
 #include <ctype.h>
-#include <stdio.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +18,11 @@ static const struct {
     { "gated", QSAE__GATED, false, false },
     { "jumprelu", QSAE__JUMPRELU, false, false },
     { "topk", QSAE__TOPK, false, false },
+    { "abstopk", QSAE__ABSTOPK, false, false },
+    { "groupmax", QSAE__GROUPMAX, false, false },
+    { "batchtopk", QSAE__JUMPRELU, false, false },
+    { "matryoshka_batchtopk", QSAE__JUMPRELU, false, false },
+    { "matching_pursuit", QSAE__PURSUIT, false, false },
     { "transcoder", QSAE__RELU, true, false },
     { "skip_transcoder", QSAE__RELU, true, true },
     { "jumprelu_transcoder", QSAE__JUMPRELU, true, false },
@@ -29,6 +34,10 @@ void qsae__sae_config_free(qsae_context *ctx, qsae__sae_config *c)
     qsae__free(ctx, c->architecture);
     qsae__free(ctx, c->format);
     qsae__free(ctx, c->hook);
+    qsae__free(ctx, c->widths);
+    qsae__free(ctx, c->hook_out);
+    qsae__free(ctx, c->model);
+    qsae__free(ctx, c->neuronpedia);
     memset(c, 0, sizeof *c);
 }
 
@@ -55,10 +64,11 @@ static int32_t set_architecture(qsae_context *ctx, const char *where, const char
     }
     return qsae__fail(QSAE_EUNSUPPORTED,
                       "%s: key \"architecture\": \"%s\" is not supported; supported are standard, "
-                      "gated, jumprelu, topk and the transcoder forms of standard and jumprelu%s",
+                      "gated, jumprelu, topk, abstopk, groupmax, batchtopk, matryoshka_batchtopk, "
+                      "matching_pursuit and the transcoder forms of standard and jumprelu%s",
                       where, name,
-                      strstr(name, "batchtopk") ? " (save it for inference with SAELens first, "
-                                                  "which turns it into jumprelu)" : "");
+                      strcmp(name, "temporal") == 0 ? "; a temporal SAE predicts its codes from "
+                                                      "earlier tokens, not row by row" : "");
 }
 
 /* Leading number of a version string, -1 if there is none. */
@@ -97,15 +107,17 @@ static int32_t read_normalize(const json_t *cfg, const char *where, qsae__sae_co
         c->normalize = QSAE__NORM_CONSTANT;
         return QSAE_OK;
     }
-    if (strcmp(s, "expected_average_only_in") == 0)
-        return qsae__fail(QSAE_EUNSUPPORTED,
-                          "%s: key \"normalize_activations\": \"%s\": the SAE is unscaled (the "
-                          "scale sqrt(d_in) / mean |x| is not in the file); fold it into the "
-                          "weights with SAELens' fold_activation_norm_scaling_factor and save "
-                          "it again",
-                          where, s);
+    if (strcmp(s, "expected_average_only_in") == 0) {
+        c->normalize = QSAE__NORM_UNSCALED;
+        return QSAE_OK;
+    }
     return qsae__fail(QSAE_EUNSUPPORTED,
-                      "%s: key \"normalize_activations\": \"%s\" is not supported", where, s);
+                      "%s: key \"normalize_activations\": \"%s\" is not supported%s", where, s,
+                      strcmp(s, "covariance_whitening") == 0 ?
+                      ": its matrices are not in the file; save the SAE for inference with "
+                      "SAELens, which folds them into the weights" :
+                      strcmp(s, "constant_scalar_rescale") == 0 ?
+                      ": only temporal SAEs have it" : "");
 }
 
 /* Old files name the activation function apart from the architecture (sae.md B.3). */
@@ -123,6 +135,10 @@ static int32_t read_activation(qsae_context *ctx, const json_t *cfg, const char 
                           where, qsae__json_type_name(v));
     if (strcmp(s, "relu") == 0)
         return QSAE_OK;
+    if (strcmp(s, "tanh-relu") == 0 && c->activation == QSAE__RELU) {
+        c->activation = QSAE__TANH_RELU;
+        return QSAE_OK;
+    }
     if (strcmp(s, "topk") != 0)
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: key \"activation_fn\": \"%s\" is not supported",
                           where, s);
@@ -135,8 +151,9 @@ static int32_t read_activation(qsae_context *ctx, const json_t *cfg, const char 
     return st;
 }
 
-/* What has no meaning for plain rows, or changes them in a way this library does not copy. */
-static int32_t refuse_options(const json_t *cfg, const json_t *meta, const char *where)
+/* Options about the rows; those that do not apply to plain rows are refused. */
+static int32_t read_options(const json_t *cfg, const json_t *meta, const char *where,
+                            qsae__sae_config *c)
 {
     static const char *const heads[] = { "hook_head_index", "hook_point_head_index" };
     for (size_t i = 0; i < 2; i++)
@@ -145,10 +162,9 @@ static int32_t refuse_options(const json_t *cfg, const json_t *meta, const char 
                               "%s: key \"%s\": SAEs of one attention head are not "
                               "supported", where, heads[i]);
     const json_t *const kwargs = lookup(cfg, meta, "model_from_pretrained_kwargs");
-    if (kwargs && json_is_true(json_object_get(kwargs, "center_writing_weights")))
-        return qsae__fail(QSAE_EUNSUPPORTED,
-                          "%s: key \"center_writing_weights\": true: SAEs of models "
-                          "with centred writing weights are not supported", where);
+    /* Of a LayerNorm model with centred writing weights a row is that of the model itself less its
+     * mean (sae.md A.4). */
+    c->center_input = kwargs && json_is_true(json_object_get(kwargs, "center_writing_weights"));
     const char *reshape = NULL;
     const int32_t st = qsae__json_str(cfg, where, "reshape_activations", false, &reshape, NULL);
     if (st != QSAE_OK)
@@ -203,12 +219,90 @@ static int32_t read_origin(qsae_context *ctx, const json_t *cfg, const json_t *m
             return st;
         break;
     }
+    static const struct {
+        const char *key;
+        size_t slot;
+    } texts[] = {
+        { "hf_hook_name_out", offsetof(qsae__sae_config, hook_out) },
+        { "hook_name_out", offsetof(qsae__sae_config, hook_out) },
+        { "model_name", offsetof(qsae__sae_config, model) },
+        { "neuronpedia_id", offsetof(qsae__sae_config, neuronpedia) },
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const char *const text = json_string_value(lookup(cfg, meta, texts[i].key));
+        char **const slot = (char **)(void *)((char *)c + texts[i].slot);
+        if (text && set_string(ctx, slot, text) != QSAE_OK)
+            return QSAE_ENOMEM;
+    }
     const json_t *v = lookup(cfg, meta, "context_size");
     if (v && json_is_integer(v) && json_integer_value(v) > 0)
         c->context_size = json_integer_value(v);
     v = lookup(cfg, meta, "prepend_bos");
     c->prepend_bos = v && json_is_boolean(v) ? json_is_true(v) : old ? 1 : -1;
     return QSAE_OK;
+}
+
+/* Cumulative widths of a matryoshka SAE; the last is d_sae whether the list says so or not. */
+static int32_t read_widths(qsae_context *ctx, const json_t *cfg, const char *where,
+                           qsae__sae_config *c)
+{
+    static const char key[] = "matryoshka_widths";
+    const json_t *list = NULL;
+    int32_t st = qsae__json_get(cfg, where, key, false, JSON_ARRAY, &list);
+    const size_t n = json_array_size(list);
+    if (st != QSAE_OK || n == 0)
+        return st;
+    c->widths = qsae__alloc_array(ctx, (int64_t)n + 1, sizeof *c->widths);
+    if (!c->widths)
+        return QSAE_ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *const v = json_array_get(list, i);
+        const int64_t w = json_is_integer(v) ? json_integer_value(v) : 0;
+        if (w < 1 || w > MAX_SIZE || (i && w <= c->widths[i - 1]) || (c->d_sae && w > c->d_sae))
+            return qsae__fail(QSAE_EFORMAT, "%s: key \"%s\": expected ascending integers from 1 to "
+                              "d_sae, found another value at place %d", where, key, (int)i);
+        c->widths[i] = w;
+    }
+    c->n_widths = (int64_t)n;
+    if (c->d_sae && c->widths[n - 1] < c->d_sae)
+        c->widths[c->n_widths++] = c->d_sae;
+    return QSAE_OK;
+}
+
+static bool is_training_batchtopk(const qsae__sae_config *c)
+{
+    return strstr(c->architecture, "batchtopk") != NULL;
+}
+
+/* Keys that belong to one activation. */
+static int32_t read_activation_keys(qsae_context *ctx, const json_t *cfg, const char *where,
+                                    qsae__sae_config *c)
+{
+    const bool topk = c->activation == QSAE__TOPK || c->activation == QSAE__ABSTOPK;
+    int32_t st = QSAE_OK;
+    if ((topk || c->activation == QSAE__GROUPMAX) && !c->k) {
+        c->k = 100;
+        st = qsae__json_i64(cfg, where, "k", false, 1, MAX_SIZE, &c->k, NULL);
+    }
+    if (st == QSAE_OK && (topk || is_training_batchtopk(c))) {
+        c->rescale_by_norm = !topk; /* the defaults of TopKSAEConfig and TopKTrainingSAEConfig */
+        st = qsae__json_bool(cfg, where, "rescale_acts_by_decoder_norm", false, &c->rescale_by_norm,
+                             NULL);
+    }
+    if (st == QSAE_OK && is_training_batchtopk(c))
+        st = read_widths(ctx, cfg, where, c);
+    if (st != QSAE_OK || c->activation != QSAE__PURSUIT)
+        return st;
+    c->residual_threshold = 1e-2;
+    c->stop_on_repeat = true;
+    st = qsae__json_f64(cfg, where, "residual_threshold", false, &c->residual_threshold, NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_i64(cfg, where, "max_iterations", false, 1, MAX_SIZE, &c->max_iterations,
+                            NULL);
+    if (st == QSAE_OK)
+        st = qsae__json_bool(cfg, where, "stop_on_duplicate_support", false, &c->stop_on_repeat,
+                             NULL);
+    return st;
 }
 
 static int32_t parse_saelens(qsae_context *ctx, const json_t *cfg, const char *where,
@@ -233,7 +327,7 @@ static int32_t parse_saelens(qsae_context *ctx, const json_t *cfg, const char *w
     if (st == QSAE_OK && old)
         st = read_activation(ctx, cfg, where, c);
     if (st == QSAE_OK)
-        st = refuse_options(cfg, meta, where);
+        st = read_options(cfg, meta, where, c);
     if (st == QSAE_OK)
         st = read_sizes(cfg, where, c);
     b_dec = !c->transcoder;
@@ -245,13 +339,8 @@ static int32_t parse_saelens(qsae_context *ctx, const json_t *cfg, const char *w
     c->apply_b_dec = b_dec;
     if (st == QSAE_OK)
         st = read_normalize(cfg, where, c);
-    if (st == QSAE_OK && c->activation == QSAE__TOPK && !c->k) {
-        c->k = 100;
-        st = qsae__json_i64(cfg, where, "k", false, 1, MAX_SIZE, &c->k, NULL);
-    }
-    if (st == QSAE_OK && c->activation == QSAE__TOPK)
-        st = qsae__json_bool(cfg, where, "rescale_acts_by_decoder_norm", false, &c->rescale_by_norm,
-                             NULL);
+    if (st == QSAE_OK)
+        st = read_activation_keys(ctx, cfg, where, c);
     if (st == QSAE_OK)
         st = qsae__json_bool(cfg, where, "finetuning_scaling_factor", false, &flag, NULL);
     c->scaling_allowed = flag;
@@ -275,116 +364,13 @@ int32_t qsae__sae_config_saelens(qsae_context *ctx, const char *path, qsae__sae_
     return st;
 }
 
-/* Number after the last "layer_" of a path; -1 if there is none. */
-static int64_t layer_of_path(const char *path)
+int32_t qsae__sae_set_architecture(qsae_context *ctx, const char *where, const char *name,
+                                   qsae__sae_config *c)
 {
-    int64_t layer = -1;
-    for (const char *p = path; (p = strstr(p, "layer_")) != NULL; p += 6)
-        if (isdigit((unsigned char)p[6]))
-            layer = strtol(p + 6, NULL, 10);
-    return layer;
+    return set_architecture(ctx, where, name, c);
 }
 
-/* Hook name of a published folder whose files are silent (sae.md B.4, B.5); "" if it does not
- * tell. */
-static int32_t hook_of_path(qsae_context *ctx, const char *folder, bool scope2, qsae__sae_config *c)
+int32_t qsae__sae_set_string(qsae_context *ctx, char **slot, const char *value)
 {
-    static const struct {
-        const char *part;
-        bool scope2;
-        const char *hook;
-    } sites[] = {
-        { "resid_post", true, "model.layers.%lld.output" },
-        { "mlp_out", true, "model.layers.%lld.post_feedforward_layernorm.output" },
-        { "attn_out", true, "model.layers.%lld.self_attn.o_proj.input" },
-        { "transcoder", true, "model.layers.%lld.pre_feedforward_layernorm.output" },
-        { "-res", false, "blocks.%lld.hook_resid_post" },
-        { "-mlp", false, "blocks.%lld.hook_mlp_out" },
-        { "-att", false, "blocks.%lld.attn.hook_z" },
-    };
-    char hook[96] = "";
-    const int64_t layer = layer_of_path(folder);
-    for (size_t i = 0; layer >= 0 && !hook[0] && i < sizeof sites / sizeof sites[0]; i++)
-        if (sites[i].scope2 == scope2 && strstr(folder, sites[i].part)) {
-            const char *const at = strstr(sites[i].hook, "%lld");
-            snprintf(hook, sizeof hook, "%.*s%lld%s", (int)(at - sites[i].hook), sites[i].hook,
-                     (long long)layer, at + 4);
-        }
-    return set_string(ctx, &c->hook, hook);
-}
-
-static int32_t parse_scope2(qsae_context *ctx, const json_t *cfg, const char *where,
-                            qsae__sae_config *c)
-{
-    if (!json_is_object(cfg))
-        return qsae__fail(QSAE_EFORMAT, "%s: expected an object, found %s", where,
-                          qsae__json_type_name(cfg));
-    const char *name = "jump_relu", *type = "sae", *hook = NULL;
-    int32_t st = qsae__json_str(cfg, where, "architecture", false, &name, NULL);
-    if (st == QSAE_OK && strcmp(name, "jump_relu") != 0)
-        st = qsae__fail(QSAE_EUNSUPPORTED,
-                        "%s: key \"architecture\": expected \"jump_relu\", found "
-                        "\"%s\"", where, name);
-    if (st == QSAE_OK)
-        st = qsae__json_str(cfg, where, "type", false, &type, NULL);
-    if (st == QSAE_OK && strcmp(type, "sae") != 0 && strcmp(type, "transcoder") != 0)
-        st = qsae__fail(QSAE_EUNSUPPORTED,
-                        "%s: key \"type\": \"%s\" is not supported; supported are sae "
-                        "and transcoder", where, type);
-    if (st == QSAE_OK)
-        st = qsae__json_i64(cfg, where, "width", false, 1, MAX_SIZE, &c->d_sae, NULL);
-    if (st == QSAE_OK)
-        st = qsae__json_bool(cfg, where, "affine_connection", false, &c->skip, NULL);
-    if (st == QSAE_OK)
-        st = qsae__json_str(cfg, where, "hf_hook_point_in", false, &hook, NULL);
-    if (st == QSAE_OK && hook)
-        st = set_string(ctx, &c->hook, hook);
-    if (st == QSAE_OK && strcmp(type, "transcoder") == 0) {
-        c->transcoder = true;
-        st = set_string(ctx, &c->architecture,
-                        c->skip ? "jumprelu_skip_transcoder" : "jumprelu_transcoder");
-    }
-    return st;
-}
-
-int32_t qsae__sae_config_scope2(qsae_context *ctx, const char *path, const char *folder,
-                                qsae__sae_config *out)
-{
-    memset(out, 0, sizeof *out);
-    json_t *cfg = NULL;
-    out->activation = QSAE__JUMPRELU;
-    out->lower_case = true;
-    out->prepend_bos = -1;
-    int32_t st = set_string(ctx, &out->format, "gemma-scope-2");
-    if (st == QSAE_OK)
-        st = set_string(ctx, &out->architecture, "jumprelu");
-    if (st == QSAE_OK)
-        st = hook_of_path(ctx, folder, true, out);
-    if (st == QSAE_OK && !path && strstr(folder, "/transcoder")) {
-        out->transcoder = true;
-        st = set_string(ctx, &out->architecture, "jumprelu_transcoder");
-    }
-    if (st == QSAE_OK && path)
-        st = qsae__json_load(ctx, path, &cfg);
-    if (st == QSAE_OK && path)
-        st = parse_scope2(ctx, cfg, path, out);
-    json_decref(cfg);
-    if (st != QSAE_OK)
-        qsae__sae_config_free(ctx, out);
-    return st;
-}
-
-int32_t qsae__sae_config_scope1(qsae_context *ctx, const char *folder, qsae__sae_config *out)
-{
-    memset(out, 0, sizeof *out);
-    out->activation = QSAE__JUMPRELU;
-    out->prepend_bos = -1;
-    int32_t st = set_string(ctx, &out->format, "gemma-scope");
-    if (st == QSAE_OK)
-        st = set_string(ctx, &out->architecture, "jumprelu");
-    if (st == QSAE_OK)
-        st = hook_of_path(ctx, folder, false, out);
-    if (st != QSAE_OK)
-        qsae__sae_config_free(ctx, out);
-    return st;
+    return set_string(ctx, slot, value);
 }

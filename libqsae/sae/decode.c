@@ -5,6 +5,7 @@
  * undone): a row costs little next to its encoding, and the result is nearer to the exact one than
  * any f32 order.
  */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels/sparse.h"
@@ -12,6 +13,11 @@
 
 #define ROWS 32
 #define MOST 64 /* active features that are handled at once */
+
+/* A larger W_dec may not fit in memory: a row is done at once, and pages are given back after some
+ * decoder rows, each of which may have brought megabytes of its neighbours. */
+#define LARGE ((uint64_t)1 << 28)
+#define GIVE_BACK 256
 
 typedef struct job {
     qsae_sae *sae;
@@ -22,22 +28,10 @@ typedef struct job {
     float *y;
     int64_t n, ldy;
     int64_t row_tiles;
+    bool large;
+    atomic_llong read;   /* large: decoder rows since pages were given back */
     float *rows;   /* [threads, MOST, QSAE__PIECE] decoder rows in f32, or NULL: read in place */
 } job;
-
-/* Columns j0.. of the decoder rows of count features, in f32, to rows[count, QSAE__PIECE]. */
-static void decoder_rows(const qsae_sae *sae, const int32_t *indices, int64_t count, int64_t j0,
-                         int64_t cols, float *rows)
-{
-    const qsae__tensor *const w = sae->w_dec;
-    const size_t size = (size_t)qsae_dtype_bits(w->dtype) / 8;
-    for (int64_t e = 0; e < count; e++) {
-        const size_t at = (size_t)(indices[e] * sae->config.d_out + j0);
-        qsae__to_f32(w->dtype, (const char *)w->data + at * size, cols, rows + e * QSAE__PIECE);
-        if (sae->round)
-            qsae__round(sae->ctx, sae->round, rows + e * QSAE__PIECE, cols);
-    }
-}
 
 /* Adds the active features of row r to sum[cols], columns j0.. of d_out. */
 static void add_active(const job *j, int64_t r, int64_t j0, int64_t cols, float *rows, double *sum)
@@ -47,25 +41,32 @@ static void add_active(const job *j, int64_t r, int64_t j0, int64_t cols, float 
         22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
         44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63 };
     const qsae_sae *const sae = j->sae;
-    const size_t size = (size_t)qsae_dtype_bits(sae->w_dec->dtype) / 8;
+    const size_t size = (size_t)qsae_dtype_bits(sae->dec_dtype) / 8;
     for (int64_t e0 = j->indptr[r]; e0 < j->indptr[r + 1]; e0 += MOST) {
         const int64_t count = qsae__min_i64(MOST, j->indptr[r + 1] - e0);
         const int32_t *const indices = j->indices + e0;
         double a[MOST];
+        int32_t used[MOST];
+        int64_t n = 0;
         for (int64_t e = 0; e < count; e++) {
             const int32_t f = indices[e];
-            a[e] = j->values[e0 + e];
+            if (sae->prefix && f >= sae->prefix)
+                continue;
+            used[n] = f;
+            a[n] = j->values[e0 + e];
             if (sae->scale)
-                a[e] *= sae->scale[f];
-            if (sae->norms) /* a dead row decodes to nothing */
-                a[e] = sae->norms[f] > 0 ? a[e] / sae->norms[f] : 0;
+                a[n] *= sae->scale[f];
+            if (sae->norms && !sae->config.norm_undone) /* a dead row decodes to nothing */
+                a[n] = sae->norms[f] > 0 ? a[n] / sae->norms[f] : 0;
+            n++;
         }
         if (rows) {
-            decoder_rows(sae, indices, count, j0, cols, rows);
-            j->ops->rows(QSAE_F32, rows, QSAE__PIECE, in_order, a, count, cols, sum);
+            for (int64_t e = 0; e < n; e++)
+                qsae__sae_decoder_row(sae, used[e], j0, cols, rows + e * QSAE__PIECE);
+            j->ops->rows(QSAE_F32, rows, QSAE__PIECE, in_order, a, n, cols, sum);
         } else {
-            j->ops->rows(sae->w_dec->dtype, (const char *)sae->w_dec->data + (size_t)j0 * size,
-                         sae->config.d_out, indices, a, count, cols, sum);
+            j->ops->rows(sae->dec_dtype, (const char *)sae->dec + (size_t)j0 * size,
+                         sae->config.d_out, used, a, n, cols, sum);
         }
     }
 }
@@ -89,19 +90,35 @@ static void finish(const job *j, int64_t r, int64_t j0, int64_t cols, const doub
             y[i] = (float)(sum[i] + b[i]);
 }
 
+/* A piece of row r, from column j0 on. */
+static void decode_piece(const job *j, int64_t r, int64_t j0, float *rows)
+{
+    const int64_t cols = qsae__min_i64(QSAE__PIECE, j->sae->config.d_out - j0);
+    double sum[QSAE__PIECE] = { 0 };
+    add_active(j, r, j0, cols, rows, sum);
+    finish(j, r, j0, cols, sum);
+}
+
 /* A block of rows and a piece of d_out, whose part of W_dec stays in the caches while all rows pass
- * it. */
+ * it; large: all pieces of each row of the block. */
 static int32_t decode_tile(void *arg, int64_t tile, int32_t worker)
 {
-    const job *const j = arg;
-    const int64_t r0 = tile % j->row_tiles * ROWS, j0 = tile / j->row_tiles * QSAE__PIECE;
-    const int64_t cols = qsae__min_i64(QSAE__PIECE, j->sae->config.d_out - j0);
+    job *const j = arg;
+    const int64_t r0 = tile % j->row_tiles * ROWS, piece = tile / j->row_tiles;
     float *const rows = j->rows ? j->rows + (int64_t)worker * MOST * QSAE__PIECE : NULL;
     const int32_t st = qsae__canceled(j->sae->cancel);
     for (int64_t r = r0; st == QSAE_OK && r < qsae__min_i64(r0 + ROWS, j->n); r++) {
-        double sum[QSAE__PIECE] = { 0 };
-        add_active(j, r, j0, cols, rows, sum);
-        finish(j, r, j0, cols, sum);
+        if (!j->large) {
+            decode_piece(j, r, piece * QSAE__PIECE, rows);
+            continue;
+        }
+        const int64_t count = j->indptr[r + 1] - j->indptr[r];
+        for (int64_t j0 = 0; j0 < j->sae->config.d_out; j0 += QSAE__PIECE)
+            decode_piece(j, r, j0, rows);
+        if (atomic_fetch_add(&j->read, count) + count >= GIVE_BACK) {
+            atomic_store(&j->read, 0);
+            qsae__tensor_release(j->sae->tensors, j->sae->w_dec);
+        }
     }
     return st;
 }
@@ -111,18 +128,24 @@ int32_t qsae__sae_decode(qsae_sae *sae, int64_t n, const int64_t *indptr, const 
 {
     static const float none[2];
     qsae_context *const ctx = sae->ctx;
-    const int32_t dtype = sae->w_dec->dtype;
+    const int32_t dtype = sae->dec_dtype;
+    if (sae->config.encode_only)
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: one layer of a cross-layer transcoder encodes "
+                          "only: what it writes to a layer is chosen as in #5:7", sae->path);
     job j = { .sae = sae, .ops = qsae__sparse_get(ctx), .indptr = indptr, .indices = indices,
               .values = values, .state = state ? state : none, .y = y, .n = n, .ldy = ldy,
-              .row_tiles = qsae__ceil_div(n, ROWS) };
-    if (dtype == QSAE_F64 || (sae->round && sae->round != dtype)) {
+              .row_tiles = qsae__ceil_div(n, ROWS),
+              .large = sae->w_dec->bytes > LARGE && sae->dec == sae->w_dec->data };
+    if (dtype == QSAE_F64 || dtype == QSAE_I8 || (sae->round && sae->round != dtype)) {
         j.rows = qsae__alloc_array(ctx, (int64_t)ctx->threads * MOST * QSAE__PIECE,
                                    sizeof *j.rows);
         if (!j.rows)
             return QSAE_ENOMEM;
     }
-    const int64_t pieces = qsae__ceil_div(sae->config.d_out, QSAE__PIECE);
+    const int64_t pieces = j.large ? 1 : qsae__ceil_div(sae->config.d_out, QSAE__PIECE);
     const int32_t st = qsae__parallel(ctx, j.row_tiles * pieces, decode_tile, &j);
+    if (j.large)
+        qsae__tensor_release(sae->tensors, sae->w_dec);
     qsae__free(ctx, j.rows);
     return st;
 }

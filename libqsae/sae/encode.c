@@ -16,13 +16,26 @@
 #define STRETCH 2048 /* rows whose candidates are computed together */
 #define FIRST 64     /* topk: features of the first tile between two looks at the k-th value */
 
-/* Normalised, centred input of one row (sae.md A.1 steps 1 to 4). False if it is not finite. */
-static bool prepare_row(const qsae_sae *sae, float *x, float *state)
+/* x - mean(x). */
+static void center_row(float *x, int64_t d)
+{
+    double mean = 0;
+    for (int64_t i = 0; i < d; i++)
+        mean += x[i];
+    mean /= (double)d;
+    for (int64_t i = 0; i < d; i++)
+        x[i] = (float)((double)x[i] - mean);
+}
+
+bool qsae__prepare_row(const qsae_sae *sae, float *x, float *state, bool *zero)
 {
     const int64_t d = sae->config.d_in;
     bool finite = true;
+    *zero = false;
     for (int64_t i = 0; i < d; i++)
         finite &= isfinite(x[i]) != 0;
+    if (finite && sae->config.center_input)
+        center_row(x, d);
     if (sae->config.normalize == QSAE__NORM_LAYER) {
         double mean = 0, sum = 0;
         for (int64_t i = 0; i < d && finite; i++)
@@ -39,6 +52,7 @@ static bool prepare_row(const qsae_sae *sae, float *x, float *state)
         double sum = 0;
         for (int64_t i = 0; i < d && finite; i++)
             sum += (double)x[i] * x[i];
+        *zero = finite && !(sum > 0);
         /* A zero row stays zero: upstream would multiply by infinity. */
         const double c = finite && sum > 0 ? sqrt((double)d) / sqrt(sum) : 1;
         state[0] = (float)c;
@@ -59,16 +73,27 @@ bool qsae__activate(const qsae_sae *sae, int64_t f, float h, float *value)
     *value = v;
     switch (sae->config.activation) {
     case QSAE__RELU:
+    case QSAE__TANH_RELU: /* its tanh is taken at the end */
+    case QSAE__GROUPMAX:
         return v > 0;
     case QSAE__JUMPRELU:
-        return v > sae->threshold[f] && v > 0;
+        if (sae->gate)
+            *value = v * sae->gate[f];
+        return *value > sae->threshold[f] &&
+               (*value > 0 || (sae->config.keeps_negative && *value < 0));
     case QSAE__TOPK: /* values that are not positive become zero anyway */
-        if (sae->norms)
-            *value = v * sae->norms[f];
+        if (sae->gate)
+            *value = v * sae->gate[f];
         return *value > 0;
     case QSAE__GATED:
-        *value = sae->gain[f] * h + sae->b_mag[f];
+        *value = (float)((double)sae->gain[f] * h + sae->b_mag[f]);
         return v > 0 && *value > 0;
+    case QSAE__ABSTOPK:
+        if (sae->gate)
+            *value = v * sae->gate[f];
+        return *value > 0 || *value < 0;
+    case QSAE__PURSUIT:
+        break;
     }
     return false;
 }
@@ -99,11 +124,35 @@ static void offer(float *heap, int64_t *size, int64_t k, float v)
     heap[i] = v;
 }
 
+static bool is_topk(const qsae_sae *sae)
+{
+    return sae->config.activation == QSAE__TOPK || sae->config.activation == QSAE__ABSTOPK;
+}
+
+/* What topk compares. */
+static float rank_of(const qsae_sae *sae, float value)
+{
+    return sae->config.activation == QSAE__ABSTOPK ? fabsf(value) : value;
+}
+
 /* What a value of the row must at least be to be among the k largest; 0 if that is not known. */
 static float least(const qsae_sae *sae, const qsae__encode_worker *w, int64_t row)
 {
     const int64_t k = sae->config.k;
     return w->heap && w->heap_size[row] == k ? w->heap[row * k] : 0;
+}
+
+/* groupmax: features of a group; else 0. */
+static int64_t group_size(const qsae_sae *sae)
+{
+    return sae->config.activation == QSAE__GROUPMAX ? sae->config.d_sae / sae->config.k : 0;
+}
+
+/* The last entry is of this row and group; of another tile or piece it may not be. */
+static bool same_group(const qsae__encode_block *b, int64_t row, int64_t at, int64_t size)
+{
+    const qsae__entry *const last = b->n > b->tile_start ? &b->entry[b->n - 1] : NULL;
+    return last && last->row == row && last->feature / size == at;
 }
 
 /* Entries of one row from the selected features. topk keeps the largest lower bounds in the heap;
@@ -113,6 +162,7 @@ static void push(const qsae__encode_job *j, const struct qsae__screen *screen,
                  int64_t n0, int64_t count)
 {
     const qsae_sae *const sae = j->sae;
+    const int64_t group = group_size(sae);
     for (int64_t i = 0; i < count; i++) {
         const int64_t f = n0 + w->index[i];
         float low, high = 0;
@@ -125,7 +175,14 @@ static void push(const qsae__encode_job *j, const struct qsae__screen *screen,
             if (!qsae__activate(sae, f, h[w->index[i]], &high))
                 continue;
             if (w->heap)
-                offer(w->heap + row * sae->config.k, &w->heap_size[row], sae->config.k, high);
+                offer(w->heap + row * sae->config.k, &w->heap_size[row], sae->config.k,
+                      rank_of(sae, high));
+            if (group && same_group(b, row, f / group, group)) {
+                qsae__entry *const last = &b->entry[b->n - 1];
+                if (high > last->value)
+                    *last = (qsae__entry){ (int32_t)row, (int32_t)f, high };
+                continue;
+            }
         }
         b->entry[b->n++] = (qsae__entry){ (int32_t)row, (int32_t)f, high };
     }
@@ -138,7 +195,8 @@ int32_t qsae__encode_tile(const qsae__encode_job *j, const struct qsae__screen *
     const int64_t piece = w->heap && n0 == 0 ? FIRST : n1 - n0;
     qsae__select s = { .bias = NULL };
     int32_t st = QSAE_OK;
-    b->tile[n0 / QSAE__ENCODE_NB] = b->n;
+    b->tile[n0 / QSAE__ENCODE_NB] = b->tile_start = b->n;
+    s.absolute = sae->config.activation == QSAE__ABSTOPK;
     if (screen)
         s.c = screen->c;
     for (int64_t r = 0; r < b->rows && st == QSAE_OK; r++) {
@@ -149,11 +207,12 @@ int32_t qsae__encode_tile(const qsae__encode_job *j, const struct qsae__screen *
         }
         for (int64_t f = n0; f < n1 && st == QSAE_OK && !w->skip[r]; f += piece) {
             s.bias = sae->b_enc + f;
-            s.scale = sae->norms ? sae->norms + f : NULL;
+            s.scale = sae->gate ? sae->gate + f : NULL;
             s.limit = sae->threshold ? sae->threshold + f : NULL;
             s.p = screen ? screen->p + f : NULL;
             s.q = screen ? screen->q + f : NULL;
-            s.floor = nextafterf(least(sae, w, r), 0); /* as large is large enough */
+            /* As large is large enough. */
+            s.floor = sae->config.keeps_negative ? -INFINITY : nextafterf(least(sae, w, r), 0);
             const int64_t n = qsae__min_i64(piece, n1 - f);
             const int64_t count = j->ops->select(&s, h + (f - n0), n, w->index);
             st = qsae__grow(sae->ctx, &b->entry, &b->capacity, b->n + count, sizeof *b->entry);
@@ -171,7 +230,7 @@ void qsae__encode_thin(const qsae_sae *sae, qsae__encode_block *b, const qsae__e
     int64_t n = 0;
     for (int64_t t = 0, i = 0; w->heap && t < tiles; t++) {
         for (; i < b->tile[t + 1]; i++)
-            if (!(b->entry[i].value < least(sae, w, b->entry[i].row)))
+            if (!(rank_of(sae, b->entry[i].value) < least(sae, w, b->entry[i].row)))
                 b->entry[n++] = b->entry[i];
         b->tile[t + 1] = n;
     }
@@ -207,11 +266,14 @@ static int32_t find_block(void *arg, int64_t tile, int32_t worker)
     const int64_t d = sae->config.d_in;
     bool dense = true;
     int32_t st = qsae__canceled(sae->cancel);
+    b->zeros = 0;
     for (int64_t r = 0; r < b->rows && st == QSAE_OK; r++) {
+        bool zero;
         float none[2];
         float *const state = j->state ? j->state + (b->row0 + r) * sae->state_size : none;
         qsae__to_f32(j->rows->dtype, qsae__rows_at(j->rows, b->row0 + r), d, w->x + r * d);
-        w->skip[r] = !prepare_row(sae, w->x + r * d, state);
+        w->skip[r] = !qsae__prepare_row(sae, w->x + r * d, state, &zero);
+        b->zeros += zero;
     }
     if (st == QSAE_OK && sae->screen)
         st = qsae__screen_block(j, b, w, &dense);
@@ -223,21 +285,54 @@ static int32_t find_block(void *arg, int64_t tile, int32_t worker)
 }
 
 /* topk: of count entries of a row the k largest; of equal ones the first. The heap is scratch. */
-static int64_t keep_largest(int64_t k, float *heap, int32_t *indices, float *values, int64_t count)
+static int64_t keep_largest(const qsae_sae *sae, float *heap, int32_t *indices, float *values,
+                            int64_t count)
 {
+    const int64_t k = sae->config.k;
     int64_t size = 0, larger = 0, n = 0;
     if (count <= k)
         return count;
     for (int64_t i = 0; i < count; i++)
-        offer(heap, &size, k, values[i]);
+        offer(heap, &size, k, rank_of(sae, values[i]));
     for (int64_t i = 0; i < count; i++)
-        larger += values[i] > heap[0];
-    for (int64_t i = 0, equal = k - larger; i < count; i++)
-        if (values[i] > heap[0] || (values[i] == heap[0] && equal-- > 0)) {
+        larger += rank_of(sae, values[i]) > heap[0];
+    for (int64_t i = 0, equal = k - larger; i < count; i++) {
+        const float rank = rank_of(sae, values[i]);
+        if (rank > heap[0] || (rank == heap[0] && equal-- > 0)) {
             indices[n] = indices[i];
             values[n++] = values[i];
         }
+    }
     return n;
+}
+
+/* groupmax: of count entries of a row the largest of each group; of equal ones the first. */
+static int64_t keep_group_maxima(int64_t group, int32_t *indices, float *values, int64_t count)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const bool next = n == 0 || indices[n - 1] / group != indices[i] / group;
+        if (next || values[i] > values[n - 1]) {
+            indices[n - !next] = indices[i];
+            values[n - !next] = values[i];
+            n += next;
+        }
+    }
+    return n;
+}
+
+int64_t qsae__sae_finish_row(const qsae_sae *sae, float *heap, int32_t *indices, float *values,
+                             int64_t count)
+{
+    if (is_topk(sae))
+        count = keep_largest(sae, heap, indices, values, count);
+    else if (sae->config.activation == QSAE__GROUPMAX)
+        count = keep_group_maxima(group_size(sae), indices, values, count);
+    if (sae->config.activation == QSAE__TANH_RELU)
+        qsae__ops_level(sae->ctx->level)->tanh(values, values, count);
+    for (int64_t i = 0; sae->norms && sae->config.norm_undone && i < count; i++)
+        values[i] /= sae->norms[indices[i]]; /* an active feature has a norm */
+    return count;
 }
 
 /* Rows of a block from its entries. */
@@ -273,9 +368,8 @@ static int32_t finish_block(void *arg, int64_t tile, int32_t worker)
     for (int64_t r = 0, start = 0; r < b->rows; r++) {
         const int64_t end = at[r];
         int64_t count = end - start;
-        if (sae->config.activation == QSAE__TOPK)
-            count = keep_largest(sae->config.k, j->worker[worker].heap, out->indices + start,
-                                 out->values + start, count);
+        count = qsae__sae_finish_row(sae, j->worker[worker].heap, out->indices + start,
+                                     out->values + start, count);
         memmove(out->indices + out->nnz, out->indices + start,
                 (size_t)count * sizeof *out->indices);
         memmove(out->values + out->nnz, out->values + start, (size_t)count * sizeof *out->values);
@@ -324,7 +418,7 @@ static int32_t worker_open(const qsae__encode_job *j, qsae__encode_worker *w)
     w->skip = qsae__alloc_array(ctx, rows, sizeof *w->skip);
     if (!w->x || !w->tile || !w->panels || !w->index || !w->skip)
         return QSAE_ENOMEM;
-    if (j->sae->config.activation == QSAE__TOPK) {
+    if (is_topk(j->sae)) {
         w->heap = qsae__alloc_array(ctx, heap, sizeof *w->heap);
         w->heap_size = qsae__calloc(ctx, rows, sizeof *w->heap_size);
         if (!w->heap || !w->heap_size)
@@ -368,6 +462,8 @@ static int32_t encode_stretch(qsae__encode_job *j, int64_t row0, int64_t blocks)
     if (st == QSAE_OK && screened)
         st = qsae__parallel(sae->ctx, j->tiles, qsae__screen_exact, j);
     sae->screened += screened;
+    for (int64_t i = 0; i < blocks; i++)
+        sae->zero_rows += j->block[i].zeros;
     return st == QSAE_OK ? qsae__parallel(sae->ctx, blocks, finish_block, j) : st;
 }
 
@@ -390,6 +486,10 @@ int32_t qsae__sae_encode_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
     out->ctx = ctx;
     if (x->n_rows == 0)
         return QSAE_OK;
+    if (sae->config.activation == QSAE__PURSUIT)
+        return qsae__pursuit_blocks(sae, x, state, out);
+    if (qsae__is_wide(sae))
+        return qsae__wide_blocks(sae, x, state, out);
     int32_t st = qsae__screen_open(sae);
     if (st != QSAE_OK)
         return st;
@@ -399,7 +499,7 @@ int32_t qsae__sae_encode_blocks(qsae_sae *sae, const qsae_rows *x, float *state,
     const int64_t rows = qsae__ceil_div(share, qsae__ceil_div(share, MAX_ROWS));
     j.block_rows = qsae__max_i64(MIN_ROWS, qsae__ceil_div(rows, 16) * 16);
     j.block_rows = qsae__min_i64(j.block_rows, x->n_rows);
-    j.panels = qsae__panels_dense(&sae->enc, sae->config.d_sae, sae->config.d_in);
+    j.panels = qsae__sae_panels(sae);
     j.tiles = qsae__ceil_div(sae->config.d_sae, QSAE__ENCODE_NB);
     out->n = qsae__ceil_div(x->n_rows, j.block_rows);
     j.n_blocks = qsae__max_i64(qsae__ceil_div(STRETCH, j.block_rows), ctx->threads);

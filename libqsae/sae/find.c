@@ -1,8 +1,41 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Which format a path holds (sae.md B.2). */
+/* Which format a path holds (sae.md B.2), by the names of its files; where these do not tell, by
+ * the names of the tensors. */
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "sae/parts.h"
+
+/* In the order in which a folder is asked for them. */
+static const qsae__sae_form forms[] = {
+    { "sae_weights.safetensors", "cfg.json", true, qsae__sae_read_saelens, false },
+    { "sae.safetensors", "cfg.json", true, qsae__sae_read_sparsify, false },
+    { "params.safetensors", "config.json", false, qsae__sae_read_scope2, false },
+    { "params.npz", NULL, false, qsae__sae_read_scope1, false },
+    { "checkpoints/final.safetensors", "hyperparams.json", true, qsae__sae_read_llama_scope,
+      false },
+    { "sae_weights.safetensors", "config.json", true, qsae__sae_read_openmoss, true },
+    { "ae.safetensors", "config.json", true, qsae__sae_read_dictionary_learning, false },
+    { "W_enc_%d.safetensors", "config.yaml", false, qsae__sae_read_clt, false },
+    { "layer_%d.safetensors", "config.yaml", false, qsae__sae_read_transcoder_set, false },
+    { "params_layer_%d.safetensors", "config.json", false, qsae__sae_read_scope2_layer, false },
+    { "latest_ckpt.safetensors", "conf.yaml", false, qsae__sae_read_temporal, false },
+};
+#define N_FORMS (sizeof forms / sizeof forms[0])
+
+/* Forms of files that may have any name, by a tensor in them. */
+static const struct {
+    const char *tensor;
+    qsae__sae_form form;
+} by_tensor[] = {
+    { "w_enc", { NULL, "config.json", false, qsae__sae_read_scope2, false } },
+    { "pre_bias", { NULL, NULL, false, qsae__sae_read_linear, false } },
+    { "encoder_linear.weight", { NULL, NULL, false, qsae__sae_read_linear, false } },
+    { "encoder.weight", { NULL, NULL, false, qsae__sae_read_linear, false } },
+    { "W_enc", { NULL, "config.json", false, qsae__sae_read_scope2, false } },
+};
 
 void qsae__sae_place_free(qsae_context *ctx, qsae__sae_place *p)
 {
@@ -31,37 +64,148 @@ static int32_t probe(qsae_context *ctx, const char *folder, const char *name, ch
     return QSAE_OK;
 }
 
-static int32_t fail_unknown(qsae_context *ctx, const char *folder)
+/* The number that stands for %d of the pattern in name; -1 if it does not fit. */
+static int64_t number_in(const char *pattern, const char *name)
 {
-    static const struct {
-        const char *file, *what;
-    } others[] = {
-        { "sae.safetensors", "a sparsify SAE" },
-        { "hyperparams.json", "a Llama Scope SAE" },
-        { "config.yaml", "a set of transcoders" },
-        { "conf.yaml", "a temporal SAE" },
-    };
+    const char *const at = strstr(pattern, "%d");
+    if (!at || strncmp(name, pattern, (size_t)(at - pattern)) != 0)
+        return -1;
+    const char *const digits = name + (at - pattern);
+    const size_t n = strspn(digits, "0123456789");
+    return n >= 1 && n <= 6 && strcmp(digits + n, at + 2) == 0 ? strtol(digits, NULL, 10) : -1;
+}
+
+/* The file of the wanted layer, or the only one there is. *params NULL: nothing fits. */
+static int32_t probe_layer(qsae_context *ctx, const char *pattern, qsae__sae_place *p,
+                           char **params)
+{
     char **names = NULL;
-    int64_t count = 0;
-    int32_t st = qsae__folder_list(ctx, folder, &names, &count);
+    int64_t count = 0, found = 0, first = -1, least = INT64_MAX, most = -1;
+    int32_t st = qsae__folder_list(ctx, p->folder, &names, &count);
+    for (int64_t i = 0; i < count && st == QSAE_OK; i++) {
+        const int64_t n = number_in(pattern, names[i]);
+        if (n < 0)
+            continue;
+        found++;
+        least = qsae__min_i64(least, n);
+        most = qsae__max_i64(most, n);
+        if (first < 0 || n == p->layer)
+            first = i;
+    }
+    if (st == QSAE_OK && found &&
+        (p->layer < 0 ? found > 1 : number_in(pattern, names[first]) != p->layer))
+        st = p->layer < 0 ?
+             qsae__fail(QSAE_EINVAL, "%s: holds %lld layers (%lld to %lld): expected one of them, "
+                        "as in %s#%lld", p->folder, (long long)found, (long long)least,
+                        (long long)most, p->folder, (long long)least) :
+             qsae__fail(QSAE_ENOENT, "%s: expected layer %lld, found layers %lld to %lld",
+                        p->folder, (long long)p->layer, (long long)least, (long long)most);
+    if (st == QSAE_OK && found) {
+        p->layer = number_in(pattern, names[first]);
+        *params = qsae__path_join(ctx, p->folder, names[first]);
+        st = *params ? QSAE_OK : QSAE_ENOMEM;
+    }
+    qsae__folder_list_free(ctx, names, count);
+    return st;
+}
+
+/* Fills p where the folder has the files of this form. */
+static int32_t try_form(qsae_context *ctx, const qsae__sae_form *f, qsae__sae_place *p)
+{
+    const bool set = strstr(f->params, "%d") != NULL;
+    char *params = NULL, *config = NULL;
+    int32_t st = set ? probe_layer(ctx, f->params, p, &params)
+                     : probe(ctx, p->folder, f->params, &params);
+    if (st == QSAE_OK && params && f->config)
+        st = probe(ctx, p->folder, f->config, &config);
+    if (st != QSAE_OK || !params || (f->config_needed && !config)) {
+        qsae__free(ctx, params);
+        qsae__free(ctx, config);
+        return st;
+    }
+    p->form = f;
+    p->params = params;
+    p->config = config;
+    if (!set && !f->layers && p->layer >= 0)
+        return qsae__fail(QSAE_EINVAL, "%s: holds one SAE, so there is no layer %lld to choose",
+                          p->folder, (long long)p->layer);
+    return QSAE_OK;
+}
+
+/* A file of any name, told by its tensors. */
+static int32_t find_by_tensors(qsae_context *ctx, const char *path, qsae__sae_place *p)
+{
+    qsae__tensors *t = NULL;
+    int32_t st = qsae__tensors_load(ctx, path, &t);
     if (st != QSAE_OK)
         return st;
-    st = qsae__fail(QSAE_ENOENT,
-                    "%s: no SAE found: expected cfg.json with sae_weights.safetensors, "
-                    "params.safetensors, or params.npz", folder);
-    for (int64_t i = 0; i < count && st == QSAE_ENOENT; i++) {
-        const char *const n = names[i];
+    for (size_t i = 0; i < sizeof by_tensor / sizeof by_tensor[0] && !p->form; i++)
+        if (qsae__tensors_find(t, by_tensor[i].tensor))
+            p->form = &by_tensor[i].form;
+    qsae__tensors_unref(&t);
+    if (!p->form)
+        return qsae__fail(QSAE_EFORMAT, "%s: none of its tensors is one of an SAE (expected W_enc, "
+                          "w_enc, encoder.weight or encoder_linear.weight)", path);
+    if (p->form->config)
+        st = probe(ctx, p->folder, p->form->config, &p->config);
+    if (st == QSAE_OK && !(p->params = qsae__strdup(ctx, path)))
+        st = QSAE_ENOMEM;
+    return st;
+}
+
+/* Why nothing of the folder will do; or p, where its one file of tensors tells. */
+static int32_t find_other(qsae_context *ctx, qsae__sae_place *p)
+{
+    static const struct {
+        const char *file, *needs;
+    } others[] = {
+        { "hyperparams.json", "checkpoints/final.safetensors (a Llama Scope SAE)" },
+        { "config.yaml", "layer_N.safetensors or W_enc_N.safetensors (transcoders)" },
+        { "conf.yaml", "latest_ckpt.safetensors (a temporal SAE)" },
+    };
+    char **names = NULL;
+    const char *pickle = NULL, *single = NULL;
+    int64_t count = 0, tensors = 0;
+    int32_t st = qsae__folder_list(ctx, p->folder, &names, &count);
+    if (st != QSAE_OK)
+        return st;
+    st = qsae__fail(QSAE_ENOENT, "%s: no SAE found: expected cfg.json with "
+                    "sae_weights.safetensors, params.safetensors, or params.npz", p->folder);
+    for (int64_t i = 0; i < count; i++) {
         for (size_t j = 0; j < sizeof others / sizeof others[0]; j++)
-            if (strcmp(n, others[j].file) == 0)
-                st = qsae__fail(QSAE_EUNSUPPORTED,
-                                "%s: %s (it has %s) is not supported; convert it to "
-                                "cfg.json + sae_weights.safetensors with SAELens", folder,
-                                others[j].what, n);
-        if (ends_with(n, ".pt") || ends_with(n, ".pth") || ends_with(n, ".bin"))
-            st = qsae__fail(QSAE_EPICKLE,
-                            "%s: holds only the pickle %s, which can run code when read; "
-                            "convert it to cfg.json + sae_weights.safetensors with SAELens",
-                            folder, n);
+            if (strcmp(names[i], others[j].file) == 0)
+                st = qsae__fail(QSAE_ENOENT, "%s: has %s, expected %s beside it", p->folder,
+                                names[i], others[j].needs);
+        if (ends_with(names[i], ".pt") || ends_with(names[i], ".pth") ||
+            ends_with(names[i], ".bin"))
+            pickle = names[i];
+        if (ends_with(names[i], ".safetensors")) {
+            tensors++;
+            single = names[i];
+        }
+    }
+    for (size_t i = 0; i < N_FORMS && tensors; i++) {
+        char *params = NULL;
+        const int32_t probed = probe(ctx, p->folder, forms[i].params, &params);
+        if (probed == QSAE_OK && params && st == QSAE_ENOENT) {
+            st = qsae__fail(QSAE_EFORMAT, "%s: expected %s beside %s", p->folder, forms[i].config,
+                            forms[i].params);
+            tensors = 0; /* a name of its own: not to be told by its tensors */
+        }
+        qsae__free(ctx, params);
+    }
+    if (st == QSAE_EFORMAT)
+        st = QSAE_ENOENT;
+    if (pickle && !single)
+        st = qsae__fail(QSAE_EPICKLE, "%s: holds only the pickle %s, which can run code when read; "
+                        "convert it to cfg.json + sae_weights.safetensors with SAELens, or write "
+                        "what torch.load(..., weights_only=True) gives with "
+                        "safetensors.torch.save_file (dictionary_learning: ae.safetensors beside "
+                        "config.json)", p->folder, pickle);
+    if (tensors == 1 && p->layer < 0) {
+        char *const path = qsae__path_join(ctx, p->folder, single);
+        st = path ? find_by_tensors(ctx, path, p) : QSAE_ENOMEM;
+        qsae__free(ctx, path);
     }
     qsae__folder_list_free(ctx, names, count);
     return st;
@@ -69,67 +213,98 @@ static int32_t fail_unknown(qsae_context *ctx, const char *folder)
 
 static int32_t find_in_folder(qsae_context *ctx, const char *folder, qsae__sae_place *p)
 {
-    static const struct {
-        const char *params, *config;
-        enum qsae__sae_format format;
-        bool config_needed;
-    } forms[] = {
-        { "sae_weights.safetensors", "cfg.json", QSAE__SAELENS, true },
-        { "params.safetensors", "config.json", QSAE__SCOPE2, false },
-        { "params.npz", NULL, QSAE__SCOPE1, false },
-    };
+    int32_t st = QSAE_OK;
     if (!(p->folder = qsae__strdup(ctx, folder)))
         return QSAE_ENOMEM;
-    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
-        int32_t st = probe(ctx, folder, forms[i].params, &p->params);
-        if (st != QSAE_OK)
-            return st;
-        if (!p->params)
-            continue;
-        if (forms[i].config)
-            st = probe(ctx, folder, forms[i].config, &p->config);
-        if (st != QSAE_OK)
-            return st;
-        if (forms[i].config_needed && !p->config)
-            return qsae__fail(QSAE_ENOENT, "%s: expected %s beside %s", folder, forms[i].config,
-                              forms[i].params);
-        p->format = forms[i].format;
-        return QSAE_OK;
-    }
-    return fail_unknown(ctx, folder);
+    for (size_t i = 0; i < N_FORMS && st == QSAE_OK && !p->form; i++)
+        st = try_form(ctx, &forms[i], p);
+    return st == QSAE_OK && !p->form ? find_other(ctx, p) : st;
 }
 
 /* A file given by its own name: the configuration is looked for beside it. */
 static int32_t find_file(qsae_context *ctx, const char *path, qsae__sae_place *p)
 {
     const char *const slash = strrchr(path, '/');
+    const char *const name = slash ? slash + 1 : path;
     p->folder = slash ? qsae__strndup(ctx, path, slash == path ? 1 : (size_t)(slash - path))
                       : qsae__strdup(ctx, ".");
-    p->params = qsae__strdup(ctx, path);
-    if (!p->folder || !p->params)
+    if (!p->folder)
         return QSAE_ENOMEM;
-    if (ends_with(path, ".npz")) {
-        p->format = QSAE__SCOPE1;
-        return QSAE_OK;
+    for (size_t i = 0; i < N_FORMS; i++) {
+        const char *const dir = strchr(forms[i].params, '/');
+        const char *const own = dir ? dir + 1 : forms[i].params;
+        const int64_t layer = number_in(own, name);
+        char *up = NULL;
+        if (strcmp(own, name) != 0 && layer < 0)
+            continue;
+        if (layer >= 0 && p->layer >= 0 && layer != p->layer)
+            return qsae__fail(QSAE_EINVAL, "%s: is layer %lld, not %lld", path, (long long)layer,
+                              (long long)p->layer);
+        if (layer >= 0)
+            p->layer = layer;
+        if (dir && !(up = qsae__path_join(ctx, p->folder, "..")))
+            return QSAE_ENOMEM;
+        if (up) {
+            qsae__free(ctx, p->folder);
+            p->folder = up;
+        }
+        const int32_t st = try_form(ctx, &forms[i], p);
+        if (st != QSAE_OK || p->form)
+            return st;
     }
     int32_t st = probe(ctx, p->folder, "cfg.json", &p->config);
-    p->format = QSAE__SAELENS;
-    if (st != QSAE_OK || p->config)
-        return st;
-    p->format = QSAE__SCOPE2;
-    return probe(ctx, p->folder, "config.json", &p->config);
+    if (st == QSAE_OK && p->config) {
+        p->form = &forms[0];
+        p->params = qsae__strdup(ctx, path);
+        return p->params ? QSAE_OK : QSAE_ENOMEM;
+    }
+    if (st == QSAE_OK && ends_with(path, ".npz")) {
+        p->form = &forms[3];
+        p->params = qsae__strdup(ctx, path);
+        return p->params ? QSAE_OK : QSAE_ENOMEM;
+    }
+    return st == QSAE_OK ? find_by_tensors(ctx, path, p) : st;
 }
 
-int32_t qsae__sae_find(qsae_context *ctx, const char *path, qsae__sae_place *out)
+/* "5" or "5:7" as layer and write. */
+static bool read_layer(const char *s, qsae__sae_place *p)
 {
-    memset(out, 0, sizeof *out);
-    int32_t st;
-    if (qsae__folder_exists(path))
+    const size_t n = strspn(s, "0123456789");
+    if (n < 1 || n > 6)
+        return false;
+    p->layer = strtol(s, NULL, 10);
+    if (!s[n])
+        return true;
+    const size_t m = s[n] == ':' ? strspn(s + n + 1, "0123456789") : 0;
+    if (m < 1 || m > 6 || s[n + 1 + m])
+        return false;
+    p->write = strtol(s + n + 1, NULL, 10);
+    return true;
+}
+
+int32_t qsae__sae_find(qsae_context *ctx, const char *path, const char *layer,
+                       qsae__sae_place *out)
+{
+    const char *const hash = strrchr(path, '#');
+    char *copy = NULL;
+    int32_t st = QSAE_OK;
+    *out = (qsae__sae_place){ .layer = -1, .write = -1 };
+    const bool whole = qsae__folder_exists(path) || qsae__file_exists(path);
+    if (!whole && hash && read_layer(hash + 1, out)) {
+        if (!(copy = qsae__strndup(ctx, path, (size_t)(hash - path))))
+            return QSAE_ENOMEM;
+        path = copy;
+    }
+    if (layer && !read_layer(layer, out))
+        st = qsae__fail(QSAE_EINVAL, "%s: layer: expected a number such as \"5\", or \"5:7\", "
+                        "found \"%s\"", path, layer);
+    else if (qsae__folder_exists(path))
         st = find_in_folder(ctx, path, out);
     else if (qsae__file_exists(path))
         st = find_file(ctx, path, out);
     else
         st = qsae__fail(QSAE_ENOENT, "%s: no such file or folder", path);
+    qsae__free(ctx, copy);
     if (st != QSAE_OK)
         qsae__sae_place_free(ctx, out);
     return st;

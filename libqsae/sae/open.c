@@ -70,10 +70,12 @@ static int32_t load_matrices(qsae_sae *sae)
 {
     qsae__sae_config *const c = &sae->config;
     const int64_t any[2] = { -1, -1 };
-    int32_t st = need(sae, "W_enc", 2, any, &sae->w_enc);
+    const bool tied = c->activation == QSAE__PURSUIT;
+    int32_t st = need(sae, tied ? "W_dec" : "W_enc", 2, any, &sae->w_enc);
     if (st != QSAE_OK)
         return st;
-    const int64_t d_in = sae->w_enc->shape[0], d_sae = sae->w_enc->shape[1];
+    const bool turned = tied || c->enc_turned;
+    const int64_t d_in = sae->w_enc->shape[turned], d_sae = sae->w_enc->shape[!turned];
     const int64_t dec[2] = { d_sae, -1 };
     st = need(sae, "W_dec", 2, dec, &sae->w_dec);
     if (st != QSAE_OK)
@@ -90,15 +92,23 @@ static int32_t load_matrices(qsae_sae *sae)
         (st = check_size(sae, "d_sae", c->d_sae, d_sae)) != QSAE_OK ||
         (st = check_size(sae, "d_out", c->d_out, d_out)) != QSAE_OK)
         return st;
-    if (c->activation == QSAE__TOPK && c->k > d_sae)
+    if (c->k > d_sae)
         return qsae__fail(QSAE_EMISMATCH, "%s: k = %lld is more than the %lld features", sae->path,
                           (long long)c->k, (long long)d_sae);
+    if (c->activation == QSAE__GROUPMAX && d_sae % c->k != 0)
+        return qsae__fail(QSAE_EMISMATCH, "%s: the %lld features do not make k = %lld equal groups",
+                          sae->path, (long long)d_sae, (long long)c->k);
+    if (c->n_widths && c->widths[c->n_widths - 1] != d_sae)
+        return qsae__fail(QSAE_EMISMATCH, "%s: matryoshka_widths end at %lld, the tensors at %lld",
+                          sae->path, (long long)c->widths[c->n_widths - 1], (long long)d_sae);
     c->d_in = d_in;
     c->d_sae = d_sae;
     c->d_out = d_out;
     sae->enc = (qsae__dense){ .data = sae->w_enc->data, .dtype = sae->w_enc->dtype,
-                              .round = sae->round, .level = sae->ctx->level, .n_stride = 1,
-                              .k_stride = d_sae };
+                              .round = sae->round, .level = sae->ctx->level,
+                              .n_stride = turned ? d_in : 1, .k_stride = turned ? 1 : d_sae };
+    if (tied)
+        sae->w_enc = NULL;
     return QSAE_OK;
 }
 
@@ -125,9 +135,36 @@ static int32_t load_skip(qsae_sae *sae, bool config_silent)
     return st;
 }
 
+/* A scalar threshold for every feature: batchtopk, where training checkpoints of SAELens hold it in
+ * F64 and their inference form rounds it to the element type of b_enc. */
+static int32_t spread_threshold(qsae_sae *sae, const qsae__tensor *t)
+{
+    const int64_t n = sae->config.d_sae;
+    const qsae__tensor *const b_enc = find_tensor(sae->tensors, "b_enc");
+    float v;
+    if (!qsae__to_f32(t->dtype, t->data, 1, &v))
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: tensor \"%s\": expected F32, F16, BF16 or F64, "
+                          "found %s", t->file, t->name, qsae_dtype_name(t->dtype));
+    if (!isfinite(v))
+        return qsae__fail(QSAE_ENONFINITE, "%s: tensor \"%s\" is not finite", t->file, t->name);
+    if (b_enc && (b_enc->dtype == QSAE_BF16 || b_enc->dtype == QSAE_F16))
+        qsae__round(sae->ctx, b_enc->dtype, &v, 1);
+    sae->threshold = qsae__alloc_array(sae->ctx, n, sizeof *sae->threshold);
+    for (int64_t i = 0; sae->threshold && i < n; i++)
+        sae->threshold[i] = v;
+    sae->min_threshold = v;
+    return sae->threshold ? QSAE_OK : QSAE_ENOMEM;
+}
+
 static int32_t load_threshold(qsae_sae *sae)
 {
     const int64_t n = sae->config.d_sae;
+    const qsae__tensor *scalar = find_tensor(sae->tensors, "threshold");
+    if (!scalar)
+        scalar = find_tensor(sae->tensors, "topk_threshold");
+    if (scalar && (scalar->rank == 0 ||
+                   (scalar->rank == 1 && scalar->shape[0] == 1 && n != 1)))
+        return spread_threshold(sae, scalar);
     const bool logs = !find_tensor(sae->tensors, "threshold") &&
                       find_tensor(sae->tensors, "log_threshold");
     const int32_t st = need_vector(sae, logs ? "log_threshold" : "threshold", n, &sae->threshold);
@@ -143,7 +180,8 @@ static int32_t load_threshold(qsae_sae *sae)
     return QSAE_OK;
 }
 
-/* |W_dec[i, :]| of the rounded rows, for topk with rescale_acts_by_decoder_norm. */
+/* |W_dec[i, :]| of the rounded rows, for rescale_acts_by_decoder_norm. Folding it into the weights,
+ * as batchtopk does on saving, takes it as 1e-8 at least. */
 static int32_t load_norms(qsae_sae *sae)
 {
     const int64_t n = sae->config.d_sae, d = sae->config.d_out;
@@ -163,8 +201,36 @@ static int32_t load_norms(qsae_sae *sae)
         for (int64_t j = 0; j < d; j++)
             sum += (double)row[j] * row[j];
         sae->norms[i] = (float)sqrt(sum);
+        if (sae->config.activation == QSAE__JUMPRELU && sae->norms[i] < 1e-8f)
+            sae->norms[i] = 1e-8f;
     }
     qsae__free(sae->ctx, row);
+    return QSAE_OK;
+}
+
+/* batchtopk: W_enc[:, i] and b_enc times the norm in f32, as SAELens folds it when it saves a
+ * training checkpoint for inference; the decoder divides. */
+static int32_t fold_norms(qsae_sae *sae)
+{
+    const int64_t d = sae->config.d_in, n = sae->config.d_sae;
+    int64_t size;
+    if (!qsae__mul_i64(d, n, &size))
+        return qsae__fail(QSAE_EOVERFLOW, "%s: too many weights", sae->path);
+    if (!(sae->folded = qsae__alloc_array(sae->ctx, size, sizeof *sae->folded)))
+        return QSAE_ENOMEM;
+    const size_t bytes = (size_t)qsae_dtype_bits(sae->w_enc->dtype) / 8;
+    for (int64_t k = 0; k < d; k++) {
+        float *const row = sae->folded + k * n;
+        qsae__to_f32(sae->w_enc->dtype, (const char *)sae->w_enc->data + (size_t)(k * n) * bytes, n,
+                     row);
+        for (int64_t i = 0; i < n; i++)
+            row[i] *= sae->norms[i];
+    }
+    for (int64_t i = 0; i < n; i++)
+        sae->b_enc[i] *= sae->norms[i];
+    sae->enc.data = sae->folded;
+    sae->enc.dtype = QSAE_F32;
+    sae->gate = NULL;
     return QSAE_OK;
 }
 
@@ -196,11 +262,16 @@ static int32_t load_parameters(qsae_sae *sae, bool config_silent)
         st = load_skip(sae, config_silent);
     if (st == QSAE_OK)
         st = need_vector(sae, "b_dec", c->d_out, &sae->b_dec);
-    if (st == QSAE_OK)
+    for (int64_t i = 0; st == QSAE_OK && i < c->d_out; i++)
+        if (c->activation == QSAE__PURSUIT && !c->apply_b_dec)
+            sae->b_dec[i] = 0; /* tied: what is not subtracted is not added */
+    if (st == QSAE_OK && c->activation != QSAE__PURSUIT)
         st = need_vector(sae, c->activation == QSAE__GATED ? "b_gate" : "b_enc", c->d_sae,
                          &sae->b_enc);
     if (st == QSAE_OK && c->activation == QSAE__JUMPRELU)
         st = load_threshold(sae);
+    if (sae->min_threshold >= 0) /* what passes is positive: equal SAEs have equal hashes */
+        sae->config.keeps_negative = false;
     if (st == QSAE_OK && c->activation == QSAE__GATED) {
         st = need_vector(sae, "r_mag", c->d_sae, &sae->gain);
         for (int64_t i = 0; st == QSAE_OK && i < c->d_sae; i++)
@@ -210,24 +281,27 @@ static int32_t load_parameters(qsae_sae *sae, bool config_silent)
     }
     if (st == QSAE_OK && c->rescale_by_norm)
         st = load_norms(sae);
+    sae->gate = sae->norms;
+    if (st == QSAE_OK && sae->norms && c->activation == QSAE__JUMPRELU && !c->norm_undone)
+        st = fold_norms(sae);
     return st == QSAE_OK ? load_scale(sae) : st;
-}
-
-static int32_t load_config(qsae_sae *sae, const qsae__sae_place *place)
-{
-    switch (place->format) {
-    case QSAE__SAELENS:
-        return qsae__sae_config_saelens(sae->ctx, place->config, &sae->config);
-    case QSAE__SCOPE1:
-        return qsae__sae_config_scope1(sae->ctx, place->folder, &sae->config);
-    default:
-        return qsae__sae_config_scope2(sae->ctx, place->config, place->folder, &sae->config);
-    }
 }
 
 void qsae_sae_settings_init(qsae_sae_settings *s, size_t size)
 {
     qsae__settings_init(s, size);
+}
+
+/* What the caller knows better than the files. A scale that changes nothing would leave them with
+ * an SAE other than the one asked for. */
+static int32_t apply_settings(qsae_sae *sae, const qsae_sae_settings *s)
+{
+    if (s->center_input)
+        sae->config.center_input = s->center_input > 0;
+    if (s->scale != 0 && sae->config.scale == 0)
+        return qsae__fail(QSAE_EINVAL, "%s: scale: the files do not ask for one: the SAE is none "
+                          "of expected_average_only_in or dataset-wise normalisation", sae->path);
+    return QSAE_OK;
 }
 
 int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_settings *settings,
@@ -241,26 +315,34 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_sae_settings");
     if (st != QSAE_OK)
         return st;
-    if (s.reserved || (s.dtype && s.dtype != QSAE_F32 && s.dtype != QSAE_BF16 &&
-                       s.dtype != QSAE_F16))
+    if (s.reserved || s.reserved2 || s.center_input < -1 || s.center_input > 1 ||
+        (s.dtype && s.dtype != QSAE_F32 && s.dtype != QSAE_BF16 && s.dtype != QSAE_F16 &&
+         s.dtype != QSAE_I8))
         return qsae__fail(QSAE_EINVAL,
-                          "qsae_sae_open: dtype must be 0, F32, BF16 or F16 and reserved 0");
+                          "qsae_sae_open: dtype must be 0, F32, BF16, F16 or I8, center_input -1, "
+                          "0 or 1, and reserved 0");
     qsae__sae_place place = { .folder = NULL };
     qsae_sae *sae = qsae__calloc(context, 1, sizeof *sae);
     if (!sae)
         return QSAE_ENOMEM;
     sae->ctx = qsae__context_ref(context);
     sae->cancel = s.cancel;
-    sae->round = s.dtype == QSAE_F32 ? 0 : s.dtype;
+    sae->round = s.dtype == QSAE_BF16 || s.dtype == QSAE_F16 ? s.dtype : 0;
     sae->path = qsae__strdup(context, path);
-    st = sae->path ? qsae__sae_find(context, path, &place) : QSAE_ENOMEM;
-    /* Parameters first: a pickle is told by its content, whatever lies beside it. */
+    st = sae->path ? qsae__sae_find(context, path, s.layer, &place) : QSAE_ENOMEM;
     if (st == QSAE_OK)
-        st = qsae__tensors_load(context, place.params, &sae->tensors);
+        st = place.form->read(context, &place, &s, &sae->config, &sae->tensors);
     if (st == QSAE_OK)
-        st = load_config(sae, &place);
+        st = apply_settings(sae, &s);
     if (st == QSAE_OK)
         st = load_parameters(sae, !place.config);
+    if (st == QSAE_OK)
+        st = qsae__sae_store(sae, s.dtype);
+    if (st == QSAE_OK)
+        st = qsae_sae_set_prefix(sae, s.prefix);
+    if (st == QSAE_OK && sae->config.normalize == QSAE__NORM_UNSCALED)
+        qsae__log(context, QSAE_LOG_WARNING, "%s: expected_average_only_in: the scale sqrt(d_in) / "
+                  "mean |x| is not in the file; rows are encoded unscaled", path);
     sae->state_size = sae->config.normalize == QSAE__NORM_LAYER ? 2 :
                       sae->config.normalize == QSAE__NORM_CONSTANT ? 1 : 0;
     qsae__sae_place_free(context, &place);
@@ -279,6 +361,7 @@ void qsae_sae_close(qsae_sae **sae)
     qsae_sae *const s = *sae;
     qsae_context *const ctx = s->ctx;
     qsae__screen_close(s);
+    qsae__sae_store_close(s);
     qsae__tensors_unref(&s->tensors);
     qsae__sae_config_free(ctx, &s->config);
     qsae__free(ctx, s->path);
@@ -288,6 +371,7 @@ void qsae_sae_close(qsae_sae **sae)
     qsae__free(ctx, s->gain);
     qsae__free(ctx, s->b_mag);
     qsae__free(ctx, s->norms);
+    qsae__free(ctx, s->folded);
     qsae__free(ctx, s->scale);
     qsae__free(ctx, s);
     qsae__context_unref(ctx);

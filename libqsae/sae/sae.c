@@ -6,6 +6,7 @@
 
 #define INPUTS (1u << QSAE_F32 | 1u << QSAE_F16 | 1u << QSAE_BF16)
 #define OUTPUTS (1u << QSAE_F32)
+#define RELEASE ((int64_t)1 << 26) /* values read before pages are given back */
 
 /* Values of a tensor in f32, row by row, into the hash. n_stride and k_stride address [rows,
  * cols]. */
@@ -18,18 +19,28 @@ static int32_t hash_matrix(const qsae_sae *sae, qsae__hasher *h, const char *nam
     const int64_t rows = turned ? t->shape[1] : t->shape[0];
     const int64_t cols = turned ? t->shape[0] : t->shape[1];
     const size_t size = (size_t)qsae_dtype_bits(t->dtype) / 8;
-    float *const row = qsae__alloc_array(sae->ctx, cols, sizeof *row);
+    enum { STRIPE = 16 }; /* rows of a turned matrix that are gathered at once */
+    float part[STRIPE];
+    int64_t most;
+    float *const row = qsae__mul_i64(cols, turned ? STRIPE : 1, &most) ?
+                       qsae__alloc_array(sae->ctx, most, sizeof *row) : NULL;
     if (!row)
         return QSAE_ENOMEM;
     qsae__hasher_i64(h, rows);
     qsae__hasher_i64(h, cols);
-    for (int64_t r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r += turned ? STRIPE : 1) {
         const char *const base = t->data;
+        const int64_t n = turned ? qsae__min_i64(STRIPE, rows - r) : 1;
         if (!turned)
             qsae__to_f32(t->dtype, base + (size_t)(r * cols) * size, cols, row);
-        for (int64_t c = 0; turned && c < cols; c++)
-            qsae__to_f32(t->dtype, base + (size_t)(c * rows + r) * size, 1, row + c);
-        qsae__hasher_update(h, row, (size_t)cols * sizeof *row);
+        for (int64_t c = 0; turned && c < cols; c++) {
+            qsae__to_f32(t->dtype, base + (size_t)(c * rows + r) * size, n, part);
+            for (int64_t i = 0; i < n; i++)
+                row[i * cols + c] = part[i];
+        }
+        qsae__hasher_update(h, row, (size_t)(n * cols) * sizeof *row);
+        if ((r + n) * cols / RELEASE != r * cols / RELEASE)
+            qsae__tensor_release(sae->tensors, t);
     }
     qsae__free(sae->ctx, row);
     return QSAE_OK;
@@ -41,6 +52,32 @@ static void hash_vector(qsae__hasher *h, const char *name, const float *v, int64
     qsae__hasher_i64(h, v ? n : 0);
     if (v)
         qsae__hasher_update(h, v, (size_t)n * sizeof *v);
+}
+
+/* Options that few SAEs have; those without them keep the hash they had before these existed. */
+static void hash_rare(const qsae_sae *sae, qsae__hasher *h)
+{
+    const qsae__sae_config *const c = &sae->config;
+    const bool pursuit = c->activation == QSAE__PURSUIT;
+    const struct {
+        const char *name;
+        int64_t value;
+    } options[] = {
+        { "tanh", c->activation == QSAE__TANH_RELU },
+        { "norm_undone", c->norm_undone },
+        { "keeps_negative", c->keeps_negative },
+        { "center_input", c->center_input },
+        { "max_iterations", pursuit ? c->max_iterations : 0 },
+        { "stop_on_repeat", pursuit && c->stop_on_repeat },
+        { "prefix", sae->prefix },
+    };
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        if (options[i].value) {
+            qsae__hasher_string(h, options[i].name);
+            qsae__hasher_i64(h, options[i].value);
+        }
+    if (pursuit)
+        qsae__hasher_update(h, &c->residual_threshold, sizeof c->residual_threshold);
 }
 
 /* Equal for equal SAEs whatever the container and element type: what the module computes with, in
@@ -57,7 +94,8 @@ static int32_t make_hash(qsae_sae *sae)
                                 c->transcoder };
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         qsae__hasher_i64(h, options[i]);
-    st = hash_matrix(sae, h, "W_enc", sae->w_enc, false);
+    hash_rare(sae, h);
+    st = hash_matrix(sae, h, "W_enc", sae->w_enc, c->enc_turned);
     if (st == QSAE_OK)
         st = hash_matrix(sae, h, "W_dec", sae->w_dec, false);
     if (st == QSAE_OK)
@@ -74,9 +112,21 @@ static int32_t make_hash(qsae_sae *sae)
     return st;
 }
 
+int32_t qsae_sae_set_prefix(qsae_sae *sae, int64_t prefix)
+{
+    if (!sae || prefix < 0 || prefix > sae->config.d_sae)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_set_prefix: expected an SAE and 0 to %lld, found "
+                          "%lld", sae ? (long long)sae->config.d_sae : 0, (long long)prefix);
+    if (prefix != sae->prefix)
+        sae->hash[0] = '\0';
+    sae->prefix = prefix;
+    return QSAE_OK;
+}
+
 int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info)
 {
-    static const char *const normalize[] = { "none", "layer_norm", "constant_norm_rescale" };
+    static const char *const normalize[] = { "none", "layer_norm", "constant_norm_rescale",
+                                             "expected_average_only_in" };
     if (!sae || !info)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_get_info: sae and info must not be NULL");
     if (!sae->hash[0]) {
@@ -91,9 +141,14 @@ int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info)
         .struct_size = sizeof all, .architecture = c->architecture, .format = c->format,
         .hook = c->hook, .normalize = normalize[c->normalize], .hash = sae->hash, .path = sae->path,
         .width = c->d_in, .width_out = c->d_out, .features = c->d_sae,
-        .k = c->activation == QSAE__TOPK ? c->k : 0, .context_size = c->context_size,
+        .k = c->k, .context_size = c->context_size,
         .min_threshold = sae->min_threshold, .prepend_bos = c->prepend_bos,
         .apply_b_dec = c->apply_b_dec, .skip = c->skip, .state_size = sae->state_size,
+        .widths = c->widths, .n_widths = c->n_widths, .prefix = sae->prefix,
+        .zero_rows = sae->zero_rows, .center_input = c->center_input,
+        .hook_out = c->hook_out ? c->hook_out : c->hook, .model_name = c->model ? c->model : "",
+        .neuronpedia_id = c->neuronpedia ? c->neuronpedia : "", .scale = c->scale,
+        .norm_in = c->norm_in, .norm_out = c->norm_out, .encode_only = c->encode_only,
     };
     return qsae__info_copy(info, &all, sizeof all, "qsae_sae_info");
 }

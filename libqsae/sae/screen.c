@@ -54,25 +54,57 @@ typedef struct norms_job {
     float *scratch;          /* [threads, QSAE__GEMM_SCRATCH] */
 } norms_job;
 
+/* Rows k of panels in f32 to the geometry of kernels/packed.h, from group k0 / 2 on. */
+static void pack_rows(const float *panels, int64_t columns, int64_t k0, int64_t kb, int64_t panel,
+                      uint8_t *packed)
+{
+    for (int64_t c = 0; c < columns; c += QSAE__COLUMNS) {
+        const float *const from = panels + c * kb;
+        uint32_t *const to = (uint32_t *)(void *)(packed + c / QSAE__COLUMNS * panel) +
+                             k0 / 2 * QSAE__COLUMNS;
+        for (int64_t k = 0; k < kb; k += 2)
+            for (int64_t i = 0; i < QSAE__COLUMNS; i++) {
+                const float *const v = from + k * QSAE__COLUMNS + i;
+                const uint32_t low = qsae__f32_to_bf16(v[0]);
+                const uint32_t high = k + 1 < kb ? qsae__f32_to_bf16(v[QSAE__COLUMNS]) : 0u;
+                to[k / 2 * QSAE__COLUMNS + i] = low | high << 16;
+            }
+    }
+}
+
+void qsae__screen_features(struct qsae__screen *s, const qsae__sparse_ops *ops,
+                           const qsae__panels *w, int64_t n0, int64_t n1, float *panels,
+                           uint8_t *packed)
+{
+    const int64_t d = w->k, panel = s->steps * QSAE__PANEL_STEP;
+    double sum[QSAE__ENCODE_NB] = { 0 }, rest[QSAE__ENCODE_NB] = { 0 };
+    if (packed)
+        for (int64_t n = 0; n < n1 - n0; n += QSAE__COLUMNS)
+            memset(packed + n / QSAE__COLUMNS * panel + (s->steps - 1) * QSAE__PANEL_STEP, 0,
+                   QSAE__PANEL_STEP);
+    for (int64_t k0 = 0; k0 < d; k0 += QSAE__GEMM_KB) {
+        const int64_t k1 = qsae__min_i64(d, k0 + QSAE__GEMM_KB);
+        w->fill(w->self, n0, n1, k0, k1, panels, QSAE__COLUMNS);
+        for (int64_t n = 0; n < n1 - n0; n += QSAE__COLUMNS)
+            ops->squares(panels + n * (k1 - k0), k1 - k0, sum + n, rest + n);
+        if (packed)
+            pack_rows(panels, n1 - n0, k0, k1 - k0, panel, packed);
+    }
+    for (int64_t n = n0; n < n1; n++) {
+        const double p = norm(sum[n - n0]), q = norm(rest[n - n0]);
+        s->p[n] = p + q < INFINITY ? up(p) : INFINITY;
+        s->q[n] = p + q < INFINITY ? up(q) : INFINITY;
+    }
+}
+
 /* p and q of a tile of features. */
 static int32_t norms_tile(void *arg, int64_t tile, int32_t worker)
 {
     const norms_job *const j = arg;
-    const int64_t d = j->sae->config.d_in, n0 = tile * QSAE__ENCODE_NB;
-    const int64_t n1 = qsae__min_i64(n0 + QSAE__ENCODE_NB, j->sae->config.d_sae);
-    float *const panels = j->scratch + (int64_t)worker * QSAE__GEMM_SCRATCH;
-    double sum[QSAE__ENCODE_NB] = { 0 }, rest[QSAE__ENCODE_NB] = { 0 };
-    for (int64_t k0 = 0; k0 < d; k0 += QSAE__GEMM_KB) {
-        const int64_t k1 = qsae__min_i64(d, k0 + QSAE__GEMM_KB);
-        j->panels.fill(j->panels.self, n0, n1, k0, k1, panels, QSAE__COLUMNS);
-        for (int64_t n = 0; n < n1 - n0; n += QSAE__COLUMNS)
-            j->ops->squares(panels + n * (k1 - k0), k1 - k0, sum + n, rest + n);
-    }
-    for (int64_t n = n0; n < n1; n++) {
-        const double p = norm(sum[n - n0]), q = norm(rest[n - n0]);
-        j->s->p[n] = p + q < INFINITY ? up(p) : INFINITY;
-        j->s->q[n] = p + q < INFINITY ? up(q) : INFINITY;
-    }
+    const int64_t n0 = tile * QSAE__ENCODE_NB;
+    qsae__screen_features(j->s, j->ops, &j->panels, n0,
+                          qsae__min_i64(n0 + QSAE__ENCODE_NB, j->sae->config.d_sae),
+                          j->scratch + (int64_t)worker * QSAE__GEMM_SCRATCH, NULL);
     return qsae__canceled(j->sae->cancel);
 }
 
@@ -93,27 +125,41 @@ static double gamma_of(int64_t n)
     return (double)n * U / (1 - (double)n * U);
 }
 
-int32_t qsae__screen_open(qsae_sae *sae)
+bool qsae__screen_serves(const qsae_sae *sae)
 {
-    qsae_context *const ctx = sae->ctx;
-    const int64_t d = sae->config.d_in, features = sae->config.d_sae;
-    if (sae->screen || sae->screening == QSAE__SCREEN_NEVER || d > MAX_D ||
-        !qsae__packed_get(ctx)->bf16)
-        return QSAE_OK;
-    struct qsae__screen *const s = sae->screen = qsae__calloc(ctx, 1, sizeof *s);
-    if (!s)
-        return QSAE_ENOMEM;
-    norms_job j = { .sae = sae, .s = s, .ops = qsae__sparse_get(ctx) };
-    const int64_t padded = qsae__steps(d, 2) * (QSAE__STEP / 2);
+    const enum qsae__activation act = sae->config.activation;
+    return sae->screening != QSAE__SCREEN_NEVER && sae->config.d_in <= MAX_D &&
+           act != QSAE__ABSTOPK && act != QSAE__GROUPMAX && qsae__packed_get(sae->ctx)->bf16;
+}
+
+int32_t qsae__screen_init(qsae_context *ctx, int64_t d, int64_t features, struct qsae__screen *s)
+{
+    s->steps = qsae__steps(d, 2);
+    const int64_t padded = s->steps * (QSAE__STEP / 2);
     s->s_error = gamma_of(padded + 2);
     s->h_error = gamma_of(qsae__min_i64(d, QSAE__GEMM_KB) + qsae__ceil_div(d, QSAE__GEMM_KB));
     s->c = (float)padded * 0x1p-122f; /* 16 K 2^-126 */
     s->p = qsae__alloc_array(ctx, features, sizeof *s->p);
     s->q = qsae__alloc_array(ctx, features, sizeof *s->q);
+    return s->p && s->q ? QSAE_OK : QSAE_ENOMEM;
+}
+
+int32_t qsae__screen_open(qsae_sae *sae)
+{
+    qsae_context *const ctx = sae->ctx;
+    const int64_t d = sae->config.d_in, features = sae->config.d_sae;
+    if (sae->screen || !qsae__screen_serves(sae))
+        return QSAE_OK;
+    struct qsae__screen *const s = sae->screen = qsae__calloc(ctx, 1, sizeof *s);
+    if (!s)
+        return QSAE_ENOMEM;
+    norms_job j = { .sae = sae, .s = s, .ops = qsae__sparse_get(ctx) };
+    int32_t st = qsae__screen_init(ctx, d, features, s);
     j.panels = qsae__panels_dense(&sae->enc, features, d);
     j.scratch = qsae__alloc_array(ctx, (int64_t)ctx->threads * QSAE__GEMM_SCRATCH,
                                   sizeof *j.scratch);
-    int32_t st = s->p && s->q && j.scratch ? QSAE_OK : QSAE_ENOMEM;
+    if (!j.scratch)
+        st = QSAE_ENOMEM;
     if (st == QSAE_OK)
         st = qsae__packed_dense(ctx, &sae->enc, features, d, &s->w);
     if (st == QSAE_OK)
@@ -211,22 +257,35 @@ static void row_bounds(const qsae__sparse_ops *ops, const struct qsae__screen *s
     *b = fits ? up((1 + s->s_error + 8 * U) * xb * wide) : INFINITY;
 }
 
-/* s of a tile: w->tile[rows, QSAE__ENCODE_NB], features n0..n1. */
-static void multiply(const qsae__encode_job *j, const qsae__encode_block *b,
-                     const qsae__encode_worker *w, int64_t n0, int64_t n1)
+void qsae__screen_rows(const qsae__encode_job *j, const struct qsae__screen *s, const float *x,
+                       int64_t rows, uint8_t *strips, float *chunks, float *a, float *b)
 {
-    const qsae__packed_kernel *const kernel = qsae__packed_get(j->sae->ctx);
-    const qsae__packed_weight *const weight = j->sae->screen->w;
-    const int64_t steps = weight->steps, slabs = qsae__ceil_div(steps, kernel->slab);
-    const int64_t slab = qsae__ceil_div(steps, slabs);
-    qsae__packed_product p = { .m = b->rows, .n = n1 - n0, .a_strip = steps * QSAE__STRIP_STEP,
-                               .parts = 1, .w_panel = weight->panel, .c = w->tile,
-                               .ldc = QSAE__ENCODE_NB };
+    const qsae__pack_ops *const pack = qsae__packed_get(j->sae->ctx)->pack;
+    const int64_t d = j->sae->config.d_in;
+    for (int64_t r = 0; r < rows; r += QSAE__STRIP)
+        pack->rows(QSAE_F32, x + r * d, d, qsae__min_i64(QSAE__STRIP, rows - r), d,
+                   strips + r / QSAE__STRIP * s->steps * QSAE__STRIP_STEP);
+    for (int64_t r = 0; r < rows; r++) {
+        row_bounds(j->ops, s, x + r * d, d, &a[r], &b[r]);
+        for (int64_t k = 0; k < d; k += QSAE__ENCODE_KB)
+            memcpy(chunks + k / QSAE__ENCODE_KB * j->chunk + r * QSAE__ENCODE_KB, x + r * d + k,
+                   (size_t)qsae__min_i64(QSAE__ENCODE_KB, d - k) * sizeof *x);
+    }
+}
+
+void qsae__screen_multiply(const qsae_context *ctx, int64_t steps, const uint8_t *strips,
+                           int64_t rows, const uint8_t *packed, int64_t n, float *tile)
+{
+    const qsae__packed_kernel *const kernel = qsae__packed_get(ctx);
+    const int64_t slabs = qsae__ceil_div(steps, kernel->slab);
+    const int64_t slab = qsae__ceil_div(steps, slabs), panel = steps * QSAE__PANEL_STEP;
+    qsae__packed_product p = { .m = rows, .n = n, .a_strip = steps * QSAE__STRIP_STEP,
+                               .parts = 1, .w_panel = panel, .c = tile, .ldc = QSAE__ENCODE_NB };
     for (int64_t t = 0; t < steps; t += slab) {
         p.steps = qsae__min_i64(slab, steps - t);
         p.add = t > 0;
-        p.a = w->strips + t * QSAE__STRIP_STEP;
-        p.w = weight->data + n0 / QSAE__COLUMNS * weight->panel + t * QSAE__PANEL_STEP;
+        p.a = strips + t * QSAE__STRIP_STEP;
+        p.w = packed + t * QSAE__PANEL_STEP;
         kernel->bf16(&p);
     }
 }
@@ -236,8 +295,7 @@ int32_t qsae__screen_block(const qsae__encode_job *j, qsae__encode_block *b,
 {
     const qsae_sae *const sae = j->sae;
     const struct qsae__screen *const s = sae->screen;
-    const qsae__pack_ops *const pack = qsae__packed_get(sae->ctx)->pack;
-    const int64_t d = sae->config.d_in, features = sae->config.d_sae;
+    const int64_t features = sae->config.d_sae;
     const int64_t share = qsae__max_i64(features / 16, qsae__min_i64(2 * sae->config.k,
                                                                      features / 8));
     const int64_t most =
@@ -245,22 +303,14 @@ int32_t qsae__screen_block(const qsae__encode_job *j, qsae__encode_block *b,
     int32_t st = QSAE_OK;
     b->n = 0;
     b->screened = true;
-    for (int64_t r = 0; r < b->rows; r += QSAE__STRIP)
-        pack->rows(QSAE_F32, w->x + r * d, d, qsae__min_i64(QSAE__STRIP, b->rows - r), d,
-                   w->strips + r / QSAE__STRIP * s->w->steps * QSAE__STRIP_STEP);
-    for (int64_t r = 0; r < b->rows; r++) {
-        const float *const x = w->x + r * d;
-        row_bounds(j->ops, s, x, d, &w->a[r], &w->b[r]);
-        for (int64_t k = 0; k < d; k += QSAE__ENCODE_KB)
-            memcpy(b->x + k / QSAE__ENCODE_KB * j->chunk + r * QSAE__ENCODE_KB, x + k,
-                   (size_t)qsae__min_i64(QSAE__ENCODE_KB, d - k) * sizeof *x);
-        if (w->heap)
-            w->heap_size[r] = 0;
-    }
+    qsae__screen_rows(j, s, w->x, b->rows, w->strips, b->x, w->a, w->b);
+    for (int64_t r = 0; w->heap && r < b->rows; r++)
+        w->heap_size[r] = 0;
     *dense = false;
     for (int64_t n0 = 0; n0 < features && st == QSAE_OK && !*dense; n0 += QSAE__ENCODE_NB) {
         const int64_t n1 = qsae__min_i64(n0 + QSAE__ENCODE_NB, features);
-        multiply(j, b, w, n0, n1);
+        qsae__screen_multiply(sae->ctx, s->steps, w->strips, b->rows,
+                              s->w->data + n0 / QSAE__COLUMNS * s->w->panel, n1 - n0, w->tile);
         st = qsae__encode_tile(j, s, b, w, n0, n1);
         if (b->n > most)
             qsae__encode_thin(sae, b, w, n0 / QSAE__ENCODE_NB + 1);

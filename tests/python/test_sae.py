@@ -12,10 +12,6 @@ def fixture(name):
     return data("saes", name), read_safetensors(data("saes", name + ".expected.safetensors"))
 
 
-# Forms that lack what inference needs; the message says how to convert them.
-REFUSED = ("old_average", "batchtopk_training", "batchtopk_training_plain")
-
-
 class Architectures(Case):
     def test_standard(self):
         path, expected = fixture("standard")
@@ -40,9 +36,6 @@ class Architectures(Case):
             with self.subTest(entry["name"]):
                 path, expected = fixture(entry["name"])
                 x = expected["x"]
-                if entry["name"] in REFUSED:
-                    self.fails("QSAE_EUNSUPPORTED", "cfg.json", qsae.SAE, self.ctx, path)
-                    continue
                 with qsae.SAE(self.ctx, path) as sae:
                     self.assertEqual((sae.width, sae.features), (entry["d_in"], entry["d_sae"]))
                     acts, recon = sae.encode(x), sae.reconstruct(x)

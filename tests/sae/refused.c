@@ -23,10 +23,19 @@ static void test_config(void **state)
         const char *part;
     } cases[] = {
         { CFG(", \"architecture\": \"temporal\""), QSAE_EUNSUPPORTED, "temporal" },
-        { CFG(", \"architecture\": \"matryoshka_batchtopk\""), QSAE_EUNSUPPORTED, "batchtopk" },
+        { CFG(", \"architecture\": \"matryoshka_batchtopk\", \"matryoshka_widths\": [4, 3]"),
+          QSAE_EFORMAT, "matryoshka_widths" },
+        { "{\"d_in\": 6, \"d_sae\": 10, \"architecture\": \"matryoshka_batchtopk\", "
+          "\"matryoshka_widths\": [4, 11]}", QSAE_EFORMAT, "matryoshka_widths" },
+        { CFG(", \"architecture\": \"matryoshka_batchtopk\", \"matryoshka_widths\": [0.5]"),
+          QSAE_EFORMAT, "matryoshka_widths" },
+        { CFG(", \"architecture\": \"groupmax\", \"k\": 3"), QSAE_EMISMATCH, "3 equal groups" },
+        { CFG(", \"architecture\": \"abstopk\", \"k\": 11"), QSAE_EMISMATCH, "k = 11" },
+        { CFG(", \"architecture\": \"matching_pursuit\", \"max_iterations\": 0"), QSAE_EFORMAT,
+          "max_iterations" },
         { CFG(", \"architecture\": 3"), QSAE_EFORMAT, "architecture" },
-        { CFG(", \"normalize_activations\": \"expected_average_only_in\""), QSAE_EUNSUPPORTED,
-          "unscaled" },
+        { CFG(", \"normalize_activations\": \"constant_scalar_rescale\""), QSAE_EUNSUPPORTED,
+          "only temporal" },
         { CFG(", \"normalize_activations\": \"covariance_whitening\""), QSAE_EUNSUPPORTED,
           "covariance_whitening" },
         { CFG(", \"normalize_activations\": 1"), QSAE_EFORMAT, "normalize_activations" },
@@ -44,7 +53,7 @@ static void test_config(void **state)
         { "{\"d_in\": 6, \"expansion_factor\": 2}", QSAE_EMISMATCH, "d_sae = 12" },
         { "{\"d_sae\": 10}", QSAE_EFORMAT, "d_in" },
         { "{\"d_in\": -1}", QSAE_EFORMAT, "d_in" },
-        { "{\"d_in\": 6, \"activation_fn_str\": \"tanh-relu\"}", QSAE_EUNSUPPORTED, "tanh-relu" },
+        { "{\"d_in\": 6, \"activation_fn_str\": \"sigmoid\"}", QSAE_EUNSUPPORTED, "sigmoid" },
         { "{\"d_in\": 6, \"activation_fn_str\": \"topk\"}", QSAE_EFORMAT, "activation_fn_kwargs" },
         { "[]", QSAE_EFORMAT, "object" },
         { "{\"d_in\": 6", QSAE_EFORMAT, "cfg.json" },
@@ -116,7 +125,8 @@ static void test_places(void **state)
     test_remove("sae_weights.safetensors");
     test_write("hyperparams.json", "{}", 2);
     test_remove("ae.pt");
-    assert_fails(qsae_sae_open(ctx, test_folder, NULL, &sae), QSAE_EUNSUPPORTED, "Llama Scope");
+    assert_fails(qsae_sae_open(ctx, test_folder, NULL, &sae), QSAE_ENOENT,
+                 "checkpoints/final.safetensors");
     assert_fails(qsae_sae_open(NULL, test_folder, NULL, &sae), QSAE_EINVAL, "context");
     assert_fails(qsae_sae_open(ctx, NULL, NULL, &sae), QSAE_EINVAL, "path");
     qsae_context_close(&ctx);

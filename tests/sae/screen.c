@@ -235,6 +235,26 @@ static qsae_context *open_level(const char *level, int32_t threads)
     return ctx;
 }
 
+/* The order of SAEs that are too wide to be packed: with and without screening. */
+static void check_features_first(const kind *k, const char *level, qsae_context *ctx,
+                                 uint32_t seed)
+{
+    for (int screening = 0; screening <= QSAE__SCREEN_ALWAYS; screening++) {
+        qsae_sae *sae = open_sae(ctx, screening);
+        sae->order = QSAE__ORDER_FEATURES;
+        encode(sae, 0, N, &screened);
+        assert_same(k, level, seed);
+        if (screening == QSAE__SCREEN_NEVER)
+            assert_int_equal(sae->screened, 0);
+        assert_null(sae->screen);
+        encode(sae, 31, 1, &screened);
+        assert_int_equal(screened.nnz, plain.indptr[32] - plain.indptr[31]);
+        assert_memory_equal(screened.values, plain.values + plain.indptr[31],
+                            (size_t)screened.nnz * 4);
+        qsae_sae_close(&sae);
+    }
+}
+
 static void check_kind(const kind *k, const char *level, uint32_t seed)
 {
     const uint32_t first = seed;
@@ -262,6 +282,8 @@ static void check_kind(const kind *k, const char *level, uint32_t seed)
                                 (size_t)screened.nnz * 4);
         }
         qsae_sae_close(&sae);
+        if (threads == 2)
+            check_features_first(k, level, ctx, first);
         qsae_context_close(&ctx);
     }
     qsae_context_close(&one);

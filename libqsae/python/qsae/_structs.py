@@ -178,7 +178,8 @@ class SaveSettings(Struct):
 
 class SaeSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("dtype", c_int32), ("reserved", c_int32),
-                ("cancel", c_void_p)]
+                ("cancel", c_void_p), ("prefix", c_int64), ("scale", c_double), ("layer", c_char_p),
+                ("activation", c_char_p), ("center_input", c_int32), ("reserved2", c_int32)]
 
 
 class FeatureEdit(Struct):
@@ -191,7 +192,11 @@ class SaeInfo(Struct):
                 ("hook", c_char_p), ("normalize", c_char_p), ("hash", c_char_p), ("path", c_char_p),
                 ("width", c_int64), ("width_out", c_int64), ("features", c_int64), ("k", c_int64),
                 ("context_size", c_int64), ("min_threshold", c_float), ("prepend_bos", c_int32),
-                ("apply_b_dec", c_int32), ("skip", c_int32), ("state_size", c_int32)]
+                ("apply_b_dec", c_int32), ("skip", c_int32), ("state_size", c_int32),
+                ("widths", POINTER(c_int64)), ("n_widths", c_int64), ("prefix", c_int64),
+                ("zero_rows", c_int64), ("center_input", c_int32), ("encode_only", c_int32),
+                ("hook_out", c_char_p), ("model_name", c_char_p), ("neuronpedia_id", c_char_p),
+                ("scale", c_double), ("norm_in", c_double), ("norm_out", c_double)]
 
 
 class MetricSettings(Struct):
@@ -351,6 +356,7 @@ PROTOTYPES = {
     "qsae_sae_open": (Status, _ptr, _text, POINTER(SaeSettings), _ref),
     "qsae_sae_close": (None, _ref),
     "qsae_sae_get_info": (Status, _ptr, POINTER(SaeInfo)),
+    "qsae_sae_set_prefix": (Status, _ptr, _i64),
     "qsae_sae_encode_sparse": (Status, _ptr, _rows, _ptr, _ptr, _ptr, _i64, _ptr, _out_i64),
     "qsae_sae_encode": (Status, _ptr, _rows, _rows, _ptr),
     "qsae_sae_decode_sparse": (Status, _ptr, _i64, _ptr, _ptr, _ptr, _ptr, _rows),

@@ -13,15 +13,24 @@ from ._structs import CONSTANTS, FeatureEdit, SaeInfo, SaeSettings
 _OPERATIONS = {name: CONSTANTS["QSAE_FEATURE_" + name.upper()] for name in ("set", "add", "scale")}
 
 
-class SAE(Handle):
-    """A sparse autoencoder: SAELens, Gemma Scope or Gemma Scope 2 folder or file.
+DTYPES = ("f32", "f16", "bf16", "i8")
 
-    dtype         None = as stored, in f32; "bf16", "f16": weights rounded to it first
+
+class SAE(Handle):
+    """A sparse autoencoder: the folder or file of any format of doc/saes.md.
+
+    scale, layer, activation, center_input: what the files do not say, see qsae_sae_settings; layer
+    is "5" (or "5:7"), which may also stand behind the path as "#5".
+
+    dtype         None = as stored, in f32; "bf16", "f16": weights rounded to it first; "i8": int8
+                  codes with a scale for each feature
     width         of its input; width_out of its output
     features      number of features
     architecture  "standard", "jumprelu", "topk", ...
     hook          hook name as the files give it, "" if they do not
     state_size    floats per row that decode needs from encode (input normalisation), often 0
+    widths        of a matryoshka SAE, ascending; else ()
+    prefix        0, or decoding adds features below it only (may be set at any time)
     info          dict of all that is known, with k, normalize, hash, ...
 
     x is any array [..., width] of float32, float16 or bfloat16 (see _arrays); other types become
@@ -30,21 +39,47 @@ class SAE(Handle):
 
     _close = lib.qsae_sae_close
 
-    def __init__(self, ctx, path, dtype=None):
+    def __init__(self, ctx, path, dtype=None, prefix=0, *, scale=0, layer=None, activation=None,
+                 center_input=0):
         super().__init__()
         self._ctx = ctx
         desk = Desk()
         settings = SaeSettings(cancel=desk.token._handle)
-        settings.dtype = 0 if dtype is None else dtype_number(dtype)
+        settings.dtype = 0 if dtype is None else dtype_number(dtype, DTYPES)
+        settings.prefix = prefix
+        settings.scale, settings.center_input = scale, center_input
+        settings.layer = None if layer is None else str(layer).encode()
+        settings.activation = None if activation is None else activation.encode()
         desk.run(lib.qsae_sae_open, ctx.pointer, path_bytes(path), byref(settings),
                  byref(self._handle))
         self._token = desk.token  # the handle may look at it as long as it lives
         info = SaeInfo()
         lib.qsae_sae_get_info(self.pointer, byref(info))
-        self.info = info.as_dict()
+        self.info = info.as_dict("widths", "n_widths")
+        self.info["widths"] = self.widths = tuple(info.widths[:info.n_widths])
         for name in ("width", "width_out", "features", "architecture", "hook", "state_size"):
             setattr(self, name, self.info[name])
         self._per_row = 64  # entries expected per row
+
+    @property
+    def prefix(self):
+        return self._info().prefix
+
+    @prefix.setter
+    def prefix(self, value):
+        with self._use() as handle:
+            lib.qsae_sae_set_prefix(handle, value)
+
+    @property
+    def zero_rows(self):
+        """Rows of norm 0 that constant_norm_rescale has left alone so far."""
+        return self._info().zero_rows
+
+    def _info(self):
+        info = SaeInfo()
+        with self._use() as handle:
+            lib.qsae_sae_get_info(handle, byref(info))
+        return info
 
     def _state(self, n, state=None):
         if not self.state_size:
