@@ -45,6 +45,37 @@ class Architectures(Case):
                 self.assertLess((np.abs(recon - expected["oracle.recon"]) / scale).max(), 1e-4)
 
 
+    def test_prefix(self):
+        """A matryoshka SAE at its widths: b_dec and the features below, of the whole encoder."""
+        path, expected = data("sae_kinds", "matryoshka"), read_safetensors(
+            data("sae_kinds", "matryoshka.expected.safetensors"))
+        x = expected["x"]
+        with qsae.SAE(self.ctx, path) as sae:
+            self.assertEqual(sae.widths, (10, 20, 40))
+            acts, whole = sae.encode(x), sae.reconstruct(x)
+            for width in sae.widths:
+                below = acts.copy()
+                below[:, width:] = 0
+                sae.prefix = 0
+                want = sae.decode(below)
+                sae.prefix = width
+                self.assertEqual(sae.prefix, width)
+                np.testing.assert_array_equal(sae.reconstruct(x), want)
+            np.testing.assert_array_equal(sae.reconstruct(x), whole)
+            with self.assertRaises(qsae.Error):
+                sae.prefix = 41
+        with qsae.SAE(self.ctx, path, prefix=10) as sae:
+            self.assertGreater(np.abs(sae.reconstruct(x) - whole).max(), 0.1)
+
+    def test_int8(self):
+        path, expected = fixture("standard")
+        x = expected["x"]
+        with qsae.SAE(self.ctx, path) as whole, qsae.SAE(self.ctx, path, dtype="i8") as small:
+            error = np.abs(whole.reconstruct(x) - small.reconstruct(x)).max()
+            self.assertGreater(error, 0)
+            self.assertLess(error, 0.05 * np.abs(x).max())
+
+
 class Forms(Case):
     """Dense, sparse, strided and other forms of the same rows."""
 
