@@ -99,7 +99,7 @@ def text(value):
     return value.decode("utf-8", "replace") if value is not None else ""
 
 
-def version():
+def version() -> str:
     """Release of the library, with its revision if built from a checkout."""
     return text(lib.qsae_version())
 
