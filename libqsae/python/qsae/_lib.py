@@ -152,6 +152,22 @@ def count(what, value, low=0, high=2**63 - 1):
     return number
 
 
+def choose_documents(settings, where, documents, pack):
+    """Fills where, documents_from, documents_to and pack of corpus or audit settings."""
+    if isinstance(where, (str, bytes)):
+        fail("QSAE_EINVAL", "where: expected a list, found one string")
+    strings = [string_bytes(clause, "where") for clause in where]
+    settings.where = (ctypes.c_char_p * max(len(strings), 1))(*strings)
+    settings.n_where = len(strings)
+    first, last = (None, None) if documents is None else documents
+    settings.documents_from = count("documents", 0 if first is None else first)
+    settings.documents_to = 0 if last is None else count("documents", last, 1)
+    if pack is not None:
+        settings.pack = lib.qsae_pack_from_name(string_bytes(pack, "pack"))
+        if settings.pack < 0:
+            fail("QSAE_EINVAL", f"pack: {pack!r} is unknown; expected stream, tl or saelens")
+
+
 def bos_policy(name):
     """Number of a BOS policy; None is the default, 0."""
     if name is None:
