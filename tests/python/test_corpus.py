@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import unittest
@@ -314,7 +315,19 @@ class Conversions(Case):
                      self.write("bad.jsonl.gz", "no"))
         self.refused("QSAE_EUNSUPPORTED", "key 'n': expected an integer of 64 bits",
                      self.lines([{"text": "a", "n": 2**63}]), metadata="n")
+        broken = bytearray(gzip.compress(b'{"text": "a"}\n' * 99))
+        broken[12:30] = b"\xff" * 18
+        self.refused("QSAE_EFORMAT", "b.jsonl.gz: expected gzip",
+                     self.write("b.jsonl.gz", bytes(broken)))
         if HAVE_ARROW:
+            import pyarrow as pa
+            table, sink = pa.table({"text": ["abcd", "efgh"]}), io.BytesIO()
+            with pa.ipc.new_stream(sink, table.schema) as file:
+                file.write_table(table)
+            offsets, far = struct.pack("<3i", 0, 4, 8), struct.pack("<3i", 0, 1 << 30, 1 << 30)
+            self.assertEqual(sink.getvalue().count(offsets), 1)
+            self.refused("QSAE_EFORMAT", "b.arrow: expected a table (arrow)", self.write(
+                "b.arrow", sink.getvalue().replace(offsets, far)))
             for name in ("bad.parquet", "bad.arrow"):
                 self.refused("QSAE_EFORMAT", name, self.write(name, b"PAR1" + bytes(100) + b"PAR1"))
             self.refused("QSAE_ENOENT", "nothing.parquet", self.path("nothing.parquet"))

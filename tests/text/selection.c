@@ -219,6 +219,18 @@ static void test_metadata(void **state)
     }
 }
 
+/* What another tool must read first; the message says which. */
+static void test_other_files(void **state)
+{
+    qsae_corpus_settings s = settings(QSAE_BOS_NONE, 2);
+
+    (void)state;
+    test_write("a.parquet", "PAR1");
+    refused("a.parquet", &s, QSAE_EUNSUPPORTED, "a.parquet: a table; `qsae corpus`");
+    test_write("a.jsonl.gz", "x");
+    refused("a.jsonl.gz", &s, QSAE_EUNSUPPORTED, "a.jsonl.gz: compressed text");
+}
+
 /* A line of some megabytes. */
 static void test_long_line(void **state)
 {
@@ -362,7 +374,8 @@ static void test_packing_refused(void **state)
 const struct CMUnitTest selection_tests[] = {
     cmocka_unit_test(test_where),    cmocka_unit_test(test_where_refused),
     cmocka_unit_test(test_range),    cmocka_unit_test(test_metadata),
-    cmocka_unit_test(test_long_line), cmocka_unit_test(test_packing),
+    cmocka_unit_test(test_other_files), cmocka_unit_test(test_long_line),
+    cmocka_unit_test(test_packing),
     cmocka_unit_test(test_packing_refused),
 };
 const size_t n_selection_tests = sizeof selection_tests / sizeof *selection_tests;

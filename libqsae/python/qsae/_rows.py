@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import zlib
 from typing import (IO, Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional,
                     Sequence, Tuple, Union, cast)
 
@@ -115,7 +116,7 @@ def _bytes_of(path: str) -> Iterator[IO[bytes]]:
         else:
             with open(path, "rb") as file:
                 yield file
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         _fail("QSAE_EFORMAT", f"{path}: expected gzip data, found: {error}")
     except OSError as error:
         _fail("QSAE_ENOENT" if isinstance(error, FileNotFoundError) else "QSAE_EIO",
@@ -311,14 +312,16 @@ def _table_rows(path: str, reading: Reading) -> Iterator[Row]:
     number = 0
     try:
         for batch in _batches(path, reading):
+            batch.validate(full=True)  # offsets of a broken file lead anywhere
             for row in batch.to_pylist():
                 number += 1
                 yield _from_object(row, reading, f"{path}: row {number}")
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        _fail("QSAE_EFORMAT", f"{path}: expected a {_ending(path)[1:]} file, found: {error}")
+        _fail("QSAE_EFORMAT", f"{path}: expected a table ({_ending(path)[1:]}), found: {error}")
     except OSError as error:
         if error.errno is None:  # pyarrow's word for broken data
-            _fail("QSAE_EFORMAT", f"{path}: expected a {_ending(path)[1:]} file, found: {error}")
+            _fail("QSAE_EFORMAT", f"{path}: expected a table ({_ending(path)[1:]}), found: "
+                                  f"{error}")
         _fail("QSAE_ENOENT" if isinstance(error, FileNotFoundError) else "QSAE_EIO",
               f"{path}: {error.strerror or error}")
 
