@@ -41,7 +41,8 @@ static const char usage[] =
     "  --documents FROM:TO        of that order, the first one being 0, without TO itself\n"
     "  --where KEY=VALUE          documents whose metadata says so; KEY!=VALUE: that do not\n"
     "                             (repeatable)\n"
-    "  --pack stream|tl|saelens   how documents become chunks\n"
+    "  --pack stream|tl|tl2|saelens\n"
+    "                             how documents become chunks\n"
     "  --text-field KEY           of JSON lines (default: text)\n"
     "  --cross-labels             the last token of a chunk predicts the first of the next\n"
     "  --keep-tail                score the last, shorter chunk too\n"
@@ -174,7 +175,7 @@ static const char *const sweeps[] = { "layers", "modules", "kinds", NULL };
 static const char *const computes[] = { "f32", "bf16", NULL };
 static const char *const attentions[] = { "eager", "sdpa", "fp32", NULL };
 
-static const char *const packs[] = { "stream", "tl", "saelens", NULL };
+static const char *const packs[] = { "stream", "tl", "saelens", "tl2", NULL };
 
 /* FROM:TO, FROM: or :TO. */
 static void documents(const char *text, qsae_audit_settings *a)

@@ -88,7 +88,7 @@ QSAE_API int32_t qsae_bos_from_name(const char *name);
 #define QSAE_TEXT_IDS 3     /**< .npy: token ids (int32, int64, uint16, uint32); one document, or
                                  one per row where there are 2 axes */
 
-/* How documents become rows. The last two give other libraries' rows, id by id. */
+/* How documents become rows. The last three give other libraries' rows, id by id. */
 #define QSAE_PACK_DEFAULT 0
 #define QSAE_PACK_STREAM 1  /**< joined with nothing but the policy's BOS between, then cut */
 #define QSAE_PACK_TL 2      /**< TransformerLens 3.1's tokenize_and_concatenate: EOS between
@@ -97,8 +97,10 @@ QSAE_API int32_t qsae_bos_from_name(const char *name);
 #define QSAE_PACK_SAELENS 3 /**< SAELens' activations store: BOS between documents, and at the start
                                  of each row that does not begin with it. BOS chunk_start
                                  (prepend_bos) or none (between documents only) */
+#define QSAE_PACK_TL2 4     /**< TransformerLens 2's, which cuts the text of a batch into 20 pieces
+                                 and takes all padding tokens out. BOS as with TL */
 
-/** "stream", "tl", "saelens"; NULL if unknown. Static storage. */
+/** "stream", "tl", "saelens", "tl2"; NULL if unknown. Static storage. */
 QSAE_API const char *qsae_pack_name(int32_t pack);
 
 /** Number of a name, 0 ("default") or -1 if unknown. */

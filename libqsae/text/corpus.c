@@ -19,16 +19,16 @@ int32_t qsae_bos_from_name(const char *name)
     return -1;
 }
 
-static const char *const pack_names[] = { "default", "stream", "tl", "saelens" };
+static const char *const pack_names[] = { "default", "stream", "tl", "saelens", "tl2" };
 
 const char *qsae_pack_name(int32_t pack)
 {
-    return pack >= QSAE_PACK_STREAM && pack <= QSAE_PACK_SAELENS ? pack_names[pack] : NULL;
+    return pack >= QSAE_PACK_STREAM && pack <= QSAE_PACK_TL2 ? pack_names[pack] : NULL;
 }
 
 int32_t qsae_pack_from_name(const char *name)
 {
-    for (int32_t i = 0; name != NULL && i <= QSAE_PACK_SAELENS; i++)
+    for (int32_t i = 0; name != NULL && i <= QSAE_PACK_TL2; i++)
         if (strcmp(name, pack_names[i]) == 0)
             return i;
     return -1;
@@ -74,9 +74,9 @@ static int32_t check_pack(qsae_corpus_settings *s, const qsae_tokenizer *t)
         return qsae__fail(QSAE_EINVAL, "corpus: pack %s and %s exclude each other",
                           qsae_pack_name(s->pack), s->keep_tail ? "keep_tail"
                           : s->stride ? "stride" : "cross_labels");
-    if (s->pack == QSAE_PACK_TL && t->eos < 0)
-        return qsae__fail(QSAE_EINVAL, "corpus: pack tl: the tokenizer has no EOS token to put "
-                          "between documents");
+    if (s->pack != QSAE_PACK_SAELENS && t->eos < 0)
+        return qsae__fail(QSAE_EINVAL, "corpus: pack %s: the tokenizer has no EOS token to put "
+                          "between documents", qsae_pack_name(s->pack));
     return QSAE_OK;
 }
 
@@ -139,9 +139,11 @@ static int32_t read_text(qsae_corpus *c, const qsae_tokenizer *t, const char *pa
 
     if (s->format == QSAE_TEXT_IDS ||
         (s->format == QSAE_TEXT_DEFAULT && qsae__text_is_npy(path)))
-        return s->n_where == 0
-                   ? qsae__stream_ids(c, t, path, s, stream_need(s), stream)
-                   : qsae__fail(QSAE_EINVAL, "%s: where: token ids have no metadata", path);
+        return s->n_where > 0 || s->pack == QSAE_PACK_TL2
+                   ? qsae__fail(QSAE_EINVAL, "%s: %s", path, s->n_where > 0
+                                ? "where: token ids have no metadata"
+                                : "pack tl2: expected text, found token ids")
+                   : qsae__stream_ids(c, t, path, s, stream_need(s), stream);
     status = qsae__documents_open(&c->files, c->ctx, path, s->format, separator);
     if (status == QSAE_OK)
         status = qsae__order_make(c->ctx, s, c->files.count, &order, &n);

@@ -43,6 +43,10 @@ typedef struct qsae__stream {
     int64_t batch_first;  /* its first id */
     int64_t batch_rows;   /* documents in it, empty ones included */
     int64_t batch_document; /* index of its first one with text */
+    /* QSAE_PACK_TL2: its text, and per document where that ends and which document it is. */
+    char *text;
+    int64_t *ends, *owners;
+    int64_t text_size, text_capacity, ends_capacity, owners_capacity;
 } qsae__stream;
 
 /* One document while it is being read. */
@@ -51,6 +55,8 @@ typedef struct qsae__encoded {
     qsae__extent *extents; /* [count] own memory */
     int64_t count;
     char *metadata;        /* taken over */
+    char *text;            /* [text_size] QSAE_PACK_TL2, instead of ids */
+    int64_t text_size;
     bool empty;            /* without text: nothing but a place between others, if pack has such */
     bool left_out;         /* not what `where` wants */
 } qsae__encoded;
@@ -58,6 +64,17 @@ typedef struct qsae__encoded {
 /* Appends one document, with what the policies put in front of it. */
 int32_t qsae__stream_append(qsae_corpus *c, const qsae_tokenizer *t, const qsae__record *r,
                             qsae__encoded *s, qsae__stream *out);
+/* Appends ids of a document; extents NULL: they are none of its text. */
+int32_t qsae__stream_add(qsae_corpus *c, qsae__stream *out, const int32_t *ids,
+                         const qsae__extent *extents, int64_t n, int64_t document);
+
+/* QSAE_PACK_TL2: a document's text joins the batch; the batch becomes ids (no text is left if it
+ * was all white space); what its rows are cut to is measured, and the text let go. */
+int32_t qsae__batch_add(qsae_corpus *c, const qsae_tokenizer *t, const qsae__encoded *s,
+                        qsae__stream *out);
+int32_t qsae__batch_encode(qsae_corpus *c, const qsae_tokenizer *t, qsae__stream *out);
+int32_t qsae__batch_measure(qsae_corpus *c, const qsae_tokenizer *t, qsae__stream *out);
+
 /* After the last document. */
 int32_t qsae__stream_finish(qsae_corpus *c, const qsae_tokenizer *t, qsae__stream *out);
 

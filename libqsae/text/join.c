@@ -15,9 +15,8 @@ int64_t qsae__pack_content(int64_t context, int32_t bos_policy, int32_t pack)
     return context - (bos_policy == QSAE_BOS_CHUNK_START && pack != QSAE_PACK_SAELENS);
 }
 
-/* Appends ids of a document; extents NULL: they are none of its text. */
-static int32_t add(qsae_corpus *c, qsae__stream *out, const int32_t *ids,
-                   const qsae__extent *extents, int64_t n, int64_t document)
+int32_t qsae__stream_add(qsae_corpus *c, qsae__stream *out, const int32_t *ids,
+                         const qsae__extent *extents, int64_t n, int64_t document)
 {
     const int64_t first = out->ids.count;
     int32_t status = qsae__ids_add(&out->ids, ids, n);
@@ -47,8 +46,10 @@ static int32_t add_stream(qsae_corpus *c, const qsae_tokenizer *t, const qsae__e
     int32_t status = QSAE_OK;
 
     if (want && s->ids[0] != t->bos)
-        status = add(c, out, &t->bos, NULL, 1, c->n_documents);
-    return status == QSAE_OK ? add(c, out, s->ids, s->extents, s->count, c->n_documents) : status;
+        status = qsae__stream_add(c, out, &t->bos, NULL, 1, c->n_documents);
+    if (status != QSAE_OK)
+        return status;
+    return qsae__stream_add(c, out, s->ids, s->extents, s->count, c->n_documents);
 }
 
 /* concat_and_batch_sequences with begin_batch_token and sequence_separator_token = BOS: a row
@@ -60,13 +61,13 @@ static int32_t add_saelens(qsae_corpus *c, const qsae_tokenizer *t, const qsae__
     int32_t status = QSAE_OK;
 
     if (out->ids.count % c->context != 0 && t->bos >= 0 && s->ids[0] != t->bos)
-        status = add(c, out, &t->bos, NULL, 1, c->n_documents);
+        status = qsae__stream_add(c, out, &t->bos, NULL, 1, c->n_documents);
     for (int64_t i = 0, n; i < s->count && status == QSAE_OK; i += n) {
         if (out->ids.count % c->context == 0 && lead && s->ids[i] != t->bos)
-            status = add(c, out, &t->bos, NULL, 1, c->n_documents);
+            status = qsae__stream_add(c, out, &t->bos, NULL, 1, c->n_documents);
         n = qsae__min_i64(c->context - out->ids.count % c->context, s->count - i);
         if (status == QSAE_OK)
-            status = add(c, out, s->ids + i, s->extents + i, n, c->n_documents);
+            status = qsae__stream_add(c, out, s->ids + i, s->extents + i, n, c->n_documents);
     }
     return status;
 }
@@ -75,17 +76,24 @@ static int32_t add_saelens(qsae_corpus *c, const qsae_tokenizer *t, const qsae__
 static int32_t end_batch(qsae_corpus *c, const qsae_tokenizer *t, qsae__stream *out)
 {
     const int64_t content = qsae__pack_content(c->context, c->bos_policy, c->pack);
-    const int64_t n = out->ids.count - out->batch_first;
     const int64_t document = qsae__max_i64(c->n_documents - 1, 0);
     const int32_t pad = t->pad >= 0 ? t->pad : t->eos;
+    int64_t n;
     int32_t status = QSAE_OK;
 
     if (out->batch_rows == 0)
         return QSAE_OK;
-    if (n >= content)
+    if (c->pack == QSAE_PACK_TL2)
+        status = qsae__batch_encode(c, t, out);
+    n = out->ids.count - out->batch_first;
+    if (c->pack == QSAE_PACK_TL2 && out->text_size == 0)
+        n = content; /* nothing but white space: not even one row */
+    else if (n >= content)
         out->ids.count -= n % content;
     for (int64_t i = n; i < content && status == QSAE_OK; i++)
-        status = add(c, out, &pad, NULL, 1, document);
+        status = qsae__stream_add(c, out, &pad, NULL, 1, document);
+    if (c->pack == QSAE_PACK_TL2 && status == QSAE_OK)
+        status = qsae__batch_measure(c, t, out);
     for (int64_t i = out->batch_document; i < c->n_documents; i++) {
         qsae__document *d = &c->documents[i];
         d->first_token = qsae__min_i64(d->first_token, out->ids.count);
@@ -104,25 +112,29 @@ static int32_t add_tl(qsae_corpus *c, const qsae_tokenizer *t, const qsae__encod
     int32_t status = QSAE_OK;
 
     if (out->batch_rows > 0)
-        status = add(c, out, &t->eos, NULL, 1, qsae__max_i64(c->n_documents - 1, 0));
+        status = qsae__stream_add(c, out, &t->eos, NULL, 1, qsae__max_i64(c->n_documents - 1, 0));
     out->batch_rows++;
-    return status == QSAE_OK ? add(c, out, s->ids, s->extents, s->count, c->n_documents) : status;
+    if (status != QSAE_OK)
+        return status;
+    return qsae__stream_add(c, out, s->ids, s->extents, s->count, c->n_documents);
 }
 
 int32_t qsae__stream_append(qsae_corpus *c, const qsae_tokenizer *t, const qsae__record *r,
                             qsae__encoded *s, qsae__stream *out)
 {
+    const bool batches = c->pack == QSAE_PACK_TL || c->pack == QSAE_PACK_TL2;
     int64_t first;
     int32_t status = qsae__grow(c->ctx, &c->documents, &c->documents_capacity, c->n_documents + 1,
                                 sizeof *c->documents);
 
-    if (s->empty && c->pack != QSAE_PACK_TL)
+    if (s->empty && !batches)
         return QSAE_OK;
-    if (status == QSAE_OK && c->pack == QSAE_PACK_TL && out->batch_rows == TL_BATCH)
+    if (status == QSAE_OK && batches && out->batch_rows == TL_BATCH)
         status = end_batch(c, t, out);
     first = out->ids.count;
     if (status == QSAE_OK)
         status = c->pack == QSAE_PACK_TL ? add_tl(c, t, s, out)
+                 : c->pack == QSAE_PACK_TL2 ? qsae__batch_add(c, t, s, out)
                  : c->pack == QSAE_PACK_SAELENS ? add_saelens(c, t, s, out)
                                                 : add_stream(c, t, s, out);
     if (status != QSAE_OK || s->empty)
@@ -140,5 +152,5 @@ int32_t qsae__stream_append(qsae_corpus *c, const qsae_tokenizer *t, const qsae_
 
 int32_t qsae__stream_finish(qsae_corpus *c, const qsae_tokenizer *t, qsae__stream *out)
 {
-    return c->pack == QSAE_PACK_TL ? end_batch(c, t, out) : QSAE_OK;
+    return c->pack == QSAE_PACK_TL || c->pack == QSAE_PACK_TL2 ? end_batch(c, t, out) : QSAE_OK;
 }

@@ -13,6 +13,7 @@ typedef struct wave {
     const char *field;
     const qsae__filter *filter; /* NULL = all documents */
     bool blank_too;             /* texts of white space alone are documents */
+    bool keep_text;             /* instead of encoding it */
     const qsae__record *records;
     qsae__encoded *slots;
     qsae__encoder *encoders; /* [threads] */
@@ -62,6 +63,16 @@ static int32_t read_line(const wave *w, const qsae__record *r, const char *where
     return QSAE_OK;
 }
 
+static int32_t keep(const wave *w, const char *text, size_t size, qsae__encoded *out)
+{
+    out->text = qsae__alloc_array(w->ctx, (int64_t)size, 1);
+    if (out->text == NULL)
+        return QSAE_ENOMEM;
+    memcpy(out->text, text, size);
+    out->text_size = (int64_t)size;
+    return QSAE_OK;
+}
+
 static int32_t encode(const wave *w, const char *text, size_t size, int32_t worker,
                       qsae__encoded *out)
 {
@@ -99,8 +110,11 @@ static int32_t read_document(const wave *w, const qsae__record *r, const char *t
     out->empty = w->blank_too && r->jsonl ? size == 0 : stripped_size == 0;
     if (out->empty)
         return QSAE_OK;
-    return r->jsonl ? encode(w, text, size, worker, out)
-                    : encode(w, stripped, stripped_size, worker, out);
+    if (!r->jsonl) {
+        text = stripped;
+        size = stripped_size;
+    }
+    return w->keep_text ? keep(w, text, size, out) : encode(w, text, size, worker, out);
 }
 
 /* The document of a line; its text leaves the line before that becomes metadata. */
@@ -185,6 +199,7 @@ static int32_t read_waves(qsae_corpus *c, const qsae_tokenizer *t, const qsae_co
             qsae__free(c->ctx, k->ids);
             qsae__free(c->ctx, k->extents);
             qsae__free(c->ctx, k->metadata);
+            qsae__free(c->ctx, k->text);
         }
         if (need > 0 && out->ids.count >= need)
             break;
@@ -202,7 +217,8 @@ int32_t qsae__stream_read(qsae_corpus *c, const qsae_tokenizer *t, const qsae_co
                           int64_t need, qsae__stream *stream)
 {
     const int32_t threads = qsae_context_threads(c->ctx);
-    wave w = { .ctx = c->ctx, .files = &c->files, .blank_too = c->pack != QSAE_PACK_STREAM };
+    wave w = { .ctx = c->ctx, .files = &c->files, .blank_too = c->pack != QSAE_PACK_STREAM,
+               .keep_text = c->pack == QSAE_PACK_TL2 };
     qsae__filter *filter = NULL;
     int32_t status = qsae__filter_open(c->ctx, s, &filter);
 
@@ -239,5 +255,8 @@ void qsae__stream_free(qsae_context *ctx, qsae__stream *stream)
     qsae__free(ctx, stream->ids.data);
     qsae__free(ctx, stream->documents);
     qsae__free(ctx, stream->extents);
+    qsae__free(ctx, stream->text);
+    qsae__free(ctx, stream->ends);
+    qsae__free(ctx, stream->owners);
     memset(stream, 0, sizeof *stream);
 }

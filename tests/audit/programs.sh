@@ -193,7 +193,7 @@ check "bad sweep" fails_with 2 'layers, modules, kinds' evaluate --sweep rows
 check "evaluate reads part of a text" selection
 check "bad range" fails_with 2 'FROM:TO' evaluate --documents 3
 check "empty range" fails_with 2 'at least 4' evaluate --documents 3:3
-check "bad packing" fails_with 2 'stream, tl, saelens' evaluate --pack rows
+check "bad packing" fails_with 2 'stream, tl, saelens, tl2' evaluate --pack rows
 check "no such documents" fails_with 1 'no document where set=x' evaluate --where set=x
 check "missing checkpoint" fails_with 1 'no such folder or file' evaluate --condition /nowhere/m
 check "bad condition" fails_with 1 'nf5' evaluate --condition nf5

@@ -126,7 +126,7 @@ class Corpora(Case):
                 ("QSAE_EINVAL", "expected KEY=VALUE", {"where": ["k"]}),
                 ("QSAE_EINVAL", "documents from 12", {"documents": (12, None)}),
                 ("QSAE_EINVAL", "documents", {"documents": (-1, None)}),
-                ("QSAE_EINVAL", "stream, tl or saelens", {"pack": "x"}),
+                ("QSAE_EINVAL", "stream, tl, saelens or tl2", {"pack": "x"}),
                 ("QSAE_EINVAL", "pack tl", {"pack": "tl", "bos": "doc_start"})):
             self.fails(name, part, read, **arguments)
 

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Writes tests/data/packing.json: rows of ids as TransformerLens (tokenize_and_concatenate, 3.1 and
-later) and SAELens (concat_and_batch_sequences) pack documents, with the bundled tokenizer.
+later, and 2) and SAELens (concat_and_batch_sequences) pack documents, with the bundled tokenizer.
 
-usage: python packing.py
+usage: python packing.py TL2    TL2: transformer_lens/utils.py of version 2.15.4
 """
 
+import ast
 import json
+import pathlib
 import random
+import sys
 
 import datasets
+import einops
+import numpy as np
 import torch
 from sae_lens.tokenization_and_batching import concat_and_batch_sequences
-from transformer_lens.utils import tokenize_and_concatenate
+from transformer_lens.utils import keep_single_column, tokenize_and_concatenate
 from transformers import PreTrainedTokenizerFast
 
 from common import DATA
@@ -26,11 +31,20 @@ def tokenizer():
                                    eos_token="<eos>", pad_token="<pad>")
 
 
-def tl(texts, context, bos):
-    rows = tokenize_and_concatenate(datasets.Dataset.from_dict({"text": texts}), tokenizer(),
-                                    max_length=context, add_bos_token=bos, num_proc=None,
-                                    set_format=False)
-    return [id for row in rows["tokens"] for id in row]
+def function_of(path):
+    """The function alone: the package of that version needs another torch."""
+    source = pathlib.Path(path).read_text()
+    found = next(node for node in ast.parse(source).body
+                 if isinstance(node, ast.FunctionDef) and node.name == "tokenize_and_concatenate")
+    names = {"np": np, "einops": einops, "keep_single_column": keep_single_column}
+    exec("from __future__ import annotations\n" + ast.get_source_segment(source, found), names)
+    return names["tokenize_and_concatenate"]
+
+
+def tl(function, texts, context, bos):
+    rows = function(datasets.Dataset.from_dict({"text": texts}), tokenizer(), max_length=context,
+                    add_bos_token=bos, num_proc=None)
+    return [int(id) for row in rows.with_format(None)["tokens"] for id in row]
 
 
 def saelens(texts, context, bos):
@@ -51,14 +65,16 @@ def texts_of(seed, n, longest):
 
 
 def main():
+    old = function_of(sys.argv[1])
     datasets.disable_progress_bars()
     cases = []
     for seed, n, longest, contexts in ((1, 3, 40, (8, 128)), (2, 12, 12, (2, 3, 5, 17)),
                                        (3, 1203, 3, (32,))):
         texts = texts_of(seed, n, longest)
         cases.append({"texts": texts, "rows": [
-            {"context": context, "bos": int(bos), "tl": tl(texts, context, bos),
-             "saelens": saelens(texts, context, bos)}
+            {"context": context, "bos": int(bos),
+             "tl": tl(tokenize_and_concatenate, texts, context, bos),
+             "tl2": tl(old, texts, context, bos), "saelens": saelens(texts, context, bos)}
             for context in contexts for bos in (True, False)]})
     (DATA / "packing.json").write_text(json.dumps(cases, separators=(",", ":")) + "\n")
 

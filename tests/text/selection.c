@@ -322,12 +322,61 @@ static void test_packing(void **state)
                 compare_rows("p.jsonl", QSAE_PACK_TL, row, json_object_get(row, "tl"), tokens);
                 compare_rows("p.jsonl", QSAE_PACK_SAELENS, row, json_object_get(row, "saelens"),
                              tokens);
+                compare_rows("p.jsonl", QSAE_PACK_TL2, row, json_object_get(row, "tl2"), tokens);
             }
             compared++;
         }
     }
     assert_int_equal(compared, 14);
     json_decref(cases);
+}
+
+/* Where the text of a batch is cut anywhere, each token still knows its document: one a letter. */
+static void test_pieces(void **state)
+{
+    static const char letters[] =
+        "{\"added_tokens\":[{\"id\":0,\"content\":\"<s>\",\"special\":true,"
+        "\"normalized\":false}],\"model\":{\"type\":\"BPE\",\"vocab\":"
+        "{\"a\":1,\"b\":2,\"c\":3,\"<\":4,\"s\":5,\">\":6},\"merges\":[]}}";
+    qsae_corpus_settings s = settings(QSAE_BOS_NONE, 2);
+    qsae_corpus_info info = { .struct_size = sizeof info };
+    qsae_tokenizer *t = NULL;
+    qsae_corpus *c = NULL;
+    char text[400] = "", *p = text;
+    int64_t seen[3] = { 0 };
+
+    (void)state;
+    for (int i = 0; i < 3; i++) { /* 21, 40 and 33 letters */
+        p += sprintf(p, "{\"text\":\"");
+        for (int k = 0; k < (i == 0 ? 21 : i == 1 ? 40 : 33); k++)
+            *p++ = (char)('a' + i);
+        p += sprintf(p, "\"}\n%s", i == 0 ? "{\"text\":\"\"}\n" : "");
+    }
+    test_write("l.jsonl", text);
+    test_write("tokenizer_config.json", "{\"bos_token\":\"<s>\",\"eos_token\":\"<s>\"}");
+    assert_int_equal(test_open(letters, &t), QSAE_OK);
+    s.pack = QSAE_PACK_TL2;
+    s.keep_tail = 0;
+    if (qsae_corpus_open(test_ctx, t, test_path("l.jsonl"), &s, &c) != QSAE_OK)
+        fail_msg("%s", qsae_error_message());
+    assert_int_equal(qsae_corpus_get_info(c, &info), QSAE_OK);
+    assert_int_equal(info.documents, 3);
+    for (int64_t i = 0; i < info.chunks; i++) {
+        const int32_t *ids;
+        const int64_t *document;
+        assert_int_equal(qsae_corpus_chunk(c, i, &ids, NULL, &document, NULL), QSAE_OK);
+        for (int k = 0; k < 2; k++) {
+            assert_int_not_equal(ids[k], 0); /* EOS is the padding here */
+            if (ids[k] <= 3)
+                assert_int_equal(document[k], ids[k] - 1);
+            seen[document[k]] += ids[k] <= 3;
+        }
+    }
+    assert_int_equal(seen[0], 21);
+    assert_int_equal(seen[1], 40);
+    assert_in_range(seen[2], 32, 33); /* an odd one is dropped */
+    qsae_corpus_close(&c);
+    qsae_tokenizer_close(&t);
 }
 
 static void test_packing_refused(void **state)
@@ -354,18 +403,22 @@ static void test_packing_refused(void **state)
     s.cross_labels = 1;
     refused("p.txt", &s, QSAE_EINVAL, "pack saelens and cross_labels");
     s.cross_labels = 0;
-    s.pack = 4;
-    refused("p.txt", &s, QSAE_EINVAL, "pack 4");
+    s.pack = 5;
+    refused("p.txt", &s, QSAE_EINVAL, "pack 5");
+    s.pack = QSAE_PACK_TL2;
+    s.format = QSAE_TEXT_IDS;
+    refused("p.txt", &s, QSAE_EINVAL, "p.txt: pack tl2: expected text, found token ids");
+    s.format = QSAE_TEXT_DEFAULT;
     s.pack = QSAE_PACK_TL;
     test_write("tokenizer_config.json", "{\"bos_token\":\"<s>\"}");
     assert_int_equal(test_open(no_eos, &t), QSAE_OK);
     assert_int_equal(qsae_corpus_open(test_ctx, t, test_path("p.txt"), &s, &c), QSAE_EINVAL);
     assert_true(test_message("pack tl: the tokenizer has no EOS token"));
     qsae_tokenizer_close(&t);
-    for (int32_t i = 1; i <= 3; i++)
+    for (int32_t i = 1; i <= 4; i++)
         assert_int_equal(qsae_pack_from_name(qsae_pack_name(i)), i);
     assert_null(qsae_pack_name(0));
-    assert_null(qsae_pack_name(4));
+    assert_null(qsae_pack_name(5));
     assert_int_equal(qsae_pack_from_name("default"), 0);
     assert_int_equal(qsae_pack_from_name("x"), -1);
     assert_int_equal(qsae_pack_from_name(NULL), -1);
@@ -375,7 +428,7 @@ const struct CMUnitTest selection_tests[] = {
     cmocka_unit_test(test_where),    cmocka_unit_test(test_where_refused),
     cmocka_unit_test(test_range),    cmocka_unit_test(test_metadata),
     cmocka_unit_test(test_other_files), cmocka_unit_test(test_long_line),
-    cmocka_unit_test(test_packing),
+    cmocka_unit_test(test_packing),     cmocka_unit_test(test_pieces),
     cmocka_unit_test(test_packing_refused),
 };
 const size_t n_selection_tests = sizeof selection_tests / sizeof *selection_tests;

@@ -165,7 +165,7 @@ def choose_documents(settings, where, documents, pack):
     if pack is not None:
         settings.pack = lib.qsae_pack_from_name(string_bytes(pack, "pack"))
         if settings.pack < 0:
-            fail("QSAE_EINVAL", f"pack: {pack!r} is unknown; expected stream, tl or saelens")
+            fail("QSAE_EINVAL", f"pack: {pack!r} is unknown; expected stream, tl, saelens or tl2")
 
 
 def bos_policy(name):

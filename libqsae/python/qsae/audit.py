@@ -138,7 +138,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     shuffle       seed: documents in the order of numpy's default_rng(seed).shuffle
     where         list of "KEY=VALUE" and "KEY!=VALUE" about the metadata (doc/text.md)
     documents     (first, end) of that order; None in place of either: no limit
-    pack          "stream", "tl" or "saelens"
+    pack          "stream", "tl", "saelens" or "tl2"
     bos           "none", "stream_start", "doc_start", "chunk_start" or "chunk_replace"
     tokens        stop after the chunk that reaches this many
     threads, cpu  of the Context that is made if ctx is None

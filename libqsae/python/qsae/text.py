@@ -97,7 +97,7 @@ class Corpus(Handle):
     shuffle       seed: documents in the order of numpy's default_rng(seed).shuffle
     where         list of "KEY=VALUE" and "KEY!=VALUE" about the metadata (doc/text.md)
     documents     (first, end) of that order; None in place of either: no limit
-    pack          "stream", "tl" or "saelens"; None = stream
+    pack          "stream", "tl", "saelens" or "tl2"; None = stream
 
     info          dict: tokens, stream_tokens, documents, chunks, context, predicted_tokens,
                   bos_policy, cross_labels, token_hash, stride, score_from, scored_bytes,
