@@ -38,6 +38,11 @@ static const char usage[] =
     "  --tokens N                 stop after the chunk that reaches N tokens\n"
     "  --order FILE               documents to read, by index: one per line, or .npy\n"
     "  --shuffle SEED             documents in the order of NumPy's default_rng(SEED).shuffle\n"
+    "  --documents FROM:TO        of that order, the first one being 0, without TO itself\n"
+    "  --where KEY=VALUE          documents whose metadata says so; KEY!=VALUE: that do not\n"
+    "                             (repeatable)\n"
+    "  --pack stream|tl|tl2|saelens\n"
+    "                             how documents become chunks\n"
     "  --text-field KEY           of JSON lines (default: text)\n"
     "  --cross-labels             the last token of a chunk predicts the first of the next\n"
     "  --keep-tail                score the last, shorter chunk too\n"
@@ -134,7 +139,7 @@ static int64_t count(const char *option, const char *text, int64_t low)
 struct options {
     qsae_audit_settings audit;
     qsae_context_settings context;
-    const char **conditions, **saes, **slices;
+    const char **conditions, **saes, **slices, **where;
     const char *json, *features;
     int compat; /* 1 + index into compat_names; 0 = none */
     int quiet;
@@ -152,6 +157,8 @@ static const struct option longs[] = {
     { "pin", no_argument, NULL, 'P' },
     { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
+    { "documents", required_argument, NULL, 'D' }, { "where", required_argument, NULL, 'W' },
+    { "pack", required_argument, NULL, 'K' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "sweep", required_argument, NULL, 'w' },     { "splice", no_argument, NULL, 'l' },
     { "slice", required_argument, NULL, 'L' },
@@ -167,6 +174,22 @@ static const char *const profiles[] = { "default", "article", "paper", NULL };
 static const char *const sweeps[] = { "layers", "modules", "kinds", NULL };
 static const char *const computes[] = { "f32", "bf16", NULL };
 static const char *const attentions[] = { "eager", "sdpa", "fp32", NULL };
+
+static const char *const packs[] = { "stream", "tl", "saelens", "tl2", NULL };
+
+/* FROM:TO, FROM: or :TO. */
+static void documents(const char *text, qsae_audit_settings *a)
+{
+    char from[24];
+    const char *colon = strchr(text, ':');
+    if (!colon || (size_t)(colon - text) >= sizeof from || (colon == text && !colon[1])) {
+        fprintf(stderr, "evaluate: --documents: expected FROM:TO, found \"%s\"\n", text);
+        exit(2);
+    }
+    snprintf(from, sizeof from, "%.*s", (int)(colon - text), text);
+    a->documents_from = *from ? count("documents", from, 0) : 0;
+    a->documents_to = colon[1] ? count("documents", colon + 1, a->documents_from + 1) : 0;
+}
 
 static int32_t bos_policy(const char *text)
 {
@@ -202,6 +225,9 @@ static void set_option(struct options *o, int c)
     case 'O': a->order = optarg; break;
     case 'H': a->shuffle = optarg; break;
     case 'f': a->text_field = optarg; break;
+    case 'D': documents(optarg, a); break;
+    case 'W': o->where[a->n_where++] = optarg; break;
+    case 'K': a->pack = choice("pack", optarg, packs); break;
     case 'x': a->cross_labels = 1; break;
     case 'k': a->keep_tail = 1; break;
     case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
@@ -227,7 +253,8 @@ static void parse(int argc, char **argv, struct options *o)
     o->conditions = calloc((size_t)argc, sizeof *o->conditions);
     o->saes = calloc((size_t)argc, sizeof *o->saes);
     o->slices = calloc((size_t)argc, sizeof *o->slices);
-    if (!o->conditions || !o->saes || !o->slices)
+    o->where = calloc((size_t)argc, sizeof *o->where);
+    if (!o->conditions || !o->saes || !o->slices || !o->where)
         exit(1);
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1)
         set_option(o, c);
@@ -247,6 +274,7 @@ static void parse(int argc, char **argv, struct options *o)
     o->audit.conditions = o->conditions;
     o->audit.saes = o->saes;
     o->audit.slices = o->slices;
+    o->audit.where = o->where;
 }
 
 /* The file appears whole or not at all. */
@@ -333,5 +361,6 @@ int main(int argc, char **argv)
     free(o.conditions);
     free(o.saes);
     free(o.slices);
+    free(o.where);
     return code;
 }

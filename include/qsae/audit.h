@@ -67,6 +67,12 @@ typedef struct qsae_audit_settings {
                                    "frequency" (of the token), "length" (of the document), or a
                                    key of the documents' metadata ("meta.pile_set_name") */
     int64_t n_slices;
+    const char *const *where; /**< [n_where] as in text.h; copied at open */
+    int64_t n_where;
+    int64_t documents_from;   /**< as in text.h */
+    int64_t documents_to;     /**< as in text.h */
+    int32_t pack;             /**< QSAE_PACK_* */
+    int32_t reserved_pack;
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

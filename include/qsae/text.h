@@ -88,9 +88,28 @@ QSAE_API int32_t qsae_bos_from_name(const char *name);
 #define QSAE_TEXT_IDS 3     /**< .npy: token ids (int32, int64, uint16, uint32); one document, or
                                  one per row where there are 2 axes */
 
+/* How documents become rows. The last three give other libraries' rows, id by id. */
+#define QSAE_PACK_DEFAULT 0
+#define QSAE_PACK_STREAM 1  /**< joined with nothing but the policy's BOS between, then cut */
+#define QSAE_PACK_TL 2      /**< TransformerLens 3.1's tokenize_and_concatenate: EOS between
+                                 documents, batches of 1000 documents cut on their own, the rest of
+                                 each dropped. BOS chunk_start or none */
+#define QSAE_PACK_SAELENS 3 /**< SAELens' activations store: BOS between documents, and at the start
+                                 of each row that does not begin with it. BOS chunk_start
+                                 (prepend_bos) or none (between documents only) */
+#define QSAE_PACK_TL2 4     /**< TransformerLens 2's, which cuts the text of a batch into 20 pieces
+                                 and takes all padding tokens out. BOS as with TL */
+
+/** "stream", "tl", "saelens", "tl2"; NULL if unknown. Static storage. */
+QSAE_API const char *qsae_pack_name(int32_t pack);
+
+/** Number of a name, 0 ("default") or -1 if unknown. */
+QSAE_API int32_t qsae_pack_from_name(const char *name);
+
 typedef struct qsae_corpus_settings {
     size_t struct_size;
-    const char *text_field;  /**< key of the text in JSON lines; NULL = "text" */
+    const char *text_field;  /**< key of the text in JSON lines, where dots lead into objects if
+                                  there is no such key; NULL = "text" */
     const char *separator;   /**< between documents of plain text; NULL = "<|endoftext|>" */
     int64_t context;         /**< tokens per chunk, >= 2; 0 = 512 */
     int64_t max_tokens;      /**< stop after the first chunk that reaches this many; 0 = all */
@@ -112,6 +131,17 @@ typedef struct qsae_corpus_settings {
                                   at most once, as text (one per line) or .npy; NULL = all */
     const char *shuffle;     /**< seed in decimal: documents in the order of NumPy's
                                   default_rng(seed).shuffle; NULL = as they come */
+    const char *const *where; /**< [n_where] what the metadata of JSON lines must say: "KEY=VALUE"
+                                  or "KEY!=VALUE". Of several with one KEY and "=" any may hold,
+                                  else all must. Dots lead into objects, a list needs one such
+                                  entry; VALUE is a string, or a number, true, false or null. The
+                                  strings are read during the call */
+    int64_t n_where;
+    int64_t documents_from;  /**< first document to read, counted from 0 in the order that order or
+                                  shuffle make, empty ones and those where refuses included */
+    int64_t documents_to;    /**< document to stop before; 0 = none */
+    int32_t pack;            /**< QSAE_PACK_* */
+    int32_t reserved;
 } qsae_corpus_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_corpus_settings). */
@@ -162,6 +192,8 @@ typedef struct qsae_corpus_info {
     int64_t scored_bytes;     /**< of the labels' text in UTF-8; -1: not known (ids without text) */
     int64_t scored_words;     /**< of the labels' text: one per document's first token and one per
                                    run of white space (Python's len(re.split(r"\\s+", text))); -1 */
+    int32_t pack;             /**< QSAE_PACK_* */
+    int32_t reserved;
 } qsae_corpus_info;
 
 /** Describes a corpus. info->struct_size set by the caller. QSAE_EINVAL. */

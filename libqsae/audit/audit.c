@@ -70,6 +70,7 @@ void qsae_audit_close(qsae_audit **audit)
     }
     qsae__free(ctx, a->saes);
     qsae_corpus_close(&a->corpus);
+    json_decref(a->selection);
     qsae_tokenizer_close(&a->tokenizer);
     json_decref(a->snapshots);
     qsae__free(ctx, a->exclude_tokens);

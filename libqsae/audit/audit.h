@@ -123,6 +123,7 @@ struct qsae_audit {
     qsae_context *ctx;
     const struct qsae__profile *profile;
     qsae_tokenizer *tokenizer;
+    json_t *selection;            /* what of the text is read, as the result says it */
     qsae_corpus *corpus;
     qsae_corpus_info corpus_info;
     struct participant *participants; /* [n_participants] */

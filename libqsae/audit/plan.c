@@ -270,6 +270,33 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
     return st;
 }
 
+static json_t *string_or_null(const char *text)
+{
+    json_t *v = text ? json_string(text) : NULL; /* NULL: a path that is not UTF-8 */
+    return v ? v : json_null();
+}
+
+/* Goes into the result. */
+static int32_t keep_selection(qsae_audit *a, const qsae_audit_settings *s)
+{
+    json_t *o = json_object(), *list = json_array(), *range = json_array();
+    for (int64_t i = 0; i < s->n_where; i++)
+        json_array_append_new(list, json_string(s->where[i]));
+    json_array_append_new(range, json_integer(s->documents_from));
+    json_array_append_new(range, s->documents_to ? json_integer(s->documents_to) : json_null());
+    json_object_set_new(o, "text_field", json_string(s->text_field ? s->text_field : "text"));
+    json_object_set_new(o, "where", list);
+    json_object_set_new(o, "documents_range", range);
+    json_object_set_new(o, "order", string_or_null(s->order));
+    json_object_set_new(o, "shuffle", string_or_null(s->shuffle));
+    if (!o || !list || !range) {
+        json_decref(o);
+        return qsae__fail(QSAE_ENOMEM, "out of memory: audit");
+    }
+    a->selection = o;
+    return QSAE_OK;
+}
+
 static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
 {
     qsae_corpus_settings c;
@@ -284,12 +311,18 @@ static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
     c.score_from = s->score_from;
     c.order = s->order;
     c.shuffle = s->shuffle;
+    c.where = s->where;
+    c.n_where = s->n_where;
+    c.documents_from = s->documents_from;
+    c.documents_to = s->documents_to;
+    c.pack = s->pack;
     c.progress = s->progress;
     c.progress_cookie = s->progress_cookie;
     c.cancel = s->cancel;
     int32_t st = qsae_tokenizer_open(a->ctx, s->model, &a->tokenizer);
     if (st != QSAE_OK ||
-        (st = qsae_corpus_open(a->ctx, a->tokenizer, s->text, &c, &a->corpus)) != 0)
+        (st = qsae_corpus_open(a->ctx, a->tokenizer, s->text, &c, &a->corpus)) != 0 ||
+        (st = keep_selection(a, s)) != QSAE_OK)
         return st;
     a->corpus_info.struct_size = sizeof a->corpus_info;
     return qsae_corpus_get_info(a->corpus, &a->corpus_info);

@@ -151,6 +151,8 @@ static json_t *corpus_json(qsae_audit *a)
     json_object_set_new(o, "batch", json_integer(a->batch));
     json_object_set_new(o, "bos_policy", json_string(qsae_bos_name(c->bos_policy)));
     json_object_set_new(o, "cross_labels", json_boolean(c->cross_labels));
+    json_object_set_new(o, "pack", json_string(qsae_pack_name(c->pack)));
+    json_object_update(o, a->selection);
     json_object_set_new(o, "token_hash", json_string(c->token_hash));
     json_object_set_new(o, "exclude_tokens",
                         a->exclude_tokens ? json_string(a->exclude_tokens) : json_null());

@@ -19,6 +19,21 @@ int32_t qsae_bos_from_name(const char *name)
     return -1;
 }
 
+static const char *const pack_names[] = { "default", "stream", "tl", "saelens", "tl2" };
+
+const char *qsae_pack_name(int32_t pack)
+{
+    return pack >= QSAE_PACK_STREAM && pack <= QSAE_PACK_TL2 ? pack_names[pack] : NULL;
+}
+
+int32_t qsae_pack_from_name(const char *name)
+{
+    for (int32_t i = 0; name != NULL && i <= QSAE_PACK_TL2; i++)
+        if (strcmp(name, pack_names[i]) == 0)
+            return i;
+    return -1;
+}
+
 void qsae_corpus_settings_init(qsae_corpus_settings *s, size_t size)
 {
     qsae__settings_init(s, size);
@@ -43,9 +58,46 @@ static int32_t check_settings(qsae_corpus_settings *s, const qsae_tokenizer *t)
     return QSAE_OK;
 }
 
+/* What goes with rows as other libraries make them. */
+static int32_t check_pack(qsae_corpus_settings *s, const qsae_tokenizer *t)
+{
+    if (s->pack == QSAE_PACK_DEFAULT)
+        s->pack = QSAE_PACK_STREAM;
+    if (qsae_pack_name(s->pack) == NULL)
+        return qsae__fail(QSAE_EINVAL, "corpus: pack %d", s->pack);
+    if (s->pack == QSAE_PACK_STREAM)
+        return QSAE_OK;
+    if (s->bos_policy != QSAE_BOS_CHUNK_START && s->bos_policy != QSAE_BOS_NONE)
+        return qsae__fail(QSAE_EINVAL, "corpus: pack %s: expected BOS policy chunk_start or none, "
+                          "found %s", qsae_pack_name(s->pack), qsae_bos_name(s->bos_policy));
+    if (s->keep_tail != 0 || s->stride != 0 || s->cross_labels != 0)
+        return qsae__fail(QSAE_EINVAL, "corpus: pack %s and %s exclude each other",
+                          qsae_pack_name(s->pack), s->keep_tail ? "keep_tail"
+                          : s->stride ? "stride" : "cross_labels");
+    if (s->pack != QSAE_PACK_SAELENS && t->eos < 0)
+        return qsae__fail(QSAE_EINVAL, "corpus: pack %s: the tokenizer has no EOS token to put "
+                          "between documents", qsae_pack_name(s->pack));
+    return QSAE_OK;
+}
+
+static int32_t check_choice(const qsae_corpus_settings *s)
+{
+    if (s->n_where < 0 || s->n_where > 4096 || (s->n_where > 0 && s->where == NULL))
+        return qsae__fail(QSAE_EINVAL, "corpus: where: expected 0..4096 strings, found %lld%s",
+                          (long long)s->n_where,
+                          s->where == NULL ? ", and their array is NULL" : "");
+    if (s->order != NULL && s->shuffle != NULL)
+        return qsae__fail(QSAE_EINVAL, "corpus: order and shuffle exclude each other");
+    if (s->documents_from < 0 || s->documents_to < 0 ||
+        (s->documents_to != 0 && s->documents_from >= s->documents_to))
+        return qsae__fail(QSAE_EINVAL, "corpus: documents %lld to %lld: expected a range from 0 on",
+                          (long long)s->documents_from, (long long)s->documents_to);
+    return QSAE_OK;
+}
+
 static int32_t check_windows(const qsae_corpus_settings *s)
 {
-    const int64_t content = s->context - (s->bos_policy == QSAE_BOS_CHUNK_START);
+    const int64_t content = qsae__pack_content(s->context, s->bos_policy, s->pack);
 
     if (s->stride < 0 || s->stride > content)
         return qsae__fail(QSAE_EINVAL, "corpus: stride %lld: expected 1..%lld (the text in a "
@@ -53,8 +105,6 @@ static int32_t check_windows(const qsae_corpus_settings *s)
     if (s->score_from < 0 || s->score_from > s->context - 2)
         return qsae__fail(QSAE_EINVAL, "corpus: score_from %lld: expected 0..%lld",
                           (long long)s->score_from, (long long)s->context - 2);
-    if (s->order != NULL && s->shuffle != NULL)
-        return qsae__fail(QSAE_EINVAL, "corpus: order and shuffle exclude each other");
     if (s->stride != 0 && s->cross_labels != 0)
         return qsae__fail(QSAE_EINVAL, "corpus: stride and cross_labels exclude each other: the "
                           "next window scores that token");
@@ -64,7 +114,7 @@ static int32_t check_windows(const qsae_corpus_settings *s)
 /* Stream tokens that fill the chunks of max_tokens; one more if the last label lies behind them. */
 static int64_t stream_need(const qsae_corpus_settings *s)
 {
-    const int64_t content = s->context - (s->bos_policy == QSAE_BOS_CHUNK_START);
+    const int64_t content = qsae__pack_content(s->context, s->bos_policy, s->pack);
     int64_t need;
 
     if (s->max_tokens > 0 && s->stride > 0) {
@@ -89,7 +139,11 @@ static int32_t read_text(qsae_corpus *c, const qsae_tokenizer *t, const char *pa
 
     if (s->format == QSAE_TEXT_IDS ||
         (s->format == QSAE_TEXT_DEFAULT && qsae__text_is_npy(path)))
-        return qsae__stream_ids(c, t, path, s, stream_need(s), stream);
+        return s->n_where > 0 || s->pack == QSAE_PACK_TL2
+                   ? qsae__fail(QSAE_EINVAL, "%s: %s", path, s->n_where > 0
+                                ? "where: token ids have no metadata"
+                                : "pack tl2: expected text, found token ids")
+                   : qsae__stream_ids(c, t, path, s, stream_need(s), stream);
     status = qsae__documents_open(&c->files, c->ctx, path, s->format, separator);
     if (status == QSAE_OK)
         status = qsae__order_make(c->ctx, s, c->files.count, &order, &n);
@@ -97,6 +151,14 @@ static int32_t read_text(qsae_corpus *c, const qsae_tokenizer *t, const char *pa
         status = qsae__documents_order(&c->files, order, n);
     qsae__free(c->ctx, order);
     return status == QSAE_OK ? qsae__stream_read(c, t, s, stream_need(s), stream) : status;
+}
+
+static int32_t no_document(const char *path, const qsae_corpus_settings *s)
+{
+    if (s->n_where == 0)
+        return qsae__fail(QSAE_EINVAL, "%s: no document with text", path);
+    return qsae__fail(QSAE_EINVAL, "%s: no document where %s%s", path, s->where[0],
+                      s->n_where > 1 ? " and what else is asked for" : "");
 }
 
 static int32_t read_corpus(qsae_corpus *c, const qsae_tokenizer *t, const char *path,
@@ -110,9 +172,10 @@ static int32_t read_corpus(qsae_corpus *c, const qsae_tokenizer *t, const char *
     c->cross_labels = s->cross_labels != 0;
     c->stride = s->stride;
     c->score_from = s->score_from;
+    c->pack = s->pack;
     status = read_text(c, t, path, s, &stream);
     if (status == QSAE_OK && c->n_documents == 0)
-        status = qsae__fail(QSAE_EINVAL, "%s: no document with text", path);
+        status = no_document(path, s);
     if (status == QSAE_OK) {
         qsae__documents_close_files(&c->files);
         status = qsae__pack(c, &stream, s->bos_policy >= QSAE_BOS_CHUNK_START ? t->bos : -1,
@@ -141,7 +204,11 @@ int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer, const
     if (status == QSAE_OK)
         status = check_settings(&s, tokenizer);
     if (status == QSAE_OK)
+        status = check_pack(&s, tokenizer);
+    if (status == QSAE_OK)
         status = check_windows(&s);
+    if (status == QSAE_OK)
+        status = check_choice(&s);
     if (status != QSAE_OK)
         return status;
     c = qsae__calloc(context, 1, sizeof *c);
@@ -163,6 +230,7 @@ static int32_t fill_rows(qsae_corpus *c, const int32_t *ids, int64_t n_chunks, i
     c->context = chunk;
     c->tokens = c->stream_tokens = n_chunks * chunk;
     c->bos_policy = QSAE_BOS_NONE;
+    c->pack = QSAE_PACK_STREAM;
     c->documents = qsae__calloc(c->ctx, n_chunks, sizeof *c->documents);
     c->ids = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->ids);
     c->labels = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->labels);
@@ -253,6 +321,7 @@ int32_t qsae_corpus_get_info(const qsae_corpus *c, qsae_corpus_info *info)
     full.score_from = c->score_from;
     if (!qsae__corpus_scored(c, c->chunks, &scored, &full.scored_bytes, &full.scored_words))
         full.scored_bytes = full.scored_words = -1;
+    full.pack = c->pack;
     return qsae__info_copy(info, &full, sizeof full, "qsae_corpus_info");
 }
 

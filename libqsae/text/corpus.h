@@ -29,7 +29,7 @@ struct qsae_corpus {
     int64_t tokens, stream_tokens, chunks, context, predicted;
     int64_t stride;             /* of windows; 0 = chunks that do not overlap */
     int64_t score_from;         /* positions before it have no label */
-    int32_t bos_policy, cross_labels;
+    int32_t bos_policy, cross_labels, pack;
     char hash[QSAE__HASH_SIZE];
 };
 
@@ -39,6 +39,14 @@ typedef struct qsae__stream {
     int64_t *documents;   /* [ids.count] document of each token */
     qsae__extent *extents; /* [ids.count] */
     int64_t documents_capacity, extents_capacity;
+    /* QSAE_PACK_TL: the batch of documents that is being joined. */
+    int64_t batch_first;  /* its first id */
+    int64_t batch_rows;   /* documents in it, empty ones included */
+    int64_t batch_document; /* index of its first one with text */
+    /* QSAE_PACK_TL2: its text, and per document where that ends and which document it is. */
+    char *text;
+    int64_t *ends, *owners;
+    int64_t text_size, text_capacity, ends_capacity, owners_capacity;
 } qsae__stream;
 
 /* One document while it is being read. */
@@ -47,12 +55,41 @@ typedef struct qsae__encoded {
     qsae__extent *extents; /* [count] own memory */
     int64_t count;
     char *metadata;        /* taken over */
-    bool empty;
+    char *text;            /* [text_size] QSAE_PACK_TL2, instead of ids */
+    int64_t text_size;
+    bool empty;            /* without text: nothing but a place between others, if pack has such */
+    bool left_out;         /* not what `where` wants */
 } qsae__encoded;
 
-/* Appends one document, with its BOS where the policy wants one. */
-int32_t qsae__stream_append(qsae_corpus *c, const qsae__record *r, qsae__encoded *s, int32_t bos,
-                            qsae__stream *out);
+/* Appends one document, with what the policies put in front of it. */
+int32_t qsae__stream_append(qsae_corpus *c, const qsae_tokenizer *t, const qsae__record *r,
+                            qsae__encoded *s, qsae__stream *out);
+/* Appends ids of a document; extents NULL: they are none of its text. */
+int32_t qsae__stream_add(qsae_corpus *c, qsae__stream *out, const int32_t *ids,
+                         const qsae__extent *extents, int64_t n, int64_t document);
+
+/* QSAE_PACK_TL2: a document's text joins the batch; the batch becomes ids (no text is left if it
+ * was all white space); what its rows are cut to is measured, and the text let go. */
+int32_t qsae__batch_add(qsae_corpus *c, const qsae_tokenizer *t, const qsae__encoded *s,
+                        qsae__stream *out);
+int32_t qsae__batch_encode(qsae_corpus *c, const qsae_tokenizer *t, qsae__stream *out);
+int32_t qsae__batch_measure(qsae_corpus *c, const qsae_tokenizer *t, qsae__stream *out);
+
+/* After the last document. */
+int32_t qsae__stream_finish(qsae_corpus *c, const qsae_tokenizer *t, qsae__stream *out);
+
+/* Ids of the stream in a whole chunk: all of it but a BOS that cutting puts in front. */
+int64_t qsae__pack_content(int64_t context, int32_t bos_policy, int32_t pack);
+
+/* What metadata must say: settings->where, parsed. */
+typedef struct qsae__filter qsae__filter;
+int32_t qsae__filter_open(qsae_context *ctx, const qsae_corpus_settings *s, qsae__filter **out);
+void qsae__filter_close(qsae_context *ctx, qsae__filter **f);
+bool qsae__filter_matches(const qsae__filter *f, const json_t *metadata);
+
+/* Value of a key, and the object that holds it under *name: a key that is there as it is written
+ * counts before its dots do. NULL if there is none. */
+json_t *qsae__field_find(json_t *object, const char *key, json_t **holder, const char **name);
 
 /* Whole numbers of an .npy file. */
 typedef struct qsae__id_array {
@@ -71,7 +108,8 @@ int64_t qsae__id_array_get(const qsae__id_array *a, int64_t i); /* row-major */
 int32_t qsae__stream_ids(qsae_corpus *c, const qsae_tokenizer *t, const char *path,
                          const qsae_corpus_settings *s, int64_t need, qsae__stream *stream);
 
-/* order [n]: indices of documents as the settings want them, NULL = as they are. */
+/* order [n]: indices of documents as the settings want them (order, shuffle, documents_from and
+ * documents_to), NULL = as they are. */
 int32_t qsae__order_make(qsae_context *ctx, const qsae_corpus_settings *s, int64_t documents,
                          int64_t **order, int64_t *n);
 

@@ -64,7 +64,10 @@ static int32_t format_of(const char *path, int32_t format, bool *jsonl, bool *zs
     *jsonl = format == QSAE_TEXT_JSONL;
     if (format != QSAE_TEXT_DEFAULT)
         return QSAE_OK;
-    if (has_ending(path, ".gz") || has_ending(path, ".xz") || has_ending(path, ".parquet"))
+    if (has_ending(path, ".parquet") || has_ending(path, ".arrow"))
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: a table; `qsae corpus` makes JSON lines of it",
+                          path);
+    if (has_ending(path, ".gz") || has_ending(path, ".xz"))
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: compressed text; decompress it first", path);
     *jsonl = has_ending(path, ".jsonl") || has_ending(path, ".ndjson") ||
              has_ending(path, ".jsonl.zst") || has_ending(path, ".ndjson.zst");

@@ -103,8 +103,10 @@ static int32_t read_rows(qsae_corpus *c, const qsae_tokenizer *t, const qsae_cor
         if (status == QSAE_OK)
             status = read_row(t, a, c->files.sources[0], record.line - 1, &row, &scratch);
         if (status == QSAE_OK)
-            status = qsae__stream_append(c, &record, &row, t->bos, stream);
+            status = qsae__stream_append(c, t, &record, &row, stream);
     }
+    if (status == QSAE_OK)
+        status = qsae__stream_finish(c, t, stream);
     qsae__free(c->ctx, order);
     qsae__free(c->ctx, row.ids);
     qsae__free(c->ctx, row.extents);

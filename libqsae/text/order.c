@@ -208,18 +208,49 @@ static int32_t order_seed(const char *text, uint64_t *seed)
     return QSAE_OK;
 }
 
+/* Keeps a range of the order. */
+static int32_t order_range(qsae_context *ctx, const qsae_corpus_settings *s, int64_t **order,
+                           int64_t *n)
+{
+    const int64_t all = *n, to = s->documents_to == 0 ? all : qsae__min_i64(s->documents_to, all);
+
+    if (s->documents_from == 0 && s->documents_to == 0)
+        return QSAE_OK;
+    if (s->documents_from >= all)
+        return qsae__fail(QSAE_EINVAL, "corpus: documents from %lld on: there are %lld",
+                          (long long)s->documents_from, (long long)all);
+    if (*order == NULL) {
+        *order = qsae__alloc_array(ctx, all, sizeof **order);
+        if (*order == NULL)
+            return QSAE_ENOMEM;
+        for (int64_t i = 0; i < all; i++)
+            (*order)[i] = i;
+    }
+    *n = to - s->documents_from;
+    memmove(*order, *order + s->documents_from, (size_t)*n * sizeof **order);
+    return QSAE_OK;
+}
+
 int32_t qsae__order_make(qsae_context *ctx, const qsae_corpus_settings *s, int64_t documents,
                          int64_t **order, int64_t *n)
 {
     uint64_t seed = 0;
-    int32_t status;
+    int32_t status = QSAE_OK;
 
     *order = NULL;
     *n = documents;
-    if (s->order != NULL)
-        return order_read(ctx, s->order, documents, order, n);
-    if (s->shuffle == NULL)
-        return QSAE_OK;
-    status = order_seed(s->shuffle, &seed);
-    return status == QSAE_OK ? order_shuffle(ctx, seed, documents, order) : status;
+    if (s->order != NULL) {
+        status = order_read(ctx, s->order, documents, order, n);
+    } else if (s->shuffle != NULL) {
+        status = order_seed(s->shuffle, &seed);
+        if (status == QSAE_OK)
+            status = order_shuffle(ctx, seed, documents, order);
+    }
+    if (status == QSAE_OK)
+        status = order_range(ctx, s, order, n);
+    if (status != QSAE_OK) {
+        qsae__free(ctx, *order);
+        *order = NULL;
+    }
+    return status;
 }

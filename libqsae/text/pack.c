@@ -82,8 +82,8 @@ int32_t qsae__pack(qsae_corpus *c, const qsae__stream *stream, int32_t bos, int6
     int64_t over;
     int32_t *next = NULL, status;
 
-    cut.lead = c->bos_policy == QSAE_BOS_CHUNK_START;
-    cut.content = c->context - cut.lead;
+    cut.content = qsae__pack_content(c->context, c->bos_policy, c->pack);
+    cut.lead = c->context - cut.content;
     if (c->stride > 0)
         cut_windows(&cut, c->stride, max_tokens);
     else
@@ -157,6 +157,8 @@ int32_t qsae__corpus_hash(qsae_corpus *c)
         qsae__hasher_i64(h, c->stride);
         qsae__hasher_i64(h, c->score_from);
     }
+    if (c->pack != QSAE_PACK_STREAM)
+        qsae__hasher_string(h, qsae_pack_name(c->pack));
     qsae__hasher_hex(h, c->hash);
     qsae__hasher_close(c->ctx, &h);
     return QSAE_OK;

@@ -11,18 +11,26 @@ typedef struct wave {
     qsae_context *ctx;
     const qsae__documents *files;
     const char *field;
+    const qsae__filter *filter; /* NULL = all documents */
+    bool blank_too;             /* texts of white space alone are documents */
+    bool keep_text;             /* instead of encoding it */
     const qsae__record *records;
     qsae__encoded *slots;
     qsae__encoder *encoders; /* [threads] */
     qsae__strbuf *scratch;   /* [threads] */
 } wave;
 
-/* The line without its text field, as compact JSON in our memory. */
-static int32_t take_metadata(qsae_context *ctx, json_t *line, const char *field, char **out)
+/* A line of JSON: the object that holds the text under that name. */
+struct line {
+    json_t *root, *holder;
+    const char *name;
+};
+
+/* The line, from which the text was taken, as compact JSON in our memory. */
+static int32_t take_metadata(qsae_context *ctx, const json_t *line, char **out)
 {
     char *text;
 
-    json_object_del(line, field);
     if (json_object_size(line) == 0)
         return QSAE_OK;
     text = json_dumps(line, JSON_COMPACT);
@@ -33,24 +41,35 @@ static int32_t take_metadata(qsae_context *ctx, json_t *line, const char *field,
     return *out == NULL ? QSAE_ENOMEM : QSAE_OK;
 }
 
-/* Text of a JSON line: *line keeps it alive. */
-static int32_t read_line(const wave *w, const qsae__record *r, const char *where, json_t **line,
+/* Text of a JSON line, which keeps it alive. */
+static int32_t read_line(const wave *w, const qsae__record *r, const char *where, struct line *line,
                          const char **text, size_t *size)
 {
     const json_t *v;
-    int32_t status = qsae__json_parse_with(r->text, (size_t)r->size, where, QSAE__JSON_NUL, line);
+    int32_t status = qsae__json_parse_with(r->text, (size_t)r->size, where, QSAE__JSON_NUL,
+                                           &line->root);
 
     if (status != QSAE_OK)
         return status;
-    v = json_object_get(*line, w->field);
-    if (!json_is_object(*line))
+    if (!json_is_object(line->root))
         return qsae__fail(QSAE_EFORMAT, "%s: expected object, found %s", where,
-                          qsae__json_type_name(*line));
+                          qsae__json_type_name(line->root));
+    v = qsae__field_find(line->root, w->field, &line->holder, &line->name);
     if (!json_is_string(v))
         return qsae__fail(QSAE_EFORMAT, "%s: key \"%s\": expected string, found %s", where,
                           w->field, qsae__json_type_name(v));
     *text = json_string_value(v);
     *size = json_string_length(v);
+    return QSAE_OK;
+}
+
+static int32_t keep(const wave *w, const char *text, size_t size, qsae__encoded *out)
+{
+    out->text = qsae__alloc_array(w->ctx, (int64_t)size, 1);
+    if (out->text == NULL)
+        return QSAE_ENOMEM;
+    memcpy(out->text, text, size);
+    out->text_size = (int64_t)size;
     return QSAE_OK;
 }
 
@@ -78,81 +97,77 @@ static int32_t encode(const wave *w, const char *text, size_t size, int32_t work
                                  &w->scratch[worker]);
 }
 
+/* The document of a record whose text is known. */
+static int32_t read_document(const wave *w, const qsae__record *r, const char *text, size_t size,
+                             int32_t worker, qsae__encoded *out)
+{
+    const char *stripped = text;
+    size_t stripped_size = size;
+    const int32_t status = qsae__strip(&stripped, &stripped_size);
+
+    if (status != QSAE_OK)
+        return status;
+    out->empty = w->blank_too && r->jsonl ? size == 0 : stripped_size == 0;
+    if (out->empty)
+        return QSAE_OK;
+    if (!r->jsonl) {
+        text = stripped;
+        size = stripped_size;
+    }
+    return w->keep_text ? keep(w, text, size, out) : encode(w, text, size, worker, out);
+}
+
+/* The document of a line; its text leaves the line before that becomes metadata. */
+static int32_t read_json(const wave *w, const qsae__record *r, const char *where, int32_t worker,
+                         qsae__encoded *out)
+{
+    struct line line = { .root = NULL };
+    const char *text = NULL;
+    size_t size = 0;
+    json_t *kept = NULL;
+    int32_t status = read_line(w, r, where, &line, &text, &size);
+
+    if (status == QSAE_OK) {
+        kept = json_incref(json_object_get(line.holder, line.name));
+        json_object_del(line.holder, line.name);
+        out->left_out = w->filter != NULL && !qsae__filter_matches(w->filter, line.root);
+        if (!out->left_out) {
+            status = read_document(w, r, text, size, worker, out);
+            if (status != QSAE_OK)
+                status = qsae__fail_in(status, "%s", where);
+            else if (!out->empty)
+                status = take_metadata(w->ctx, line.root, &out->metadata);
+        }
+    }
+    json_decref(kept);
+    json_decref(line.root);
+    return status;
+}
+
 static int32_t read_record(void *arg, int64_t tile, int32_t worker)
 {
     const wave *w = arg;
     const qsae__record *r = &w->records[tile];
     qsae__encoded *out = &w->slots[tile];
-    const char *text = r->text, *stripped;
-    size_t size = (size_t)r->size, stripped_size;
-    json_t *line = NULL;
     qsae__strbuf where;
-    int32_t status = QSAE_OK;
+    int32_t status;
 
     qsae__strbuf_init(&where, w->ctx);
     qsae__strbuf_addf(&where, r->jsonl ? "%s:%lld" : "%s: document %lld",
                       w->files->sources[r->source], (long long)r->line);
-    if (where.status != QSAE_OK)
-        return where.status;
-    if (r->jsonl) {
-        status = read_line(w, r, where.data, &line, &text, &size);
+    status = where.status;
+    if (status == QSAE_OK && r->jsonl) {
+        status = read_json(w, r, where.data, worker, out);
+    } else if (status == QSAE_OK && w->filter != NULL) {
+        status = qsae__fail(QSAE_EINVAL, "%s: where: plain text has no metadata",
+                            w->files->sources[r->source]);
+    } else if (status == QSAE_OK) {
+        status = read_document(w, r, r->text, (size_t)r->size, worker, out);
         if (status != QSAE_OK)
-            goto fail;
+            status = qsae__fail_in(status, "%s", where.data);
     }
-    stripped = text;
-    stripped_size = size;
-    status = qsae__strip(&stripped, &stripped_size);
-    out->empty = stripped_size == 0;
-    if (status == QSAE_OK && !out->empty)
-        status = r->jsonl ? encode(w, text, size, worker, out)
-                          : encode(w, stripped, stripped_size, worker, out);
-    if (status != QSAE_OK)
-        status = qsae__fail_in(status, "%s", where.data);
-    else if (r->jsonl && !out->empty)
-        status = take_metadata(w->ctx, line, w->field, &out->metadata);
-fail:
-    json_decref(line);
     qsae__strbuf_free(&where);
     return status;
-}
-
-int32_t qsae__stream_append(qsae_corpus *c, const qsae__record *r, qsae__encoded *s, int32_t bos,
-                            qsae__stream *out)
-{
-    const bool want = c->bos_policy == QSAE_BOS_DOC_START ||
-                      ((c->bos_policy == QSAE_BOS_STREAM_START ||
-                        c->bos_policy == QSAE_BOS_CHUNK_REPLACE) && c->n_documents == 0);
-    const int64_t first = out->ids.count;
-    int64_t added;
-    int32_t status = qsae__grow(c->ctx, &c->documents, &c->documents_capacity, c->n_documents + 1,
-                                sizeof *c->documents);
-
-    if (status == QSAE_OK && want && s->ids[0] != bos)
-        status = qsae__ids_add(&out->ids, &bos, 1);
-    if (status == QSAE_OK)
-        status = qsae__ids_add(&out->ids, s->ids, s->count);
-    if (status == QSAE_OK)
-        status = qsae__grow(c->ctx, &out->documents, &out->documents_capacity, out->ids.count,
-                            sizeof *out->documents);
-    if (status == QSAE_OK)
-        status = qsae__grow(c->ctx, &out->extents, &out->extents_capacity, out->ids.count,
-                            sizeof *out->extents);
-    if (status != QSAE_OK)
-        return status;
-    added = out->ids.count - first - s->count; /* BOS is no text */
-    memset(out->extents + first, 0, (size_t)added * sizeof *out->extents);
-    memcpy(out->extents + first + added, s->extents, (size_t)s->count * sizeof *out->extents);
-    for (int64_t i = first; i < out->ids.count; i++)
-        out->documents[i] = c->n_documents;
-    c->documents[c->n_documents++] = (qsae__document){
-        .first_token = first,
-        .n_tokens = out->ids.count - first,
-        .line = r->line,
-        .metadata = s->metadata,
-        .source = r->source,
-    };
-    s->metadata = NULL;
-    return QSAE_OK;
 }
 
 static int32_t report(const qsae_corpus_settings *s, const qsae__documents *d, uint64_t done)
@@ -165,8 +180,8 @@ static int32_t report(const qsae_corpus_settings *s, const qsae__documents *d, u
     return status;
 }
 
-static int32_t read_waves(qsae_corpus *c, const qsae_corpus_settings *s, int32_t bos, int64_t need,
-                          wave *w, qsae__stream *out)
+static int32_t read_waves(qsae_corpus *c, const qsae_tokenizer *t, const qsae_corpus_settings *s,
+                          int64_t need, wave *w, qsae__stream *out)
 {
     uint64_t done = 0;
     int32_t status = report(s, &c->files, 0);
@@ -179,17 +194,20 @@ static int32_t read_waves(qsae_corpus *c, const qsae_corpus_settings *s, int32_t
         for (int64_t i = 0; i < n; i++) {
             qsae__encoded *k = &w->slots[i];
             done += w->records[i].size;
-            if (status == QSAE_OK && !k->empty && (need == 0 || out->ids.count < need))
-                status = qsae__stream_append(c, &w->records[i], k, bos, out);
+            if (status == QSAE_OK && !k->left_out && (need == 0 || out->ids.count < need))
+                status = qsae__stream_append(c, t, &w->records[i], k, out);
             qsae__free(c->ctx, k->ids);
             qsae__free(c->ctx, k->extents);
             qsae__free(c->ctx, k->metadata);
+            qsae__free(c->ctx, k->text);
         }
         if (need > 0 && out->ids.count >= need)
             break;
         if (status == QSAE_OK)
             status = report(s, &c->files, done);
     }
+    if (status == QSAE_OK)
+        status = qsae__stream_finish(c, t, out);
     if (status == QSAE_OK)
         status = report(s, &c->files, c->files.bytes);
     return status;
@@ -199,8 +217,15 @@ int32_t qsae__stream_read(qsae_corpus *c, const qsae_tokenizer *t, const qsae_co
                           int64_t need, qsae__stream *stream)
 {
     const int32_t threads = qsae_context_threads(c->ctx);
-    wave w = { .ctx = c->ctx, .files = &c->files };
-    int32_t status = QSAE_ENOMEM;
+    wave w = { .ctx = c->ctx, .files = &c->files, .blank_too = c->pack != QSAE_PACK_STREAM,
+               .keep_text = c->pack == QSAE_PACK_TL2 };
+    qsae__filter *filter = NULL;
+    int32_t status = qsae__filter_open(c->ctx, s, &filter);
+
+    if (status != QSAE_OK)
+        return status;
+    status = QSAE_ENOMEM;
+    w.filter = filter;
 
     w.field = s->text_field == NULL ? "text" : s->text_field;
     w.slots = qsae__calloc(c->ctx, WAVE, sizeof *w.slots);
@@ -212,7 +237,7 @@ int32_t qsae__stream_read(qsae_corpus *c, const qsae_tokenizer *t, const qsae_co
             qsae__encoder_init(&w.encoders[i], t);
             qsae__strbuf_init(&w.scratch[i], c->ctx);
         }
-        status = read_waves(c, s, t->bos, need, &w, stream);
+        status = read_waves(c, t, s, need, &w, stream);
         for (int32_t i = 0; i < threads; i++) {
             qsae__encoder_free(&w.encoders[i]);
             qsae__strbuf_free(&w.scratch[i]);
@@ -221,6 +246,7 @@ int32_t qsae__stream_read(qsae_corpus *c, const qsae_tokenizer *t, const qsae_co
     qsae__free(c->ctx, w.slots);
     qsae__free(c->ctx, w.encoders);
     qsae__free(c->ctx, w.scratch);
+    qsae__filter_close(c->ctx, &filter);
     return status;
 }
 
@@ -229,5 +255,8 @@ void qsae__stream_free(qsae_context *ctx, qsae__stream *stream)
     qsae__free(ctx, stream->ids.data);
     qsae__free(ctx, stream->documents);
     qsae__free(ctx, stream->extents);
+    qsae__free(ctx, stream->text);
+    qsae__free(ctx, stream->ends);
+    qsae__free(ctx, stream->owners);
     memset(stream, 0, sizeof *stream);
 }

@@ -64,6 +64,24 @@ spliced() { # and every feature, as lines and as a table
         ! ls "$tmp"/f.*.tmp-* 2>/dev/null
 }
 
+# Part of a text: the same numbers as that part alone, and the result says what was asked for.
+selection() {
+    sed 's/^{/{"set": "rest", /; 1,3s/"rest"/"few"/' "$data/eval.jsonl" >"$tmp/sets.jsonl"
+    head -n 3 "$tmp/sets.jsonl" >"$tmp/three.jsonl"
+    set -- --json "$tmp/a.json" --context 64
+    evaluate --text "$tmp/three.jsonl" "$@" && mv "$tmp/a.json" "$tmp/b.json" &&
+        evaluate --text "$tmp/sets.jsonl" --where set=few --where set!=rest "$@" &&
+        tr -d ' \n' <"$tmp/a.json" | grep -q '"where":\["set=few","set!=rest"\]' &&
+        [ "$(grep -o '"fingerprint": "[0-9a-f]*"' "$tmp/a.json")" = \
+            "$(grep -o '"fingerprint": "[0-9a-f]*"' "$tmp/b.json")" ] &&
+        evaluate --text "$tmp/sets.jsonl" --documents :3 "$@" &&
+        [ "$(grep -o '"token_hash": "[0-9a-f]*"' "$tmp/a.json")" = \
+            "$(grep -o '"token_hash": "[0-9a-f]*"' "$tmp/b.json")" ] &&
+        evaluate --text "$tmp/sets.jsonl" --pack saelens --tokens 640 "$@" &&
+        grep -q '"pack": "saelens"' "$tmp/a.json" &&
+        tr -d ' \n' <"$tmp/a.json" | grep -q '"documents_range":\[0,null\]'
+}
+
 no_progress() { # stderr is no terminal: nothing but errors there
     evaluate --tokens 3000 2>"$tmp/err" >/dev/null && [ ! -s "$tmp/err" ]
 }
@@ -172,6 +190,11 @@ check "missing text" fails_with 2 'MODEL and --text' "$bin/evaluate" "$data/tiny
 check "bad number" fails_with 2 'whole number' evaluate --context many
 check "bad choice" fails_with 2 'f32, bf16' evaluate --compute f64
 check "bad sweep" fails_with 2 'layers, modules, kinds' evaluate --sweep rows
+check "evaluate reads part of a text" selection
+check "bad range" fails_with 2 'FROM:TO' evaluate --documents 3
+check "empty range" fails_with 2 'at least 4' evaluate --documents 3:3
+check "bad packing" fails_with 2 'stream, tl, saelens, tl2' evaluate --pack rows
+check "no such documents" fails_with 1 'no document where set=x' evaluate --where set=x
 check "missing checkpoint" fails_with 1 'no such folder or file' evaluate --condition /nowhere/m
 check "bad condition" fails_with 1 'nf5' evaluate --condition nf5
 check "missing model" fails_with 1 '/nowhere' "$bin/evaluate" /nowhere --text "$data/eval.jsonl"

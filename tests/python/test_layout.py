@@ -136,8 +136,8 @@ class Layout(Case):
         self.assertEqual(plain, {
             "qsae_status_count", "qsae_context_threads", "qsae_dtype_bits", "qsae_dtype_block",
             "qsae_dtype_from_name", "qsae_tokenizer_is_special", "qsae_bos_from_name",
-            "qsae_site_from_name", "qsae_model_site", "qsae_qmatrix_field_count",
-            "qsae_metric_count"})
+            "qsae_pack_from_name", "qsae_site_from_name", "qsae_model_site",
+            "qsae_qmatrix_field_count", "qsae_metric_count"})
 
 
 class Loading(Case):

@@ -103,6 +103,33 @@ class Corpora(Case):
         self.assertTrue(first["source"].endswith("a.jsonl"))
         self.assertLess(len(corpus[-1].ids), 33)
 
+    def test_selection(self):
+        lines = [{"text": f"Story {i}. " * 20, "k": {"n": i % 3}, "to": "x"} for i in range(12)]
+        path = self.write("".join(json.dumps(line) + "\n" for line in lines), "a.jsonl")
+
+        def read(**arguments):
+            corpus = qsae.Corpus(self.ctx, self.tokenizer, path, context=8, **arguments)
+            return [corpus.document(i)["line"] - 1 for i in range(corpus.info["documents"])]
+        order = np.random.default_rng(2).permutation(12).tolist()
+        self.assertEqual(read(where=["k.n=1"]), [1, 4, 7, 10])
+        self.assertEqual(read(where=["k.n=1", "k.n=2", "to!=y"], documents=(3, None)),
+                         [4, 5, 7, 8, 10, 11])
+        self.assertEqual(read(shuffle=2, documents=(2, 6)), order[2:6])
+        self.assertEqual(read(shuffle=2, documents=(None, 5), where=["k.n!=0"]),
+                         [i for i in order[:5] if i % 3])
+        rows = qsae.Corpus(self.ctx, self.tokenizer, path, context=8, pack="saelens")
+        self.assertEqual(rows.info["pack"], "saelens")
+        self.assertTrue(all(chunk.ids[0] == 2 for chunk in rows))
+        for name, part, arguments in (
+                ("QSAE_EINVAL", "found one string", {"where": "k=1"}),
+                ("QSAE_EINVAL", "no document where k=9", {"where": ["k=9"]}),
+                ("QSAE_EINVAL", "expected KEY=VALUE", {"where": ["k"]}),
+                ("QSAE_EINVAL", "documents from 12", {"documents": (12, None)}),
+                ("QSAE_EINVAL", "documents", {"documents": (-1, None)}),
+                ("QSAE_EINVAL", "stream, tl, saelens or tl2", {"pack": "x"}),
+                ("QSAE_EINVAL", "pack tl", {"pack": "tl", "bos": "doc_start"})):
+            self.fails(name, part, read, **arguments)
+
     def test_bundled_text(self):
         lines = []
         corpus = qsae.Corpus(self.ctx, self.tokenizer, TEXT, context=64, max_tokens=1000,

@@ -100,6 +100,7 @@ int main(void)
     failed += run(gguf_refused_tests, n_gguf_refused_tests, "gguf refused");
     failed += run(corpus_tests, n_corpus_tests, "corpus");
     failed += run(source_tests, n_source_tests, "sources");
+    failed += run(selection_tests, n_selection_tests, "selection");
     qsae__context_unref(test_ctx);
     return failed != 0;
 }

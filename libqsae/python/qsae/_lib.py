@@ -99,7 +99,7 @@ def text(value):
     return value.decode("utf-8", "replace") if value is not None else ""
 
 
-def version():
+def version() -> str:
     """Release of the library, with its revision if built from a checkout."""
     return text(lib.qsae_version())
 
@@ -150,6 +150,22 @@ def count(what, value, low=0, high=2**63 - 1):
     if not low <= number <= high:
         fail("QSAE_EINVAL", f"{what}: expected {low}..{high}, found {number}")
     return number
+
+
+def choose_documents(settings, where, documents, pack):
+    """Fills where, documents_from, documents_to and pack of corpus or audit settings."""
+    if isinstance(where, (str, bytes)):
+        fail("QSAE_EINVAL", "where: expected a list, found one string")
+    strings = [string_bytes(clause, "where") for clause in where]
+    settings.where = (ctypes.c_char_p * max(len(strings), 1))(*strings)
+    settings.n_where = len(strings)
+    first, last = (None, None) if documents is None else documents
+    settings.documents_from = count("documents", 0 if first is None else first)
+    settings.documents_to = 0 if last is None else count("documents", last, 1)
+    if pack is not None:
+        settings.pack = lib.qsae_pack_from_name(string_bytes(pack, "pack"))
+        if settings.pack < 0:
+            fail("QSAE_EINVAL", f"pack: {pack!r} is unknown; expected stream, tl, saelens or tl2")
 
 
 def bos_policy(name):

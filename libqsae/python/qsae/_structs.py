@@ -15,6 +15,8 @@ CONSTANTS = {
     "QSAE_BOS_DEFAULT": 0, "QSAE_BOS_NONE": 1, "QSAE_BOS_STREAM_START": 2,
     "QSAE_BOS_DOC_START": 3, "QSAE_BOS_CHUNK_START": 4,
     "QSAE_BOS_CHUNK_REPLACE": 5,
+    "QSAE_PACK_DEFAULT": 0, "QSAE_PACK_STREAM": 1, "QSAE_PACK_TL": 2, "QSAE_PACK_SAELENS": 3,
+    "QSAE_PACK_TL2": 4,
     "QSAE_TEXT_DEFAULT": 0, "QSAE_TEXT_PLAIN": 1, "QSAE_TEXT_JSONL": 2,
     "QSAE_TEXT_IDS": 3,
     "QSAE_COMPUTE_DEFAULT": 0, "QSAE_COMPUTE_F32": 1, "QSAE_COMPUTE_BF16": 2,
@@ -104,7 +106,9 @@ class CorpusSettings(Struct):
                 ("format", c_int32), ("keep_tail", c_int32), ("cross_labels", c_int32),
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
                 ("stride", c_int64), ("score_from", c_int64), ("order", c_char_p),
-                ("shuffle", c_char_p)]
+                ("shuffle", c_char_p), ("where", POINTER(c_char_p)), ("n_where", c_int64),
+                ("documents_from", c_int64), ("documents_to", c_int64), ("pack", c_int32),
+                ("reserved", c_int32)]
 
 
 class CorpusInfo(Struct):
@@ -112,7 +116,8 @@ class CorpusInfo(Struct):
                 ("documents", c_int64), ("chunks", c_int64), ("context", c_int64),
                 ("predicted_tokens", c_int64), ("bos_policy", c_int32), ("cross_labels", c_int32),
                 ("token_hash", c_char_p), ("stride", c_int64), ("score_from", c_int64),
-                ("scored_bytes", c_int64), ("scored_words", c_int64)]
+                ("scored_bytes", c_int64), ("scored_words", c_int64), ("pack", c_int32),
+                ("reserved", c_int32)]
 
 
 class DocumentInfo(Struct):
@@ -232,7 +237,9 @@ class AuditSettings(Struct):
                 ("sweep", c_int32), ("splice", c_int32), ("stride", c_int64),
                 ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p),
                 ("top_contexts", c_int64), ("exclude_tokens", c_char_p),
-                ("slices", POINTER(c_char_p)), ("n_slices", c_int64)]
+                ("slices", POINTER(c_char_p)), ("n_slices", c_int64),
+                ("where", POINTER(c_char_p)), ("n_where", c_int64), ("documents_from", c_int64),
+                ("documents_to", c_int64), ("pack", c_int32), ("reserved_pack", c_int32)]
 
 
 # C name of each struct, for the comparison with the headers.
@@ -307,6 +314,8 @@ PROTOTYPES = {
     "qsae_tokenizer_is_special": (_i32, _ptr, _i32),
     "qsae_bos_name": (_text, _i32),
     "qsae_bos_from_name": (_i32, _text),
+    "qsae_pack_name": (_text, _i32),
+    "qsae_pack_from_name": (_i32, _text),
     "qsae_corpus_settings_init": _init(CorpusSettings),
     "qsae_corpus_open": (Status, _ptr, _ptr, _text, POINTER(CorpusSettings), _ref),
     "qsae_corpus_open_ids": (Status, _ptr, _ptr, _i64, _i64, _ref),

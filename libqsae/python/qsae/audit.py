@@ -6,7 +6,7 @@ import os
 from ctypes import byref, c_char_p, c_size_t
 
 from ._handle import Desk, Handle
-from ._lib import bos_policy, choose, count, fail, lib, path_bytes, string_bytes
+from ._lib import bos_policy, choose, choose_documents, count, fail, lib, path_bytes, string_bytes
 from ._structs import CONSTANTS, LINE, PROGRESS, AuditSettings
 from .context import Context
 from .model import ATTENTION, COMPUTE
@@ -39,7 +39,8 @@ class Audit(Handle):
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
                  cross_labels=False, keep_tail=False, progress=None, sweep=None,
                  stride=0, score_from=0, order=None, shuffle=None, splice=False,
-                 top_contexts=0, exclude_tokens=None, slices=()):
+                 top_contexts=0, exclude_tokens=None, slices=(), where=(), documents=None,
+                 pack=None):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -60,6 +61,7 @@ class Audit(Handle):
         settings.order = None if order is None else path_bytes(order)
         settings.shuffle = None if shuffle is None else str(
             count("shuffle", shuffle, 0, 2**64 - 1)).encode()
+        choose_documents(settings, where, documents, pack)
         settings.max_tokens = count("tokens", tokens)
         settings.bos_policy = bos_policy(bos)
         settings.state = None if state is None else path_bytes(state)
@@ -117,7 +119,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
-             exclude_tokens=None, slices=()):
+             exclude_tokens=None, slices=(), where=(), documents=None, pack=None):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -134,6 +136,9 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     score_from    positions of a chunk or window before it are not scored
     order         file of document indices to read, in that order
     shuffle       seed: documents in the order of numpy's default_rng(seed).shuffle
+    where         list of "KEY=VALUE" and "KEY!=VALUE" about the metadata (doc/text.md)
+    documents     (first, end) of that order; None in place of either: no limit
+    pack          "stream", "tl", "saelens" or "tl2"
     bos           "none", "stream_start", "doc_start", "chunk_start" or "chunk_replace"
     tokens        stop after the chunk that reaches this many
     threads, cpu  of the Context that is made if ctx is None
@@ -154,7 +159,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
         with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
                    progress, sweep, stride, score_from, order, shuffle, splice,
-                   0, exclude_tokens, slices) as audit:
+                   0, exclude_tokens, slices, where, documents, pack) as audit:
             audit.run()
             return audit.result()
     finally:

@@ -10,7 +10,8 @@ import numpy as np
 
 from ._arrays import address, vector
 from ._handle import Desk, Handle
-from ._lib import bos_policy, choose, count, fail, lib, path_bytes, string_bytes, text
+from ._lib import (bos_policy, choose, choose_documents, count, fail, lib, path_bytes,
+                   string_bytes, text)
 from ._structs import CONSTANTS, CorpusInfo, CorpusSettings, DocumentInfo, TokenizerInfo
 
 _FORMATS = {"plain": CONSTANTS["QSAE_TEXT_PLAIN"], "jsonl": CONSTANTS["QSAE_TEXT_JSONL"],
@@ -94,17 +95,21 @@ class Corpus(Handle):
     score_from    positions of a chunk before it predict nothing
     order         file of document indices to read, in that order
     shuffle       seed: documents in the order of numpy's default_rng(seed).shuffle
+    where         list of "KEY=VALUE" and "KEY!=VALUE" about the metadata (doc/text.md)
+    documents     (first, end) of that order; None in place of either: no limit
+    pack          "stream", "tl", "saelens" or "tl2"; None = stream
 
     info          dict: tokens, stream_tokens, documents, chunks, context, predicted_tokens,
                   bos_policy, cross_labels, token_hash, stride, score_from, scored_bytes,
-                  scored_words
+                  scored_words, pack
     """
 
     _close = lib.qsae_corpus_close
 
     def __init__(self, ctx, tokenizer, path, context=0, max_tokens=0, bos=None, format=None,
                  text_field=None, separator=None, keep_tail=False, cross_labels=False,
-                 progress=None, stride=0, score_from=0, order=None, shuffle=None):
+                 progress=None, stride=0, score_from=0, order=None, shuffle=None, where=(),
+                 documents=None, pack=None):
         super().__init__()
         self._ctx = ctx
         desk = Desk()
@@ -116,6 +121,7 @@ class Corpus(Handle):
         settings.order = None if order is None else path_bytes(order)
         settings.shuffle = None if shuffle is None else str(
             count("shuffle", shuffle, 0, 2**64 - 1)).encode()
+        choose_documents(settings, where, documents, pack)
         settings.bos_policy = bos_policy(bos)
         settings.format = choose("format", format, _FORMATS)
         settings.text_field = text_field and string_bytes(text_field, "text_field")
@@ -144,6 +150,7 @@ class Corpus(Handle):
         lib.qsae_corpus_get_info(self.pointer, byref(info))
         self.info = info.as_dict()
         self.info["bos_policy"] = text(lib.qsae_bos_name(info.bos_policy))
+        self.info["pack"] = text(lib.qsae_pack_name(info.pack))
 
     def __len__(self):
         return self.info["chunks"]
