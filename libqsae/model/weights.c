@@ -28,8 +28,8 @@ void qsae__proj_shape(const qsae__config *c, int proj, int64_t shape[2])
     shape[1] = sizes[slot->in];
 }
 
-/* rtn axis=tl shares a scale between equal rows of all heads; q, k, v by head are such rows of one
- * larger head. */
+/* rtn axis=tl shares a scale between equal rows of all heads of q, of k, of v; by head they are
+ * such rows of one larger head. */
 int64_t qsae__proj_heads(const qsae__config *c, int proj)
 {
     switch (c->family->qkv) {
@@ -40,7 +40,7 @@ int64_t qsae__proj_heads(const qsae__config *c, int proj)
     case QSAE__QKV_BY_HEAD:
         return proj == QSAE__FUSED_QKV ? c->heads : 0;
     default:
-        return proj == QSAE__FUSED_QKV ? -1 : 0;
+        return proj == QSAE__FUSED_QKV ? -c->heads : 0;
     }
 }
 

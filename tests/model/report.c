@@ -61,7 +61,7 @@ static void test_codecs(void **state)
             qsae_model_settings_init(&settings, sizeof settings);
             settings.condition = specs[s];
             if (qsae_model_open(w, &settings, &model))
-                continue; /* inputs that are no whole blocks; GPT-2's layout under axis=tl */
+                continue; /* inputs that are no whole blocks */
             OK(qsae_model_get_cost(model, &cost));
             qsae_model_close(&model);
             OK(qsae_quantizer_open(ctx, specs[s], &z));
@@ -74,6 +74,10 @@ static void test_codecs(void **state)
                 qsae_qmatrix *encoded = NULL;
                 qsae_weight_error want = { .struct_size = sizeof want };
                 assert_int_equal(e.layer, i / qsae__projs(&w->config));
+                if (strstr(e.module, "c_attn") && strstr(specs[s], "axis=tl")) {
+                    bytes += e.bytes; /* a quantizer knows one matrix of heads only */
+                    continue;
+                }
                 snprintf(path, sizeof path, "%s%s.%d.%s", w->prefix,
                          qsae__family_layers(w->config.family), (int)e.layer, e.module);
                 const qsae_rows r = rows_of(w, path, info.dtype);
