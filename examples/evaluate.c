@@ -25,6 +25,9 @@ static const char usage[] =
     "                             every condition on one layer, module or kind of module at a\n"
     "                             time, ranked by what it costs\n"
     "  --profile NAME             default, article or paper\n"
+    "  --process WHAT             weights processed first: fold_ln, center_writing_weights,\n"
+    "                             center_unembed, fold_value_biases (commas between), tl (all\n"
+    "                             of them, as TransformerLens loads a model) or none\n"
     "  --compute f32|bf16         arithmetic of the models\n"
     "  --attn eager|sdpa|fp32     attention's rounding points in bf16\n"
     "  --context N --batch N      tokens per chunk, chunks per batch\n"
@@ -142,7 +145,7 @@ static const struct option longs[] = {
     { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
-    { "sweep", required_argument, NULL, 'w' },
+    { "sweep", required_argument, NULL, 'w' },     { "process", required_argument, NULL, 'R' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
@@ -183,6 +186,7 @@ static void set_option(struct options *o, int c)
     case 'u': o->context.cpu = optarg; break;
     case 'P': o->context.pin = 1; break;
     case 'o': o->json = optarg; break;
+    case 'R': a->process = optarg; break;
     case 'S': a->state = optarg; break;
     case 'O': a->order = optarg; break;
     case 'H': a->shuffle = optarg; break;

@@ -58,6 +58,8 @@ typedef struct qsae__family {
     bool scale_embedding;   /* x_0 = E sqrt(width) */
     bool eager;             /* attention where none is asked for; else sdpa */
     bool any_width;         /* hidden_size need not be a multiple of the number of heads */
+    bool processed;         /* no layer but those of its slots and the head reads a norm or writes
+                               to the residual stream: what process.c relies on */
     /* Where the family differs; 0 or NULL: q, k, v and a gated MLP as in Llama, and its names. */
     const qsae__proj_slot *slots;
     int n_slots;

@@ -205,7 +205,8 @@ class AuditSettings(Struct):
                 ("keep_tail", c_int32),
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
                 ("sweep", c_int32), ("reserved", c_int32), ("stride", c_int64),
-                ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p)]
+                ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p),
+                ("process", c_char_p)]
 
 
 # C name of each struct, for the comparison with the headers.
@@ -290,6 +291,8 @@ PROTOTYPES = {
     "qsae_weights_open": (Status, _ptr, _text, _ref),
     "qsae_weights_close": (None, _ref),
     "qsae_weights_get_info": (Status, _ptr, POINTER(ModelInfo)),
+    "qsae_weights_process": (Status, _ptr, _text, _ref),
+    "qsae_weights_processing": (_text, _ptr),
     "qsae_weights_matrix": (Status, _ptr, _text, _ref),
     "qsae_weights_matrix_count": (_i64, _ptr, _ptr),
     "qsae_weights_error": (Status, _ptr, _ptr, _text, _i64, POINTER(WeightError)),
