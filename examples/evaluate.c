@@ -28,6 +28,9 @@ static const char usage[] =
     "                             time, ranked by what it costs\n"
     "  --splice                   run every model with each SAE spliced in, too: CE recovered\n"
     "  --profile NAME             default, article or paper\n"
+    "  --process WHAT             weights processed first: fold_ln, center_writing_weights,\n"
+    "                             center_unembed, fold_value_biases (commas between), tl (all\n"
+    "                             of them, as TransformerLens loads a model) or none\n"
     "  --compute f32|bf16         arithmetic of the models\n"
     "  --attn eager|sdpa|fp32     attention's rounding points in bf16\n"
     "  --context N --batch N      tokens per chunk, chunks per batch\n"
@@ -162,9 +165,10 @@ static const struct option longs[] = {
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "sweep", required_argument, NULL, 'w' },     { "splice", no_argument, NULL, 'l' },
     { "slice", required_argument, NULL, 'L' },
-    { "compat", required_argument, NULL, 'M' },
+    { "compat", required_argument, NULL, '2' },
     { "exclude-tokens", required_argument, NULL, 'E' },
     { "features", required_argument, NULL, 'e' },  { "top", required_argument, NULL, 'm' },
+    { "process", required_argument, NULL, 'R' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
@@ -221,6 +225,7 @@ static void set_option(struct options *o, int c)
     case 'u': o->context.cpu = optarg; break;
     case 'P': o->context.pin = 1; break;
     case 'o': o->json = optarg; break;
+    case 'R': a->process = optarg; break;
     case 'S': a->state = optarg; break;
     case 'O': a->order = optarg; break;
     case 'H': a->shuffle = optarg; break;
@@ -233,7 +238,7 @@ static void set_option(struct options *o, int c)
     case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
     case 'l': a->splice = 1; break;
     case 'L': o->slices[a->n_slices++] = optarg; break;
-    case 'M': o->compat = choice("compat", optarg, compat_names); break;
+    case '2': o->compat = choice("compat", optarg, compat_names); break;
     case 'E': a->exclude_tokens = optarg; break;
     case 'e': o->features = optarg; break;
     case 'm': a->top_contexts = count("top", optarg, 1); break;

@@ -18,7 +18,8 @@ typedef struct qsae_audit qsae_audit;
                                     feature statistics */
 #define QSAE_PROFILE_ARTICLE 1 /**< "A Black Box Made Less Opaque (part 4)": context 512, batch 4,
                                     BOS at document start, bf16, snapshots at 5k..500k tokens */
-#define QSAE_PROFILE_PAPER 2   /**< arXiv 2606.03002: context 512, batch 4, no BOS */
+#define QSAE_PROFILE_PAPER 2   /**< arXiv 2606.03002: context 512, batch 4, no BOS; models with
+                                    LayerNorm processed as TransformerLens does */
 
 /* Sweeps: every condition becomes many, each on a part of what it selects. */
 #define QSAE_SWEEP_NONE 0
@@ -73,6 +74,10 @@ typedef struct qsae_audit_settings {
     int64_t documents_to;     /**< as in text.h */
     int32_t pack;             /**< QSAE_PACK_* */
     int32_t reserved_pack;
+    const char *process;      /**< what is done to the weights of the model, and of checkpoints that
+                                   are conditions, before anything else: as
+                                   qsae_weights_process; NULL = the profile's ("none"; paper: "tl"
+                                   for models with LayerNorm) */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

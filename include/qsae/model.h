@@ -50,6 +50,29 @@ typedef struct qsae_model_info {
  * covered (the first such call reads the file). QSAE_EINVAL, QSAE_ENOMEM. */
 QSAE_API int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_info *info);
 
+/**
+ * Processes weights as TransformerLens does when it loads a model. The result is a checkpoint of
+ * its own: what a step changes is copied, in f32 (memory: 4 bytes per weight of it); all else is
+ * shared. A tied head becomes a matrix of its own. qsae_weights_save refuses it.
+ * @param what  steps with commas between, done in this order whichever comes first in the list:
+ *              "fold_ln" (gain and bias of norms into the layers that read them),
+ *              "center_writing_weights" (embedding, positions and what writes to the residual
+ *              stream have mean 0 over it; models with LayerNorm), "center_unembed" (the head has
+ *              mean 0 over the vocabulary; models without a final soft cap), "fold_value_biases"
+ *              (into the bias of attention's output); "tl" is all four. A step that a model cannot
+ *              have is left out, as TransformerLens leaves it out; qsae_weights_processing says
+ *              which were done. NULL, "" or "none": none, and *out is another reference to the
+ *              same weights
+ * @param out   to be closed with qsae_weights_close, before or after weights
+ * @return QSAE_EINVAL (an unknown step; weights that are processed already), QSAE_EUNSUPPORTED
+ *         (weights stored compressed, a model type that it is not defined for), QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_weights_process(qsae_weights *weights, const char *what, qsae_weights **out);
+
+/** The steps that were done, in their order: "fold_ln,center_unembed"; "" if none. Valid until the
+ * weights are closed. */
+QSAE_API const char *qsae_weights_processing(const qsae_weights *weights);
+
 typedef struct qsae_save_settings {
     size_t struct_size;
     int32_t dtype;             /**< QSAE_F32, _BF16, _F16: every F32, F16 and BF16 tensor is cast to

@@ -33,6 +33,7 @@ struct qsae__profile {
     int64_t headline;            /* the budget its figures are quoted at */
     int64_t max_tokens;          /* 0 = all */
     const char *const *conditions; /* when the caller names none; NULL-terminated, or NULL */
+    const char *process;         /* of the weights of models with LayerNorm, or NULL */
 };
 
 const struct qsae__profile *qsae__profile_get(int32_t id);
@@ -139,6 +140,7 @@ struct qsae_audit {
     int64_t n_excluded;
     bool exclude_special;
     bool splice;                 /* models run with each SAE spliced in, too */
+    const char *process;         /* settings'; NULL once opened */
     char *state_path;
     char fingerprint[QSAE__HASH_SIZE];
     qsae_progress_callback progress;

@@ -240,6 +240,8 @@ static int32_t checkpoint_json(const struct participant *p, json_t **out)
     json_object_set_new(o, "path", json_string(p->label));
     json_object_set_new(o, "type", json_string(q.type));
     json_object_set_new(o, "storage", json_string(*q.storage ? q.storage : "plain"));
+    const char *const process = qsae_weights_processing(p->weights);
+    json_object_set_new(o, "process", json_string(*process ? process : "none"));
     json_object_set_new(o, "hash", json_string(q.hash));
     json_object_set_new(o, "layers", json_integer(q.layers));
     json_object_set_new(o, "width", json_integer(q.width));

@@ -88,10 +88,26 @@ static bool exists(const char *path)
     return qsae__folder_exists(path) || qsae__file_exists(path);
 }
 
+/* A checkpoint, its weights processed as the caller or the profile says. */
+static int32_t open_weights(qsae_audit *a, const char *path, struct participant *p)
+{
+    qsae_weights *stored = NULL;
+    int32_t st = qsae_weights_open(a->ctx, path, &stored);
+    if (st != QSAE_OK)
+        return st;
+    const char *const own = qsae__weights_layer_norm(stored) ? a->profile->process : NULL;
+    st = qsae_weights_process(stored, a->process ? a->process : own, &p->weights);
+    if (st != QSAE_OK && own && !a->process)
+        st = qsae__fail_in(st, "profile %s processes weights as TransformerLens does, unless "
+                           "process is \"none\"", a->profile->name);
+    qsae_weights_close(&stored);
+    return st;
+}
+
 /* Another checkpoint. */
 static int32_t open_checkpoint(qsae_audit *a, struct participant *p, const char *path)
 {
-    int32_t st = qsae_weights_open(a->ctx, path, &p->weights);
+    int32_t st = open_weights(a, path, p);
     if (st == QSAE_OK && !(p->label = qsae__strdup(a->ctx, path)))
         st = QSAE_ENOMEM;
     if (st == QSAE_OK)
@@ -184,7 +200,7 @@ int32_t qsae__participants_open(qsae_audit *a, const qsae_audit_settings *s)
     if (!a->participants)
         return QSAE_ENOMEM;
     a->n_participants = 1;
-    int32_t st = qsae_weights_open(a->ctx, s->model, &a->participants[0].weights);
+    int32_t st = open_weights(a, s->model, &a->participants[0]);
     if (st == QSAE_OK)
         st = qsae__participant_model(a, &a->participants[0], NULL);
     if (st == QSAE_OK)

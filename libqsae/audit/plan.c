@@ -38,7 +38,8 @@ static const struct qsae__profile profiles[] = {
       .batch = 4,
       .fvu = "fvu_dim",
       .budgets = { 50000, 100000, 200000 },
-      .headline = 100000 },
+      .headline = 100000,
+      .process = "tl" },
 };
 
 const struct qsae__profile *qsae__profile_get(int32_t id)
@@ -377,6 +378,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->sweep = s->sweep;
     a->splice = s->splice != 0;
     a->top = s->top_contexts;
+    a->process = s->process;
     a->progress = s->progress;
     a->progress_cookie = s->progress_cookie;
     a->cancel = s->cancel;
@@ -389,7 +391,10 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
         return QSAE_ENOMEM;
     if ((st = qsae__batch_exclude(a, s->exclude_tokens)) != QSAE_OK)
         return st;
-    if ((st = open_text(a, s)) != QSAE_OK || (st = qsae__participants_open(a, s)) != QSAE_OK)
+    if ((st = open_text(a, s)) == QSAE_OK)
+        st = qsae__participants_open(a, s);
+    a->process = NULL; /* the caller's memory */
+    if (st != QSAE_OK)
         return st;
     for (int64_t i = 0; i < s->n_saes && st == QSAE_OK; i++)
         st = open_sae(a, s->saes[i], &a->saes[i]);

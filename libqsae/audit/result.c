@@ -194,6 +194,8 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
     json_object_set_new(o, "compute",
                         json_string(r->cost.compute == QSAE_COMPUTE_BF16 ? "bf16" : "f32"));
     json_object_set_new(o, "attention", json_string(attention_name(r->cost.attention)));
+    const char *const process = qsae_weights_processing(r->weights);
+    json_object_set_new(o, "process", json_string(*process ? process : "none"));
     json_object_set_new(o, "fingerprint", json_string(a->fingerprint));
     json_object_set_new(o, "complete", json_boolean(a->next_chunk >= a->corpus_info.chunks));
     json_object_set_new(o, "corpus", corpus_json(a));

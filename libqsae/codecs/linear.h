@@ -17,7 +17,7 @@ typedef struct qsae__linear_weight {
     const void *bias;         /* [n_out] or NULL */
     int32_t bias_dtype;
     int64_t heads; /* for rtn axis=tl on Q, K, V: number of heads of this matrix, else 0;
-                    * -1: it is Q, K and V one after the other, refused there */
+                    * -n: it is Q, K and V of n heads one after the other */
     uint64_t stream;          /* see qsae__source */
     /* Where a packed copy of the weight, rounded to bf16, is kept for every layer over the same
      * data; the layer that makes it puts a reference there. NULL: not shared. */

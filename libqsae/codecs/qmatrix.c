@@ -212,7 +212,7 @@ int32_t qsae__qmatrix_new(qsae_context *ctx, const qsae__codec_ops *ops, int32_t
     q->dtype = dtype;
     q->n_out = n_out;
     q->n_in = n_in;
-    q->heads = 1;
+    q->heads = q->parts = 1;
     *out = q;
     return QSAE_OK;
 }
@@ -239,9 +239,6 @@ static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const q
         }
         c = &fallback;
     }
-    if (heads < 0 && c->codec == QSAE__RTN && c->axis == QSAE__AXIS_TL)
-        return qsae__fail(QSAE_EUNSUPPORTED, "rtn:axis=tl is not supported for a matrix of all "
-                          "heads' q, k and v side by side");
     int32_t status = qsae__qmatrix_new(ctx, ops_of(c->codec), src->round ? src->round : src->dtype,
                                        src->n_out, src->n_in, &q);
     if (status)
@@ -249,7 +246,8 @@ static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const q
     q->codec = *c;
     q->codec.only = q->codec.skip = NULL;
     q->codec.prune_target = q->codec.canonical = q->codec.codec_canonical = NULL;
-    q->heads = heads > 0 ? heads : 1;
+    q->parts = heads < 0 ? 3 : 1;
+    q->heads = heads < 0 ? -heads : qsae__max_i64(heads, 1);
     status = q->ops->encode(q, src);
     if (status)
         qsae_qmatrix_close(&q);

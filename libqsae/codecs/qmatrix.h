@@ -42,7 +42,8 @@ struct qsae_qmatrix {
                               * as a codec of conditions describes it: then codec is that one */
     int32_t dtype;           /* the weight's, after rounding */
     int64_t n_out, n_in;
-    int64_t heads;           /* rtn axis=tl, at least 1 */
+    int64_t heads;           /* rtn axis=tl, at least 1: of each of */
+    int64_t parts;           /* as many equal runs of rows, at least 1 */
     void *codes;             /* 4-bit: packed; llm.int8, rtn: one byte each; none: the elements */
     uint64_t code_bytes;
     float *scale;            /* nf4/fp4: block maxima as decoding sees them; llm.int8: SCB; rtn */
@@ -81,7 +82,7 @@ extern const qsae__codec_ops qsae__codec_none, qsae__codec_4bit, qsae__codec_int
 
 /*
  * Encodes a weight as c says: pruned, then encoded by the codec, then replaced by its control.
- * heads: see quantizer.h. QSAE_EINVAL, QSAE_EUNSUPPORTED, QSAE_EOVERFLOW, QSAE_ENOMEM.
+ * heads: see quantizer.h; -n: n heads' q, all their k, all their v. QSAE_EINVAL, QSAE_EUNSUPPORTED, QSAE_EOVERFLOW, QSAE_ENOMEM.
  */
 int32_t qsae__qmatrix_encode(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
                              int64_t heads, qsae_qmatrix **out);

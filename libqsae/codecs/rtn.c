@@ -71,13 +71,25 @@ static int32_t range_columns(void *arg, int64_t tile, int32_t worker)
     return QSAE_OK;
 }
 
-/* Ranges of rows that share a scale: rows of equal index modulo `rows`. */
-static void fold_ranges(struct job *job, int64_t rows)
+/* Which scales a row has: rows of equal index within the heads of a part share theirs. */
+static int64_t scale_row(const qsae_qmatrix *q, int64_t row)
 {
-    const int64_t n = rows * job->groups;
-    for (int64_t i = n; i < job->q->n_out * job->groups; i++) {
-        job->min[i % n] = fminf(job->min[i % n], job->min[i]);
-        job->max[i % n] = fmaxf(job->max[i % n], job->max[i]);
+    const int64_t part = q->n_out / q->parts, head = q->scale_rows / q->parts;
+    return head > 0 ? row / part * head + row % part % head : 0;
+}
+
+/* Ranges of rows that share a scale, over those of the first rows. */
+static void fold_ranges(struct job *job)
+{
+    const int64_t part = job->q->n_out / job->q->parts, head = job->q->scale_rows / job->q->parts;
+    for (int64_t row = 0; row < job->q->n_out; row++) {
+        const int64_t from = row * job->groups, to = scale_row(job->q, row) * job->groups;
+        const bool first = row % part < head; /* what is at `to` is done with */
+        float *const min = job->min + to, *const max = job->max + to;
+        for (int64_t g = 0; g < job->groups; g++) {
+            min[g] = first ? job->min[from + g] : fminf(min[g], job->min[from + g]);
+            max[g] = first ? job->max[from + g] : fmaxf(max[g], job->max[from + g]);
+        }
     }
 }
 
@@ -111,7 +123,7 @@ static struct run run_at(const qsae_qmatrix *q, int64_t row, int64_t col, int64_
     if (q->codec.axis == QSAE__AXIS_TENSOR)
         return (struct run){ end, 0, 0 };
     const int64_t step = q->codec.group ? q->codec.group : q->n_in, g = col / step;
-    const int64_t at = row % q->scale_rows * q->scale_cols + g;
+    const int64_t at = scale_row(q, row) * q->scale_cols + g;
     return (struct run){ qsae__min_i64(end, (g + 1) * step), at, 0 };
 }
 
@@ -164,9 +176,9 @@ static int32_t plan(struct job *job)
     job->alone = rows;
     if (q->codec.axis != QSAE__AXIS_TL)
         return QSAE_OK;
-    if (q->n_out % q->heads)
+    if (q->n_out % (q->parts * q->heads))
         return qsae__fail(QSAE_EINVAL, "rtn:axis=tl: %lld outputs are not a multiple of %lld heads",
-                          (long long)q->n_out, (long long)q->heads);
+                          (long long)q->n_out, (long long)(q->parts * q->heads));
     q->scale_rows = q->n_out / q->heads;
     job->alone = q->heads == 1;
     return QSAE_OK;
@@ -211,7 +223,7 @@ static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
     if (status)
         goto fail;
     if (!job.alone && q->codec.axis != QSAE__AXIS_COLUMN)
-        fold_ranges(&job, q->scale_rows);
+        fold_ranges(&job);
     if (!job.alone)
         scales(&job, 0, q->scale_rows * q->scale_cols);
     status = qsae__parallel(q->ctx, q->n_out, encode_row, &job);

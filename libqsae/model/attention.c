@@ -33,7 +33,8 @@
 
 #define KEY_BLOCK 512
 #define MAX_ROWS 256         /* stacked query rows of an item */
-#define MAX_SCORES (1 << 18) /* floats of whole-row scores */
+#define MAX_SCORES (1 << 18) /* floats of whole-row scores, but for */
+#define MIN_ROWS 64          /* rows: keys are packed anew for every item */
 
 static int64_t align16(int64_t n)
 {
@@ -47,11 +48,14 @@ struct shape {
     int64_t score_ld;    /* columns of the score buffer */
 };
 
-static struct shape shape_of(int64_t heads, int64_t kv_heads, int64_t n_tokens, int32_t mode)
+/* window: of the layer, 0 = none: an item's keys are those of it, from a whole step on. */
+static struct shape shape_of(int64_t heads, int64_t kv_heads, int64_t n_tokens, int64_t window,
+                             int32_t mode)
 {
     struct shape s = { .group = heads / kv_heads };
-    s.score_ld = align16(mode == QSAE_ATTN_SDPA ? qsae__min_i64(KEY_BLOCK, n_tokens) : n_tokens);
-    const int64_t fit = qsae__min_i64(MAX_ROWS, MAX_SCORES / s.score_ld);
+    const int64_t seen = window && window < n_tokens ? window + MAX_ROWS + QSAE__GEMM_KB : n_tokens;
+    s.score_ld = align16(qsae__min_i64(mode == QSAE_ATTN_SDPA ? KEY_BLOCK : seen, n_tokens));
+    const int64_t fit = qsae__min_i64(MAX_ROWS, qsae__max_i64(MIN_ROWS, MAX_SCORES / s.score_ld));
     s.queries = qsae__min_i64(n_tokens, qsae__max_i64(1, fit / s.group));
     s.rows = s.group * s.queries;
     return s;
@@ -443,12 +447,16 @@ static int32_t run_packed(qsae_context *ctx, const qsae__attention *a)
     return st == QSAE_OK ? qsae__parallel(ctx, pairs * j.cuts, packed_item, &j) : st;
 }
 
+/* A window makes rows of scores shorter, and may make them more. */
 int64_t qsae__attention_floats(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t n_tokens,
                                int32_t mode)
 {
-    const struct shape s = shape_of(heads, kv_heads, n_tokens, mode);
+    const struct shape s = shape_of(heads, kv_heads, n_tokens, 0, mode);
+    const int64_t rows = qsae__min_i64(s.group * n_tokens, qsae__max_i64(MAX_ROWS, s.group));
+    const int64_t scores = qsae__min_i64(rows * s.score_ld,
+                                         qsae__max_i64(MAX_SCORES, s.rows * s.score_ld));
     const int64_t f32 =
-        QSAE__GEMM_SCRATCH + s.rows * (3 * align16(head_dim) + s.score_ld) + 2 * align16(s.rows);
+        QSAE__GEMM_SCRATCH + rows * 3 * align16(head_dim) + scores + 2 * align16(rows);
     return qsae__max_i64(f32, packed_floats(heads, kv_heads, head_dim, n_tokens));
 }
 
@@ -520,7 +528,7 @@ int32_t qsae__attention_run(qsae_context *ctx, const qsae__attention *a)
     if (a->panels)
         return run_packed(ctx, a);
     struct job job = { .a = a, .ctx = ctx };
-    job.s = shape_of(a->heads, a->kv_heads, a->n_tokens, a->mode);
+    job.s = shape_of(a->heads, a->kv_heads, a->n_tokens, a->window, a->mode);
     job.cuts = qsae__ceil_div(a->n_tokens, job.s.queries);
     return qsae__parallel(ctx, a->n_seq * a->kv_heads * job.cuts, run_item, &job);
 }

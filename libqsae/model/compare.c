@@ -151,5 +151,7 @@ void qsae__weights_compare(const qsae_weights *reference, const qsae_weights *ot
         compare_shapes(&c, a, b);
     compare_i64(&c, "max_positions", a->max_positions, b->max_positions);
     compare_text(&c, "dtype", qsae_dtype_name(x.dtype), qsae_dtype_name(y.dtype));
+    compare_text(&c, "weight processing", *reference->process ? reference->process : "none",
+                 *other->process ? other->process : "none");
     compare_text(&c, "storage", *x.storage ? x.storage : "plain", *y.storage ? y.storage : "plain");
 }

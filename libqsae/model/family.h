@@ -67,6 +67,8 @@ typedef struct qsae__family {
     bool any_width;         /* hidden_size need not be a multiple of the number of heads */
     bool v_norm;            /* values are normed, without a weight */
     bool extras;            /* has what extras.h is about */
+    bool processed;         /* no layer but those of its slots and the head reads a norm or writes
+                               to the residual stream: what process.c relies on */
     /* Where the family differs; 0 or NULL: q, k, v and a gated MLP as in Llama, and its names. */
     const qsae__proj_slot *slots;
     int n_slots;

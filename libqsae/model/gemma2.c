@@ -66,6 +66,7 @@ const qsae__family qsae__family_gemma2 = {
     .norm = QSAE__NORM_GEMMA,
     .scale_embedding = true,
     .eager = true,
+    .processed = true,
     .read = read,
     .block = qsae__block_sequential,
 };

@@ -87,7 +87,8 @@ static int32_t read(qsae_context *ctx, const json_t *top, const json_t *o, const
                [QSAE__NORM_ATTN_OUT] = "post_attention_layernorm", \
                [QSAE__NORM_MLP_IN] = "pre_feedforward_layernorm", \
                [QSAE__NORM_MLP_OUT] = "post_feedforward_layernorm" }, \
-    .norm = QSAE__NORM_GEMMA, .scale_embedding = true, .read = read, .block = qsae__block_sequential
+    .norm = QSAE__NORM_GEMMA, .scale_embedding = true, .processed = true, .read = read, \
+    .block = qsae__block_sequential
 
 const qsae__family qsae__family_gemma3_text = { .model_type = "gemma3_text", GEMMA3 };
 

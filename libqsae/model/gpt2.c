@@ -107,6 +107,7 @@ const qsae__family qsae__family_gpt2 = {
     .layers = "h",
     .final_norm = "ln_f",
     .head = "lm_head",
+    .processed = true,
     .read = read,
     .block = qsae__block_sequential,
 };

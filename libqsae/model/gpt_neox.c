@@ -102,6 +102,7 @@ const qsae__family qsae__family_gpt_neox = {
     .embed = "embed_in",
     .final_norm = "final_layer_norm",
     .head = "embed_out",
+    .processed = true,
     .read = read,
     .block = block,
 };

@@ -128,6 +128,7 @@ static int64_t collect(const qsae_weights *w, struct named *list)
     ADD_VECTOR(w->norm);
     ADD_VECTOR(w->norm_bias);
     ADD_VECTOR(w->positions);
+    ADD(w->head_bias, NULL, "lm_head.bias");
     if (!w->config.tied)
         ADD(w->head.tensor, w->head.stored, "lm_head.weight");
     for (int64_t i = 0; i < w->config.layers; i++) {
@@ -166,6 +167,8 @@ static int32_t compute(qsae_weights *w)
         collect(w, list);
         qsort(list, (size_t)n, sizeof *list, by_name);
         add_config(h, &w->config);
+        if (w->process[0])
+            qsae__hasher_string(h, w->process);
         for (int64_t i = 0; i < n; i++) {
             add_tensor(h, &list[i]);
             if (list[i].tensor)

@@ -127,6 +127,8 @@ static void fold_row(const struct head_job *j, int64_t row, int64_t v0, int64_t 
         const double diff = f[p].diff * shrink0;
         float *const z = tile + i * stride;
         bool grown;
+        if (m->head_bias)
+            j->ops->add(z, m->head_bias + v0, z, n, 0);
         if (cap > 0) {
             if (m->bf16)
                 j->ops->round_bf16(z, n);

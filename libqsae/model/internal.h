@@ -86,8 +86,11 @@ struct qsae_weights {
     qsae__tensors *tensors;
     qsae__scheme *scheme;          /* quantization_config, or NULL */
     bool gguf;                     /* of a GGUF file */
+    qsae_weights *source;          /* what these were processed from, or NULL: owns their config */
+    char process[96];              /* how, in canonical form, or "" */
     qsae__matrix embed;            /* [vocab, width] */
     qsae__matrix head;             /* [vocab, width]; not set if tied */
+    const qsae__tensor *head_bias; /* [vocab], of processed weights, or NULL */
     const qsae__tensor *norm;      /* [width] */
     const qsae__tensor *norm_bias; /* [width], of a LayerNorm */
     const qsae__tensor *positions; /* [max_positions, width], or NULL */
@@ -144,6 +147,9 @@ qsae__source qsae__matrix_source(const qsae_weights *w, const qsae__matrix *m, i
 
 qsae_weights *qsae__weights_ref(qsae_weights *w);
 void qsae__weights_unref(qsae_weights *w);
+/* A checkpoint of the same tensors; others, in memory of `tensors` (referenced), may replace them.
+ * Plain ones only: nothing of it is stored compressed. */
+int32_t qsae__weights_derive(qsae_weights *from, qsae__tensors *tensors, qsae_weights **out);
 /* hash.c: fills w->hash. */
 int32_t qsae__weights_hash(qsae_weights *w);
 /* Fills *info from the checkpoint, the hash only if asked for. */
@@ -181,6 +187,7 @@ struct qsae_model {
     qsae__panels head_panels;
     qsae__packed_weight *head_packed; /* the head for the bf16 product; NULL: head_panels, f32 */
     int32_t head_parts;               /* of the rows it multiplies: 1 bf16, 3 f32 in parts */
+    float *head_bias;                 /* [vocab], added to logits before they are rounded, or NULL */
     qsae__rope_tables rope;       /* grown by qsae__slab_open */
     /* Codes of the cache, per layer type; NULL = none. */
     qsae__kv *kv_k[QSAE__LAYER_TYPES], *kv_v[QSAE__LAYER_TYPES];

@@ -51,7 +51,7 @@ int64_t qsae__proj_heads(const qsae__config *c, int64_t layer, int proj)
     case QSAE__QKV_BY_HEAD:
         return proj == QSAE__FUSED_QKV ? c->heads : 0;
     default:
-        return proj == QSAE__FUSED_QKV ? -1 : 0;
+        return proj == QSAE__FUSED_QKV ? -c->heads : 0;
     }
 }
 

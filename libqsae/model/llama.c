@@ -36,6 +36,7 @@ const qsae__family qsae__family_llama = {
     .norms = { [QSAE__NORM_ATTN_IN] = "input_layernorm",
                [QSAE__NORM_MLP_IN] = "post_attention_layernorm" },
     .norm = QSAE__NORM_LLAMA,
+    .processed = true,
     .read = read,
     .block = qsae__block_sequential,
 };

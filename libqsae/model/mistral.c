@@ -61,6 +61,7 @@ const qsae__family qsae__family_mistral = {
                [QSAE__NORM_MLP_IN] = "post_attention_layernorm" },
     .norm = QSAE__NORM_LLAMA,
     .any_width = true,
+    .processed = true,
     .read = read,
     .block = qsae__block_sequential,
 };

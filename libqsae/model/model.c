@@ -66,6 +66,7 @@ static void model_free(qsae_model *m)
     qsae_qmatrix_close(&m->embed_q);
     qsae__free(ctx, m->norms);
     qsae__free(ctx, m->biases);
+    qsae__free(ctx, m->head_bias);
     qsae__condition_free(ctx, &m->condition);
     qsae__weights_unref(m->weights);
     qsae__free(ctx, m);
@@ -305,6 +306,19 @@ static int32_t open_encoded(qsae_model *m, const qsae__matrix *matrix, const cha
     return QSAE_OK;
 }
 
+static int32_t open_head_bias(qsae_model *m)
+{
+    const qsae__tensor *const t = m->weights->head_bias;
+    if (!t)
+        return QSAE_OK;
+    m->head_bias = qsae__alloc_array(m->ctx, m->config->vocab, sizeof *m->head_bias);
+    if (!m->head_bias)
+        return QSAE_ENOMEM;
+    qsae__model_values(m, t, 0, m->config->vocab, m->head_bias);
+    m->cost.weight_bytes += stored_bytes(m, t);
+    return QSAE_OK;
+}
+
 /* A tied matrix is encoded once if both of its uses are. */
 static int32_t open_vocabulary(qsae_model *m)
 {
@@ -446,6 +460,8 @@ int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settin
         st = open_vocabulary(m);
     if (st == QSAE_OK)
         st = open_head(m);
+    if (st == QSAE_OK)
+        st = open_head_bias(m);
     qsae__fpenv_leave(env);
     if (st != QSAE_OK) {
         model_free(m);

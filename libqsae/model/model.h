@@ -88,6 +88,9 @@ typedef void (*qsae__difference)(void *cookie, const char *field, const char *re
 void qsae__weights_compare(const qsae_weights *reference, const qsae_weights *other,
                            qsae__difference note, void *cookie);
 
+/* Whether its norms are LayerNorms. */
+bool qsae__weights_layer_norm(const qsae_weights *weights);
+
 /* The first layer whose input differs from what the reference computes there: their layers if only
  * the head differs or nothing. Both are of the same checkpoint, or it is 0. */
 int64_t qsae__model_first_changed(const qsae_model *reference, const qsae_model *m);

@@ -357,6 +357,9 @@ static int32_t check(const qsae__save *v)
     const bool tied = v->w->config.tied;
     const bool embed = qsae__save_selects_vocabulary(v, false);
     const bool head = qsae__save_selects_vocabulary(v, true);
+    if (v->w->process[0])
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: its weights are processed (%s), which no folder "
+                          "of this model type can hold", v->w->path, v->w->process);
     if (!plain(v->w))
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: its weights are stored compressed; only a "
                           "Hugging Face folder of plain ones can be saved", v->w->path);

@@ -240,7 +240,9 @@ static void weights_free(qsae_weights *w)
     qsae__free(ctx, w->packed);
     qsae__free(ctx, w->linears);
     qsae__tensors_unref(&w->tensors);
-    qsae__config_free(ctx, &w->config);
+    if (!w->source)
+        qsae__config_free(ctx, &w->config);
+    qsae__weights_unref(w->source);
     qsae__free(ctx, w->layers);
     qsae__free(ctx, w->prefix);
     qsae__free(ctx, w->path);
@@ -359,6 +361,65 @@ int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights 
         st = find_prefix(w);
     if (st == QSAE_OK)
         st = find_tensors(w);
+    if (st != QSAE_OK)
+        weights_free(w);
+    else
+        *out = w;
+    return st;
+}
+
+/* Copies what a matrix is, but for its values. */
+static int32_t derive_matrix(qsae_weights *w, const qsae__matrix *from, qsae__matrix *to)
+{
+    if (!from->name)
+        return QSAE_OK;
+    *to = *from;
+    to->name = qsae__strdup(w->ctx, from->name);
+    return to->name ? QSAE_OK : QSAE_ENOMEM;
+}
+
+static int32_t derive_tensors(const qsae_weights *from, qsae_weights *w)
+{
+    const int64_t layers = w->config.layers, projs = qsae__projs(&w->config);
+    int32_t st = derive_matrix(w, &from->embed, &w->embed);
+    if (st == QSAE_OK)
+        st = derive_matrix(w, &from->head, &w->head);
+    for (int64_t i = 0; i < layers * projs && st == QSAE_OK; i++) {
+        const qsae__layer_tensors *const a = &from->layers[i / projs];
+        qsae__layer_tensors *const b = &w->layers[i / projs];
+        st = derive_matrix(w, &a->weight[i % projs], &b->weight[i % projs]);
+        b->bias[i % projs] = a->bias[i % projs];
+        memcpy(b->norm, a->norm, sizeof b->norm);
+        memcpy(b->norm_bias, a->norm_bias, sizeof b->norm_bias);
+    }
+    w->norm = from->norm;
+    w->norm_bias = from->norm_bias;
+    w->positions = from->positions;
+    return st;
+}
+
+int32_t qsae__weights_derive(qsae_weights *from, qsae__tensors *tensors, qsae_weights **out)
+{
+    qsae_weights *const w = qsae__calloc(from->ctx, 1, sizeof *w);
+    *out = NULL;
+    if (!w)
+        return QSAE_ENOMEM;
+    w->ctx = qsae__context_ref(from->ctx);
+    atomic_init(&w->refs, 1);
+    pthread_mutex_init(&w->mutex, NULL);
+    w->source = qsae__weights_ref(from);
+    w->config = from->config;
+    w->gguf = from->gguf;
+    w->parameters = from->parameters;
+    w->tensors = qsae__tensors_ref(tensors);
+    w->path = qsae__strdup(w->ctx, from->path);
+    w->prefix = qsae__strdup(w->ctx, from->prefix);
+    w->layers = qsae__calloc(w->ctx, w->config.layers, sizeof *w->layers);
+    w->packed = qsae__calloc(w->ctx, qsae__place_outside(&w->config) + 1, sizeof *w->packed);
+    int32_t st = w->path && w->prefix && w->layers && w->packed ? derive_tensors(from, w)
+                                                                : QSAE_ENOMEM;
+    if (st == QSAE_OK)
+        st = qsae__linears_open(w);
     if (st != QSAE_OK)
         weights_free(w);
     else

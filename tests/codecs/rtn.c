@@ -224,6 +224,45 @@ static void test_heads(void **state)
     qsae_context_close(&ctx);
 }
 
+/* Q, K and V of two heads one after the other: as each of them alone. */
+static void test_parts(void **state)
+{
+    static const char *const specs[] = { "rtn:axis=tl,bits=5", "rtn:axis=tl,bits=3,sym=0,group=4" };
+    qsae_context *ctx = test_context(NULL, 2);
+    float w[18 * 5];
+    (void)state;
+    test_random(4, w, 90);
+    w[7] = 9; /* the parts' ranges differ */
+    w[71] = -20;
+    for (int s = 0; s < 2; s++) {
+        const qsae__source src = { .ctx = ctx, .data = w, .dtype = QSAE_F32, .n_out = 18,
+                                   .n_in = 5, .out_stride = 5, .in_stride = 1 };
+        qsae__condition c;
+        qsae_qmatrix *q = NULL;
+        assert_int_equal(qsae__condition_parse(ctx, specs[s], &c), QSAE_OK);
+        assert_int_equal(qsae__qmatrix_encode(ctx, &c, &src, -2, &q), QSAE_OK);
+        float *back = test_decode(q, QSAE_F32);
+        const qsae_field scale = test_field(q, "scale");
+        const int64_t groups = s ? 2 : 1;
+        assert_true(scale.shape[0] == 9 && scale.shape[1] == groups);
+        for (int p = 0; p < 3; p++) {
+            qsae_qmatrix *one = test_encode(ctx, specs[s], w + 30 * p, QSAE_F32, 6, 5, 2);
+            float *alone = test_decode(one, QSAE_F32);
+            test_same_f32("values", back + 30 * p, alone, 30);
+            test_same_bytes("codes", (const char *)test_field(q, "codes").data + 30 * p,
+                            test_field(one, "codes").data, 30);
+            test_same_f32("scale", (const float *)scale.data + 3 * p * groups,
+                          test_field(one, "scale").data, 3 * groups);
+            test_release(alone);
+            qsae_qmatrix_close(&one);
+        }
+        test_release(back);
+        qsae_qmatrix_close(&q);
+        qsae__condition_free(ctx, &c);
+    }
+    qsae_context_close(&ctx);
+}
+
 static void test_nonfinite(void **state)
 {
     qsae_context *ctx = test_context(NULL, 1);
@@ -247,8 +286,8 @@ int run_rtn(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixtures), cmocka_unit_test(test_bf16), cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_nonfinite), cmocka_unit_test(test_weight_arith),
-        cmocka_unit_test(test_levels_agree),
+        cmocka_unit_test(test_parts), cmocka_unit_test(test_nonfinite),
+        cmocka_unit_test(test_weight_arith), cmocka_unit_test(test_levels_agree),
     };
     return cmocka_run_group_tests_name("codecs/rtn", tests, NULL, NULL);
 }

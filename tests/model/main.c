@@ -238,5 +238,7 @@ int main(void)
     failed += run("memory", memory_tests, n_memory_tests);
     failed += run("stories", stories_tests, n_stories_tests);
     failed += run("stored", stored_tests, n_stored_tests);
+    failed += run("processing", process_tests, n_process_tests);
+    failed += run("long windows", long_tests, n_long_tests);
     return failed != 0;
 }

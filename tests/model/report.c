@@ -75,7 +75,7 @@ static void test_codecs(void **state)
             qsae_model_settings_init(&settings, sizeof settings);
             settings.condition = specs[s];
             if (qsae_model_open(w, &settings, &model))
-                continue; /* inputs that are no whole blocks; GPT-2's layout under axis=tl */
+                continue; /* inputs that are no whole blocks */
             OK(qsae_model_get_cost(model, &cost));
             qsae_model_close(&model);
             OK(qsae_quantizer_open(ctx, specs[s], &z));
@@ -89,6 +89,10 @@ static void test_codecs(void **state)
                 qsae_weight_error want = { .struct_size = sizeof want };
                 if (!w->config.shapes)
                     assert_int_equal(e.layer, i / qsae__projs(&w->config));
+                if (strstr(e.module, "c_attn") && strstr(specs[s], "axis=tl")) {
+                    bytes += e.bytes; /* a quantizer knows one matrix of heads only */
+                    continue;
+                }
                 if (e.layer < 0)
                     snprintf(path, sizeof path, "%s%s", w->prefix, e.module);
                 else

@@ -183,6 +183,14 @@ class Evaluate(Case):
         with self.assertRaises(qsae.Error):
             qsae.evaluate(MODEL, sweep="rows", **settings)
 
+    def test_process(self):
+        settings = {**SMALL, "tokens": 500}
+        plain = qsae.evaluate(MODEL, **settings)
+        folded = qsae.evaluate(MODEL, process="fold_ln", **settings)
+        self.assertEqual((plain["process"], folded["process"]), ("none", "fold_ln"))
+        self.assertNotEqual(plain["fingerprint"], folded["fingerprint"])
+        self.assertAlmostEqual(plain["reference"]["ce"], folded["reference"]["ce"], 5)
+
     def test_matched_pruning(self):
         settings = {**SMALL, "tokens": 500, "conditions": ["none+prune:match=3.5"]}
         phases = set()

@@ -41,6 +41,39 @@ class Reference(Case):
             self.check("llama_gqa", "bf16", "bf16." + attn, 5e-3, attn=attn)
 
 
+class Processing(Case):
+    """Values are compared with TransformerLens' in tests/model/process.c."""
+
+    def test_steps(self):
+        folder = data("models", "gpt2_small")
+        ids = np.arange(20)
+        plain = qsae.Model(self.ctx, folder)
+        want = plain.forward(ids, taps=[(1, "resid_post")], logits=True)
+        with qsae.Model(self.ctx, folder, process="tl") as model:
+            out = model.forward(ids, taps=[(1, "resid_post")], logits=True)
+            self.assertFalse(model.config["tied"])
+            self.assertNotEqual(model.hash, plain.hash)
+        self.near(out.nll, want.nll, 1e-4, 1e-4)
+        self.near(out.logits, want.logits - want.logits.mean(-1, keepdims=True), 1e-4, 1e-4)
+        self.assertLess(np.abs(out.taps[1, "resid_post"].mean(-1)).max(), 1e-5)
+
+    def test_weights(self):
+        folder = data("models", "gpt2_small")
+        stored = qsae.Weights(self.ctx, folder)
+        folded = stored.processed("fold_value_biases,fold_ln")
+        self.assertEqual((stored.processing, folded.processing), ("", "fold_ln,fold_value_biases"))
+        self.assertEqual(stored.processed("none").hash, stored.hash)
+        stored.close()
+        head = folded.matrix("lm_head").decode()
+        self.assertLess(np.abs(head.mean(-1)).max(), 1e-6)
+        with self.assertRaises(qsae.Error):
+            qsae.Weights(self.ctx, folder, process="fold")
+        with self.assertRaises(qsae.Error):
+            qsae.Model(self.ctx, folded, process="tl")
+        with qsae.Model(self.ctx, folded, quantizer="rtn:bits=8,axis=tl") as model:
+            self.assertTrue(np.isfinite(model.forward(np.arange(9)).nll).all())
+
+
 class Bundled(Case):
     @classmethod
     def setUpClass(cls):

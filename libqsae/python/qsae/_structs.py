@@ -239,7 +239,8 @@ class AuditSettings(Struct):
                 ("top_contexts", c_int64), ("exclude_tokens", c_char_p),
                 ("slices", POINTER(c_char_p)), ("n_slices", c_int64),
                 ("where", POINTER(c_char_p)), ("n_where", c_int64), ("documents_from", c_int64),
-                ("documents_to", c_int64), ("pack", c_int32), ("reserved_pack", c_int32)]
+                ("documents_to", c_int64), ("pack", c_int32), ("reserved_pack", c_int32),
+                ("process", c_char_p)]
 
 
 # C name of each struct, for the comparison with the headers.
@@ -327,6 +328,8 @@ PROTOTYPES = {
     "qsae_weights_open": (Status, _ptr, _text, _ref),
     "qsae_weights_close": (None, _ref),
     "qsae_weights_get_info": (Status, _ptr, POINTER(ModelInfo)),
+    "qsae_weights_process": (Status, _ptr, _text, _ref),
+    "qsae_weights_processing": (_text, _ptr),
     "qsae_weights_matrix": (Status, _ptr, _text, _ref),
     "qsae_weights_matrix_count": (_i64, _ptr, _ptr),
     "qsae_weights_error": (Status, _ptr, _ptr, _text, _i64, POINTER(WeightError)),

@@ -40,7 +40,7 @@ class Audit(Handle):
                  cross_labels=False, keep_tail=False, progress=None, sweep=None,
                  stride=0, score_from=0, order=None, shuffle=None, splice=False,
                  top_contexts=0, exclude_tokens=None, slices=(), where=(), documents=None,
-                 pack=None):
+                 pack=None, process=None):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -76,6 +76,7 @@ class Audit(Handle):
         settings.slices, settings.n_slices = _strings(
             slices, lambda name: string_bytes(name, "slices"), "slices")
         settings.top_contexts = count("top_contexts", top_contexts)
+        settings.process = None if process is None else string_bytes(process, "process")
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie, done, total, unit, phase):
@@ -119,7 +120,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
-             exclude_tokens=None, slices=(), where=(), documents=None, pack=None):
+             exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -147,6 +148,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     exclude_tokens  "special" or a list of ids: tokens that features and splices do not count
     slices        list of ways to divide the tokens, each part with figures of its own: "position",
                   "class", "frequency", "length", or a key of the documents' metadata
+    process       what is done to the weights first: "tl" (all that TransformerLens does to a model
+                  it loads), some of its steps as in Weights, "none"; None = the profile's
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
     """
@@ -159,7 +162,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
         with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
                    progress, sweep, stride, score_from, order, shuffle, splice,
-                   0, exclude_tokens, slices, where, documents, pack) as audit:
+                   0, exclude_tokens, slices, where, documents, pack, process) as audit:
             audit.run()
             return audit.result()
     finally:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Weights and Model: language models under a condition."""
 
-from ctypes import POINTER, byref, c_float, c_int32, cast
+from ctypes import POINTER, byref, c_float, c_int32, c_void_p, cast
 from typing import NamedTuple
 
 import numpy as np
@@ -45,14 +45,38 @@ class Output:
 
 
 class Weights(Handle):
-    """A checkpoint, mapped: a Hugging Face folder or a GGUF file. Any number of models share it."""
+    """A checkpoint, mapped: a Hugging Face folder or a GGUF file. Any number of models share it.
+
+    process  what is done to the weights, as TransformerLens does it: "tl", or some of "fold_ln",
+             "center_writing_weights", "center_unembed", "fold_value_biases" with commas between
+    """
 
     _close = lib.qsae_weights_close
 
-    def __init__(self, ctx, path):
+    def __init__(self, ctx, path, process=None):
         super().__init__()
         self._ctx = ctx
         lib.qsae_weights_open(ctx.pointer, path_bytes(path), byref(self._handle))
+        if process is not None:
+            stored, self._handle = self._handle, c_void_p()
+            try:
+                lib.qsae_weights_process(stored, string_bytes(process, "process"),
+                                         byref(self._handle))
+            finally:
+                lib.qsae_weights_close(byref(stored))
+
+    def processed(self, what):
+        """Processed weights of the same checkpoint."""
+        out = Weights.__new__(Weights)
+        Handle.__init__(out)
+        out._ctx = self._ctx
+        lib.qsae_weights_process(self.pointer, string_bytes(what, "what"), byref(out._handle))
+        return out
+
+    @property
+    def processing(self):
+        """The steps that were done: "fold_ln,center_unembed", or ""."""
+        return text(lib.qsae_weights_processing(self.pointer))
 
     @property
     def config(self):
@@ -120,6 +144,7 @@ class Model(Handle):
     kv         code of the key/value cache: "q8_0" for both, or "k=q8_0,v=q4_0,sink=4"
     attn       rounding of attention in bf16: "sdpa" (default but for Gemma 2), "eager", "fp32"
     progress   callable(done, total, unit, phase) while weights are quantized
+    process    weights processed first, as in Weights; path is then no Weights
 
     config     dict: type, path, layers, width, vocab, heads, kv_heads, head_dim, mlp_width, window,
                max_positions, parameters, tied, bos, eos, dtype, storage
@@ -128,7 +153,8 @@ class Model(Handle):
 
     _close = lib.qsae_model_close
 
-    def __init__(self, ctx, path, compute=None, quantizer=None, kv=None, attn=None, progress=None):
+    def __init__(self, ctx, path, compute=None, quantizer=None, kv=None, attn=None, progress=None,
+                 process=None):
         super().__init__()
         self._ctx = ctx
         if isinstance(quantizer, Quantizer):
@@ -142,7 +168,9 @@ class Model(Handle):
         settings.compute = choose("compute", compute, COMPUTE)
         settings.attention = choose("attn", attn, ATTENTION)
         own = not isinstance(path, Weights)
-        weights = Weights(ctx, path) if own else path
+        if not own and process is not None:
+            fail("QSAE_EINVAL", "process: path is Weights, which have a processing of their own")
+        weights = Weights(ctx, path, process) if own else path
         try:
             desk.run(lib.qsae_model_open, weights.pointer, byref(settings), byref(self._handle))
         finally:
