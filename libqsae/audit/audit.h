@@ -116,6 +116,8 @@ struct qsae_audit {
     int64_t n_saes;
     int64_t batch;               /* chunks per logical batch */
     int32_t compute, attention, sweep;
+    int32_t memory;              /* QSAE_MEMORY_*; DEFAULT until it is decided */
+    int64_t stream_bytes;        /* 0 = stream.c's */
     char *state_path;
     char fingerprint[QSAE__HASH_SIZE];
     qsae_progress_callback progress;
@@ -139,6 +141,8 @@ int32_t qsae__participants_open(qsae_audit *a, const qsae_audit_settings *s);
 void qsae__participants_close(qsae_audit *a);
 /* Makes the model of a condition on the reference's checkpoint, its cost and label. */
 int32_t qsae__participant_model(qsae_audit *a, struct participant *p, const char *condition);
+/* Whether the models there are go resident, which loads them, or stay streamed. */
+int32_t qsae__participants_settle(qsae_audit *a, int32_t memory);
 /* Whether it has SAE figures. */
 bool qsae__participant_features(const struct participant *p);
 

@@ -71,6 +71,11 @@ static int32_t check(const qsae_audit_settings *s)
         return qsae__fail(QSAE_EINVAL, "audit: compute: expected 0..2, found %d", (int)s->compute);
     if (s->sweep < 0 || s->sweep > QSAE_SWEEP_KINDS)
         return qsae__fail(QSAE_EINVAL, "audit: sweep: expected 0..3, found %d", (int)s->sweep);
+    if (s->memory < 0 || s->memory > QSAE_MEMORY_STREAMED)
+        return qsae__fail(QSAE_EINVAL, "audit: memory: expected 0..2, found %d", (int)s->memory);
+    if (s->stream_bytes < 0)
+        return qsae__fail(QSAE_EINVAL, "audit: stream_bytes: expected at least 0, found %lld",
+                          (long long)s->stream_bytes);
     if (s->batch < 0 || s->batch > 1 << 20)
         return qsae__fail(QSAE_EINVAL, "audit: batch: expected 0..1048576, found %lld",
                           (long long)s->batch);
@@ -253,6 +258,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->compute = s->compute ? s->compute : a->profile->compute;
     a->attention = s->attention;
     a->sweep = s->sweep;
+    a->stream_bytes = s->stream_bytes;
     a->progress = s->progress;
     a->progress_cookie = s->progress_cookie;
     a->cancel = s->cancel;

@@ -126,6 +126,7 @@ struct qsae_model {
     const qsae__config *config;   /* of weights */
     qsae__condition condition;
     int32_t compute, attention;
+    bool streamed;                /* layers are loaded one by one and dropped */
     int32_t bf16;                 /* compute == QSAE_COMPUTE_BF16 */
     qsae__layer *layers;
     float *norms;                 /* of all layers and the final one, converted copies */
@@ -151,6 +152,17 @@ int32_t qsae__model_open_kv(qsae_model *m);
 void qsae__model_close_kv(qsae_model *m);
 /* Floats of scratch that coding keys and values takes per worker. */
 int64_t qsae__kv_worker_floats(const qsae_model *m);
+
+/* Whether the condition has a say on a projection: where its codec is selected; rounding to
+ * weights= everywhere. */
+bool qsae__model_changes(const qsae_model *m, int64_t layer, int p);
+
+/* A projection as qsae__linear_* take it. bias: [rows] f32, or NULL. */
+qsae__linear_weight qsae__model_weight(const qsae_model *m, int64_t layer, int p,
+                                       const float *bias);
+
+/* Whether a step on this layer finds its weights. */
+bool qsae__model_loaded(const qsae_model *m, int64_t layer);
 
 /* Values of a tensor as this model sees them: rounded to the condition's weights= and to the
  * compute dtype. dst [n], from element `first`. */

@@ -21,10 +21,10 @@
 
 extern const struct CMUnitTest reference_tests[], operation_tests[], invariance_tests[],
     config_tests[], gguf_tests[], pass_tests[], encoded_tests[], stored_tests[], save_tests[],
-    report_tests[], kv_tests[], head_tests[], memory_tests[], stories_tests[];
+    report_tests[], kv_tests[], head_tests[], memory_tests[], stories_tests[], streamed_tests[];
 extern const size_t n_reference_tests, n_operation_tests, n_invariance_tests, n_config_tests,
     n_gguf_tests, n_pass_tests, n_encoded_tests, n_stored_tests, n_save_tests, n_report_tests,
-    n_kv_tests, n_head_tests, n_memory_tests, n_stories_tests;
+    n_kv_tests, n_head_tests, n_memory_tests, n_stories_tests, n_streamed_tests;
 
 /* Fails with the library's message unless the status is QSAE_OK. */
 #define OK(call) \

@@ -22,6 +22,7 @@ CONSTANTS = {
     "QSAE_SITE_RESID_POST": 1,
     "QSAE_METRIC_LEAF": 256,
     "QSAE_PROFILE_DEFAULT": 0, "QSAE_PROFILE_ARTICLE": 1, "QSAE_PROFILE_PAPER": 2,
+    "QSAE_MEMORY_DEFAULT": 0, "QSAE_MEMORY_RESIDENT": 1, "QSAE_MEMORY_STREAMED": 2,
     "QSAE_SWEEP_NONE": 0, "QSAE_SWEEP_LAYERS": 1, "QSAE_SWEEP_MODULES": 2, "QSAE_SWEEP_KINDS": 3,
     "QSAE_API_VERSION_MAJOR": API_MAJOR, "QSAE_API_VERSION_MINOR": API_MINOR,
     "QSAE_API_VERSION_PATCH": 0,
@@ -117,7 +118,7 @@ class ModelInfo(Struct):
 class ModelSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("condition", c_char_p), ("compute", c_int32),
                 ("attention", c_int32), ("progress", PROGRESS), ("progress_cookie", c_void_p),
-                ("cancel", c_void_p)]
+                ("cancel", c_void_p), ("memory", c_int32), ("reserved", c_int32)]
 
 
 class ModelCost(Struct):
@@ -205,7 +206,8 @@ class AuditSettings(Struct):
                 ("keep_tail", c_int32),
                 ("progress", PROGRESS), ("progress_cookie", c_void_p), ("cancel", c_void_p),
                 ("sweep", c_int32), ("reserved", c_int32), ("stride", c_int64),
-                ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p)]
+                ("score_from", c_int64), ("order", c_char_p), ("shuffle", c_char_p),
+                ("stream_bytes", c_int64), ("memory", c_int32), ("reserved2", c_int32)]
 
 
 # C name of each struct, for the comparison with the headers.

@@ -9,7 +9,7 @@ from ._handle import Desk, Handle
 from ._lib import bos_policy, choose, count, fail, lib, path_bytes, string_bytes
 from ._structs import CONSTANTS, PROGRESS, AuditSettings
 from .context import Context
-from .model import ATTENTION, COMPUTE
+from .model import ATTENTION, COMPUTE, MEMORY
 
 _PROFILES = {name: CONSTANTS["QSAE_PROFILE_" + name.upper()]
              for name in ("default", "article", "paper")}
@@ -38,7 +38,7 @@ class Audit(Handle):
     def __init__(self, ctx, model_path, text, saes=(), conditions=(), profile=None, compute=None,
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
                  cross_labels=False, keep_tail=False, progress=None, sweep=None,
-                 stride=0, score_from=0, order=None, shuffle=None):
+                 stride=0, score_from=0, order=None, shuffle=None, memory=None, stream_bytes=0):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -65,6 +65,8 @@ class Audit(Handle):
         settings.text_field = None if text_field is None else string_bytes(text_field, "text_field")
         settings.cross_labels, settings.keep_tail = bool(cross_labels), bool(keep_tail)
         settings.sweep = choose("sweep", sweep, _SWEEPS)
+        settings.memory = choose("memory", None if memory == "auto" else memory, MEMORY)
+        settings.stream_bytes = count("stream_bytes", stream_bytes)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie, done, total, unit, phase):
@@ -94,7 +96,8 @@ class Audit(Handle):
 def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", compute=None,
              attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
-             sweep=None, stride=0, score_from=0, order=None, shuffle=None):
+             sweep=None, stride=0, score_from=0, order=None, shuffle=None, memory=None,
+             stream_bytes=0):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -114,6 +117,9 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     bos           "none", "stream_start", "doc_start", "chunk_start" or "chunk_replace"
     tokens        stop after the chunk that reaches this many
     threads, cpu  of the Context that is made if ctx is None
+    memory        "resident", or "streamed": layer by layer from the files; None or "auto": streamed
+                  where the models would take more than 80% of the machine's memory
+    stream_bytes  of activations that go through the layers together when streamed; 0: 1 GiB
     sweep         "layers", "modules" or "kinds": each condition on one part of the model at a time
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
@@ -126,7 +132,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     try:
         with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
-                   progress, sweep, stride, score_from, order, shuffle) as audit:
+                   progress, sweep, stride, score_from, order, shuffle, memory,
+                   stream_bytes) as audit:
             audit.run()
             return audit.result()
     finally:

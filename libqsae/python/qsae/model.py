@@ -16,6 +16,7 @@ from .quantizer import QMatrix, Quantizer
 COMPUTE = {"f32": CONSTANTS["QSAE_COMPUTE_F32"], "bf16": CONSTANTS["QSAE_COMPUTE_BF16"]}
 ATTENTION = {"eager": CONSTANTS["QSAE_ATTN_EAGER"], "sdpa": CONSTANTS["QSAE_ATTN_SDPA"],
              "fp32": CONSTANTS["QSAE_ATTN_FP32"]}
+MEMORY = {name: CONSTANTS["QSAE_MEMORY_" + name.upper()] for name in ("resident", "streamed")}
 
 
 def _name_of(names, number):
@@ -120,6 +121,8 @@ class Model(Handle):
     kv         code of the key/value cache: "q8_0" for both, or "k=q8_0,v=q4_0,sink=4"
     attn       rounding of attention in bf16: "sdpa" (default but for Gemma 2), "eager", "fp32"
     progress   callable(done, total, unit, phase) while weights are quantized
+    memory     "resident" (default), or "streamed": layer by layer from the files in every pass, for
+               a model larger than memory; the same results
 
     config     dict: type, path, layers, width, vocab, heads, kv_heads, head_dim, mlp_width, window,
                max_positions, parameters, tied, bos, eos, dtype, storage
@@ -128,7 +131,8 @@ class Model(Handle):
 
     _close = lib.qsae_model_close
 
-    def __init__(self, ctx, path, compute=None, quantizer=None, kv=None, attn=None, progress=None):
+    def __init__(self, ctx, path, compute=None, quantizer=None, kv=None, attn=None, progress=None,
+                 memory=None):
         super().__init__()
         self._ctx = ctx
         if isinstance(quantizer, Quantizer):
@@ -141,6 +145,7 @@ class Model(Handle):
         settings.condition = None if quantizer is None else string_bytes(quantizer, "quantizer")
         settings.compute = choose("compute", compute, COMPUTE)
         settings.attention = choose("attn", attn, ATTENTION)
+        settings.memory = choose("memory", memory, MEMORY)
         own = not isinstance(path, Weights)
         weights = Weights(ctx, path) if own else path
         try:
