@@ -25,6 +25,9 @@ void qsae__file_close(qsae__file **file);
  * memory. They read the same afterwards, from the file again. Nothing for a file read whole. */
 void qsae__file_release(const qsae__file *f, const void *at, size_t size);
 
+/* They will be used soon: the system may begin to read them. Nothing for a file read whole. */
+void qsae__file_expect(const qsae__file *f, const void *at, size_t size);
+
 /* Writes data to path: temporary file in the same folder, fsync, rename, fsync of the folder. */
 int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size);
 

@@ -36,6 +36,9 @@ const qsae__tensor *qsae__tensors_find(const qsae__tensors *t, const char *name)
  * not stay in memory. Its data read the same afterwards. */
 void qsae__tensor_release(const qsae__tensors *t, const qsae__tensor *x);
 
+/* The tensor will be read soon: the system may begin to fetch it from a mapped file. */
+void qsae__tensor_expect(const qsae__tensors *t, const qsae__tensor *x);
+
 /* The set behind a public handle. */
 qsae__tensors *qsae__tensors_of(const qsae_tensors *t);
 qsae_context *qsae__tensors_context(const qsae__tensors *t);

@@ -29,9 +29,23 @@ static int32_t load_proj(qsae_model *m, int64_t layer, int p)
     return QSAE_OK;
 }
 
+/* The file is read ahead while the layers before are computed. */
+static void expect(const qsae_model *m, int64_t layer)
+{
+    for (int p = 0; layer < m->config->layers && p < qsae__projs(m->config); p++) {
+        const qsae__tensor *const t = m->weights->layers[layer].weight[p].tensor;
+        if (t)
+            qsae__tensor_expect(m->weights->tensors, t);
+    }
+}
+
 int32_t qsae__model_load(qsae_model *m, int64_t layer)
 {
     int32_t st = QSAE_OK;
+    if (m->streamed && !qsae__model_loaded(m, layer)) {
+        expect(m, layer);
+        expect(m, layer + 1);
+    }
     const qsae__fpenv env = qsae__fpenv_enter();
     for (int p = 0; m->streamed && p < qsae__projs(m->config) && st == QSAE_OK; p++)
         st = load_proj(m, layer, p);
