@@ -191,6 +191,8 @@ qsae_positions qsae__batch_positions(const struct audit_batch *b, const uint8_t 
 int32_t qsae__pass_open(qsae_audit *a);
 void qsae__pass_close(qsae_audit *a);
 int32_t qsae__pass_batch(qsae_audit *a);
+/* stream.c: batches that a slab of the run holds, `floats` each; at most all there are. */
+int64_t qsae__stream_fit(const qsae_audit *a, int64_t floats);
 
 /* result.c: a new reference to the document, or to one snapshot of it. */
 int32_t qsae__result_document(qsae_audit *a, json_t **out);

@@ -86,19 +86,33 @@ static int32_t open_lot(qsae_audit *a, struct pass *p, struct lot *w)
     return st;
 }
 
+/* Batches of the whole text; a shorter last chunk is one of its own. */
+static int64_t all_batches(const qsae_audit *a)
+{
+    return qsae__ceil_div(a->corpus_info.chunks, a->batch) + 1;
+}
+
+static int64_t fitting(const qsae_audit *a, int64_t bytes)
+{
+    const int64_t most = a->stream_bytes ? a->stream_bytes : STREAM_BYTES;
+    return qsae__max_i64(1, most / qsae__max_i64(bytes, 1));
+}
+
+int64_t qsae__stream_fit(const qsae_audit *a, int64_t floats)
+{
+    return qsae__min_i64(all_batches(a), fitting(a, floats * (int64_t)sizeof(float)));
+}
+
 int32_t qsae__stream_open(qsae_audit *a, struct pass *p, int64_t each)
 {
-    const int64_t conditions = a->n_participants - 1, bytes = a->stream_bytes ? a->stream_bytes
-                                                                              : STREAM_BYTES;
-    const int64_t fit = qsae__max_i64(1, bytes / qsae__max_i64(each, 1));
-    const int64_t batches = qsae__ceil_div(a->corpus_info.chunks, a->batch) + 1; /* a short tail */
+    const int64_t conditions = a->n_participants - 1, fit = fitting(a, each);
     struct stream *const s = p->stream = qsae__calloc(a->ctx, 1, sizeof *s);
     if (!s)
         return QSAE_ENOMEM;
     p->group = qsae__min_i64(qsae__max_i64(fit - 1, 1),
                              qsae__min_i64(conditions, QSAE__GROUP_MOST));
     s->most = p->group < conditions ? 1 : qsae__max_i64(1, fit / (p->group + 1));
-    s->most = qsae__min_i64(s->most, batches);
+    s->most = qsae__min_i64(s->most, all_batches(a));
     for (int64_t i = 0; i < a->n_participants; i++)
         a->participants[i].start = qsae__pass_first(a, &a->participants[i]);
     s->lots = qsae__calloc(a->ctx, s->most, sizeof *s->lots);

@@ -8,7 +8,7 @@
 #define MIB ((int64_t)1 << 20)
 
 /* Bytes of a slab: as many batches as there are; a few; one condition at a time. */
-static const int64_t slabs[] = { 0, 9 * MIB, 1 };
+static const int64_t slabs[] = { 0, 7 * MIB, 1 };
 
 static json_t *stripped(qsae_context *ctx, const qsae_audit_settings *s, const char *memory)
 {
@@ -51,7 +51,7 @@ static void test_same_document(void **state)
         qsae_audit_settings s;
         defaults(&s);
         s.compute = compute;
-        s.max_tokens = 4500; /* four batches and a shorter one */
+        s.max_tokens = 2500; /* two batches and a shorter one */
         s.keep_tail = 1;
         s.saes = saes;
         s.n_saes = 3;
@@ -72,7 +72,7 @@ static void test_slabs(void **state)
         qsae_audit_settings s;
         defaults(&s);
         s.compute = QSAE_COMPUTE_BF16;
-        s.max_tokens = 12000;
+        s.max_tokens = 7000;
         s.conditions = n ? conditions : (const char *const[]){ "none" };
         s.n_conditions = n ? n : 1;
         s.n_saes = n != 1;
@@ -88,7 +88,7 @@ static void test_sweep(void **state)
     qsae_audit_settings s;
     (void)state;
     defaults(&s);
-    s.max_tokens = 2500;
+    s.max_tokens = 1500;
     s.conditions = &condition;
     s.n_conditions = 1;
     s.sweep = QSAE_SWEEP_MODULES;
@@ -157,12 +157,12 @@ static void test_resume(void **state)
         qsae_audit *audit = NULL;
         assert_ok(qsae_cancel_token_open(&stop.token));
         defaults(&s);
-        s.max_tokens = 12000;
+        s.max_tokens = 10000;
         s.conditions = conditions;
         s.n_conditions = 2;
         s.memory = QSAE_MEMORY_RESIDENT;
         json_t *const want = stripped(ctx, &s, "resident");
-        s.stream_bytes = groups ? 1 : 9 * MIB;
+        s.stream_bytes = groups ? 1 : 7 * MIB;
         s.state = path;
         s.cancel = stop.token;
         s.progress = halt_at;
