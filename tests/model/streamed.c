@@ -12,8 +12,8 @@ static const char *const conditions[] = {
     NULL, "llm.int8:threshold=1", "nf4", "fp4:block=64,double=0", "rtn:bits=4",
     "rtn:bits=3,group=8,sym=0", "rtn:axis=tl", "ggml:q8_0", "ggml:q4_k,fallback=1",
     "none:weights=f16", "none:weights=bf16", "none+prune:sparsity=0.5", "nf4+prune:pattern=2:4",
-    "control:gauss(nf4):seed=3", "control:permute(rtn:bits=3)", "control:null(nf4)",
-    "nf4@layers=1-1", "llm.int8@only=mlp", "nf4@with=embed|head", "none+kv:k=q8_0,v=q4_0",
+    "control:gauss(nf4):seed=3", "control:permute(rtn:bits=3)", "control:null",
+    "nf4@layers=1-1", "llm.int8@only=mlp", "nf4@with=embed|head", "none+kv:k=f16,v=int8",
 };
 #define N_CONDITIONS ((int)(sizeof conditions / sizeof conditions[0]))
 
