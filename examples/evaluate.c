@@ -50,6 +50,10 @@ static const char usage[] =
     "  --cross-labels             the last token of a chunk predicts the first of the next\n"
     "  --keep-tail                score the last, shorter chunk too\n"
     "  --threads N --cpu LEVEL    c, avx2, avx512, avx512bf16 or amx\n"
+    "  --memory auto|resident|streamed\n"
+    "                             streamed: layer by layer from the files, for models larger than\n"
+    "                             memory (auto: where they are); the same figures\n"
+    "  --stream-bytes N           streamed: bytes of activations carried from layer to layer\n"
     "  --pin                      keep each thread of the library on one CPU\n"
     "  --json OUT                 write the whole result\n"
     "  --compat TOOL              print its figures too: saelens-6.18, saelens-current, saebench,\n"
@@ -157,7 +161,8 @@ static const struct option longs[] = {
     { "score-from", required_argument, NULL, 'F' },
     { "bos", required_argument, NULL, 'B' },       { "tokens", required_argument, NULL, 'T' },
     { "threads", required_argument, NULL, 'j' },   { "cpu", required_argument, NULL, 'u' },
-    { "pin", no_argument, NULL, 'P' },
+    { "pin", no_argument, NULL, 'P' },             { "memory", required_argument, NULL, 'M' },
+    { "stream-bytes", required_argument, NULL, 'Y' },
     { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "documents", required_argument, NULL, 'D' }, { "where", required_argument, NULL, 'W' },
@@ -177,6 +182,7 @@ static const struct option longs[] = {
 static const char *const profiles[] = { "default", "article", "paper", NULL };
 static const char *const sweeps[] = { "layers", "modules", "kinds", NULL };
 static const char *const computes[] = { "f32", "bf16", NULL };
+static const char *const memories[] = { "auto", "resident", "streamed", NULL };
 static const char *const attentions[] = { "eager", "sdpa", "fp32", NULL };
 
 static const char *const packs[] = { "stream", "tl", "saelens", "tl2", NULL };
@@ -224,6 +230,8 @@ static void set_option(struct options *o, int c)
     case 'j': o->context.threads = (int32_t)count("threads", optarg, 1); break;
     case 'u': o->context.cpu = optarg; break;
     case 'P': o->context.pin = 1; break;
+    case 'M': a->memory = choice("memory", optarg, memories) - 1; break;
+    case 'Y': a->stream_bytes = count("stream-bytes", optarg, 1); break;
     case 'o': o->json = optarg; break;
     case 'R': a->process = optarg; break;
     case 'S': a->state = optarg; break;

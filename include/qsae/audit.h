@@ -48,7 +48,7 @@ typedef struct qsae_audit_settings {
     int32_t cross_labels;     /**< as in text.h */
     int32_t keep_tail;        /**< as in text.h */
     qsae_progress_callback progress; /**< unit "tokens" in phases "match" (the search for a
-                                          sparsity) and "measure" */
+                                          sparsity) and "measure"; "layers" in phase "stream" */
     void *progress_cookie;
     qsae_cancel_token *cancel;
     int32_t sweep;            /**< QSAE_SWEEP_*: which layer's compression costs what */
@@ -78,6 +78,12 @@ typedef struct qsae_audit_settings {
                                    are conditions, before anything else: as
                                    qsae_weights_process; NULL = the profile's ("none"; paper: "tl"
                                    for models with LayerNorm) */
+    int64_t stream_bytes;     /**< streamed: of rows that go through the layers together, at least
+                                   those of a logical batch; with more the weights are read fewer
+                                   times; 0 = 1 GiB. Changes no figure */
+    int32_t memory;           /**< QSAE_MEMORY_*; 0 = streamed where the models would take more than
+                                   80% of the machine's memory. Changes no figure */
+    int32_t reserved2;        /**< 0 */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

@@ -146,6 +146,12 @@ QSAE_API int64_t qsae_weights_matrix_count(const qsae_weights *reference,
 QSAE_API int32_t qsae_weights_error(qsae_weights *reference, qsae_weights *other,
                                     const char *condition, int64_t i, qsae_weight_error *error);
 
+#define QSAE_MEMORY_DEFAULT 0  /**< resident; an audit decides by the memory there is */
+#define QSAE_MEMORY_RESIDENT 1 /**< weights are made ready once, at open, and held */
+#define QSAE_MEMORY_STREAMED 2 /**< weights are made ready layer by layer in every pass and given
+                                    back, for models larger than memory: a pass holds one layer,
+                                    embedding, head and activations. Same bits as resident */
+
 typedef struct qsae_model_settings {
     size_t struct_size;
     const char *condition;    /**< see quantizer.h; NULL = "none" */
@@ -154,6 +160,8 @@ typedef struct qsae_model_settings {
     qsae_progress_callback progress; /**< unit "tensors" */
     void *progress_cookie;
     qsae_cancel_token *cancel;
+    int32_t memory;           /**< QSAE_MEMORY_* */
+    int32_t reserved;         /**< 0 */
 } qsae_model_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_model_settings). */
@@ -167,7 +175,8 @@ QSAE_API void qsae_model_settings_init(qsae_model_settings *s, size_t size);
 typedef struct qsae_model qsae_model;
 
 /**
- * Makes a model, quantizing its linear layers as the condition says.
+ * Makes a model, quantizing its linear layers as the condition says: here, or in a streamed model
+ * in every pass, which then returns what refuses a layer's values.
  * @return QSAE_EINVAL (condition string: offset and reason), QSAE_EUNSUPPORTED, QSAE_ENONFINITE,
  *         QSAE_ENOMEM, QSAE_ECANCELED
  */
@@ -261,8 +270,8 @@ QSAE_API int64_t qsae_model_site_width_at(const qsae_model *model, int32_t site,
 typedef int32_t (*qsae_observer)(void *cookie, int32_t layer, int32_t site, const qsae_rows *rows);
 
 /** As qsae_observer, but may change the rows in place; in bf16 compute they are rounded again where
- * they hold bf16 values. What follows sees them: the gain of a norm multiplies what is edited before
- * it. */
+ * they hold bf16 values. What follows sees them: the gain of a norm multiplies what is edited
+ * before it. */
 typedef int32_t (*qsae_editor)(void *cookie, int32_t layer, int32_t site, qsae_rows *rows);
 
 /** One place to look at or to change. Callbacks run on the caller's thread, one at a time, in

@@ -139,10 +139,10 @@ typedef struct qsae_feature_edit {
 } qsae_feature_edit;
 
 /**
- * Rows with features edited, to be put in the model's way by an editor. With the error kept the rest
- * of x stays: y = x + decode(a') - decode(a), which is SAE'(x) + (x - SAE(x)); rows in which the
- * edits change no activation are x itself, bit for bit. Without it y = SAE'(x), what reconstruct
- * would return for the edited activations.
+ * Rows with features edited, to be put in the model's way by an editor. With the error kept the
+ * rest of x stays: y = x + decode(a') - decode(a), which is SAE'(x) + (x - SAE(x)); rows in which
+ * the edits change no activation are x itself, bit for bit. Without it y = SAE'(x), what
+ * reconstruct would return for the edited activations.
  * @param x           [n, width] f32, f16 or bf16
  * @param edits       [n_edits]; struct_size of the first is the stride of the array. Those of one
  *                    feature are applied in their order

@@ -141,6 +141,8 @@ struct qsae_audit {
     bool exclude_special;
     bool splice;                 /* models run with each SAE spliced in, too */
     const char *process;         /* settings'; NULL once opened */
+    int32_t memory;              /* QSAE_MEMORY_*; DEFAULT until it is decided */
+    int64_t stream_bytes;        /* 0 = stream.c's */
     char *state_path;
     char fingerprint[QSAE__HASH_SIZE];
     qsae_progress_callback progress;
@@ -167,6 +169,8 @@ int32_t qsae__participants_open(qsae_audit *a, const qsae_audit_settings *s);
 void qsae__participants_close(qsae_audit *a);
 /* Makes the model of a condition on the reference's checkpoint, its cost and label. */
 int32_t qsae__participant_model(qsae_audit *a, struct participant *p, const char *condition);
+/* Whether the models there are go resident, which loads them, or stay streamed. */
+int32_t qsae__participants_settle(qsae_audit *a, int32_t memory);
 /* Whether it has SAE figures. */
 bool qsae__participant_features(const struct participant *p);
 
@@ -219,6 +223,8 @@ qsae_positions qsae__batch_positions(const struct audit_batch *b, const uint8_t 
 int32_t qsae__pass_open(qsae_audit *a);
 void qsae__pass_close(qsae_audit *a);
 int32_t qsae__pass_batch(qsae_audit *a);
+/* stream.c: batches that a slab of the run holds, `floats` each; at most all there are. */
+int64_t qsae__stream_fit(const qsae_audit *a, int64_t floats);
 
 /* survival.c: adds what survival depends on; what conditions damage in common, null where they are
  * too many. */

@@ -16,8 +16,10 @@
 struct search {
     qsae_audit *a;
     struct audit_match *match;
-    struct audit_batch batch;
-    float *final, *nll;          /* [rows, width], [rows] */
+    struct audit_batch *batches; /* [most] that go through the layers together */
+    float **x;                   /* [most] of [rows, width] */
+    int64_t most;
+    float *nll;                  /* [rows] */
     int64_t tokens;              /* of one pass */
     int64_t done, total;         /* of the whole search */
 };
@@ -35,32 +37,67 @@ static int32_t count_tokens(struct search *s, int64_t wanted)
     const qsae_audit *const a = s->a;
     s->tokens = 0;
     for (int64_t chunk = 0; chunk < a->corpus_info.chunks && (!wanted || s->tokens < wanted);) {
-        const int32_t st = qsae__batch_gather(s->a, chunk, &s->batch);
+        const int32_t st = qsae__batch_gather(s->a, chunk, &s->batches[0]);
         if (st != QSAE_OK)
             return st;
-        s->tokens += s->batch.rows;
-        chunk += s->batch.n_seq;
+        s->tokens += s->batches[0].rows;
+        chunk += s->batches[0].n_seq;
     }
     return QSAE_OK;
 }
 
-/* nll of the batch at hand. */
-static int32_t run_batch(struct search *s, qsae_model *model, int64_t layers, qsae__slab *slab)
+/* Gathers batches from a chunk on, at most what is left of the tokens. */
+static int32_t gather(struct search *s, int64_t *chunk, int64_t *seen, int64_t *n)
+{
+    for (*n = 0; *n < s->most && *seen < s->tokens; ++*n) {
+        const int32_t st = qsae__batch_gather(s->a, *chunk, &s->batches[*n]);
+        if (st != QSAE_OK)
+            return st;
+        *chunk += s->batches[*n].n_seq;
+        *seen += s->batches[*n].rows;
+    }
+    return QSAE_OK;
+}
+
+/* Final rows of n batches, which take a layer of a streamed model together. */
+static int32_t run_layers(struct search *s, qsae_model *model, int64_t layers, qsae__slab *slab,
+                          int64_t n)
+{
+    float *const own = slab->x;
+    int32_t st = QSAE_OK;
+    for (int64_t layer = 0; layer < layers && st == QSAE_OK; layer++) {
+        st = qsae__model_load(model, layer);
+        for (int64_t b = 0; b < n && st == QSAE_OK; b++) {
+            slab->x = s->x[b];
+            slab->ids = s->batches[b].ids;
+            slab->n_seq = s->batches[b].n_seq;
+            slab->n_tokens = s->batches[b].n_tokens;
+            st = qsae__canceled(s->a->cancel);
+            if (st == QSAE_OK && layer == 0)
+                st = qsae__model_embed(model, slab);
+            if (st == QSAE_OK)
+                st = qsae__model_step(model, layer, slab);
+            if (st == QSAE_OK && layer + 1 == layers)
+                st = qsae__model_final(model, slab, slab->x); /* row by row: in place */
+        }
+        qsae__model_drop(model, layer);
+    }
+    slab->x = own;
+    return st;
+}
+
+/* Head of a batch whose final rows are there, and its place in the metric. */
+static int32_t score(struct search *s, qsae_model *model, int64_t b, qsae_metric *metric)
 {
     const qsae_audit *const a = s->a;
-    const qsae__head_rows head = { .model = model, .final = s->final, .nll = s->nll };
-    slab->ids = s->batch.ids;
-    slab->n_seq = s->batch.n_seq;
-    slab->n_tokens = s->batch.n_tokens;
-    int32_t st = qsae__model_embed(model, slab);
-    for (int64_t layer = 0; layer < layers && st == QSAE_OK; layer++)
-        if ((st = qsae__canceled(a->cancel)) == QSAE_OK)
-            st = qsae__model_step(model, layer, slab);
+    const struct audit_batch *const batch = &s->batches[b];
+    const qsae__head_rows head = { .model = model, .final = s->x[b], .nll = s->nll };
+    const qsae_positions at = qsae__batch_positions(batch, batch->mask);
+    int32_t st = qsae__head_run(a->ctx, batch->rows, batch->labels, 1, &head, a->cancel);
     if (st == QSAE_OK)
-        st = qsae__model_final(model, slab, s->final);
-    return st == QSAE_OK ? qsae__head_run(a->ctx, s->batch.rows, s->batch.labels, 1, &head,
-                                          a->cancel)
-                         : st;
+        st = qsae_metric_update_cross_entropy(metric, &at, batch->rows, s->nll);
+    s->done += batch->rows;
+    return st == QSAE_OK ? report(s) : st;
 }
 
 /* Perplexity of a model on the search's tokens. */
@@ -79,17 +116,12 @@ static int32_t measure(struct search *s, qsae_model *model, double *ppl)
     qsae_metric_settings_init(&ms, sizeof ms);
     ms.batch_rows = a->batch * a->corpus_info.context;
     st = qsae_metric_open_cross_entropy(a->ctx, &ms, &metric);
-    for (int64_t chunk = 0, seen = 0; seen < s->tokens && st == QSAE_OK;) {
-        if ((st = qsae__batch_gather(a, chunk, &s->batch)) != QSAE_OK ||
-            (st = run_batch(s, model, info.layers, &slab)) != QSAE_OK)
-            break;
-        const qsae_positions at = qsae__batch_positions(&s->batch, s->batch.mask);
-        st = qsae_metric_update_cross_entropy(metric, &at, s->batch.rows, s->nll);
-        chunk += s->batch.n_seq;
-        seen += s->batch.rows;
-        s->done += s->batch.rows;
+    for (int64_t chunk = 0, seen = 0, n; seen < s->tokens && st == QSAE_OK;) {
+        st = gather(s, &chunk, &seen, &n);
         if (st == QSAE_OK)
-            st = report(s);
+            st = run_layers(s, model, info.layers, &slab, n);
+        for (int64_t b = 0; b < n && st == QSAE_OK; b++)
+            st = score(s, model, b, metric);
     }
     if (st == QSAE_OK)
         st = qsae_metric_get(metric, "ppl", ppl);
@@ -158,6 +190,51 @@ int32_t qsae__match_open(qsae_audit *a, struct participant *p)
     return st;
 }
 
+static int32_t open_batches(struct search *s, int64_t width)
+{
+    qsae_audit *const a = s->a;
+    s->most = 1;
+    s->batches = qsae__calloc(a->ctx, 1, sizeof *s->batches);
+    if (!s->batches)
+        return QSAE_ENOMEM;
+    int32_t st = qsae__batch_open(a, &s->batches[0]);
+    const int64_t rows = s->batches[0].rows_max;
+    if (st != QSAE_OK || (st = count_tokens(s, s->match->request.prune_tokens)) != QSAE_OK)
+        return st;
+    const int64_t wanted = a->memory == QSAE_MEMORY_STREAMED ? qsae__stream_fit(a, rows * width)
+                                                             : 1;
+    struct audit_batch *const all = qsae__calloc(a->ctx, wanted, sizeof *all);
+    s->x = qsae__calloc(a->ctx, wanted, sizeof *s->x);
+    s->nll = qsae__alloc_array(a->ctx, rows, sizeof(float));
+    if (all) {
+        all[0] = s->batches[0];
+        qsae__free(a->ctx, s->batches);
+        s->batches = all;
+        s->most = wanted;
+    }
+    if (!all || !s->x || !s->nll)
+        return QSAE_ENOMEM;
+    for (int64_t b = 0; b < wanted && st == QSAE_OK; b++) {
+        s->x[b] = qsae__alloc_array(a->ctx, rows * width, sizeof(float));
+        st = !s->x[b] ? QSAE_ENOMEM : b ? qsae__batch_open(a, &all[b]) : QSAE_OK;
+    }
+    return st;
+}
+
+static void close_batches(struct search *s)
+{
+    qsae_context *const ctx = s->a->ctx;
+    for (int64_t b = 0; b < s->most; b++) {
+        if (s->x)
+            qsae__free(ctx, s->x[b]);
+        if (s->batches)
+            qsae__batch_close(s->a, &s->batches[b]);
+    }
+    qsae__free(ctx, s->batches);
+    qsae__free(ctx, s->x);
+    qsae__free(ctx, s->nll);
+}
+
 static int32_t search(qsae_audit *a, struct participant *p)
 {
     struct audit_match *const m = p->match;
@@ -165,17 +242,9 @@ static int32_t search(qsae_audit *a, struct participant *p)
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
     int32_t st = qsae_model_get_info(a->participants[0].model, &info);
     if (st == QSAE_OK)
-        st = qsae__batch_open(a, &s.batch);
-    if (st == QSAE_OK)
-        st = count_tokens(&s, m->request.prune_tokens);
+        st = open_batches(&s, info.width);
     if (st != QSAE_OK)
         goto done;
-    s.final = qsae__alloc_array(a->ctx, s.batch.rows_max * info.width, sizeof(float));
-    s.nll = qsae__alloc_array(a->ctx, s.batch.rows_max, sizeof(float));
-    if (!s.final || !s.nll) {
-        st = QSAE_ENOMEM;
-        goto done;
-    }
     m->tokens = s.tokens;
     m->target = m->request.prune_match;
     s.total = s.tokens * (QSAE__MATCH_STEPS + (m->request.prune_target != NULL));
@@ -186,9 +255,7 @@ static int32_t search(qsae_audit *a, struct participant *p)
         st = bisect(&s);
     m->done = st == QSAE_OK;
 done:
-    qsae__free(a->ctx, s.final);
-    qsae__free(a->ctx, s.nll);
-    qsae__batch_close(a, &s.batch);
+    close_batches(&s);
     return st;
 }
 

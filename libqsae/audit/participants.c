@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <string.h>
+#include <unistd.h>
 
 #include "audit/slices.h"
 
@@ -53,6 +54,7 @@ int32_t qsae__participant_model(qsae_audit *a, struct participant *p, const char
     m.progress = a->progress;
     m.progress_cookie = a->progress_cookie;
     m.cancel = a->cancel;
+    m.memory = a->memory == QSAE_MEMORY_RESIDENT ? QSAE_MEMORY_RESIDENT : QSAE_MEMORY_STREAMED;
     int32_t st = qsae_model_open(p->weights ? p->weights : a->participants[0].weights, &m,
                                  &p->model);
     if (st != QSAE_OK)
@@ -208,5 +210,43 @@ int32_t qsae__participants_open(qsae_audit *a, const qsae_audit_settings *s)
     if (st == QSAE_OK)
         st = open_conditions(a, &list);
     qsae__list_free(a, &list);
-    return st;
+    return st == QSAE_OK ? qsae__participants_settle(a, s->memory) : st;
+}
+
+/* Bytes the models would take resident, about: each checkpoint, and what conditions hold beside
+ * it. One whose sparsity is yet to be found is taken for as large as the reference. */
+static double resident_bytes(const qsae_audit *a)
+{
+    const double reference = (double)a->participants[0].cost.weight_bytes;
+    double sum = reference;
+    for (int64_t i = 0; i < a->n_participants; i++) {
+        const struct participant *const p = &a->participants[i];
+        if (i > 0 && p->weights)
+            sum += (double)p->cost.weight_bytes;
+        sum += p->model ? (double)qsae__model_held(p->model) : reference;
+    }
+    return sum;
+}
+
+#define MEMORY_SHARE 0.8 /* of the machine's memory that resident weights may take */
+
+int32_t qsae__participants_settle(qsae_audit *a, int32_t memory)
+{
+    const double need = resident_bytes(a),
+                 have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    const bool large = have > 0 && need > MEMORY_SHARE * have;
+    a->memory = memory ? memory : large ? QSAE_MEMORY_STREAMED : QSAE_MEMORY_RESIDENT;
+    if (!memory && large)
+        qsae__log(a->ctx, QSAE_LOG_INFO, "the models would take about %.1f GB of this machine's "
+                  "%.1f: their layers are streamed from the files", need * 1e-9, have * 1e-9);
+    for (int64_t i = 0; i < a->n_participants && a->memory == QSAE_MEMORY_RESIDENT; i++) {
+        struct participant *const p = &a->participants[i];
+        if (!p->model)
+            continue;
+        const int32_t st =
+            qsae__model_keep(p->model, a->progress, a->progress_cookie, a->cancel);
+        if (st != QSAE_OK)
+            return i ? qsae__fail_in(st, "condition %s", p->label) : st;
+    }
+    return QSAE_OK;
 }

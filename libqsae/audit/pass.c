@@ -10,55 +10,21 @@
  */
 #include <string.h>
 
-#include "audit/slices.h"
+#include "audit/pass.h"
 
 #define GROUP_BYTES ((int64_t)1 << 29) /* rows of the conditions kept at once */
 #define BRANCH_BYTES ((int64_t)1 << 30) /* rows of the reference that conditions begin with */
-#define GROUP_MOST 64
 
-/* What a model leaves behind. */
-struct rows_of {
-    float *final;                /* [rows, width] final norm's output */
-    float **taps;                /* [n_taps] rows [rows, columns of the tap] */
-    float *nll, *kl;
-    int32_t *top;
-};
-
-/* The reference's rows before a layer. */
-struct branch {
-    int64_t layer;
-    float *x;                    /* [rows, width] */
-};
-
-struct pass {
-    struct audit_batch batch;
-    qsae__slab *slabs;           /* [n_slabs] one per width */
-    int64_t n_slabs;
-    int64_t width_max, width;    /* of all, of the reference */
-    struct tap {
-        int32_t layer, site;
-        int64_t cols;
-    } *taps;                     /* [n_taps] */
-    int64_t n_taps;
-    int64_t *sae_tap;            /* [n_saes] index into the taps */
-    int64_t *sae_entry;          /* [n_saes] the tap before its layer, which splices begin with; -1:
-                                    they need none, or begin with the embedding */
-    struct branch *branches;     /* [n_branches] layers ascending */
-    int64_t n_branches;
-    int64_t group;               /* conditions at once */
-    struct rows_of *rows;        /* [1 + group]; 0 is the reference */
-    qsae__csr *csr_r;            /* [n_saes] */
-    qsae__csr csr_q;
-    float **y_r;                 /* [n_saes] of [rows, the SAE's width] */
-    float *y_q;                  /* [rows, the widest] */
-    struct audit_splice *splice; /* or NULL */
-};
+void qsae__pass_free_taps(qsae_audit *a, const struct pass *p, float **taps)
+{
+    for (int64_t t = 0; taps && t < p->n_taps; t++)
+        qsae__free(a->ctx, taps[t]);
+    qsae__free(a->ctx, taps);
+}
 
 static void free_rows(qsae_audit *a, struct pass *p, struct rows_of *r)
 {
-    for (int64_t t = 0; r->taps && t < p->n_taps; t++)
-        qsae__free(a->ctx, r->taps[t]);
-    qsae__free(a->ctx, r->taps);
+    qsae__pass_free_taps(a, p, r->taps);
     qsae__free(a->ctx, r->final);
     qsae__free(a->ctx, r->nll);
     qsae__free(a->ctx, r->kl);
@@ -84,6 +50,7 @@ void qsae__pass_close(qsae_audit *a)
     }
     qsae__csr_free(&p->csr_q);
     qsae__splice_close(a, &p->splice);
+    qsae__stream_close(a, p);
     qsae__batch_close(a, &p->batch);
     void *const blocks[] = { p->taps, p->sae_tap, p->sae_entry, p->rows, p->csr_r, p->y_r,
                              p->y_q, p->slabs, p->branches };
@@ -121,17 +88,14 @@ static int32_t plan_taps(qsae_audit *a, struct pass *p)
     return QSAE_OK;
 }
 
-/*
- * First layer a participant computes otherwise than the reference. 0 where nothing is known to be
- * equal, and where nothing differs at all: a null control must run.
- */
-static int64_t first_changed(const qsae_audit *a, const struct participant *who, int64_t layers)
+int64_t qsae__pass_first(const qsae_audit *a, const struct participant *who)
 {
     const struct participant *const r = &a->participants[0];
-    if (who == r || who->weights)
+    qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
+    if (who == r || who->weights || qsae_model_get_info(r->model, &info) != QSAE_OK)
         return 0;
     const int64_t first = qsae__model_first_changed(r->model, who->model);
-    return first < layers ? first : 0;
+    return first < info.layers ? first : 0;
 }
 
 /*
@@ -146,7 +110,7 @@ static int32_t plan_branches(qsae_audit *a, struct pass *p, int64_t layers, int6
         return QSAE_ENOMEM;
     for (int64_t i = 1; i < a->n_participants; i++) {
         struct participant *const who = &a->participants[i];
-        who->start = first_changed(a, who, layers);
+        who->start = qsae__pass_first(a, who);
         n += who->start > 0 && !wanted[who->start];
         wanted[who->start] = 1;
     }
@@ -174,20 +138,30 @@ static int32_t plan_branches(qsae_audit *a, struct pass *p, int64_t layers, int6
     return st;
 }
 
+int32_t qsae__pass_open_taps(qsae_audit *a, const struct pass *p, float ***taps)
+{
+    float **const list = *taps = qsae__calloc(a->ctx, p->n_taps, sizeof *list);
+    if (!list)
+        return QSAE_ENOMEM;
+    for (int64_t t = 0; t < p->n_taps; t++)
+        if (!(list[t] = qsae__alloc_array(a->ctx, p->batch.rows_max * p->taps[t].cols,
+                                          sizeof(float))))
+            return QSAE_ENOMEM;
+    return QSAE_OK;
+}
+
 static int32_t open_rows(qsae_audit *a, struct pass *p, struct rows_of *r)
 {
     const int64_t rows = p->batch.rows_max;
-    r->final = qsae__alloc_array(a->ctx, rows * p->width_max, sizeof(float));
     r->nll = qsae__alloc_array(a->ctx, rows, sizeof(float));
     r->kl = qsae__alloc_array(a->ctx, rows, sizeof(float));
     r->top = qsae__alloc_array(a->ctx, rows, sizeof(int32_t));
-    r->taps = qsae__calloc(a->ctx, p->n_taps, sizeof *r->taps);
-    if (!r->final || !r->nll || !r->kl || !r->top || !r->taps)
+    if (!r->nll || !r->kl || !r->top)
         return QSAE_ENOMEM;
-    for (int64_t t = 0; t < p->n_taps; t++)
-        if (!(r->taps[t] = qsae__alloc_array(a->ctx, rows * p->taps[t].cols, sizeof(float))))
-            return QSAE_ENOMEM;
-    return QSAE_OK;
+    if (p->stream) /* a batch's rows are put in their place when it is finished */
+        return QSAE_OK;
+    r->final = qsae__alloc_array(a->ctx, rows * p->width_max, sizeof(float));
+    return r->final ? qsae__pass_open_taps(a, p, &r->taps) : QSAE_ENOMEM;
 }
 
 static int32_t open_buffers(qsae_audit *a, struct pass *p)
@@ -218,7 +192,7 @@ static int32_t open_buffers(qsae_audit *a, struct pass *p)
     return st;
 }
 
-static qsae__slab *slab_of(const struct pass *p, int64_t width)
+qsae__slab *qsae__pass_slab(const struct pass *p, int64_t width)
 {
     for (int64_t i = 0; i < p->n_slabs; i++)
         if (p->slabs[i].width == width)
@@ -235,7 +209,7 @@ static int32_t open_slabs(qsae_audit *a, struct pass *p)
     int32_t st = models && p->slabs ? QSAE_OK : QSAE_ENOMEM;
     for (int64_t i = 0; i < n && st == QSAE_OK; i++) {
         const int64_t width = a->participants[i].width;
-        if (slab_of(p, width))
+        if (qsae__pass_slab(p, width))
             continue;
         for (int64_t k = 0; k < n; k++)
             models[k] = a->participants[k].width == width ? a->participants[k].model : NULL;
@@ -268,8 +242,10 @@ static int32_t open_pass(qsae_audit *a, struct pass *p)
         return qsae__fail(QSAE_EOVERFLOW, "a batch of %lld tokens is too large",
                           (long long)p->batch.rows_max);
     p->group = qsae__min_i64(a->n_participants - 1, GROUP_BYTES / qsae__max_i64(each, 1));
-    p->group = qsae__max_i64(qsae__min_i64(p->group, GROUP_MOST), a->n_participants > 1);
-    st = plan_branches(a, p, info.layers, p->batch.rows_max * p->width);
+    p->group = qsae__max_i64(qsae__min_i64(p->group, QSAE__GROUP_MOST), a->n_participants > 1);
+    st = a->memory == QSAE_MEMORY_STREAMED
+             ? qsae__stream_open(a, p, each)
+             : plan_branches(a, p, info.layers, p->batch.rows_max * p->width);
     if (st == QSAE_OK)
         st = open_buffers(a, p);
     return st == QSAE_OK ? open_slabs(a, p) : st;
@@ -306,7 +282,7 @@ static void branch(struct pass *p, const struct participant *who, int64_t layer,
 /* Keeps the rows at the taps: a watch of the slab. */
 struct collector {
     const struct pass *p;
-    struct rows_of *out;
+    const struct rows_of *out;
 };
 
 static bool collects(void *self, int64_t layer, int32_t site)
@@ -329,25 +305,35 @@ static int32_t collect(void *self, int64_t layer, int32_t site, float *rows, int
     return QSAE_OK;
 }
 
+int32_t qsae__pass_step(const struct pass *p, struct participant *who, int64_t layer,
+                        qsae__slab *slab, const struct rows_of *out, float *final)
+{
+    struct collector collector = { p, out };
+    const qsae__watch watch = { &collector, collects, collect };
+    slab->watch = qsae__participant_features(who) ? &watch : NULL;
+    const int32_t st = layer < 0 ? qsae__model_embed(who->model, slab)
+                       : final   ? qsae__model_final(who->model, slab, final)
+                                 : qsae__model_step(who->model, layer, slab);
+    slab->watch = NULL;
+    return st;
+}
+
 /* Blocks of one model, its rows at the taps and its final rows. */
 static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, struct rows_of *out)
 {
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
     const bool reference = who == a->participants;
-    struct collector collector = { p, out };
-    const qsae__watch watch = { &collector, collects, collect };
     const double start = qsae__now();
-    qsae__slab *const slab = slab_of(p, who->width);
+    qsae__slab *const slab = qsae__pass_slab(p, who->width);
     /* A batch that was stopped midway is counted once. */
     for (int64_t i = 0; i < who->n_outliers; i++)
         qsae__model_set_outliers(who->model, i, &who->outliers[i]);
     slab->ids = p->batch.ids;
     slab->n_seq = p->batch.n_seq;
     slab->n_tokens = p->batch.n_tokens;
-    slab->watch = qsae__participant_features(who) ? &watch : NULL;
     int32_t st = qsae_model_get_info(who->model, &info);
     if (st == QSAE_OK && who->start == 0)
-        st = qsae__model_embed(who->model, slab);
+        st = qsae__pass_step(p, who, -1, slab, out, NULL);
     else if (st == QSAE_OK)
         branch(p, who, who->start, slab, false);
     for (int64_t layer = who->start; layer < info.layers && st == QSAE_OK; layer++) {
@@ -355,11 +341,10 @@ static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, s
             break;
         if (reference)
             branch(p, who, layer, slab, true);
-        st = qsae__model_step(who->model, layer, slab);
+        st = qsae__pass_step(p, who, layer, slab, out, NULL);
     }
     if (st == QSAE_OK)
-        st = qsae__model_final(who->model, slab, out->final);
-    slab->watch = NULL;
+        st = qsae__pass_step(p, who, info.layers, slab, out, out->final);
     who->seconds += qsae__now() - start;
     const uint64_t rss = qsae__resident_bytes();
     if (rss > who->peak_rss)
@@ -426,10 +411,14 @@ static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who
 static int32_t splice(qsae_audit *a, struct pass *p, struct participant *who, int64_t member)
 {
     const struct rows_of *const own = &p->rows[member];
+    qsae__slab *const slab = qsae__pass_slab(p, who->width);
     qsae__outliers *const met = qsae__calloc(a->ctx, who->n_outliers, sizeof *met);
     int32_t st = met ? QSAE_OK : QSAE_ENOMEM;
     for (int64_t i = 0; met && i < who->n_outliers; i++)
         met[i] = qsae__model_outliers(who->model, i);
+    slab->ids = p->batch.ids;
+    slab->n_seq = p->batch.n_seq;
+    slab->n_tokens = p->batch.n_tokens;
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && qsae__participant_features(who); i++) {
         const int64_t tap = p->sae_tap[i];
         const int64_t entry = p->sae_entry[i];
@@ -443,8 +432,7 @@ static int32_t splice(qsae_audit *a, struct pass *p, struct participant *who, in
         if (!same)
             st = reconstruct(a, i, in.x, &p->csr_q, p->y_q);
         if (st == QSAE_OK)
-            st = qsae__splice_run(a, p->splice, who, member, i, &p->batch, &in, own->final,
-                                  slab_of(p, who->width));
+            st = qsae__splice_run(a, p->splice, who, member, i, &p->batch, &in, own->final, slab);
     }
     /* What the model meets while it is left alone is what is reported. */
     for (int64_t i = 0; met && i < who->n_outliers; i++)
@@ -519,8 +507,7 @@ static int32_t run_heads(qsae_audit *a, struct pass *p, const int64_t *members, 
     return st;
 }
 
-/* Head and metrics of a group. */
-static int32_t finish_group(qsae_audit *a, struct pass *p, const int64_t *members, int64_t n)
+int32_t qsae__pass_finish(qsae_audit *a, struct pass *p, const int64_t *members, int64_t n)
 {
     struct participant *const reference = &a->participants[0];
     const int64_t first = reference->next_chunk == a->next_chunk ? 0 : 1;
@@ -532,18 +519,27 @@ static int32_t finish_group(qsae_audit *a, struct pass *p, const int64_t *member
     return st;
 }
 
+int32_t qsae__pass_reference(qsae_audit *a, struct pass *p)
+{
+    const double start = qsae__now();
+    int32_t st = QSAE_OK;
+    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++)
+        st = reconstruct(a, i, p->rows[0].taps[p->sae_tap[i]], &p->csr_r[i], p->y_r[i]);
+    a->participants[0].seconds += qsae__now() - start;
+    return st;
+}
+
 int32_t qsae__pass_batch(qsae_audit *a)
 {
     struct pass *const p = a->pass;
-    int64_t members[GROUP_MOST];
+    int64_t members[QSAE__GROUP_MOST];
+    if (p->stream)
+        return qsae__stream_batch(a, p);
     int32_t st = qsae__batch_gather(a, a->next_chunk, &p->batch);
     if (st == QSAE_OK)
         st = forward(a, p, &a->participants[0], &p->rows[0]);
-    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++) {
-        const double start = qsae__now();
-        st = reconstruct(a, i, p->rows[0].taps[p->sae_tap[i]], &p->csr_r[i], p->y_r[i]);
-        a->participants[0].seconds += qsae__now() - start;
-    }
+    if (st == QSAE_OK)
+        st = qsae__pass_reference(a, p);
     int64_t next = 1;
     do {
         int64_t n = 0;
@@ -555,7 +551,7 @@ int32_t qsae__pass_batch(qsae_audit *a)
             st = forward(a, p, who, &p->rows[n]);
         }
         if (st == QSAE_OK)
-            st = finish_group(a, p, members, n);
+            st = qsae__pass_finish(a, p, members, n);
     } while (st == QSAE_OK && next < a->n_participants);
     if (st != QSAE_OK)
         return st;

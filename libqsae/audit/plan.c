@@ -82,6 +82,11 @@ static int32_t check(const qsae_audit_settings *s)
     if (s->top_contexts < 0 || s->top_contexts > 1024)
         return qsae__fail(QSAE_EINVAL, "audit: top_contexts: expected 0..1024, found %lld",
                           (long long)s->top_contexts);
+    if (s->memory < 0 || s->memory > QSAE_MEMORY_STREAMED)
+        return qsae__fail(QSAE_EINVAL, "audit: memory: expected 0..2, found %d", (int)s->memory);
+    if (s->stream_bytes < 0)
+        return qsae__fail(QSAE_EINVAL, "audit: stream_bytes: expected at least 0, found %lld",
+                          (long long)s->stream_bytes);
     if (s->batch < 0 || s->batch > 1 << 20)
         return qsae__fail(QSAE_EINVAL, "audit: batch: expected 0..1048576, found %lld",
                           (long long)s->batch);
@@ -379,6 +384,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->splice = s->splice != 0;
     a->top = s->top_contexts;
     a->process = s->process;
+    a->stream_bytes = s->stream_bytes;
     a->progress = s->progress;
     a->progress_cookie = s->progress_cookie;
     a->cancel = s->cancel;

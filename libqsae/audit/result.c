@@ -175,6 +175,8 @@ static json_t *timing_json(const qsae_audit *a)
     json_object_set_new(o, "tokens_per_second",
                         qsae__number(a->seconds > 0 ? (double)a->tokens_done / a->seconds : NAN));
     json_object_set_new(o, "threads", json_integer(qsae_context_threads(a->ctx)));
+    json_object_set_new(o, "memory", json_string(a->memory == QSAE_MEMORY_STREAMED ? "streamed"
+                                                                                 : "resident"));
     return o;
 }
 

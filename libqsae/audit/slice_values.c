@@ -106,8 +106,9 @@ static int32_t by_metadata(qsae_audit *a, struct slice_dimension *d, const char 
         st = add_value(a, d, text, &d->of[i]);
     }
     return st == QSAE_OK && !any
-               ? qsae__fail(QSAE_EINVAL, "slice %s: no document has it in its metadata; expected "
-                            "position, class, frequency, length or a key of the JSON lines", d->name)
+               ? qsae__fail(QSAE_EINVAL,
+                            "slice %s: no document has it in its metadata; expected position, "
+                            "class, frequency, length or a key of the JSON lines", d->name)
                : st;
 }
 

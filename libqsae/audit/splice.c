@@ -164,10 +164,11 @@ static int32_t run_above(qsae_audit *a, struct audit_splice *s, struct participa
     if (st != QSAE_OK)
         return st;
     slab->watch = &watch;
-    if (sae->site == QSAE_SITE_RESID_POST) {
+    const bool resumes = qsae__model_resumes(who->model);
+    if (resumes && sae->site == QSAE_SITE_RESID_POST) {
         st = put(&r, sae->layer, sae->site, slab->x, b->rows, in->width, in->width);
         first = sae->layer + 1;
-    } else if (in->entry) {
+    } else if (resumes && in->entry) {
         memcpy(slab->x, in->entry, (size_t)(b->rows * who->width) * sizeof *slab->x);
         first = sae->layer;
     } else {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What per-feature survival says beyond its bands (methods.md 3.4 to 3.6): by decile of firing rate,
- * how well the reference alone predicts it, and what two conditions damage in common. */
+/* What per-feature survival says beyond its bands (methods.md 3.4 to 3.6): by decile of firing
+ * rate, how well the reference alone predicts it, and what two conditions damage in common. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,8 +101,8 @@ struct predictor {
 
 /*
  * Mean and deviation of the AUC over the folds. The paper standardizes all four inputs on all rows;
- * three (the fourth is the third less the second) standardized on what a fold is trained on keep the
- * held-out rows out of it.
+ * three (the fourth is the third less the second) standardized on what a fold is trained on keep
+ * the held-out rows out of it.
  */
 static int32_t cross_validate(qsae_audit *a, struct predictor *p, bool paper, double *mean,
                               double *sd)

@@ -183,7 +183,8 @@ static int32_t parse_ggml(qsae__parser *p, qsae__word name)
     if (!qsae__ggml_encodes(dtype))
         return qsae__fail(QSAE_EUNSUPPORTED, "condition \"%.200s\", offset %td: %s is decoded "
                           "only; types that can be encoded: q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, "
-                          "q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs", p->text, type.s - p->text, text);
+                          "q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs", p->text, type.s - p->text,
+                          text);
     return qsae__parse_peek(p) == ',' ? qsae__parse_options(p, options, "fallback") : QSAE_OK;
 }
 

@@ -92,12 +92,17 @@ static int32_t encode_tile(void *arg, int64_t tile, int32_t worker)
     return QSAE_OK;
 }
 
-static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
+static int32_t plan(qsae_qmatrix *q)
 {
     if (!qsae__ggml_encodes(q->codec.ggml))
         return qsae__fail(QSAE_EUNSUPPORTED, "ggml type %s is only decoded",
                           qsae_dtype_name(q->codec.ggml));
-    const int32_t status = size_of(q->codec.ggml, q->n_out, q->n_in, &q->code_bytes);
+    return size_of(q->codec.ggml, q->n_out, q->n_in, &q->code_bytes);
+}
+
+static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
+{
+    const int32_t status = plan(q);
     if (status)
         return status;
     q->codes = qsae__alloc(q->ctx, (size_t)q->code_bytes);
@@ -168,7 +173,8 @@ static uint64_t bytes(const qsae_qmatrix *q)
     return q->code_bytes;
 }
 
-const qsae__codec_ops qsae__codec_ggml = { encode, decode, decode16, field, bytes, NULL };
+const qsae__codec_ops qsae__codec_ggml = { encode, decode, decode16, field, bytes, NULL,
+                                          plan };
 
 /* Bytes of the tensor, which it must have. */
 static int32_t check_tensor(const qsae__tensor *t, uint64_t *bytes)

@@ -152,7 +152,7 @@ fail:
     return status;
 }
 
-static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
+static int32_t plan(qsae_qmatrix *q)
 {
     if (q->n_in > QSAE__S8_MAX_K)
         return qsae__fail(QSAE_EUNSUPPORTED, "llm.int8: %lld inputs; sums are exact in int32 up to "
@@ -160,6 +160,14 @@ static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
     q->scale_rows = q->n_out;
     q->scale_cols = 1;
     q->code_bytes = (uint64_t)(q->n_out * q->n_in);
+    return QSAE_OK;
+}
+
+static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
+{
+    const int32_t status = plan(q);
+    if (status)
+        return status;
     q->codes = qsae__alloc_array(q->ctx, q->n_out * q->n_in, 1);
     q->scale = qsae__alloc_array(q->ctx, q->n_out, sizeof(float));
     if (!q->codes || !q->scale)
@@ -208,4 +216,4 @@ static uint64_t bytes(const qsae_qmatrix *q)
 }
 
 const qsae__codec_ops qsae__codec_int8 = { encode, decode, decode16, field, bytes,
-                                          NULL };
+                                          NULL, plan };

@@ -9,15 +9,19 @@
 
 struct qsae__linear {
     qsae_context *ctx;
-    qsae_qmatrix *q;             /* NULL: the weight as it is */
+    qsae_qmatrix *q;             /* NULL: the weight as it is, or not loaded */
     qsae__decoded decoded;       /* of q */
     qsae__rows16 rows;           /* of q */
     qsae__dense dense;           /* of the weight in place */
     qsae__packed_weight *packed; /* or NULL */
     qsae__operand operand;
     float *bias;                 /* [n_out] or NULL */
-    uint64_t bytes;
-    bool quantized, owns;
+    uint64_t bytes, held;
+    bool quantized, owns, batch_dependent, loaded;
+    bool kept;                   /* q is a file's, and there whether loaded or not */
+    bool values;                 /* q's elements are multiplied as they are */
+    bool rounds;                 /* a plain weight is rounded to a copy first */
+    bool shares;                 /* packed is what w->shared keeps */
     atomic_llong *seen;          /* [3] LLM.int8: calls, those with outliers, columns; or NULL */
 };
 
@@ -54,118 +58,35 @@ static int32_t copy_bias(qsae__linear *l, const qsae__linear_weight *w)
     return QSAE_OK;
 }
 
-/* Packs the weight for the bf16 product, or takes the copy that another layer packed. */
-static int32_t pack(qsae__linear *l, const qsae__linear_weight *w, bool shared)
+/* The layer that computes with a matrix like q, which may be one that is not encoded yet. */
+static int32_t plan_matrix(qsae__linear *l, const qsae_qmatrix *q)
 {
-    if (shared && *w->shared) {
-        l->packed = qsae__packed_ref(*w->shared);
-    } else {
-        const int32_t st = qsae__packed_dense(l->ctx, &l->dense, w->n_out, w->n_in, &l->packed);
-        if (st != QSAE_OK)
-            return st;
-        if (shared)
-            *w->shared = qsae__packed_ref(l->packed);
-    }
-    l->operand.packed = l->packed;
-    return QSAE_OK;
-}
-
-/* LLM.int8 keeps its codes packed only, unless they are a file's. */
-static int32_t pack_codes(qsae__linear *l)
-{
-    const int32_t st =
-        qsae__packed_s8(l->ctx, l->q->codes, l->q->n_out, l->q->n_in, &l->packed);
-    if (st != QSAE_OK)
-        return st;
-    l->operand.packed = l->packed;
+    l->bytes = qsae_qmatrix_bytes(q);
+    l->held = l->bytes;
+    if (q->codec.codec == QSAE__RTN || q->codec.codec == QSAE__INT8) /* a byte per code */
+        l->held = (uint64_t)q->n_out * (uint64_t)q->n_in;
+    l->values = q->ops == &qsae__codec_none && q->dtype == l->operand.compute;
+    if (l->values && l->operand.kind != QSAE__PRODUCT_F32)
+        l->held = 2 * (uint64_t)q->n_out * (uint64_t)q->n_in;
+    if (q->codec.codec != QSAE__INT8)
+        return QSAE_OK;
     l->operand.kind = QSAE__PRODUCT_INT8;
-    l->operand.q = l->q;
-    if (!l->q->borrowed) {
-        qsae__free(l->ctx, l->q->codes);
-        l->q->codes = NULL;
-    }
+    l->batch_dependent = q->codec.threshold > 0 && !q->codec.outliers_by_row;
     l->seen = qsae__calloc(l->ctx, 3, sizeof *l->seen);
     return l->seen ? QSAE_OK : QSAE_ENOMEM;
 }
 
-/* l->q holds plain values in the layer's dtype: pruned ones, or those of a control. */
-static int32_t use_values(qsae__linear *l)
+/* With a matrix of the file: it stays while the layer is not loaded. */
+static int32_t plan_kept(qsae__linear *l)
 {
-    const int64_t n = l->q->n_out, k = l->q->n_in;
-    l->dense = (qsae__dense){ .data = l->q->codes, .dtype = l->q->dtype, .level = l->ctx->level,
-                              .n_stride = k, .k_stride = 1 };
-    l->operand.panels = qsae__panels_dense(&l->dense, n, k);
-    if (l->operand.kind == QSAE__PRODUCT_F32)
-        return QSAE_OK;
-    const int32_t status = qsae__packed_dense(l->ctx, &l->dense, n, k, &l->packed);
-    l->operand.packed = l->packed;
-    qsae_qmatrix_close(&l->q);
-    return status;
-}
-
-/* The layer computes with l->q. */
-static int32_t use_matrix(qsae__linear *l)
-{
-    l->bytes = qsae_qmatrix_bytes(l->q);
-    if (l->q->codec.codec == QSAE__INT8)
-        return pack_codes(l);
-    if (l->q->ops == &qsae__codec_none && l->q->dtype == l->operand.compute)
-        return use_values(l);
-    l->decoded = (qsae__decoded){ l->q, l->operand.compute };
-    l->operand.panels = qsae__panels_decoded(&l->decoded);
-    l->rows = qsae__rows16_decoded(l->q);
-    l->operand.rows = &l->rows;
-    l->operand.q = l->q;
-    return QSAE_OK;
-}
-
-static int32_t use_stored(qsae__linear *l, const qsae_qmatrix *stored)
-{
-    l->q = qsae__qmatrix_ref(stored);
-    l->quantized = true;
-    return use_matrix(l);
-}
-
-/* Codec none. Its weights= is a rounding of its own, before the one to the activations' dtype. */
-static int32_t use_plain(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
-{
-    const int32_t dtype = l->operand.dtype == QSAE_BF16 ? QSAE_BF16 : 0;
-    const int32_t weights = c ? c->weights : 0;
-    const bool twice = weights && dtype && weights != dtype;
-    if (w->stored && !weights)
-        return use_stored(l, w->stored);
-    l->bytes = (uint64_t)w->n_out * (uint64_t)w->n_in *
-               (uint64_t)(qsae_dtype_bits(weights ? weights : w->dtype) / 8);
-    if (twice || w->stored) {
-        const qsae__source src = { .ctx = l->ctx, .data = w->data,
-                                   .dtype = w->stored ? w->stored->dtype : w->dtype,
-                                   .n_out = w->n_out, .n_in = w->n_in,
-                                   .out_stride = w->out_stride, .in_stride = w->in_stride,
-                                   .stored = w->stored };
-        const int32_t status = qsae__qmatrix_encode(l->ctx, c, &src, 0, &l->q);
-        if (status)
-            return status;
-        l->dense = (qsae__dense){ .data = l->q->codes, .dtype = l->q->dtype,
-                                  .round = dtype == l->q->dtype ? 0 : dtype,
-                                  .level = l->ctx->level, .n_stride = w->n_in, .k_stride = 1 };
-    } else {
-        l->dense = (qsae__dense){ .data = w->data, .dtype = w->dtype,
-                                  .round = dtype ? dtype : weights, .level = l->ctx->level,
-                                  .n_stride = w->out_stride, .k_stride = w->in_stride };
-        if (l->dense.round == w->dtype)
-            l->dense.round = 0;
-    }
-    l->operand.panels = qsae__panels_dense(&l->dense, w->n_out, w->n_in);
-    /* Values that bf16 holds exactly can be multiplied as such by f32 rows in three parts. */
-    const bool exact = (w->dtype == QSAE_BF16 && !weights) || weights == QSAE_BF16;
-    if (l->operand.dtype == QSAE_F32 && exact && l->ctx->level >= QSAE__LEVEL_AMX)
-        l->operand.kind = QSAE__PRODUCT_SPLIT;
-    if (l->operand.kind == QSAE__PRODUCT_F32)
-        return QSAE_OK;
-    const int32_t status = pack(l, w, w->shared && !weights && !w->stored);
-    qsae_qmatrix_close(&l->q);
-    l->owns = true;
-    return status;
+    const int32_t st = plan_matrix(l, l->q);
+    l->kept = true;
+    if (!l->values)
+        l->operand.q = l->q;
+    if (l->operand.kind != QSAE__PRODUCT_INT8 &&
+        !(l->values && l->operand.kind != QSAE__PRODUCT_F32))
+        l->held = 0;
+    return st;
 }
 
 /* LLM.int8 of a matrix that is stored by LLM.int8: its codes, under the condition's options. */
@@ -190,34 +111,62 @@ static int32_t reuse_codes(qsae__linear *l, const qsae__condition *c, const qsae
     l->q->scale_cols = 1;
     l->q->borrowed = true;
     l->q->file = qsae__tensors_ref(stored->file);
-    return use_matrix(l);
+    return plan_kept(l);
 }
 
-static int32_t use_codec(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
+static qsae__source source_of(const qsae__linear *l, const qsae__linear_weight *w, int32_t round)
+{
+    return (qsae__source){ .ctx = l->ctx, .data = w->data,
+                           .dtype = w->stored ? w->stored->dtype : w->dtype, .round = round,
+                           .n_out = w->n_out, .n_in = w->n_in, .out_stride = w->out_stride,
+                           .in_stride = w->in_stride, .stored = w->stored, .stream = w->stream };
+}
+
+static int32_t plan_codec(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
 {
     const bool plain = c->prune.kind == QSAE__PRUNE_NONE && c->control == QSAE__CONTROL_NONE;
     if (plain && c->codec == QSAE__INT8 && w->stored && w->stored->codec.codec == QSAE__INT8)
         return reuse_codes(l, c, w->stored);
-    const qsae__source src = { .ctx = l->ctx, .data = w->data,
-                               .dtype = w->stored ? w->stored->dtype : w->dtype,
-                               .round = l->operand.dtype, .n_out = w->n_out, .n_in = w->n_in,
-                               .out_stride = w->out_stride, .in_stride = w->in_stride,
-                               .stored = w->stored, .stream = w->stream };
-    const int32_t status = qsae__qmatrix_encode(l->ctx, c, &src, w->heads, &l->q);
+    const qsae__source src = source_of(l, w, l->operand.dtype);
+    qsae_qmatrix *q;
+    int32_t status = qsae__qmatrix_plan(l->ctx, c, &src, w->heads, &q);
     if (status)
         return status;
     l->owns = true;
-    const int32_t st = use_matrix(l);
+    status = plan_matrix(l, q);
+    qsae_qmatrix_close(&q);
     /* Values without a code weigh what they would in the checkpoint. */
     if (c->codec == QSAE__NONE || c->control != QSAE__CONTROL_NONE)
         l->bytes = (uint64_t)w->n_out * (uint64_t)w->n_in *
-                   (uint64_t)(qsae_dtype_bits(c->weights   ? c->weights
-                                              : w->stored ? w->stored->dtype
-                                                          : w->dtype) / 8);
-    return st;
+                   (uint64_t)(qsae_dtype_bits(c->weights ? c->weights : src.dtype) / 8);
+    return status;
 }
 
-int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsae__linear_weight *w,
+/* Codec none. Its weights= is a rounding of its own, before the one to the activations' dtype. */
+static int32_t plan_plain(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
+{
+    const int32_t dtype = l->operand.dtype == QSAE_BF16 ? QSAE_BF16 : 0;
+    const int32_t weights = c ? c->weights : 0;
+    const uint64_t n = (uint64_t)w->n_out * (uint64_t)w->n_in;
+    if (w->stored && !weights) {
+        l->q = qsae__qmatrix_ref(w->stored);
+        l->quantized = true;
+        return plan_kept(l);
+    }
+    l->rounds = (weights && dtype && weights != dtype) || w->stored;
+    l->bytes = n * (uint64_t)(qsae_dtype_bits(weights ? weights : w->dtype) / 8);
+    /* Values that bf16 holds exactly can be multiplied as such by f32 rows in three parts. */
+    const bool exact = (w->dtype == QSAE_BF16 && !weights) || weights == QSAE_BF16;
+    if (l->operand.dtype == QSAE_F32 && exact && l->ctx->level >= QSAE__LEVEL_AMX)
+        l->operand.kind = QSAE__PRODUCT_SPLIT;
+    l->owns = l->operand.kind != QSAE__PRODUCT_F32;
+    l->shares = l->owns && w->shared && !weights && !w->stored;
+    if (!l->shares)
+        l->held = l->owns ? 2 * n : l->rounds ? l->bytes : 0;
+    return QSAE_OK;
+}
+
+int32_t qsae__linear_plan(qsae_context *ctx, const qsae__condition *c, const qsae__linear_weight *w,
                           int32_t dtype, qsae__linear **out)
 {
     *out = NULL;
@@ -235,15 +184,149 @@ int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsa
     l->operand = (qsae__operand){ .n = w->n_out, .k = w->n_in, .dtype = dtype,
                                   .compute = qsae__compute_of(options, dtype) };
     l->operand.kind = qsae__product_kind(ctx, l->operand.compute);
-    status = l->quantized ? use_codec(l, c, w) : use_plain(l, c, w);
+    status = l->quantized ? plan_codec(l, c, w) : plan_plain(l, c, w);
     if (!status && w->bias)
         status = copy_bias(l, w);
-    if (status) {
+    if (status)
         qsae__linear_close(&l);
-        return status;
-    }
     *out = l;
+    return status;
+}
+
+/* Packs the weight for the bf16 product, or takes the copy that another layer packed. */
+static int32_t pack(qsae__linear *l, const qsae__linear_weight *w)
+{
+    if (l->shares && *w->shared) {
+        l->packed = qsae__packed_ref(*w->shared);
+    } else {
+        const int32_t st = qsae__packed_dense(l->ctx, &l->dense, w->n_out, w->n_in, &l->packed);
+        if (st != QSAE_OK)
+            return st;
+        if (l->shares)
+            *w->shared = qsae__packed_ref(l->packed);
+    }
+    l->operand.packed = l->packed;
     return QSAE_OK;
+}
+
+/* LLM.int8 keeps its codes packed only, unless they are a file's. */
+static int32_t pack_codes(qsae__linear *l)
+{
+    const int32_t st =
+        qsae__packed_s8(l->ctx, l->q->codes, l->q->n_out, l->q->n_in, &l->packed);
+    if (st != QSAE_OK)
+        return st;
+    l->operand.packed = l->packed;
+    l->operand.q = l->q;
+    if (!l->q->borrowed) {
+        qsae__free(l->ctx, l->q->codes);
+        l->q->codes = NULL;
+    }
+    return QSAE_OK;
+}
+
+/* l->q holds plain values in the layer's dtype: pruned ones, or those of a control. */
+static int32_t use_values(qsae__linear *l)
+{
+    const int64_t n = l->q->n_out, k = l->q->n_in;
+    l->dense = (qsae__dense){ .data = l->q->codes, .dtype = l->q->dtype, .level = l->ctx->level,
+                              .n_stride = k, .k_stride = 1 };
+    l->operand.panels = qsae__panels_dense(&l->dense, n, k);
+    if (l->operand.kind == QSAE__PRODUCT_F32)
+        return QSAE_OK;
+    const int32_t status = qsae__packed_dense(l->ctx, &l->dense, n, k, &l->packed);
+    l->operand.packed = l->packed;
+    if (!l->kept)
+        qsae_qmatrix_close(&l->q);
+    return status;
+}
+
+/* The layer computes with l->q. */
+static int32_t use_matrix(qsae__linear *l)
+{
+    if (l->operand.kind == QSAE__PRODUCT_INT8)
+        return pack_codes(l);
+    if (l->values)
+        return use_values(l);
+    l->decoded = (qsae__decoded){ l->q, l->operand.compute };
+    l->operand.panels = qsae__panels_decoded(&l->decoded);
+    l->rows = qsae__rows16_decoded(l->q);
+    l->operand.rows = &l->rows;
+    l->operand.q = l->q;
+    return QSAE_OK;
+}
+
+static int32_t use_plain(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
+{
+    const int32_t dtype = l->operand.dtype == QSAE_BF16 ? QSAE_BF16 : 0;
+    const int32_t weights = c ? c->weights : 0;
+    if (l->rounds) {
+        const qsae__source src = source_of(l, w, 0);
+        const int32_t status = qsae__qmatrix_encode(l->ctx, c, &src, 0, &l->q);
+        if (status)
+            return status;
+        l->dense = (qsae__dense){ .data = l->q->codes, .dtype = l->q->dtype,
+                                  .round = dtype == l->q->dtype ? 0 : dtype,
+                                  .level = l->ctx->level, .n_stride = w->n_in, .k_stride = 1 };
+    } else {
+        l->dense = (qsae__dense){ .data = w->data, .dtype = w->dtype,
+                                  .round = dtype ? dtype : weights, .level = l->ctx->level,
+                                  .n_stride = w->out_stride, .k_stride = w->in_stride };
+        if (l->dense.round == w->dtype)
+            l->dense.round = 0;
+    }
+    l->operand.panels = qsae__panels_dense(&l->dense, w->n_out, w->n_in);
+    if (l->operand.kind == QSAE__PRODUCT_F32)
+        return QSAE_OK;
+    const int32_t status = pack(l, w);
+    qsae_qmatrix_close(&l->q);
+    return status;
+}
+
+int32_t qsae__linear_load(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
+{
+    int32_t status = QSAE_OK;
+    if (l->loaded)
+        return QSAE_OK;
+    if (l->quantized && !l->kept) {
+        const qsae__source src = source_of(l, w, l->operand.dtype);
+        status = qsae__qmatrix_encode(l->ctx, c, &src, w->heads, &l->q);
+    }
+    if (!status)
+        status = l->quantized ? use_matrix(l) : use_plain(l, c, w);
+    l->loaded = true;
+    if (status)
+        qsae__linear_drop(l);
+    return status;
+}
+
+void qsae__linear_drop(qsae__linear *l)
+{
+    if (!l)
+        return;
+    qsae__packed_close(&l->packed);
+    l->operand.packed = NULL;
+    l->loaded = false;
+    if (l->kept)
+        return;
+    qsae_qmatrix_close(&l->q);
+    l->operand.q = NULL;
+}
+
+bool qsae__linear_loaded(const qsae__linear *l)
+{
+    return l->loaded;
+}
+
+int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsae__linear_weight *w,
+                          int32_t dtype, qsae__linear **out)
+{
+    int32_t status = qsae__linear_plan(ctx, c, w, dtype, out);
+    if (!status)
+        status = qsae__linear_load(*out, c, w);
+    if (status)
+        qsae__linear_close(out);
+    return status;
 }
 
 void qsae__linear_close(qsae__linear **linear)
@@ -352,6 +435,11 @@ uint64_t qsae__linear_bytes(const qsae__linear *l)
     return l->bytes;
 }
 
+uint64_t qsae__linear_held(const qsae__linear *l)
+{
+    return l->held;
+}
+
 int32_t qsae__linear_quantized(const qsae__linear *l)
 {
     return l->quantized;
@@ -359,8 +447,7 @@ int32_t qsae__linear_quantized(const qsae__linear *l)
 
 int32_t qsae__linear_batch_dependent(const qsae__linear *l)
 {
-    return l->q && l->q->codec.codec == QSAE__INT8 && l->q->codec.threshold > 0 &&
-           !l->q->codec.outliers_by_row;
+    return l->batch_dependent;
 }
 
 qsae__outliers qsae__linear_outliers(const qsae__linear *l)

@@ -24,7 +24,7 @@ typedef struct qsae__linear_weight {
     struct qsae__packed_weight **shared;
 } qsae__linear_weight;
 
-/* A linear layer ready to run. Thread-safe: it never changes. */
+/* A linear layer. Thread-safe once loaded: it does not change then. */
 typedef struct qsae__linear qsae__linear;
 
 /*
@@ -36,6 +36,22 @@ typedef struct qsae__linear qsae__linear;
 int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsae__linear_weight *w,
                           int32_t dtype, qsae__linear **out);
 void qsae__linear_close(qsae__linear **linear);
+
+/*
+ * The same in two steps. Planned, a layer reads no weight and holds nothing of its size (but the
+ * bias), refuses what its shape forbids, and answers everything below; loaded, it runs. c and w are
+ * those it was planned with. Loading twice encodes to the same bits; a load that fails leaves the
+ * layer as it was; dropping keeps what LLM.int8 has met. Either does nothing where it is done, and
+ * dropping nothing for NULL.
+ */
+int32_t qsae__linear_plan(qsae_context *ctx, const qsae__condition *c, const qsae__linear_weight *w,
+                          int32_t dtype, qsae__linear **out);
+int32_t qsae__linear_load(qsae__linear *linear, const qsae__condition *c,
+                          const qsae__linear_weight *w);
+void qsae__linear_drop(qsae__linear *linear);
+bool qsae__linear_loaded(const qsae__linear *linear);
+/* Bytes that loading takes and no other layer shares, about. */
+uint64_t qsae__linear_held(const qsae__linear *linear);
 
 /* Whether the weight's memory is not read any more. */
 bool qsae__linear_owns(const qsae__linear *linear);

@@ -146,13 +146,23 @@ static int32_t nest_part(void *arg, int64_t i, int32_t worker)
 static int32_t nest(qsae_qmatrix *q)
 {
     const int64_t n = q->scale_rows;
-    q->n_nested = qsae__ceil_div(n, QSAE__NESTED_BLOCK);
     q->q_absmax = qsae__alloc_array(q->ctx, n, 1);
     q->nested_absmax = qsae__alloc_array(q->ctx, q->n_nested, sizeof(float));
     if (!q->q_absmax || !q->nested_absmax)
         return QSAE_ENOMEM;
     q->offset = qsae__nested_offset(q->codec.rules, q->scale, n);
     return qsae__parallel(q->ctx, qsae__ceil_div(n, NESTED_PART), nest_part, q);
+}
+
+static int32_t plan(qsae_qmatrix *q)
+{
+    const int64_t n = q->n_out * q->n_in;
+    q->scale_rows = qsae__ceil_div(n, q->codec.block);
+    q->scale_cols = 1;
+    q->code_bytes = (uint64_t)qsae__ceil_div(n, 2);
+    if (q->codec.nested)
+        q->n_nested = qsae__ceil_div(q->scale_rows, QSAE__NESTED_BLOCK);
+    return QSAE_OK;
 }
 
 static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
@@ -162,14 +172,14 @@ static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
                        q->codec.rules == QSAE__RULES_CUDA && !src->stored &&
                            src->dtype == QSAE_BF16 && src->round != QSAE_F16 &&
                            src->in_stride == 1 && src->out_stride == src->n_in };
-    q->scale_rows = qsae__ceil_div(n, q->codec.block);
-    q->scale_cols = 1;
-    q->code_bytes = (uint64_t)qsae__ceil_div(n, 2);
+    int32_t status = plan(q);
+    if (status)
+        return status;
     q->codes = qsae__alloc_array(q->ctx, qsae__ceil_div(n, 2), 1);
     q->scale = qsae__alloc_array(q->ctx, q->scale_rows, sizeof(float));
     if (!q->codes || !q->scale)
         return QSAE_ENOMEM;
-    const int32_t status = qsae__parallel(q->ctx, qsae__ceil_div(n, TILE), encode_tile, &job);
+    status = qsae__parallel(q->ctx, qsae__ceil_div(n, TILE), encode_tile, &job);
     return status || !q->codec.nested ? status : nest(q);
 }
 
@@ -251,4 +261,5 @@ static void close_maps(qsae_qmatrix *q)
     qsae__free(q->ctx, q->state);
 }
 
-const qsae__codec_ops qsae__codec_4bit = { encode, decode, decode16, field, bytes, close_maps };
+const qsae__codec_ops qsae__codec_4bit = { encode, decode, decode16, field, bytes, close_maps,
+                                          plan };

@@ -237,7 +237,7 @@ static int32_t prune_rows(struct job *job)
     return qsae__parallel(q->ctx, q->n_out, prune_row, job);
 }
 
-static int32_t check(const qsae__prune *p, int64_t n_in)
+int32_t qsae__prune_check(const qsae__prune *p, int64_t n_in)
 {
     if (p->kind == QSAE__PRUNE_PATTERN) {
         if (p->keep < 0 || p->of < 1 || p->keep > p->of || p->of > GROUP_MAX)
@@ -260,7 +260,7 @@ int32_t qsae__prune_encode(const qsae__prune *p, const qsae__source *src, qsae_q
     qsae_context *const ctx = src->ctx;
     struct job job = { .p = p, .src = src };
     *out = NULL;
-    int32_t status = check(p, src->n_in);
+    int32_t status = qsae__prune_check(p, src->n_in);
     if (!status)
         status = qsae__plain_new(src, &job.q);
     if (status)

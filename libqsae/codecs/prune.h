@@ -9,4 +9,7 @@
  * rounding. QSAE_EINVAL (pattern that does not divide n_in), QSAE_ENOMEM. */
 int32_t qsae__prune_encode(const qsae__prune *p, const qsae__source *src, qsae_qmatrix **out);
 
+/* What that refuses of a weight with n_in inputs: QSAE_EINVAL. */
+int32_t qsae__prune_check(const qsae__prune *p, int64_t n_in);
+
 #endif

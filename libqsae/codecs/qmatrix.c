@@ -113,18 +113,28 @@ static int32_t none_row(void *arg, int64_t row, int32_t worker)
     return QSAE_OK;
 }
 
-static int32_t none_encode(qsae_qmatrix *q, const qsae__source *src)
+static int32_t none_plan(qsae_qmatrix *q)
 {
-    qsae__source s = *src;
     if (q->codec.weights)
-        s.round = q->dtype = q->codec.weights;
+        q->dtype = q->codec.weights;
     const size_t size = (size_t)qsae_dtype_bits(q->dtype) / 8;
     size_t bytes;
     if (!qsae__bytes(q->n_out * q->n_in, size, &bytes))
         return qsae__fail(QSAE_EOVERFLOW, "weight: %lld x %lld elements", (long long)q->n_out,
                           (long long)q->n_in);
     q->code_bytes = bytes;
-    q->codes = qsae__alloc(q->ctx, bytes);
+    return QSAE_OK;
+}
+
+static int32_t none_encode(qsae_qmatrix *q, const qsae__source *src)
+{
+    qsae__source s = *src;
+    const int32_t status = none_plan(q);
+    if (status)
+        return status;
+    if (q->codec.weights)
+        s.round = q->dtype;
+    q->codes = qsae__alloc(q->ctx, (size_t)q->code_bytes);
     if (!q->codes)
         return QSAE_ENOMEM;
     void *arg[2] = { q, &s };
@@ -172,7 +182,7 @@ static uint64_t none_bytes(const qsae_qmatrix *q)
 }
 
 const qsae__codec_ops qsae__codec_none = { none_encode, none_decode, none_decode16, none_field,
-                                           none_bytes, NULL };
+                                           none_bytes, NULL, none_plan };
 
 static const qsae__codec_ops *ops_of(enum qsae__codec codec)
 {
@@ -225,11 +235,20 @@ qsae_qmatrix *qsae__qmatrix_ref(const qsae_qmatrix *matrix)
     return q;
 }
 
-static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
-                            int64_t heads, qsae_qmatrix **out)
+void qsae__qmatrix_release(const qsae_qmatrix *q)
+{
+    const qsae__tensor codes = { .data = q->codes, .bytes = q->code_bytes };
+    if (q->borrowed && q->file)
+        qsae__tensor_release(q->file, &codes);
+}
+
+/* A matrix for the codec of c, not encoded yet. */
+static int32_t new_encoded(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
+                           int64_t heads, qsae_qmatrix **out)
 {
     qsae_qmatrix *q;
     qsae__condition fallback;
+    *out = NULL;
     if (c->codec == QSAE__GGML && c->ggml_fallback) {
         fallback = *c;
         fallback.ggml = qsae__ggml_fallback(c->ggml, src->n_in);
@@ -239,8 +258,9 @@ static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const q
         }
         c = &fallback;
     }
-    int32_t status = qsae__qmatrix_new(ctx, ops_of(c->codec), src->round ? src->round : src->dtype,
-                                       src->n_out, src->n_in, &q);
+    const int32_t status = qsae__qmatrix_new(ctx, ops_of(c->codec),
+                                             src->round ? src->round : src->dtype, src->n_out,
+                                             src->n_in, &q);
     if (status)
         return status;
     q->codec = *c;
@@ -248,11 +268,25 @@ static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const q
     q->codec.prune_target = q->codec.canonical = q->codec.codec_canonical = NULL;
     q->parts = heads < 0 ? 3 : 1;
     q->heads = heads < 0 ? -heads : qsae__max_i64(heads, 1);
-    status = q->ops->encode(q, src);
-    if (status)
-        qsae_qmatrix_close(&q);
     *out = q;
+    return QSAE_OK;
+}
+
+static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
+                            int64_t heads, qsae_qmatrix **out)
+{
+    int32_t status = new_encoded(ctx, c, src, heads, out);
+    if (!status)
+        status = (*out)->ops->encode(*out, src);
+    if (status)
+        qsae_qmatrix_close(out);
     return status;
+}
+
+/* Whether the codec has a say: pruning alone leaves plain values. */
+static bool has_codec(const qsae__condition *c)
+{
+    return c->codec != QSAE__NONE || c->weights || c->prune.kind == QSAE__PRUNE_NONE;
 }
 
 /* Pruned, encoded, replaced by its control; each stage reads the one before it. */
@@ -260,8 +294,6 @@ static int32_t encode_stages(qsae_context *ctx, const qsae__condition *c, const 
                              int64_t heads, qsae_qmatrix **out)
 {
     const bool control = c->control > QSAE__CONTROL_NULL;
-    const bool encodes =
-        c->codec != QSAE__NONE || c->weights || c->prune.kind == QSAE__PRUNE_NONE;
     qsae__source from = *src;
     qsae_qmatrix *pruned = NULL, *q = NULL;
     int32_t status = QSAE_OK;
@@ -269,7 +301,7 @@ static int32_t encode_stages(qsae_context *ctx, const qsae__condition *c, const 
         status = qsae__prune_encode(&c->prune, src, &pruned);
         from.stored = pruned;
     }
-    if (!status && encodes)
+    if (!status && has_codec(c))
         status = encode_codec(ctx, c, &from, heads, &q);
     if (!status && control) {
         const qsae_qmatrix *const changed = q ? q : pruned;
@@ -294,6 +326,32 @@ int32_t qsae__qmatrix_encode(qsae_context *ctx, const qsae__condition *c, const 
     const qsae__fpenv env = qsae__fpenv_enter();
     const int32_t status = encode_stages(ctx, c, src, heads, out);
     qsae__fpenv_leave(env);
+    return status;
+}
+
+int32_t qsae__qmatrix_plan(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
+                           int64_t heads, qsae_qmatrix **out)
+{
+    const int32_t dtype = src->round ? src->round : src->dtype;
+    int32_t status = QSAE_OK;
+    *out = NULL;
+    if (c->prune.kind != QSAE__PRUNE_NONE)
+        status = qsae__prune_check(&c->prune, src->n_in);
+    if (!status && has_codec(c)) {
+        status = new_encoded(ctx, c, src, heads, out);
+        if (!status)
+            status = (*out)->ops->plan(*out);
+    }
+    if (!status && (!*out || c->control > QSAE__CONTROL_NULL)) { /* plain values */
+        qsae_qmatrix_close(out);
+        status = qsae__qmatrix_new(ctx, &qsae__codec_none, dtype, src->n_out, src->n_in, out);
+        if (!status) {
+            (*out)->codec.codec = QSAE__NONE;
+            status = none_plan(*out);
+        }
+    }
+    if (status)
+        qsae_qmatrix_close(out);
     return status;
 }
 

@@ -75,6 +75,9 @@ struct qsae__codec_ops {
     uint64_t (*bytes)(const qsae_qmatrix *q);
     /* Frees q->state; or NULL. */
     void (*close)(qsae_qmatrix *q);
+    /* What encode makes of any weight of this shape: code_bytes and counts of scales; refuses
+     * shapes. encode calls it first. NULL for codecs that do not encode. */
+    int32_t (*plan)(qsae_qmatrix *q);
 };
 
 extern const qsae__codec_ops qsae__codec_none, qsae__codec_4bit, qsae__codec_int8, qsae__codec_rtn,
@@ -82,10 +85,19 @@ extern const qsae__codec_ops qsae__codec_none, qsae__codec_4bit, qsae__codec_int
 
 /*
  * Encodes a weight as c says: pruned, then encoded by the codec, then replaced by its control.
- * heads: see quantizer.h; -n: n heads' q, all their k, all their v. QSAE_EINVAL, QSAE_EUNSUPPORTED, QSAE_EOVERFLOW, QSAE_ENOMEM.
+ * heads: see quantizer.h; -n: n heads' q, all their k, all their v. QSAE_EINVAL, QSAE_EUNSUPPORTED,
+ * QSAE_EOVERFLOW, QSAE_ENOMEM.
  */
 int32_t qsae__qmatrix_encode(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
                              int64_t heads, qsae_qmatrix **out);
+
+/*
+ * As qsae__qmatrix_encode without reading the weight: a matrix without codes and scales that
+ * answers qsae_qmatrix_bytes, and whose codec, ops and dtype are those of the encoded one. Shapes
+ * are refused here. Nothing may decode it.
+ */
+int32_t qsae__qmatrix_plan(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
+                           int64_t heads, qsae_qmatrix **out);
 
 /* ggml.c: the dtype of rows of n_in weights that are to be of a block dtype: that one, or if they
  * are no whole blocks what llama.cpp falls back to, QSAE_F16 in the end. */
@@ -96,6 +108,8 @@ int32_t qsae__ggml_fallback(int32_t dtype, int64_t n_in);
 int32_t qsae__qmatrix_new(qsae_context *ctx, const qsae__codec_ops *ops, int32_t dtype,
                           int64_t n_out, int64_t n_in, qsae_qmatrix **out);
 qsae_qmatrix *qsae__qmatrix_ref(const qsae_qmatrix *q);
+/* Codes that lie in a file will not be read for a while, see qsae__tensor_release. */
+void qsae__qmatrix_release(const qsae_qmatrix *q);
 
 /* Describes an array of at most two dimensions. */
 void qsae__field_set(qsae_field *f, const char *name, const void *data, int32_t dtype, int32_t rank,

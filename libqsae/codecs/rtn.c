@@ -161,27 +161,43 @@ static int32_t encode_row(void *arg, int64_t row, int32_t worker)
 }
 
 /* Shape of the scales, groups and code range. */
-static int32_t plan(struct job *job)
+/* Whether ranges are taken along rows; columns that share one. */
+static bool by_rows(const qsae_qmatrix *q)
 {
-    qsae_qmatrix *q = job->q;
-    const bool rows = q->codec.axis == QSAE__AXIS_ROW || q->codec.axis == QSAE__AXIS_TL;
-    const float levels = (float)(1 << q->codec.bits);
-    job->step = rows && q->codec.group ? qsae__min_i64(q->codec.group, q->n_in) : q->n_in;
-    job->groups = qsae__ceil_div(q->n_in, job->step);
-    job->arith = q->codec.weight_arith ? q->dtype : QSAE_F32;
-    job->low = q->codec.symmetric ? -levels / 2 : 0;
-    job->high = q->codec.symmetric ? levels / 2 - 1 : levels - 1;
-    q->scale_cols = q->codec.axis == QSAE__AXIS_COLUMN ? q->n_in : job->groups;
-    q->scale_rows = rows ? q->n_out : 1;
-    job->alone = rows;
+    return q->codec.axis == QSAE__AXIS_ROW || q->codec.axis == QSAE__AXIS_TL;
+}
+
+static int64_t step_of(const qsae_qmatrix *q)
+{
+    return by_rows(q) && q->codec.group ? qsae__min_i64(q->codec.group, q->n_in) : q->n_in;
+}
+
+static int32_t plan(qsae_qmatrix *q)
+{
+    q->scale_cols = q->codec.axis == QSAE__AXIS_COLUMN ? q->n_in
+                                                       : qsae__ceil_div(q->n_in, step_of(q));
+    q->scale_rows = by_rows(q) ? q->n_out : 1;
+    /* What packed codes would take: they are kept one per byte. */
+    q->code_bytes = ((uint64_t)(q->n_out * q->n_in) * (uint64_t)q->codec.bits + 7) / 8;
     if (q->codec.axis != QSAE__AXIS_TL)
         return QSAE_OK;
     if (q->n_out % (q->parts * q->heads))
         return qsae__fail(QSAE_EINVAL, "rtn:axis=tl: %lld outputs are not a multiple of %lld heads",
                           (long long)q->n_out, (long long)(q->parts * q->heads));
     q->scale_rows = q->n_out / q->heads;
-    job->alone = q->heads == 1;
     return QSAE_OK;
+}
+
+static void set_up(struct job *job)
+{
+    const qsae_qmatrix *const q = job->q;
+    const float levels = (float)(1 << q->codec.bits);
+    job->step = step_of(q);
+    job->groups = qsae__ceil_div(q->n_in, job->step);
+    job->arith = q->codec.weight_arith ? q->dtype : QSAE_F32;
+    job->low = q->codec.symmetric ? -levels / 2 : 0;
+    job->high = q->codec.symmetric ? levels / 2 - 1 : levels - 1;
+    job->alone = by_rows(q) && (q->codec.axis != QSAE__AXIS_TL || q->heads == 1);
 }
 
 static int32_t alloc_all(struct job *job)
@@ -209,13 +225,13 @@ static int32_t alloc_all(struct job *job)
 static int32_t encode(qsae_qmatrix *q, const qsae__source *src)
 {
     struct job job = { .q = q, .src = src, .ops = qsae__even_get(q->ctx) };
-    int32_t status = plan(&job);
-    if (!status)
-        status = alloc_all(&job);
+    int32_t status = plan(q);
+    if (status)
+        return status;
+    set_up(&job);
+    status = alloc_all(&job);
     if (status)
         goto fail;
-    /* What packed codes would take: they are kept one per byte. */
-    q->code_bytes = ((uint64_t)(q->n_out * q->n_in) * (uint64_t)q->codec.bits + 7) / 8;
     if (q->codec.axis == QSAE__AXIS_COLUMN)
         status = qsae__parallel(q->ctx, qsae__ceil_div(q->n_in, COLUMNS), range_columns, &job);
     else if (!job.alone)
@@ -288,8 +304,8 @@ static bool field(const qsae_qmatrix *q, int32_t i, qsae_field *f)
 /* As a file would hold them: packed codes, f32 scales, zero points of one byte. */
 static uint64_t bytes(const qsae_qmatrix *q)
 {
-    return q->code_bytes + (uint64_t)(q->scale_rows * q->scale_cols) * (q->zero ? 5 : 4);
+    return q->code_bytes + (uint64_t)(q->scale_rows * q->scale_cols) * (q->codec.symmetric ? 4 : 5);
 }
 
 const qsae__codec_ops qsae__codec_rtn = { encode, decode, decode16, field, bytes,
-                                          NULL };
+                                          NULL, plan };

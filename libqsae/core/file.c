@@ -116,6 +116,19 @@ void qsae__file_close(qsae__file **file)
     *file = NULL;
 }
 
+void qsae__file_expect(const qsae__file *f, const void *at, size_t size)
+{
+    const uintptr_t base = (uintptr_t)f->data, p = (uintptr_t)at;
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (!f->mapped || p < base || p - base >= f->size)
+        return;
+    const uint64_t offset = p - base, rest = f->size - offset, begin = offset - offset % page;
+    const uint64_t end = offset + (size < rest ? size : rest);
+    const int e = errno; /* a refusal only makes the first use slower */
+    (void)madvise((void *)(uintptr_t)(f->data + begin), end - begin, MADV_WILLNEED);
+    errno = e;
+}
+
 void qsae__file_release(const qsae__file *f, const void *at, size_t size)
 {
     const uintptr_t base = (uintptr_t)f->data, p = (uintptr_t)at;

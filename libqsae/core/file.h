@@ -29,6 +29,8 @@ void qsae__file_release(const qsae__file *f, const void *at, size_t size);
 /* A descriptor to read a mapped file with where its pages should not come into memory at all; the
  * caller closes it. -1 where that is not the same file any more, or none that is mapped. */
 int qsae__file_reopen(const qsae__file *f);
+/* They will be used soon: the system may begin to read them. Nothing for a file read whole. */
+void qsae__file_expect(const qsae__file *f, const void *at, size_t size);
 
 /* Writes data to path: temporary file in the same folder, fsync, rename, fsync of the folder. */
 int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size);

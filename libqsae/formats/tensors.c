@@ -185,6 +185,13 @@ int qsae__tensor_reopen(const qsae__tensors *t, const qsae__tensor *x, uint64_t 
     return -1;
 }
 
+void qsae__tensor_expect(const qsae__tensors *t, const qsae__tensor *x)
+{
+    for (const qsae__tensors *s = t; s != NULL; s = s->parent)
+        for (int64_t i = 0; i < s->n_files; i++)
+            qsae__file_expect(s->files[i], x->data, (size_t)x->bytes);
+}
+
 const char *qsae__tensors_metadata(const qsae__tensors *t, const char *key)
 {
     return t->metadata == NULL ? NULL : json_string_value(json_object_get(t->metadata, key));

@@ -39,6 +39,8 @@ void qsae__tensor_release(const qsae__tensors *t, const qsae__tensor *x);
 /* A descriptor of the file the tensor lies in, mapped, and where it begins there; see
  * qsae__file_reopen. -1: read its data. */
 int qsae__tensor_reopen(const qsae__tensors *t, const qsae__tensor *x, uint64_t *offset);
+/* The tensor will be read soon: the system may begin to fetch it from a mapped file. */
+void qsae__tensor_expect(const qsae__tensors *t, const qsae__tensor *x);
 
 /* The set behind a public handle. */
 qsae__tensors *qsae__tensors_of(const qsae_tensors *t);

@@ -294,8 +294,8 @@ INLINE v16 v_fma(v16 a, v16 b, v16 c)
 
 /*
  * exp, below 1 ulp: x = n ln 2 + r with n nearest and ln 2 in two parts, polynomial of degree 7 in
- * r, scaled by 2^n in two halves so that subnormal results are right. Coefficients and steps are those
- * of SLEEF's expf (u10), which PyTorch uses: SiLU then has PyTorch's bits.
+ * r, scaled by 2^n in two halves so that subnormal results are right. Coefficients and steps are
+ * those of SLEEF's expf (u10), which PyTorch uses: SiLU then has PyTorch's bits.
  */
 INLINE v16 v_exp_between(v16 c) /* -104 <= c <= 89, or NaN */
 {

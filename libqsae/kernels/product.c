@@ -2,8 +2,8 @@
 /*
  * A product is cut into items: a block of rows times a block of columns of one right operand (two
  * with pair), all of k. An item goes through k in slabs that fit the caches, its sums staying in
- * the worker's scratch, and is then finished. A right operand that is packed on the way meets all rows
- * of a slab at once (up to ALL_ROWS), so that it is decoded once.
+ * the worker's scratch, and is then finished. A right operand that is packed on the way meets all
+ * rows of a slab at once (up to ALL_ROWS), so that it is decoded once.
  */
 #include "kernels/product.h"
 

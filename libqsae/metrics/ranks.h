@@ -30,9 +30,9 @@ int32_t qsae__stratified_folds(qsae_context *ctx, const uint8_t *positive, int64
                                uint8_t *fold);
 
 #define QSAE__INPUTS_MOST 4
-/* Logistic regression with intercept, L2 penalty w'w / 2 on the weights, loss times c: scikit-learn's
- * LogisticRegression(C=c) at its optimum. x [n, k] row-major; rows with use 0 are left out (use NULL:
- * none); w [k + 1], the intercept last. */
+/* Logistic regression with intercept, L2 penalty w'w / 2 on the weights, loss times c:
+ * scikit-learn's LogisticRegression(C=c) at its optimum. x [n, k] row-major; rows with use 0 are
+ * left out (use NULL: none); w [k + 1], the intercept last. */
 void qsae__logistic(const double *x, const uint8_t *positive, const uint8_t *use, int64_t n,
                     int64_t k, double c, double *w);
 

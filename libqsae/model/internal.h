@@ -173,6 +173,7 @@ struct qsae_model {
     const qsae__config *config;   /* of weights */
     qsae__condition condition;
     int32_t compute, attention;
+    bool streamed;                /* layers are loaded one by one and dropped */
     int32_t bf16;                 /* compute == QSAE_COMPUTE_BF16 */
     qsae__layer *layers;
     struct qsae__extras *extras;  /* extras.h; NULL in families without */
@@ -187,7 +188,7 @@ struct qsae_model {
     qsae__panels head_panels;
     qsae__packed_weight *head_packed; /* the head for the bf16 product; NULL: head_panels, f32 */
     int32_t head_parts;               /* of the rows it multiplies: 1 bf16, 3 f32 in parts */
-    float *head_bias;                 /* [vocab], added to logits before they are rounded, or NULL */
+    float *head_bias;                 /* [vocab], added to logits before rounding, or NULL */
     qsae__rope_tables rope;       /* grown by qsae__slab_open */
     /* Codes of the cache, per layer type; NULL = none. */
     qsae__kv *kv_k[QSAE__LAYER_TYPES], *kv_v[QSAE__LAYER_TYPES];
@@ -201,6 +202,17 @@ int32_t qsae__model_open_kv(qsae_model *m);
 void qsae__model_close_kv(qsae_model *m);
 /* Floats of scratch that coding keys and values takes per worker. */
 int64_t qsae__kv_worker_floats(const qsae_model *m);
+
+/* Whether the condition has a say on a projection: where its codec is selected; rounding to
+ * weights= everywhere. */
+bool qsae__model_changes(const qsae_model *m, int64_t layer, int p);
+
+/* A projection as qsae__linear_* take it. bias: [rows] f32, or NULL. */
+qsae__linear_weight qsae__model_weight(const qsae_model *m, int64_t layer, int p,
+                                       const float *bias);
+
+/* Whether a step on this layer finds its weights. */
+bool qsae__model_loaded(const qsae_model *m, int64_t layer);
 
 /* Values of a tensor as this model sees them: rounded to the condition's weights= and to the
  * compute dtype. dst [n], from element `first`. */

@@ -44,9 +44,11 @@ static void close_layers(qsae_model *m)
 {
     if (!m->layers)
         return;
-    for (int64_t n = 0; n < m->config->layers; n++)
+    for (int64_t n = 0; n < m->config->layers; n++) {
+        qsae__model_drop(m, n);
         for (int p = 0; p < qsae__projs(m->config); p++)
             qsae__linear_close(&m->layers[n].proj[p]);
+    }
     qsae__free(m->ctx, m->layers);
 }
 
@@ -97,9 +99,7 @@ static void count_proj(qsae_model *m, const qsae__linear *linear, const qsae__la
         m->cost.batch_dependent = 1;
 }
 
-/* Whether the condition has a say on a projection: where its codec is selected; rounding to
- * weights= everywhere. */
-static bool changes_proj(const qsae_model *m, int64_t layer, int p)
+bool qsae__model_changes(const qsae_model *m, int64_t layer, int p)
 {
     const qsae__proj_slot *const slot = qsae__proj_slot_of(m->config, p);
     const char *const name = m->weights->layers[layer].weight[p].name;
@@ -112,48 +112,52 @@ static bool changes_proj(const qsae_model *m, int64_t layer, int p)
                                                   : m->condition.weights != 0;
 }
 
-/* *bias: where the next bias goes in m->biases. */
-static int32_t open_proj(qsae_model *m, int64_t layer, int p, float **bias)
+qsae__linear_weight qsae__model_weight(const qsae_model *m, int64_t layer, int p,
+                                       const float *bias)
 {
-    const qsae__config *const c = m->config;
-    const qsae__layer_tensors *const t = &m->weights->layers[layer];
-    const qsae__matrix *const matrix = &t->weight[p];
-    const int64_t rows = matrix->rows, at = layer * qsae__projs(c) + p;
-    if (!qsae__has_proj(c, layer, p))
-        return QSAE_OK;
+    const qsae__matrix *const matrix = &m->weights->layers[layer].weight[p];
+    const int64_t at = layer * qsae__projs(m->config) + p;
     const qsae__source source = qsae__matrix_source(m->weights, matrix, 0);
-    if (t->bias[p])
-        qsae__model_values(m, t->bias[p], 0, rows, *bias);
-    const qsae__linear_weight w = {
+    return (qsae__linear_weight){
         .stored = matrix->stored,
         .data = source.data,
         .dtype = source.dtype,
-        .n_out = rows,
+        .n_out = matrix->rows,
         .n_in = matrix->cols,
         .out_stride = source.out_stride,
         .in_stride = source.in_stride,
-        .bias = t->bias[p] ? *bias : NULL,
+        .bias = bias,
         .bias_dtype = QSAE_F32,
-        .heads = qsae__proj_heads(c, layer, p),
+        .heads = qsae__proj_heads(m->config, layer, p),
         .stream = (uint64_t)at,
         .shared = &m->weights->packed[at],
     };
+}
+
+/* *bias: where the next bias goes in m->biases. */
+static int32_t plan_proj(qsae_model *m, int64_t layer, int p, float **bias)
+{
+    const qsae__layer_tensors *const t = &m->weights->layers[layer];
+    const int64_t rows = t->weight[p].rows;
+    if (!qsae__has_proj(m->config, layer, p))
+        return QSAE_OK;
+    if (t->bias[p])
+        qsae__model_values(m, t->bias[p], 0, rows, *bias);
+    const qsae__linear_weight w = qsae__model_weight(m, layer, p, t->bias[p] ? *bias : NULL);
     qsae__linear **const out = &m->layers[layer].proj[p];
-    pthread_mutex_lock(&m->weights->mutex);
-    const int32_t st = qsae__linear_open(m->ctx, changes_proj(m, layer, p) ? &m->condition : NULL,
-                                         &w, m->bf16 ? QSAE_BF16 : QSAE_F32, out);
-    pthread_mutex_unlock(&m->weights->mutex);
+    const int32_t st =
+        qsae__linear_plan(m->ctx, qsae__model_changes(m, layer, p) ? &m->condition : NULL, &w,
+                          m->bf16 ? QSAE_BF16 : QSAE_F32, out);
     if (st != QSAE_OK)
-        return qsae__fail_in(st, "%s", matrix->name);
-    if (matrix->tensor && qsae__linear_owns(*out))
-        qsae__tensor_release(m->weights->tensors, matrix->tensor);
+        return qsae__fail_in(st, "%s", t->weight[p].name);
     count_proj(m, *out, t, p);
     if (t->bias[p])
         *bias += rows;
     return QSAE_OK;
 }
 
-static int32_t open_projections(qsae_model *m, const qsae_model_settings *s)
+/* Layers are ready to be loaded; nothing of their size is read or held yet. */
+static int32_t plan_projections(qsae_model *m, const qsae_model_settings *s)
 {
     const int projs = qsae__projs(m->config);
     const int64_t total = m->config->layers * projs;
@@ -169,10 +173,7 @@ static int32_t open_projections(qsae_model *m, const qsae_model_settings *s)
     for (int64_t i = 0; i < total; i++) {
         int32_t st = qsae__canceled(s->cancel);
         if (st == QSAE_OK)
-            st = open_proj(m, i / projs, (int)(i % projs), &bias);
-        if (st == QSAE_OK && s->progress)
-            st = s->progress(s->progress_cookie, i + 1, total, "tensors",
-                             qsae__condition_encodes(&m->condition) ? "quantize" : "load");
+            st = plan_proj(m, i / projs, (int)(i % projs), &bias);
         if (st != QSAE_OK)
             return st;
     }
@@ -390,6 +391,10 @@ static int32_t resolve(qsae_model *m, const qsae_model_settings *s)
     if (s->attention < 0 || s->attention > QSAE_ATTN_FP32)
         return qsae__fail(QSAE_EINVAL, "qsae_model_settings.attention: %d is not a QSAE_ATTN_*",
                           (int)s->attention);
+    if (s->memory < 0 || s->memory > QSAE_MEMORY_STREAMED)
+        return qsae__fail(QSAE_EINVAL, "qsae_model_settings.memory: %d is not a QSAE_MEMORY_*",
+                          (int)s->memory);
+    m->streamed = true; /* until its layers are loaded for good */
     const int32_t st =
         qsae__condition_parse(m->ctx, s->condition ? s->condition : "none", &m->condition);
     if (st != QSAE_OK)
@@ -449,7 +454,9 @@ int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settin
         st = m->layers ? QSAE_OK : QSAE_ENOMEM;
     }
     if (st == QSAE_OK)
-        st = open_projections(m, &s);
+        st = plan_projections(m, &s);
+    if (st == QSAE_OK && s.memory != QSAE_MEMORY_STREAMED)
+        st = qsae__model_keep(m, s.progress, s.progress_cookie, s.cancel);
     if (st == QSAE_OK)
         st = open_norms(m);
     if (st == QSAE_OK)
@@ -472,6 +479,20 @@ int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settin
     return QSAE_OK;
 }
 
+size_t qsae__model_kept(const qsae_model *m, int64_t rows)
+{
+    int64_t floats;
+    size_t bytes;
+    return qsae__kept_floats(m->config, rows, &floats) &&
+                   qsae__bytes(floats, sizeof(float), &bytes)
+               ? bytes : 0;
+}
+
+bool qsae__model_resumes(const qsae_model *m)
+{
+    return qsae__model_kept(m, 1) == 0;
+}
+
 int64_t qsae__model_first_changed(const qsae_model *reference, const qsae_model *m)
 {
     const qsae__condition *const c = &m->condition, *const r = &reference->condition;
@@ -482,12 +503,11 @@ int64_t qsae__model_first_changed(const qsae_model *reference, const qsae_model 
         c->kv_k.kind != QSAE__KV_NONE || c->kv_v.kind != QSAE__KV_NONE)
         return 0;
     /* Later layers read more than the residual stream that the reference leaves. */
-    int64_t kept;
-    if (!qsae__kept_floats(m->config, 1, &kept) || kept > 0)
+    if (!qsae__model_resumes(m))
         return 0;
     for (int64_t n = 0; n < m->config->layers; n++)
         for (int p = 0; p < qsae__projs(m->config); p++)
-            if (changes_proj(m, n, p))
+            if (qsae__model_changes(m, n, p))
                 return n;
     return m->config->layers;
 }

@@ -43,6 +43,24 @@ int32_t qsae__slab_open(qsae_context *ctx, qsae_model *const *models, int64_t n_
                         int64_t n_seq, int64_t n_tokens, qsae__slab *out);
 void qsae__slab_close(qsae__slab *slab);
 
+/*
+ * A streamed model holds the weights of the layers that are loaded: encoded or packed by load,
+ * given back by drop; qsae__model_step does both itself for a layer that is not. keep loads all for
+ * good (the model is resident then); QSAE_ECANCELED, or what progress (unit "tensors") returned,
+ * leaves it streamed. All of them do nothing for a resident model. Errors name the tensor.
+ */
+int32_t qsae__model_load(qsae_model *m, int64_t layer);
+void qsae__model_drop(qsae_model *m, int64_t layer);
+int32_t qsae__model_keep(qsae_model *m, qsae_progress_callback progress, void *cookie,
+                         const qsae_cancel_token *cancel);
+
+/* Bytes that its loaded layers take beside what models of a checkpoint share, about. */
+uint64_t qsae__model_held(const qsae_model *m);
+
+/* Whether the two compute layer n with one plain weight each, which streamed models then share
+ * while either has it loaded. */
+bool qsae__model_shares(const qsae_model *a, const qsae_model *b, int64_t layer);
+
 /* The forward pass as steps: x = embedding; x = block(layer, x); out[rows, width] = final norm of
  * x. */
 int32_t qsae__model_embed(qsae_model *m, qsae__slab *slab);
@@ -90,6 +108,15 @@ void qsae__weights_compare(const qsae_weights *reference, const qsae_weights *ot
 
 /* Whether its norms are LayerNorms. */
 bool qsae__weights_layer_norm(const qsae_weights *weights);
+
+/* The layer that linear layer i runs in; 0 for what stands before the blocks. */
+int64_t qsae__model_linear_layer(const qsae_model *m, int64_t i);
+
+/* Bytes that a slab of that many rows keeps for later layers beside x. */
+size_t qsae__model_kept(const qsae_model *m, int64_t rows);
+
+/* Whether a pass can go on at a layer from the rows before it; if not, layers read more than x. */
+bool qsae__model_resumes(const qsae_model *m);
 
 /* The first layer whose input differs from what the reference computes there: their layers if only
  * the head differs or nothing. Both are of the same checkpoint, or it is 0. */

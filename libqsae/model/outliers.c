@@ -5,6 +5,11 @@
 
 #include "model/extras.h"
 
+int64_t qsae__model_linear_layer(const qsae_model *m, int64_t i)
+{
+    return qsae__max_i64(0, qsae__linear_layer(m->weights, m->weights->linears[i]));
+}
+
 int64_t qsae__model_linears(const qsae_model *m)
 {
     return m->weights->n_linears;

@@ -362,6 +362,9 @@ int32_t qsae__model_step(qsae_model *m, int64_t layer, qsae__slab *slab)
     int32_t st = qsae__run_init(m, slab, &run);
     if (st != QSAE_OK)
         return st;
+    const bool own = !qsae__model_loaded(m, layer);
+    if (own && (st = qsae__model_load(m, layer)) != QSAE_OK)
+        return st;
     const qsae__fpenv env = qsae__fpenv_enter();
     st = qsae__watch_rows(&run, layer, QSAE_SITE_RESID_PRE, slab->x, slab->width);
     if (st == QSAE_OK)
@@ -369,6 +372,8 @@ int32_t qsae__model_step(qsae_model *m, int64_t layer, qsae__slab *slab)
     if (st == QSAE_OK)
         st = qsae__watch_rows(&run, layer, QSAE_SITE_RESID_POST, slab->x, slab->width);
     qsae__fpenv_leave(env);
+    if (own)
+        qsae__model_drop(m, layer);
     return st;
 }
 

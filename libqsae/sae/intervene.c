@@ -25,8 +25,8 @@ static int by_feature(const void *a, const void *b)
 static int32_t check_edit(const qsae_sae *sae, const qsae_feature_edit *e, int64_t i)
 {
     if (e->feature < 0 || e->feature >= sae->config.d_sae)
-        return qsae__fail(QSAE_EINVAL, "edit %" PRId64 ": feature %" PRId64 ": expected 0..%" PRId64,
-                          i, e->feature, sae->config.d_sae - 1);
+        return qsae__fail(QSAE_EINVAL, "edit %" PRId64 ": feature %" PRId64 ": expected 0..%"
+                          PRId64, i, e->feature, sae->config.d_sae - 1);
     if (e->operation < QSAE_FEATURE_SET || e->operation > QSAE_FEATURE_SCALE)
         return qsae__fail(QSAE_EINVAL, "edit %" PRId64 ": operation %d is not a QSAE_FEATURE_*", i,
                           (int)e->operation);

@@ -178,7 +178,8 @@ static int32_t check_state(const qsae_sae *sae, const float *state, int64_t n)
     return QSAE_OK;
 }
 
-/* Checks x, the dense output if there is one, and state, and encodes; the caller frees the blocks. */
+/* Checks x, the dense output if there is one, and state, and encodes; the caller frees the
+ * blocks. */
 static int32_t encode_checked(qsae_sae *sae, const qsae_rows *x, const qsae_rows *acts,
                               float *state, qsae__sae_blocks *blocks)
 {

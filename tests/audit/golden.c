@@ -9,9 +9,9 @@
  * - LLM.int8 in an f32 model: spread comes from two variants that share most operations with the
  *   base run, attention's products excepted. Ours share none, so about twice as many activation
  *   codes land on the other side of a rounding boundary. Judged by max(spread, other_flow).
- * - bf16 runs: spread is a single difference between two runs, hence often far below its scale. With
- *   the order of sums of bf16 instructions ours is a third run. The largest spread among the bf16
- *   runs of the same codec is taken.
+ * - bf16 runs: spread is a single difference between two runs, hence often far below its scale.
+ * With   the order of sums of bf16 instructions ours is a third run. The largest spread among the
+ * bf16   runs of the same codec is taken.
  * - share_E, share_e, share_cross: one top-k event moves them by its squared size over sum_delta2.
  * - counts of flipped predictions: near ties; 1% of the count on top of the floor.
  * - kl_max, dnll_max: one worst token, 1e-4 of the value (the spread is that of two variants).

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Editors: the residual rows of layer 2 replaced by SAE(x), by zero and by their mean, against the
- * spliced cross-entropies of golden.json (transformers with a forward hook, SAELens). An audit's own
- * splices against the same, and against editors.
+ * spliced cross-entropies of golden.json (transformers with a forward hook, SAELens). An audit's
+ * own splices against the same, and against editors.
  */
 #include <unistd.h>
 

@@ -107,7 +107,7 @@ static void check_weights(const qsae__tensors *all, const char *name, const qsae
             char key[100];
             snprintf(key, sizeof key, "%d.%s.weight", (int)n, qsae__proj_slot_of(c, p)->path);
             near_matrix(all, name, key, w, &l->weight[p], &seen);
-            same_codes(all, name, key, w, &l->weight[p], qsae__proj_heads(c, p), &codes);
+            same_codes(all, name, key, w, &l->weight[p], qsae__proj_heads(c, n, p), &codes);
             snprintf(key, sizeof key, "%d.%s.bias", (int)n, qsae__proj_slot_of(c, p)->path);
             if (l->bias[p])
                 near_tensor(all, name, key, l->bias[p]->data, l->weight[p].rows, &seen);

@@ -41,6 +41,17 @@ class Evaluate(Case):
         self.assertEqual(condition["saes"][0]["layer"], result["reference"]["saes"][0]["layer"])
         json.dumps(result, allow_nan=False)
 
+    def test_streamed(self):
+        resident = qsae.evaluate(MODEL, memory="resident", **SMALL)
+        streamed = qsae.evaluate(MODEL, memory="streamed", stream_bytes=1 << 20, **SMALL)
+        self.assertEqual(resident["timing"]["memory"], "resident")
+        self.assertEqual(streamed["timing"]["memory"], "streamed")
+        self.assertEqual(without_timing(resident), without_timing(streamed))
+        automatic = qsae.evaluate(MODEL, memory="auto", **SMALL)
+        self.assertEqual(automatic["timing"]["memory"], "resident")
+        with self.assertRaisesRegex(qsae.Error, "memory"):
+            qsae.evaluate(MODEL, memory="mapped", **SMALL)
+
     def test_every_key_is_described(self):
         def keys(value):
             if isinstance(value, list):

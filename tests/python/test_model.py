@@ -342,6 +342,16 @@ class Conditions(Case):
         self.same(as_object.forward(ids).nll, as_text.forward(ids).nll)
         self.assertTrue(qsae.Model(self.ctx, MODEL, quantizer="llm.int8").cost["batch_dependent"])
 
+    def test_streamed(self):
+        ids = np.arange(24).reshape(2, 12)
+        with qsae.Model(self.ctx, MODEL, quantizer="nf4") as model:
+            resident = model.forward(ids, logits=True)
+        with qsae.Model(self.ctx, MODEL, quantizer="nf4", memory="streamed") as model:
+            streamed = model.forward(ids, logits=True)
+        self.assertTrue(np.array_equal(resident.logits, streamed.logits))
+        with self.assertRaisesRegex(qsae.Error, "memory"):
+            qsae.Model(self.ctx, MODEL, memory="mapped")
+
     def test_shared_weights(self):
         weights = qsae.Weights(self.ctx, MODEL)
         models = [qsae.Model(self.ctx, weights, quantizer=q) for q in (None, "nf4")]

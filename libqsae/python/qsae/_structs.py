@@ -38,6 +38,7 @@ CONSTANTS = {
     "QSAE_SITE_POS_EMBED": 14,
     "QSAE_METRIC_LEAF": 256,
     "QSAE_PROFILE_DEFAULT": 0, "QSAE_PROFILE_ARTICLE": 1, "QSAE_PROFILE_PAPER": 2,
+    "QSAE_MEMORY_DEFAULT": 0, "QSAE_MEMORY_RESIDENT": 1, "QSAE_MEMORY_STREAMED": 2,
     "QSAE_SWEEP_NONE": 0, "QSAE_SWEEP_LAYERS": 1, "QSAE_SWEEP_MODULES": 2, "QSAE_SWEEP_KINDS": 3,
     "QSAE_API_VERSION_MAJOR": API_MAJOR, "QSAE_API_VERSION_MINOR": API_MINOR,
     "QSAE_API_VERSION_PATCH": 0,
@@ -137,7 +138,7 @@ class ModelInfo(Struct):
 class ModelSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("condition", c_char_p), ("compute", c_int32),
                 ("attention", c_int32), ("progress", PROGRESS), ("progress_cookie", c_void_p),
-                ("cancel", c_void_p)]
+                ("cancel", c_void_p), ("memory", c_int32), ("reserved", c_int32)]
 
 
 class ModelCost(Struct):
@@ -240,7 +241,8 @@ class AuditSettings(Struct):
                 ("slices", POINTER(c_char_p)), ("n_slices", c_int64),
                 ("where", POINTER(c_char_p)), ("n_where", c_int64), ("documents_from", c_int64),
                 ("documents_to", c_int64), ("pack", c_int32), ("reserved_pack", c_int32),
-                ("process", c_char_p)]
+                ("process", c_char_p),
+                ("stream_bytes", c_int64), ("memory", c_int32), ("reserved2", c_int32)]
 
 
 # C name of each struct, for the comparison with the headers.

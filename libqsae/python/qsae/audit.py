@@ -9,7 +9,7 @@ from ._handle import Desk, Handle
 from ._lib import bos_policy, choose, choose_documents, count, fail, lib, path_bytes, string_bytes
 from ._structs import CONSTANTS, LINE, PROGRESS, AuditSettings
 from .context import Context
-from .model import ATTENTION, COMPUTE
+from .model import ATTENTION, COMPUTE, MEMORY
 
 _PROFILES = {name: CONSTANTS["QSAE_PROFILE_" + name.upper()]
              for name in ("default", "article", "paper")}
@@ -40,7 +40,7 @@ class Audit(Handle):
                  cross_labels=False, keep_tail=False, progress=None, sweep=None,
                  stride=0, score_from=0, order=None, shuffle=None, splice=False,
                  top_contexts=0, exclude_tokens=None, slices=(), where=(), documents=None,
-                 pack=None, process=None):
+                 pack=None, process=None, memory=None, stream_bytes=0):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -77,6 +77,8 @@ class Audit(Handle):
             slices, lambda name: string_bytes(name, "slices"), "slices")
         settings.top_contexts = count("top_contexts", top_contexts)
         settings.process = None if process is None else string_bytes(process, "process")
+        settings.memory = choose("memory", None if memory == "auto" else memory, MEMORY)
+        settings.stream_bytes = count("stream_bytes", stream_bytes)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie, done, total, unit, phase):
@@ -120,7 +122,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              attn=None, context=0, batch=0, bos=None, tokens=0, threads=None, cpu=None, state=None,
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
-             exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None):
+             exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
+             memory=None, stream_bytes=0):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -144,6 +147,9 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     tokens        stop after the chunk that reaches this many
     threads, cpu  of the Context that is made if ctx is None
     splice        True: every model also runs with each SAE spliced in and with its input ablated
+    memory        "resident", or "streamed": layer by layer from the files; None or "auto": streamed
+                  where the models would take more than 80% of the machine's memory
+    stream_bytes  of activations that go through the layers together when streamed; 0: 1 GiB
     sweep         "layers", "modules" or "kinds": each condition on one part of the model at a time
     exclude_tokens  "special" or a list of ids: tokens that features and splices do not count
     slices        list of ways to divide the tokens, each part with figures of its own: "position",
@@ -162,7 +168,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
         with Audit(ctx or own, model_path, text, saes, conditions, profile, compute, attn, context,
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
                    progress, sweep, stride, score_from, order, shuffle, splice,
-                   0, exclude_tokens, slices, where, documents, pack, process) as audit:
+                   0, exclude_tokens, slices, where, documents, pack, process, memory,
+                   stream_bytes) as audit:
             audit.run()
             return audit.result()
     finally:

@@ -16,6 +16,7 @@ from .quantizer import QMatrix, Quantizer
 COMPUTE = {"f32": CONSTANTS["QSAE_COMPUTE_F32"], "bf16": CONSTANTS["QSAE_COMPUTE_BF16"]}
 ATTENTION = {"eager": CONSTANTS["QSAE_ATTN_EAGER"], "sdpa": CONSTANTS["QSAE_ATTN_SDPA"],
              "fp32": CONSTANTS["QSAE_ATTN_FP32"]}
+MEMORY = {name: CONSTANTS["QSAE_MEMORY_" + name.upper()] for name in ("resident", "streamed")}
 
 
 def _name_of(names, number):
@@ -145,6 +146,8 @@ class Model(Handle):
     attn       rounding of attention in bf16: "sdpa" (default but for Gemma 2), "eager", "fp32"
     progress   callable(done, total, unit, phase) while weights are quantized
     process    weights processed first, as in Weights; path is then no Weights
+    memory     "resident" (default), or "streamed": layer by layer from the files in every pass, for
+               a model larger than memory; the same results
 
     config     dict: type, path, layers, width, vocab, heads, kv_heads, head_dim, mlp_width, window,
                max_positions, parameters, tied, bos, eos, dtype, storage
@@ -154,7 +157,7 @@ class Model(Handle):
     _close = lib.qsae_model_close
 
     def __init__(self, ctx, path, compute=None, quantizer=None, kv=None, attn=None, progress=None,
-                 process=None):
+                 process=None, memory=None):
         super().__init__()
         self._ctx = ctx
         if isinstance(quantizer, Quantizer):
@@ -167,6 +170,7 @@ class Model(Handle):
         settings.condition = None if quantizer is None else string_bytes(quantizer, "quantizer")
         settings.compute = choose("compute", compute, COMPUTE)
         settings.attention = choose("attn", attn, ATTENTION)
+        settings.memory = choose("memory", memory, MEMORY)
         own = not isinstance(path, Weights)
         if not own and process is not None:
             fail("QSAE_EINVAL", "process: path is Weights, which have a processing of their own")

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the two orders of a pass share: batch by batch (pass.c), layer by layer (stream.c). */
+#ifndef QSAE_AUDIT_PASS_H
+#define QSAE_AUDIT_PASS_H
+
+#include "audit/slices.h"
+
+#define QSAE__GROUP_MOST 64      /* conditions at once */
+
+/* What a model leaves behind. */
+struct rows_of {
+    float *final;                /* [rows, width] final norm's output */
+    float **taps;                /* [n_taps] rows [rows, columns of the tap] */
+    float *kept;                 /* streamed: what layers leave for later ones beside x */
+    float *nll, *kl;
+    int32_t *top;
+};
+
+/* The reference's rows before a layer. */
+struct branch {
+    int64_t layer;
+    float *x;                    /* [rows, width] */
+};
+
+struct pass {
+    struct audit_batch batch;
+    qsae__slab *slabs;           /* [n_slabs] one per width */
+    int64_t n_slabs;
+    int64_t width_max, width;    /* of all, of the reference */
+    struct tap {
+        int32_t layer, site;
+        int64_t cols;
+    } *taps;                     /* [n_taps] */
+    int64_t n_taps;
+    int64_t *sae_tap;            /* [n_saes] index into the taps */
+    int64_t *sae_entry;          /* [n_saes] the tap before its layer, which splices begin with; -1:
+                                    they need none, or begin with the embedding */
+    struct branch *branches;     /* [n_branches] layers ascending */
+    int64_t n_branches;
+    int64_t group;               /* conditions at once */
+    struct rows_of *rows;        /* [1 + group]; 0 is the reference */
+    qsae__csr *csr_r;            /* [n_saes] */
+    qsae__csr csr_q;
+    float **y_r;                 /* [n_saes] of [rows, the SAE's width] */
+    float *y_q;                  /* [rows, the widest] */
+    struct audit_splice *splice; /* or NULL */
+    struct stream *stream;       /* of a streamed pass, or NULL */
+};
+
+/*
+ * First layer a participant computes otherwise than the reference. 0 where nothing is known to be
+ * equal, and where nothing differs at all: a null control must run.
+ */
+int64_t qsae__pass_first(const qsae_audit *a, const struct participant *who);
+/* The slab of a width. */
+qsae__slab *qsae__pass_slab(const struct pass *p, int64_t width);
+/* The embedding (layer -1), a block, or the final norm (after the last) of one model; its rows at
+ * the taps there go to out->taps. final: [rows, width] receives the final norm's. */
+int32_t qsae__pass_step(const struct pass *p, struct participant *who, int64_t layer,
+                        qsae__slab *slab, const struct rows_of *out, float *final);
+/* A participant's rows of a batch at the taps: [n_taps] of [rows, columns of the tap]. */
+int32_t qsae__pass_open_taps(qsae_audit *a, const struct pass *p, float ***taps);
+void qsae__pass_free_taps(qsae_audit *a, const struct pass *p, float **taps);
+/* The reference's SAEs on p->rows[0]. */
+int32_t qsae__pass_reference(qsae_audit *a, struct pass *p);
+/* Head and metrics of p->batch for a group: the reference's rows in p->rows[0], those of
+ * participants[members[j]] in p->rows[1 + j]. */
+int32_t qsae__pass_finish(qsae_audit *a, struct pass *p, const int64_t *members, int64_t n);
+
+/* stream.c: sets p->group and opens buffers; each: bytes of a participant's rows of a batch.
+ * Measures the next logical batch, whose layers were run with all of the slab it belongs to. */
+int32_t qsae__stream_open(qsae_audit *a, struct pass *p, int64_t each);
+void qsae__stream_close(qsae_audit *a, struct pass *p);
+int32_t qsae__stream_batch(qsae_audit *a, struct pass *p);
+
+#endif
