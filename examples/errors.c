@@ -51,18 +51,18 @@ static qsae_weight_error whole(const struct total *t)
     };
 }
 
-/* 98 columns. */
+/* 100 columns. */
 static void print_head(void)
 {
-    printf("  %-6s%-27s%-10s%-15s%10s%9s%11s%9s%8s\n", "layer", "module", "format", "shape",
-           "rel error", "SQNR dB", "max error", "zeros", "bits");
+    printf("  %-5s%-27s%-10s%-14s%9s%8s%10s%8s%7s\n", "layer", "module", "format", "shape",
+           "rel error", "SQNR", "max error", "zeros", "bits");
 }
 
 static void print_row(const char *layer, const char *shape, const qsae_weight_error *e)
 {
     char sqnr[16];
     snprintf(sqnr, sizeof sqnr, isfinite(e->sqnr_db) ? "%.2f" : "exact", e->sqnr_db);
-    printf("  %-6s%-27.26s%-10.9s%-15s%10.5f%9s%11.4g%8.2f%%%8.3f\n", layer, e->module, e->format,
+    printf("  %-5s%-27.26s%-10.9s%-14s%9.5f%8s%10.4g%7.2f%%%7.3f\n", layer, e->module, e->format,
            shape, e->frobenius_relative, sqnr, e->max_abs, 100 * e->zeros, e->bits_per_weight);
     if (e->nonfinite)
         printf("        %lld elements that are not finite left out\n", (long long)e->nonfinite);

@@ -165,6 +165,19 @@ static int32_t check_place(const qsae_model *model, const char *text, struct aud
     return QSAE_OK;
 }
 
+/* Refuses what has no reconstruction to compare, or one of other rows than the model's. */
+static int32_t check_kind(const qsae_audit *a, const char *text, const struct audit_sae *s)
+{
+    const char *const done = qsae_weights_processing(a->participants[0].weights);
+    if (s->info.encode_only)
+        return qsae__fail(QSAE_EUNSUPPORTED, "SAE %s: one layer of a cross-layer transcoder "
+                          "reconstructs nothing by itself", text);
+    if (s->info.center_input && !strstr(done, "center_writing_weights"))
+        return qsae__fail(QSAE_EINVAL, "SAE %s: it was trained on a model with centred weights; "
+                          "process: expected center_writing_weights, found \"%s\"", text, done);
+    return QSAE_OK;
+}
+
 static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
 {
     const qsae_model *const model = a->participants[0].model;
@@ -175,7 +188,8 @@ static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
     out->info.struct_size = sizeof out->info;
     if ((st = qsae_sae_get_info(out->sae, &out->info)) != QSAE_OK)
         return st;
-    st = place_sae(model, text, site, out);
+    if ((st = check_kind(a, text, out)) == QSAE_OK)
+        st = place_sae(model, text, site, out);
     return st == QSAE_OK ? check_place(model, text, out) : st;
 }
 

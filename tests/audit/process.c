@@ -154,12 +154,37 @@ static void test_refused(void **state)
     qsae_context_close(&ctx);
 }
 
+/* SAEs of models with centred weights, and one layer of a cross-layer transcoder. */
+static void test_saes(void **state)
+{
+    (void)state;
+    static const char *const centred = QSAE_TEST_DATA "/sae_kinds/centred@1";
+    char folder[64], text[128];
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    qsae_audit *audit;
+    make_model("neox_parallel", folder);
+    settings_of(folder, text, &s);
+    s.process = "none";
+    s.saes = &centred;
+    s.n_saes = 1;
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EINVAL, "center_writing_weights");
+    s.process = "tl";
+    const int32_t st = qsae_audit_open(ctx, &s, &audit);
+    if (st != QSAE_OK) /* then by its width alone */
+        assert_non_null(strstr(qsae_error_message(), "width"));
+    qsae_audit_close(&audit);
+    remove_model(folder);
+    qsae_context_close(&ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_profile),
         cmocka_unit_test(test_rms_norm),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_saes),
     };
     return cmocka_run_group_tests_name("process", tests, NULL, NULL);
 }

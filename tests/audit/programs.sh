@@ -175,7 +175,7 @@ stream() {
     "$bin/stream_residuals" "$data/tiny-gemma3-sae" >"$tmp/o" && [ "$(grep -c FVU "$tmp/o")" = 8 ]
 }
 
-echo 1..32
+echo 1..37
 check "evaluate prints the table and writes the result" table
 check "evaluate ranks the parts of a sweep" sweep
 check "evaluate finds a sparsity" matched

@@ -30,7 +30,7 @@ static void fill_ids(int32_t *ids, int64_t n)
     uint32_t s = 99;
     for (int64_t i = 0; i < n; i++) {
         s = s * 1664525u + 1013904223u;
-        ids[i] = (int32_t)(s >> 16) % 40;
+        ids[i] = (int32_t)(s >> 16) % 32;
     }
 }
 
