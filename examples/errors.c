@@ -54,7 +54,7 @@ static qsae_weight_error whole(const struct total *t)
 /* 100 columns. */
 static void print_head(void)
 {
-    printf("  %-5s%-27s%-10s%-14s%9s%8s%10s%8s%7s\n", "layer", "module", "format", "shape",
+    printf("  %-6s%-27s%-9s%-14s%9s%8s%10s%8s%7s\n", "layer", "module", "format", "shape",
            "rel error", "SQNR", "max error", "zeros", "bits");
 }
 
@@ -62,7 +62,7 @@ static void print_row(const char *layer, const char *shape, const qsae_weight_er
 {
     char sqnr[16];
     snprintf(sqnr, sizeof sqnr, isfinite(e->sqnr_db) ? "%.2f" : "exact", e->sqnr_db);
-    printf("  %-5s%-27.26s%-10.9s%-14s%9.5f%8s%10.4g%7.2f%%%7.3f\n", layer, e->module, e->format,
+    printf("  %-6s%-27.26s%-9.8s%-14s%9.5f%8s%10.4g%7.2f%%%7.3f\n", layer, e->module, e->format,
            shape, e->frobenius_relative, sqnr, e->max_abs, 100 * e->zeros, e->bits_per_weight);
     if (e->nonfinite)
         printf("        %lld elements that are not finite left out\n", (long long)e->nonfinite);
