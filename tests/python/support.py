@@ -48,6 +48,20 @@ def read_safetensors(path):
     return out
 
 
+def write_safetensors(path, tensors):
+    """float32 arrays by name."""
+    header, at = {}, 0
+    for name, array in tensors.items():
+        header[name] = {"dtype": "F32", "shape": array.shape,
+                        "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in tensors.values():
+            file.write(np.ascontiguousarray(array, "<f4").tobytes())
+
+
 def nll_of(logits, labels):
     """-log softmax(logits)[label] in float64, NaN where label < 0."""
     logits = np.asarray(logits, np.float64).reshape(-1, np.shape(logits)[-1])

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-from support import MODEL, ROOT, SAE, TEXT, Case, read_safetensors
+from support import MODEL, ROOT, SAE, TEXT, Case, data, write_safetensors, read_safetensors
 
 import qsae
 
@@ -70,6 +70,52 @@ class Evaluate(Case):
         found |= keys(qsae.evaluate(MODEL, splice=True, **more))
         self.assertGreater(len(found), 170)
         self.assertEqual([key for key in sorted(found) if f"`{key}`" not in page], [])
+
+    def test_layers_that_read_more_than_the_residual(self):
+        # Gemma 4: keys and values of earlier layers, embeddings for each layer. Streamed as resident,
+        # and splices as edits of a whole pass.
+        rng, letters = np.random.default_rng(0), " abcdefghijklmnopqrstuvwxyz"
+        for name in ("gemma4_shared", "gemma4_experts"):
+            folder = os.path.join(self.folder(), name)
+            shutil.copytree(data("models", name), folder)
+            with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
+                json.dump({"added_tokens": [], "normalizer": None, "pre_tokenizer": None,
+                           "post_processor": None, "decoder": None,
+                           "model": {"type": "BPE", "merges": [],
+                                     "vocab": {c: i for i, c in enumerate(letters)}}}, file)
+            text = os.path.join(folder, "text.txt")
+            with open(text, "w", encoding="utf-8") as file:
+                file.write("".join(rng.choice(list(letters), 700)))
+            width, path = qsae.Model(self.ctx, folder).width, os.path.join(folder, "sae")
+            os.mkdir(path)
+            write_safetensors(os.path.join(path, "sae_weights.safetensors"), {
+                key: (0.3 * rng.standard_normal(shape)).astype(np.float32)
+                for key, shape in (("W_enc", (width, 48)), ("W_dec", (48, width)), ("b_enc", (48,)),
+                                   ("b_dec", (width,)))})
+            with open(os.path.join(path, "cfg.json"), "w", encoding="utf-8") as file:
+                json.dump({"architecture": "standard", "d_in": width, "d_sae": 48,
+                           "metadata": {"sae_lens_version": "6.54"}}, file)
+            places = [(1, "resid_post"), (0, "mlp_out")]
+            settings = {"saes": [f"{path}@{layer}:{site}" for layer, site in places], "text": text,
+                        "conditions": ["nf4", "llm.int8", "rtn:bits=4@layers=1"], "context": 32,
+                        "bos": "none", "splice": True, "ctx": self.ctx}
+            results = [qsae.evaluate(folder, memory=memory, **settings)
+                       for memory in ("resident", "streamed")]
+            self.assertEqual(*map(without_timing, results))
+            sae, corpus = qsae.SAE(self.ctx, path), qsae.Corpus(
+                self.ctx, qsae.Tokenizer(self.ctx, folder), text, context=32, bos="none")
+            for i, spec in enumerate([None, "nf4"]):
+                model, who = qsae.Model(self.ctx, folder, quantizer=spec), results[0]["reference"]
+                who = results[0]["conditions"][0] if i else who
+                for place, got in zip(places, who["saes"]):
+                    def splice(rows, info):
+                        y = sae.reconstruct(rows)
+                        y[0] = rows[0]
+                        return y
+                    nll = [model.forward(chunk.ids, edits={place: splice}).nll[1:]
+                           for chunk in corpus]
+                    self.near(got["splice"]["ce_sae"], np.concatenate(nll).mean(dtype=np.float64),
+                              1e-12, 0)
 
     def test_slices(self):
         folder = self.folder()
