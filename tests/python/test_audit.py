@@ -72,8 +72,8 @@ class Evaluate(Case):
         self.assertEqual([key for key in sorted(found) if f"`{key}`" not in page], [])
 
     def test_layers_that_read_more_than_the_residual(self):
-        # Gemma 4: keys and values of earlier layers, embeddings for each layer. Streamed as resident,
-        # and splices as edits of a whole pass.
+        # Gemma 4: keys and values of earlier layers, embeddings for each layer. Streamed as
+        # resident, and splices as edits of a whole pass.
         rng, letters = np.random.default_rng(0), " abcdefghijklmnopqrstuvwxyz"
         for name in ("gemma4_shared", "gemma4_experts"):
             folder = os.path.join(self.folder(), name)
@@ -112,7 +112,7 @@ class Evaluate(Case):
                         y = sae.reconstruct(rows)
                         y[0] = rows[0]
                         return y
-                    nll = [model.forward(chunk.ids, edits={place: splice}).nll[1:]
+                    nll = [model.forward(chunk.ids, edits={place: splice}).nll[0, 1:]
                            for chunk in corpus]
                     self.near(got["splice"]["ce_sae"], np.concatenate(nll).mean(dtype=np.float64),
                               1e-12, 0)
@@ -155,7 +155,8 @@ class Evaluate(Case):
         mean = sum(part["tokens"] * part["conditions"][0]["dce"] for part in enough) / total
         self.near(mean, condition["dce"], 1e-9, 0)
         macro = result["slices"]["summary"][0]["macro"]["meta.kind"]
-        self.near(macro["dce"], np.mean([part["conditions"][0]["dce"] for part in enough]), 1e-12, 0)
+        self.near(macro["dce"], np.mean([part["conditions"][0]["dce"] for part in enough]), 1e-12,
+                  0)
         # Benjamini and Hochberg.
         p = np.array([part["conditions"][0]["p"] for part in parts if part["enough"]])
         q = np.array([part["conditions"][0]["q"] for part in parts if part["enough"]])
