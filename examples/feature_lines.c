@@ -37,7 +37,9 @@ static void put_cell(FILE *f, const json_t *v, char end)
 }
 
 static const char *const feature_keys[] = { "name", "layer", "site", "feature", "fires", "density",
-                                            "mean", "max" };
+                                            "mean", "max", "encoder_norm", "encoder_bias",
+                                            "decoder_norm", "encoder_decoder_cosine",
+                                            "neuronpedia" };
 static const char *const condition_keys[] = { "label", "band", "r", "gain", "cosine", "fires",
                                               "fires_in_both", "density", "density_ratio", "mean",
                                               "max" };

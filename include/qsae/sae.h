@@ -154,6 +154,20 @@ QSAE_API int32_t qsae_sae_intervene(qsae_sae *sae, const qsae_rows *x,
                                     const qsae_feature_edit *edits, int64_t n_edits,
                                     int32_t keep_error, qsae_rows *y);
 
+/**
+ * A figure of the weights of each feature, as the SAE runs: rounded as settings.dtype says, scales
+ * folded in. Reads W_enc and W_dec, over the context's threads.
+ * @param name  "encoder_norm", "decoder_norm": |W_enc[:, i]|, |W_dec[i, :]|; "encoder_bias" (of
+ *              gated SAEs b_mag); "encoder_decoder_cosine" of those two vectors;
+ *              "encoder_max_cosine", "decoder_max_cosine": the largest to another feature's, for
+ *              features^2 * width multiplications
+ * @param out   [n] in the order of the features; NaN where a vector is zero
+ * @param n     the features
+ * @return QSAE_ENOENT (name), QSAE_EINVAL, QSAE_EMISMATCH (a cosine of transcoders whose sides
+ *         differ in width), QSAE_EUNSUPPORTED (no decoder), QSAE_ENOMEM, QSAE_ECANCELED
+ */
+QSAE_API int32_t qsae_sae_features(const qsae_sae *sae, const char *name, double *out, int64_t n);
+
 QSAE_END_DECLS
 
 #endif

@@ -132,13 +132,27 @@ static json_t *condition_json(const struct participant *p, const struct figures 
     return o;
 }
 
+/* Of the weights: names in a line and in qsae_sae_features. */
+static const char *const weight_names[] = { "encoder_norm", "encoder_bias", "decoder_norm",
+                                            "encoder_decoder_cosine" };
+enum { N_WEIGHT_NAMES = sizeof weight_names / sizeof weight_names[0] };
+
 /* Everything a line is made of. */
 struct export {
     int64_t sae;
+    double *weights[N_WEIGHT_NAMES]; /* [features] each */
     struct figures *figures;      /* [n_participants] */
     int64_t *tokens;              /* [top] */
     double *values;
 };
+
+/* What follows the site's address: model/layer-source/index. */
+static json_t *neuronpedia_json(const struct audit_sae *sae, int64_t i)
+{
+    const char *const id = sae->info.neuronpedia_id;
+    json_t *const out = *id ? json_sprintf("%s/%lld", id, (long long)i) : NULL;
+    return out ? out : json_null();
+}
 
 static int32_t feature_json(qsae_audit *a, struct export *e, int64_t i, json_t **out)
 {
@@ -153,6 +167,9 @@ static int32_t feature_json(qsae_audit *a, struct export *e, int64_t i, json_t *
     set(o, "density", f->of[F_FIRE_R][i] / f->tokens);
     set(o, "mean", f->of[F_MEAN_R][i]);
     set(o, "max", f->of[F_MAX_R][i]);
+    for (int k = 0; k < N_WEIGHT_NAMES; k++)
+        set(o, weight_names[k], e->weights[k][i]);
+    json_object_set_new(o, "neuronpedia", neuronpedia_json(sae, i));
     int32_t st = top_json(a, a->participants[0].saes[e->sae].survival, i, 0, e->tokens, e->values,
                           &top);
     json_object_set_new(o, "top", top);
@@ -165,6 +182,19 @@ static int32_t feature_json(qsae_audit *a, struct export *e, int64_t i, json_t *
         json_array_append_new(list, c);
         st = top_json(a, who->saes[e->sae].survival, i, 1, e->tokens, e->values, &top);
         json_object_set_new(c, "top", top);
+    }
+    return st;
+}
+
+static int32_t weights_read(qsae_audit *a, struct export *e)
+{
+    const struct audit_sae *const sae = &a->saes[e->sae];
+    const int64_t n = sae->info.features;
+    int32_t st = QSAE_OK;
+    for (int k = 0; k < N_WEIGHT_NAMES && st == QSAE_OK; k++) {
+        e->weights[k] = qsae__alloc_array(a->ctx, n, sizeof *e->weights[k]);
+        st = e->weights[k] ? qsae_sae_features(sae->sae, weight_names[k], e->weights[k], n)
+                           : QSAE_ENOMEM;
     }
     return st;
 }
@@ -207,7 +237,11 @@ int32_t qsae_audit_features(qsae_audit *audit, int64_t sae, qsae_line_callback l
             st = figures_read(a, a->participants[p].saes[sae].survival,
                               a->saes[sae].info.features, &e.figures[p]);
     if (st == QSAE_OK)
+        st = weights_read(a, &e);
+    if (st == QSAE_OK)
         st = write_lines(a, &e, line, cookie);
+    for (int k = 0; k < N_WEIGHT_NAMES; k++)
+        qsae__free(a->ctx, e.weights[k]);
     for (int64_t p = 0; e.figures && p < a->n_participants; p++)
         figures_free(a, &e.figures[p]);
     void *const blocks[] = { e.figures, e.tokens, e.values };

@@ -213,6 +213,9 @@ class Evaluate(Case):
                 self.assertEqual(values, sorted(values, reverse=True))
                 self.assertEqual(len(values), min(4, entry["fires"]))
                 self.assertEqual(values[0] if values else 0, entry["max"])
+        for name in ("encoder_norm", "encoder_decoder_cosine"):
+            self.near(np.array([line[name] for line in lines]),
+                      qsae.SAE(self.ctx, SMALL["saes"][0]).geometry(name), 1e-8)
         # Each context is where its activation is, as another pass finds it.
         corpus = qsae.Corpus(self.ctx, qsae.Tokenizer(self.ctx, MODEL), SMALL["text"],
                              context=64, max_tokens=1500,

@@ -45,6 +45,23 @@ class Architectures(Case):
                 self.assertLess((np.abs(recon - expected["oracle.recon"]) / scale).max(), 1e-4)
 
 
+    def test_geometry(self):
+        path, _ = fixture("gated")
+        p = {k: v.astype(np.float64) for k, v in
+             read_safetensors(os.path.join(path, "sae_weights.safetensors")).items()}
+        enc, dec = (w / np.linalg.norm(w, axis=1, keepdims=True) for w in
+                    (p["W_enc"].T, p["W_dec"]))
+        with qsae.SAE(self.ctx, path) as sae:
+            self.near(sae.geometry("encoder_norm"), np.linalg.norm(p["W_enc"], axis=0), 1e-12)
+            self.near(sae.geometry("decoder_norm"), np.linalg.norm(p["W_dec"], axis=1), 1e-12)
+            self.near(sae.geometry("encoder_bias"), p["b_mag"], 0)
+            self.near(sae.geometry("encoder_decoder_cosine"), (enc * dec).sum(1), 1e-12, 1e-12)
+            for name, unit in (("encoder_max_cosine", enc), ("decoder_max_cosine", dec)):
+                cosine = unit @ unit.T - 2 * np.eye(len(unit))
+                self.near(sae.geometry(name), cosine.max(1), 0, 2e-6)
+            with self.assertRaises(qsae.Error):
+                sae.geometry("norm")
+
     def test_prefix(self):
         """A matryoshka SAE at its widths: b_dec and the features below, of the whole encoder."""
         path, expected = data("sae_kinds", "matryoshka"), read_safetensors(

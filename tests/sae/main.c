@@ -119,6 +119,7 @@ int main(void)
     add(sae_tests, &n, behaviour_tests, n_behaviour_tests);
     add(sae_tests, &n, screen_tests, n_screen_tests);
     add(sae_tests, &n, intervene_tests, n_intervene_tests);
+    add(sae_tests, &n, geometry_tests, n_geometry_tests);
     add(sae_tests, &n, kind_tests, n_kind_tests);
     add(sae_tests, &n, format_tests, n_format_tests);
     return _cmocka_run_group_tests("sae", sae_tests, n, NULL, NULL);

@@ -376,6 +376,7 @@ PROTOTYPES = {
     "qsae_sae_decode_sparse": (Status, _ptr, _i64, _ptr, _ptr, _ptr, _ptr, _rows),
     "qsae_sae_decode": (Status, _ptr, _rows, _ptr, _rows),
     "qsae_sae_reconstruct": (Status, _ptr, _rows, _rows),
+    "qsae_sae_features": (Status, _ptr, _text, _ptr, _i64),
     "qsae_sae_intervene": (Status, _ptr, _rows, POINTER(FeatureEdit), _i64, _i32, _rows),
     # metrics.h
     "qsae_metric_leaf": (_i64,),

@@ -7,7 +7,7 @@ import numpy as np
 
 from ._arrays import Sparse, address, dtype_number, empty, matrix, vector
 from ._handle import Desk, Handle
-from ._lib import Error, choose, count, fail, lib, path_bytes
+from ._lib import Error, choose, count, fail, lib, path_bytes, string_bytes
 from ._structs import CONSTANTS, FeatureEdit, SaeInfo, SaeSettings
 
 _OPERATIONS = {name: CONSTANTS["QSAE_FEATURE_" + name.upper()] for name in ("set", "add", "scale")}
@@ -159,6 +159,15 @@ class SAE(Handle):
         with self._use() as handle:
             lib.qsae_sae_reconstruct(handle, rows.ref, y.ref)
         return y.shaped()
+
+    def geometry(self, name):
+        """A figure of the weights of each feature, float64 [features]: "encoder_norm",
+        "decoder_norm", "encoder_bias", "encoder_decoder_cosine", or the largest cosine to another
+        feature, "encoder_max_cosine" and "decoder_max_cosine"; NaN where a vector is zero."""
+        out = np.empty(self.features, np.float64)
+        with self._use() as handle:
+            lib.qsae_sae_features(handle, string_bytes(name, "name"), address(out), len(out))
+        return out
 
     def intervene(self, x, edits, keep_error=True):
         """Rows of x with features edited, to be put back into the model by an editor; float32.
