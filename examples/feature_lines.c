@@ -37,12 +37,14 @@ static void put_cell(FILE *f, const json_t *v, char end)
 }
 
 static const char *const feature_keys[] = { "name", "layer", "site", "feature", "fires", "density",
-                                            "mean", "max", "encoder_norm", "encoder_bias",
+                                            "mean", "max", "fires_in_windows",
+                                            "consistent_activation", "encoder_norm", "encoder_bias",
                                             "decoder_norm", "encoder_decoder_cosine",
                                             "neuronpedia" };
 static const char *const condition_keys[] = { "label", "band", "r", "gain", "cosine", "fires",
                                               "fires_in_both", "density", "density_ratio", "mean",
-                                              "max" };
+                                              "max", "fires_in_windows",
+                                              "consistent_activation" };
 #define COUNT(keys) (sizeof keys / sizeof keys[0])
 
 static void put_row(FILE *f, const json_t *feature, const json_t *condition)

@@ -33,6 +33,10 @@ typedef struct qsae_metric_settings {
     int64_t top;               /**< features: largest activations kept of each, with their tokens
                                     (32 bytes each for the two sides); 0 = none, at most
                                     1024 */
+    int64_t prompt_tokens;     /**< features: also count the prompts (context windows) that each
+                                    fires in; token t is in prompt t / prompt_tokens. Every update
+                                    must then begin with a prompt, and its prompts be whole; the
+                                    last of the text may be shorter. 0 = not counted */
 } qsae_metric_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_metric_settings). */
@@ -161,8 +165,8 @@ QSAE_API int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *
 
 /**
  * Per-feature results of kind "features" (r, rate_r, rate_q, mean_r, mean_q, max_r, max_q, fire_r,
- * fire_q, cofire; gain = sum f_r f_q / sum f_r^2, cosine over all tokens, NaN where it never fired)
- * and "reconstruction" (fire).
+ * fire_q, cofire; gain = sum f_r f_q / sum f_r^2, cosine over all tokens, NaN where it never fired;
+ * with settings.prompt_tokens prompts_r, prompts_q) and "reconstruction" (fire).
  * @param values  [capacity], capacity >= features
  * @return QSAE_ENOENT (the kind has no such name), QSAE_ESPACE, QSAE_EINVAL, QSAE_ENOMEM
  */

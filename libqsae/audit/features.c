@@ -13,9 +13,10 @@
 
 /* Per-feature figures of a metric, [n] each, in the order of `names`. */
 enum { F_R, F_GAIN, F_COSINE, F_FIRE_R, F_FIRE_Q, F_COFIRE, F_MEAN_R, F_MEAN_Q, F_MAX_R, F_MAX_Q,
-       F_COUNT };
+       F_PROMPTS_R, F_PROMPTS_Q, F_COUNT };
 static const char *const names[F_COUNT] = { "r",      "gain",   "cosine", "fire_r", "fire_q",
-                                            "cofire", "mean_r", "mean_q", "max_r",  "max_q" };
+                                            "cofire", "mean_r", "mean_q", "max_r",  "max_q",
+                                            "prompts_r", "prompts_q" };
 
 struct figures {
     double *of[F_COUNT];
@@ -129,6 +130,8 @@ static json_t *condition_json(const struct participant *p, const struct figures 
     set(o, "density_ratio", f->of[F_FIRE_Q][i] / f->of[F_FIRE_R][i]);
     set(o, "mean", f->of[F_MEAN_Q][i]);
     set(o, "max", f->of[F_MAX_Q][i]);
+    set(o, "fires_in_windows", f->of[F_PROMPTS_Q][i]);
+    set(o, "consistent_activation", f->of[F_FIRE_Q][i] / f->of[F_PROMPTS_Q][i]);
     return o;
 }
 
@@ -167,6 +170,8 @@ static int32_t feature_json(qsae_audit *a, struct export *e, int64_t i, json_t *
     set(o, "density", f->of[F_FIRE_R][i] / f->tokens);
     set(o, "mean", f->of[F_MEAN_R][i]);
     set(o, "max", f->of[F_MAX_R][i]);
+    set(o, "fires_in_windows", f->of[F_PROMPTS_R][i]);
+    set(o, "consistent_activation", f->of[F_FIRE_R][i] / f->of[F_PROMPTS_R][i]);
     for (int k = 0; k < N_WEIGHT_NAMES; k++)
         set(o, weight_names[k], e->weights[k][i]);
     json_object_set_new(o, "neuronpedia", neuronpedia_json(sae, i));

@@ -232,6 +232,7 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
         if (st == QSAE_OK && !first)
             st = qsae_metric_open_drift(a->ctx, info->width, &s, &f->drift);
         s.top = a->top;
+        s.prompt_tokens = a->top ? a->corpus_info.context : 0;
         if (st == QSAE_OK && (!first || a->top))
             st = qsae_metric_open_features(a->ctx, info->features, &s, &f->survival);
         for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK && a->splice; v++)

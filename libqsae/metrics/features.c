@@ -9,6 +9,7 @@
 enum { V_X, V_Y, V_XX, V_YY, V_XY, V_SUMS };
 /* Counts per feature: x > 0, y > 0, both. */
 enum { C_R, C_Q, C_BOTH, C_SUMS };
+/* Behind them, with prompt_tokens: [features, 2] prompts with at least one x > 0, y > 0. */
 
 static const qsae__result results[] = {
     QSAE__COMMON_RESULTS,
@@ -42,7 +43,12 @@ static int64_t width(const qsae_metric *m)
 
 static int64_t n_counts(const qsae_metric *m)
 {
-    return C_SUMS * m->features;
+    return (C_SUMS + (m->prompt_tokens ? 2 : 0)) * m->features;
+}
+
+static uint64_t *prompts_of(const qsae_metric *m, int64_t f, int64_t side)
+{
+    return &m->state.counts[C_SUMS * m->features + 2 * f + side];
 }
 
 static int64_t n_maxima(const qsae_metric *m)
@@ -106,7 +112,27 @@ static void count_side(qsae_metric *m, const qsae_sparse_rows *s, int64_t t, int
         *max = s->values[e] > *max ? s->values[e] : *max;
         if (m->top)
             qsae__top_add(m, m->state.top, f, side, s->values[e], token);
+        if (m->prompt_tokens && s->values[e] > 0) {
+            int64_t *const last = &m->last_prompt[2 * f + side];
+            *prompts_of(m, f, side) += *last != token / m->prompt_tokens;
+            *last = token / m->prompt_tokens;
+        }
     }
+}
+
+/* Whole prompts only: so which ones are counted depends neither on the order of updates nor on how
+ * the text is cut. */
+static int32_t prepare(qsae__update *u)
+{
+    const qsae_metric *const m = u->m;
+    if (m->prompt_tokens == 0)
+        return QSAE_OK;
+    if (u->first % m->prompt_tokens != 0)
+        return qsae__fail(QSAE_EINVAL, "first_token: expected a multiple of prompt_tokens %lld, "
+                          "found %lld", (long long)m->prompt_tokens, (long long)u->first);
+    for (int64_t i = 0; i < 2 * m->features; i++)
+        m->last_prompt[i] = -1;
+    return QSAE_OK;
 }
 
 /* Integer counts and maxima do not depend on the order: they need no tree. */
@@ -226,7 +252,8 @@ int32_t qsae_metric_update_features(qsae_metric *metric, const qsae_positions *a
         st = qsae__sparse_check(q, &in.q, in.r.n, metric->features, "q");
     if (st != QSAE_OK)
         return st;
-    qsae__update u = { .m = metric, .n = in.r.n, .rows = &in, .row = row, .finish = finish };
+    qsae__update u = { .m = metric, .n = in.r.n, .rows = &in, .row = row, .prepare = prepare,
+                       .finish = finish };
     return qsae__update_run(&u, at);
 }
 
@@ -255,6 +282,8 @@ static double feature_value(const qsae_metric *m, const double *sum, const char 
         return qsae__ratio(s[V_XY], s[V_XX]);
     if (strcmp(name, "cosine") == 0)
         return qsae__ratio(s[V_XY], sqrt(s[V_XX]) * sqrt(s[V_YY]));
+    if (strncmp(name, "prompts", 7) == 0)
+        return (double)*prompts_of(m, f, strcmp(name, "prompts_q") == 0);
     return m->state.maxima[2 * f + (strcmp(name, "max_q") == 0)];
 }
 
@@ -262,12 +291,15 @@ int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *valu
                              int64_t capacity)
 {
     static const char *const names[] = { "r", "fire_r", "fire_q", "cofire", "rate_r", "rate_q",
-                                         "mean_r", "mean_q", "max_r", "max_q", "gain", "cosine" };
+                                         "mean_r", "mean_q", "max_r", "max_q", "gain", "cosine",
+                                         "prompts_r", "prompts_q" };
     if (!metric || !name || (capacity > 0 && !values))
         return qsae__fail(QSAE_EINVAL, "qsae_metric_features: NULL argument");
     bool known = metric->kind == &qsae__kind_reconstruction && strcmp(name, "fire") == 0;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         known |= metric->kind == &qsae__kind_features && strcmp(name, names[i]) == 0;
+    if (known && strncmp(name, "prompts", 7) == 0 && metric->prompt_tokens == 0)
+        return qsae__fail(QSAE_ENOENT, "%s: the metric was opened without prompt_tokens", name);
     if (!known)
         return qsae__fail(QSAE_ENOENT, "a metric of kind %s has no result \"%s\" per feature",
                           metric->kind->name, name);

@@ -82,6 +82,9 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     if (s.top < 0 || s.top > QSAE__TOP_MOST)
         return qsae__fail(QSAE_EINVAL, "opening a %s metric: top: expected 0..%d, found %lld",
                           kind->name, QSAE__TOP_MOST, (long long)s.top);
+    if (s.prompt_tokens < 0)
+        return qsae__fail(QSAE_EINVAL, "opening a %s metric: prompt_tokens must not be negative, "
+                          "found %lld", kind->name, (long long)s.prompt_tokens);
     if (d < 0 || d > INT32_MAX || features < 0 || features > INT32_MAX || s.batch_rows < 0 ||
         s.batch_rows > INT32_MAX || !(s.active_rate >= 0 && s.active_rate < 1))
         return qsae__fail(QSAE_EINVAL,
@@ -97,13 +100,17 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     m->features = features;
     m->batch_rows = s.batch_rows ? s.batch_rows : DEFAULT_BATCH;
     m->top = kind == &qsae__kind_features ? s.top : 0;
+    m->prompt_tokens = kind == &qsae__kind_features ? s.prompt_tokens : 0;
     m->memory = s.memory ? s.memory : DEFAULT_MEMORY;
     m->active_rate = s.active_rate > 0 ? s.active_rate : 0.001;
     m->fingerprint = qsae__strdup(ctx, s.fingerprint ? s.fingerprint : "");
     m->values.value = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
     m->values.low = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
     m->values.high = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
-    const bool ok = m->fingerprint && m->values.value && m->values.low && m->values.high;
+    if (m->prompt_tokens)
+        m->last_prompt = qsae__alloc_array(ctx, 2 * features, sizeof *m->last_prompt);
+    const bool ok = m->fingerprint && m->values.value && m->values.low && m->values.high &&
+                    (m->last_prompt || !m->prompt_tokens);
     st = ok ? QSAE_OK : QSAE_ENOMEM;
     if (st == QSAE_OK)
         st = qsae__state_init(m, &m->state);
@@ -123,6 +130,7 @@ void qsae_metric_close(qsae_metric **metric)
     qsae_context *const ctx = m->ctx;
     qsae__state_free(m, &m->state);
     qsae__free(ctx, m->fingerprint);
+    qsae__free(ctx, m->last_prompt);
     qsae__free(ctx, m->values.value);
     qsae__free(ctx, m->values.low);
     qsae__free(ctx, m->values.high);
@@ -268,6 +276,7 @@ static int32_t check_same(const qsae_metric *a, const qsae_metric *b)
         { "features", a->features, b->features },
         { "batch_rows", a->batch_rows, b->batch_rows },
         { "top", a->top, b->top },
+        { "prompt_tokens", a->prompt_tokens, b->prompt_tokens },
         { "memory", (int64_t)a->memory, (int64_t)b->memory },
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)

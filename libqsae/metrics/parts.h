@@ -186,6 +186,8 @@ struct qsae_metric {
     const qsae__kind *kind;
     int64_t d, features, batch_rows;
     int64_t top;               /* largest activations kept of each feature; 0 = none */
+    int64_t prompt_tokens;     /* features: 0 = prompts are not counted */
+    int64_t *last_prompt;      /* [features, 2] of the running update, NULL = not counted */
     uint64_t memory;
     double active_rate;
     char *fingerprint;

@@ -10,8 +10,8 @@
  *   counts: n, words; maxima: n, f64 each,
  *   reconstruction only: the tree of finished batches, then the open ones: n, then per batch index,
  *   seen, rows, (1 + 2 d) f64 per row,
- *   features that keep their largest activations only: top, then per feature and side `top`
- *   entries: token, value f32, 0.
+ *   features that keep their largest activations or count prompts only: top, then per feature and
+ *   side `top` entries: token, value f32, 0; prompt_tokens.
  * A file is checked whole before any of it is used; nothing in it is trusted, the hash included.
  */
 #include <string.h>
@@ -110,9 +110,11 @@ void qsae__metric_write(const qsae_metric *m, qsae__strbuf *b)
     }
     if (kind->batches)
         put_batches(b, m);
-    if (m->top) {
+    if (m->top || m->prompt_tokens) {
         put(b, (uint64_t)m->top);
-        qsae__strbuf_add(b, s->top, (size_t)(2 * m->features * m->top) * sizeof *s->top);
+        if (m->top)
+            qsae__strbuf_add(b, s->top, (size_t)(2 * m->features * m->top) * sizeof *s->top);
+        put(b, (uint64_t)m->prompt_tokens);
     }
     if (b->status != QSAE_OK)
         return;
@@ -327,8 +329,13 @@ static int32_t read_totals(const qsae_metric *m, qsae__state *s, reader *r)
     const int64_t maxima = m->kind->n_maxima ? m->kind->n_maxima(m) : 0;
     int64_t n;
     double v;
-    if (!take_i64(r, counts, counts, &n) || !take(r, s->counts, (size_t)counts * 8) ||
-        !take_i64(r, maxima, maxima, &n))
+    if (!take_i64(r, 0, INT64_MAX, &n))
+        return bad("truncated in the counts");
+    if (n != counts)
+        return qsae__fail(QSAE_EMISMATCH, "metric state: counts: expected %lld, found %lld%s",
+                          (long long)counts, (long long)n, m->kind == &qsae__kind_features
+                              ? " (one side was opened with prompt_tokens)" : "");
+    if (!take(r, s->counts, (size_t)counts * 8) || !take_i64(r, maxima, maxima, &n))
         return bad("truncated in the counts");
     for (int64_t i = 0; i < maxima; i++) {
         if (!take(r, &v, sizeof v) || !isfinite(v) || (double)(float)v != v)
@@ -389,11 +396,15 @@ static int32_t read_top(const qsae_metric *m, qsae__state *s, reader *r)
     if (top != (uint64_t)m->top)
         return qsae__fail(QSAE_EMISMATCH, "metric state: top: expected %lld, found %llu",
                           (long long)m->top, (unsigned long long)top);
-    if (m->top == 0)
-        return QSAE_OK;
-    if (!take(r, s->top, (size_t)(2 * m->features * m->top) * sizeof *s->top) ||
-        !qsae__top_valid(m, s->top, MAX_TOKEN))
+    if (m->top && (!take(r, s->top, (size_t)(2 * m->features * m->top) * sizeof *s->top) ||
+                   !qsae__top_valid(m, s->top, MAX_TOKEN)))
         return bad("the largest activations are out of place");
+    uint64_t prompt = 0;
+    if ((m->top || r->left) && !take(r, &prompt, sizeof prompt))
+        return bad("truncated in prompt_tokens");
+    if (prompt != (uint64_t)m->prompt_tokens)
+        return qsae__fail(QSAE_EMISMATCH, "metric state: prompt_tokens: expected %lld, found %llu",
+                          (long long)m->prompt_tokens, (unsigned long long)prompt);
     return QSAE_OK;
 }
 

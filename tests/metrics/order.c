@@ -184,15 +184,16 @@ static void test_mismatch(void **state)
         const char *part;
         qsae_metric_settings s;
     } cases[] = {
-        { "top", { sizeof s, BATCH, 0, "test", 0, 6 } }, /* of kind features alone */
-        { "batch_rows", { sizeof s, 601, 0, "test", 0, 7 } },
-        { "memory", { sizeof s, BATCH, 1000, "test", 0, 7 } },
-        { "fingerprint", { sizeof s, BATCH, 0, "Test", 0, 7 } },
-        { "active_rate", { sizeof s, BATCH, 0, "test", 0.01, 7 } },
+        { "top", { sizeof s, BATCH, 0, "test", 0, 6, 0 } }, /* of kind features alone, */
+        { "prompt_tokens", { sizeof s, BATCH, 0, "test", 0, 7, 16 } }, /* and this */
+        { "batch_rows", { sizeof s, 601, 0, "test", 0, 7, 0 } },
+        { "memory", { sizeof s, BATCH, 1000, "test", 0, 7, 0 } },
+        { "fingerprint", { sizeof s, BATCH, 0, "Test", 0, 7, 0 } },
+        { "active_rate", { sizeof s, BATCH, 0, "test", 0.01, 7, 0 } },
     };
     for (int kind = 0; kind < KINDS; kind++) {
         qsae_metric *m = open_kind(ctx, kind, &s);
-        for (size_t i = kind == 3 ? 0 : 1; i < sizeof cases / sizeof cases[0]; i++) {
+        for (size_t i = kind == 3 ? 0 : 2; i < sizeof cases / sizeof cases[0]; i++) {
             qsae_metric *other = open_kind(ctx, kind, &cases[i].s);
             assert_fails(qsae_metric_merge(m, other), QSAE_EMISMATCH, cases[i].part);
             qsae_metric_close(&other);

@@ -3,6 +3,7 @@
 
 import math
 import os
+import tempfile
 
 import numpy as np
 
@@ -337,6 +338,35 @@ class Features(Case):
         self.assertEqual(result["degraded"] + result["survived"] + result["damaged"],
                          result["active"])
         self.near(result["mean_r"], r[active].mean(), 1e-9)
+
+    def test_prompts(self):
+        """Against sets of prompts; updates in any order, shards and states give the same."""
+        sides = [np.maximum(rows(330, 12, seed) - 1.5, 0).astype(np.float32) for seed in (15, 16)]
+        sides[0][:, 3] = 0
+        mask = (np.arange(330) % 16 == 2).astype(np.uint8) * metrics.EXCLUDED
+        def add(metric, cuts):
+            for a, b in cuts:
+                metric.update(sides[0][a:b], sides[1][a:b], first=a, mask=mask[a:b])
+        made = [metrics.Features(self.ctx, 12, prompt_tokens=16) for _ in range(3)]
+        add(made[0], [(0, 330)])
+        add(made[1], [(160, 320), (0, 16), (320, 330)])
+        add(made[2], [(16, 160)])
+        made[1].merge(made[2])
+        path = os.path.join(self.folder(), "state")
+        made[1].save(path)
+        made[2].load(path)
+        for metric in made:
+            for name, acts in zip(("prompts_r", "prompts_q"), sides):
+                fires = (acts > 0) & (mask == 0)[:, None]
+                want = [len({t // 16 for t in np.flatnonzero(column)}) for column in fires.T]
+                self.assertEqual(metric.features(name).tolist(), want)
+        self.fails("QSAE_EINVAL", "multiple", made[0].update, sides[0][:1], sides[1][:1], first=1000)
+        self.fails("QSAE_EMISMATCH", "prompt_tokens",
+                   metrics.Features(self.ctx, 12, prompt_tokens=8).load, path)
+        plain = metrics.Features(self.ctx, 12)
+        self.fails("QSAE_ENOENT", "prompt_tokens", plain.features, "prompts_r")
+        self.fails("QSAE_EMISMATCH", "prompt_tokens", plain.load, path)
+        self.fails("QSAE_EMISMATCH", "prompt_tokens", plain.merge, made[0])
 
     def test_null(self):
         acts = np.maximum(rows(1000, 9, 14) - 0.5, 0)

@@ -64,17 +64,20 @@ class Metric(Handle):
     fingerprint  of the measurement: metrics merge only if it is equal
     active_rate  Features: active if the firing rate is above this (0.001)
     top          Features: largest activations kept of each, with their tokens (0)
+    prompt_tokens  Features: tokens of a prompt; features("prompts_r") counts the prompts each fires
+                 in. Updates then begin with a prompt (0 = not counted)
     """
 
     _close = lib.qsae_metric_close
 
     def __init__(self, ctx, *shape, batch_rows=0, memory=0, fingerprint=None, active_rate=0.0,
-                 top=0):
+                 top=0, prompt_tokens=0):
         super().__init__()
         self._ctx = ctx
         settings = MetricSettings(batch_rows=count("batch_rows", batch_rows),
                                   memory=count("memory", memory, 0, 2**64 - 1),
-                                  active_rate=active_rate, top=count("top", top))
+                                  active_rate=active_rate, top=count("top", top),
+                                  prompt_tokens=count("prompt_tokens", prompt_tokens))
         settings.fingerprint = None if fingerprint is None else string_bytes(fingerprint,
                                                                              "fingerprint")
         self._open(ctx.pointer, *shape, byref(settings), byref(self._handle))
