@@ -36,12 +36,12 @@ configuration() {
 configuration gcc
 if [ -n "$all" ]; then
     CC=clang CXX=clang++ configuration clang
-    # What runs the same code at length (golden, splice) and scripts are left to the builds above.
+    # What runs the same code at length (bundled, golden, splice) and scripts are left to the builds above.
     only="core kernels kernels-blis formats text codecs model metrics sae checkpoints audit sweep \
         windows programs" \
         UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1 \
         configuration sanitize -Db_sanitize=address,undefined -Db_lundef=false -Dpython=disabled -Dtests_install=false
-    only="core kernels codecs model" configuration threads -Db_sanitize=thread -Db_lundef=false \
+    only="core kernels model" configuration threads -Db_sanitize=thread -Db_lundef=false \
         -Dpython=disabled -Dtests_install=false -Dexamples=false
 fi
 awk -f tests/count.awk "$log"

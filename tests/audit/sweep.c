@@ -441,16 +441,16 @@ static void test_match(void **state)
 static void test_match_resume(void **state)
 {
     (void)state;
-    static const char *const conditions[] = { "none+prune:match=2.4,tokens=1024",
-                                              "none+prune:match=(nf4),tokens=1024", "nf4" };
+    static const char *const conditions[] = { "none+prune:match=2.4,tokens=512",
+                                              "none+prune:match=(nf4),tokens=512", "nf4" };
     qsae_context *ctx = open_context(NULL, 2);
     qsae_audit_settings s;
     defaults(&s);
     s.max_tokens = 3072;
     s.conditions = conditions;
     s.n_conditions = 3;
-    check_resume(ctx, &s, "match", 3000);
-    check_resume(ctx, &s, "match", 6900); /* more than the first search has in all */
+    check_resume(ctx, &s, "match", 1500);
+    check_resume(ctx, &s, "match", 3450); /* more than the first search has in all */
     check_resume(ctx, &s, "measure", 1024);
     qsae_context_close(&ctx);
 }
