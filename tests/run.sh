@@ -12,7 +12,8 @@ mkdir -p build
 : >"$log"
 status=0
 
-# NAME, then meson options: builds in build/NAME and runs the tests (those in $only, if set).
+# NAME, then meson options: builds in build/NAME and runs the tests (those in $only, if set; of
+# programs that divide them, the groups in $groups).
 configuration() {
     name=$1
     shift
@@ -26,7 +27,8 @@ configuration() {
         return
     }
     # shellcheck disable=SC2086
-    meson test -C "$dir" --no-rebuild --num-processes 2 ${only:-} >"$dir.log" 2>&1 || status=1
+    meson test -C "$dir" --no-rebuild --num-processes 2 ${groups:+--test-args "$groups"} \
+        ${only:-} >"$dir.log" 2>&1 || status=1
     sed -n 's/^ *[0-9]*\/[0-9]* /  /p' "$dir.log"
     cat "$dir/meson-logs/testlog.txt" >>"$log"
     # A program that dies in the middle of a case leaves no line for it.
@@ -35,13 +37,14 @@ configuration() {
 
 configuration gcc
 if [ -n "$all" ]; then
-    CC=clang CXX=clang++ configuration clang
-    # What runs the same code at length (bundled, golden, splice) and scripts are left to the builds above.
-    only="core kernels kernels-blis formats text codecs model metrics sae checkpoints audit sweep \
-        windows programs" \
+    # What runs the same code at length (golden, splice, streamed) and scripts are left to gcc's build.
+    fast="core kernels kernels-blis formats text codecs model metrics sae checkpoints audit sweep windows"
+    only="$fast bundled process programs headers" CC=clang CXX=clang++ configuration clang
+    only="$fast programs" \
         UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1 \
         configuration sanitize -Db_sanitize=address,undefined -Db_lundef=false -Dpython=disabled -Dtests_install=false
-    only="core kernels model" configuration threads -Db_sanitize=thread -Db_lundef=false \
+    only="core kernels model" groups="invariance pass sites head memory streamed" \
+        configuration threads -Db_sanitize=thread -Db_lundef=false \
         -Dpython=disabled -Dtests_install=false -Dexamples=false
 fi
 awk -f tests/count.awk "$log"

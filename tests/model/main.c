@@ -213,14 +213,25 @@ static int teardown(void **state)
     return rmdir(folder);
 }
 
+/* Only the groups that the command line names, if it names any. */
+static int n_wanted;
+static char **wanted;
+
 static int run(const char *name, const struct CMUnitTest *tests, size_t n)
 {
+    bool runs = n_wanted == 0;
+    for (int i = 0; i < n_wanted; i++)
+        runs |= !strcmp(wanted[i], name);
+    if (!runs)
+        return 0;
     return _cmocka_run_group_tests(name, tests, n, setup, teardown);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     int failed = 0;
+    n_wanted = argc - 1;
+    wanted = argv + 1;
     failed += run("configuration", config_tests, n_config_tests);
     failed += run("gguf", gguf_tests, n_gguf_tests);
     failed += run("gemma 4", gemma4_tests, n_gemma4_tests);
