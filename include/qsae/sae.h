@@ -81,6 +81,9 @@ typedef struct qsae_sae_info {
     double scale;             /**< s that was folded into the weights; 0 if none */
     double norm_in;           /**< mean |x| of the training data as the files give it, or 0 */
     double norm_out;          /**< the same at the output hook */
+    int32_t transcoder;       /**< 1: reads one place and reconstructs another */
+    int32_t head;             /**< the attention head whose columns of the hook are its rows; -1: the
+                                   rows are all of them */
 } qsae_sae_info;
 
 /** Describes an SAE. info->struct_size set by the caller; the first call for the hash reads

@@ -42,8 +42,12 @@ const struct qsae__profile *qsae__profile_get(int32_t id);
 struct audit_sae {
     qsae_sae *sae;
     char *name;                  /* as given, without @LAYER */
-    int32_t layer, site;
+    int32_t layer, site;         /* of the rows it reconstructs */
     qsae_sae_info info;
+    int32_t layer_in, site_in;   /* of the rows it reads: other ones of a transcoder */
+    int64_t columns, columns_in; /* of these two sites */
+    int64_t column;              /* its first there: of one attention head */
+    int64_t last;                /* the highest layer that its rows depend on */
 };
 
 /* What takes the place of an SAE's input while the rest of the model runs on. */
@@ -161,6 +165,13 @@ struct qsae_audit {
 /* plan.c: fills an audit from settings. */
 int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s);
 
+/* places.c: opens the SAEs where they belong. */
+int32_t qsae__places_open(qsae_audit *a, const char *const *saes, int64_t n);
+/* What a place has beside layer and site of what it reconstructs, into the fingerprint. */
+void qsae__places_hash(const struct audit_sae *s, qsae__hasher *h);
+/* The same into an entry of the result. */
+void qsae__places_json(const struct audit_sae *s, json_t *o);
+
 /* Warns of SAEs that explain nothing of the first batch: a wrong place, or another model. */
 void qsae__plan_check_saes(qsae_audit *a);
 
@@ -234,12 +245,14 @@ int32_t qsae__overlaps_json(qsae_audit *a, json_t **out);
 /* splice.c: predictions with an SAE spliced in, or its input ablated. */
 struct audit_splice;
 
-/* Rows at the SAE's place, [rows, width] each, and their reconstructions. */
+/* Rows at the place that an SAE reconstructs, x [rows, width] with row stride ld, and their
+ * reconstructions y [rows, width]. */
 struct splice_rows {
     const float *x, *y;
     const float *entry;          /* the residual stream before its layer; NULL: not needed, or the
                                   * place is in the embedding */
-    int64_t width;               /* of the SAE */
+    int64_t width;               /* of what the SAE reconstructs */
+    int64_t ld;
 };
 
 /* Room for `members` participants at once, batches of `rows`; width: of the residual stream,

@@ -103,12 +103,15 @@ int32_t qsae__checkpoint_sites(qsae_audit *a, struct participant *p)
     struct audit_checkpoint *const c = p->checkpoint;
     char line[160];
     for (int64_t i = 0; c && !c->reason && i < a->n_saes; i++) {
-        const int64_t width =
-            qsae_model_site_width_at(p->model, a->saes[i].site, (int32_t)a->saes[i].layer);
-        if (width == a->saes[i].info.width)
+        const struct audit_sae *const s = &a->saes[i];
+        const int64_t out = qsae_model_site_width_at(p->model, s->site, s->layer),
+                      in = qsae_model_site_width_at(p->model, s->site_in, s->layer_in);
+        if (out == s->columns && in == s->columns_in)
             continue;
+        const bool first = out != s->columns;
         snprintf(line, sizeof line, "another shape: %" PRId64 " columns at %s, the reference has %"
-                 PRId64, width, qsae_site_name(a->saes[i].site), a->saes[i].info.width);
+                 PRId64, first ? out : in, qsae_site_name(first ? s->site : s->site_in),
+                 first ? s->columns : s->columns_in);
         if (!(c->reason = qsae__strdup(a->ctx, line)))
             return QSAE_ENOMEM;
         qsae__log(a->ctx, QSAE_LOG_WARNING, "%s: no SAE figures: %s", p->label, c->reason);

@@ -141,6 +141,7 @@ static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++) {
         json_t *o = qsae__sae_head(&a->saes[i]), *intervals = json_object();
         json_array_append_new(list, o);
+        qsae__places_json(&a->saes[i], o);
         json_object_set_new(o, "architecture", json_string(a->saes[i].info.architecture));
         json_object_set_new(o, "features", json_integer(a->saes[i].info.features));
         json_object_set_new(o, "hash", json_string(a->saes[i].info.hash));

@@ -8,6 +8,7 @@
  * A condition that leaves the first layers alone begins with the reference's rows below the first
  * one it changes: the same layers would give the same bits.
  */
+#include <math.h>
 #include <string.h>
 
 #include "audit/pass.h"
@@ -52,8 +53,8 @@ void qsae__pass_close(qsae_audit *a)
     qsae__splice_close(a, &p->splice);
     qsae__stream_close(a, p);
     qsae__batch_close(a, &p->batch);
-    void *const blocks[] = { p->taps, p->sae_tap, p->sae_entry, p->rows, p->csr_r, p->y_r,
-                             p->y_q, p->slabs, p->branches };
+    void *const blocks[] = { p->taps, p->sae_tap, p->sae_in, p->sae_entry, p->rows, p->csr_r,
+                             p->y_r, p->y_q, p->slabs, p->branches };
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         qsae__free(a->ctx, blocks[i]);
     qsae__free(a->ctx, p);
@@ -73,16 +74,18 @@ static int64_t find_tap(struct pass *p, int32_t layer, int32_t site, int64_t col
 
 static int32_t plan_taps(qsae_audit *a, struct pass *p)
 {
-    p->taps = qsae__calloc(a->ctx, 2 * a->n_saes, sizeof *p->taps);
+    p->taps = qsae__calloc(a->ctx, 3 * a->n_saes, sizeof *p->taps);
     p->sae_tap = qsae__calloc(a->ctx, a->n_saes, sizeof *p->sae_tap);
+    p->sae_in = qsae__calloc(a->ctx, a->n_saes, sizeof *p->sae_in);
     p->sae_entry = qsae__calloc(a->ctx, a->n_saes, sizeof *p->sae_entry);
-    if (!p->taps || !p->sae_tap || !p->sae_entry)
+    if (!p->taps || !p->sae_tap || !p->sae_in || !p->sae_entry)
         return QSAE_ENOMEM;
     for (int64_t i = 0; i < a->n_saes; i++) {
         const struct audit_sae *const s = &a->saes[i];
         const bool entry = a->splice && s->site != QSAE_SITE_RESID_POST &&
                            s->site != QSAE_SITE_EMBED && s->site != QSAE_SITE_POS_EMBED;
-        p->sae_tap[i] = find_tap(p, s->layer, s->site, s->info.width);
+        p->sae_tap[i] = find_tap(p, s->layer, s->site, s->columns);
+        p->sae_in[i] = find_tap(p, s->layer_in, s->site_in, s->columns_in);
         p->sae_entry[i] = entry ? find_tap(p, s->layer, QSAE_SITE_RESID_PRE, p->width) : -1;
     }
     return QSAE_OK;
@@ -172,7 +175,7 @@ static int32_t open_buffers(qsae_audit *a, struct pass *p)
     p->y_r = qsae__calloc(ctx, saes, sizeof *p->y_r);
     int64_t widest = 0;
     for (int64_t i = 0; i < saes; i++)
-        widest = qsae__max_i64(widest, a->saes[i].info.width);
+        widest = qsae__max_i64(widest, a->saes[i].info.width_out);
     p->y_q = qsae__alloc_array(ctx, n * widest, sizeof(float));
     p->rows = qsae__calloc(ctx, p->group + 1, sizeof *p->rows);
     if (!p->csr_r || !p->y_r || !p->y_q || !p->rows)
@@ -183,7 +186,7 @@ static int32_t open_buffers(qsae_audit *a, struct pass *p)
     qsae__csr_init(&p->csr_q, ctx);
     for (int64_t i = 0; i < saes && st == QSAE_OK; i++) {
         qsae__csr_init(&p->csr_r[i], ctx);
-        p->y_r[i] = qsae__alloc_array(ctx, n * a->saes[i].info.width, sizeof(float));
+        p->y_r[i] = qsae__alloc_array(ctx, n * a->saes[i].info.width_out, sizeof(float));
         if (!p->y_r[i])
             st = QSAE_ENOMEM;
     }
@@ -352,10 +355,24 @@ static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, s
     return st;
 }
 
-static qsae_rows rows_view(const struct pass *p, float *data, int64_t cols)
+/* Whether a participant's rows of an SAE are the reference's. */
+static bool same_rows(const qsae_audit *a, const struct participant *who, int64_t sae)
+{
+    return who == a->participants || a->saes[sae].last < who->start;
+}
+
+/* A participant's rows that an SAE reconstructs; of one attention head, its columns of them. */
+static float *target_rows(const qsae_audit *a, const struct pass *p, const struct participant *who,
+                          const struct rows_of *own, int64_t sae)
+{
+    return tap_rows(p, who, own, p->sae_tap[sae]) + a->saes[sae].column;
+}
+
+/* ld: row stride. */
+static qsae_rows rows_view(const struct pass *p, float *data, int64_t cols, int64_t ld)
 {
     return (qsae_rows){ .struct_size = sizeof(qsae_rows), .data = data, .n_rows = p->batch.rows,
-                        .n_cols = cols, .row_stride = cols, .dtype = QSAE_F32 };
+                        .n_cols = cols, .row_stride = ld, .dtype = QSAE_F32 };
 }
 
 static qsae_sparse_rows sparse_view(const qsae__csr *c)
@@ -364,16 +381,35 @@ static qsae_sparse_rows sparse_view(const qsae__csr *c)
                                .indptr = c->indptr, .indices = c->indices, .values = c->values };
 }
 
-/* SAE i on x: csr and y. */
-static int32_t reconstruct(const qsae_audit *a, int64_t i, const float *x, qsae__csr *csr, float *y)
+/* What a transcoder makes of rows x [rows, width] with NaN or infinity is undefined; their targets
+ * need not show it. */
+static void undefined_rows(int64_t rows, const float *x, int64_t width, int64_t ldx, float *y,
+                           int64_t d)
 {
-    const int64_t rows = a->pass->batch.rows, d = a->saes[i].info.width;
-    qsae_sae *const sae = a->saes[i].sae;
-    int32_t st = qsae__sae_encode_rows(sae, x, rows, d, csr);
+    for (int64_t r = 0; r < rows; r++) {
+        bool finite = true;
+        for (int64_t i = 0; i < width && finite; i++)
+            finite = isfinite(x[r * ldx + i]);
+        for (int64_t i = 0; i < d && !finite; i++)
+            y[r * d + i] = NAN;
+    }
+}
+
+/* SAE i on a participant's rows: csr and y [rows, width_out]. */
+static int32_t reconstruct(const qsae_audit *a, const struct pass *p,
+                           const struct participant *who, const struct rows_of *own, int64_t i,
+                           qsae__csr *csr, float *y)
+{
+    const struct audit_sae *const s = &a->saes[i];
+    const int64_t rows = p->batch.rows, d = s->info.width_out, ld = s->columns_in;
+    const float *const x = tap_rows(p, who, own, p->sae_in[i]) + s->column;
+    int32_t st = qsae__sae_encode_rows(s->sae, x, rows, ld, csr);
     if (st == QSAE_OK)
-        st = qsae__sae_decode_rows(sae, csr, y, d);
+        st = qsae__sae_decode_rows(s->sae, csr, y, d);
     if (st == QSAE_OK)
-        st = qsae__sae_add_skip(sae, x, rows, d, y, d);
+        st = qsae__sae_add_skip(s->sae, x, rows, ld, y, d);
+    if (st == QSAE_OK && s->info.transcoder)
+        undefined_rows(rows, x, s->info.width, ld, y, d);
     return st;
 }
 
@@ -381,21 +417,20 @@ static int32_t reconstruct(const qsae_audit *a, int64_t i, const float *x, qsae_
 static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who,
                           const struct rows_of *own, int64_t i)
 {
-    const struct rows_of *const ref = &p->rows[0];
-    const int64_t tap = p->sae_tap[i];
-    const bool is_reference = who == a->participants,
-               same = is_reference || p->taps[tap].layer < who->start;
+    const struct participant *const reference = a->participants;
+    const bool is_reference = who == reference, same = same_rows(a, who, i);
     const qsae_positions at = qsae__batch_positions(&p->batch, p->batch.mask_features);
     struct audit_features *const f = &who->saes[i];
     qsae__csr *const csr = same ? &p->csr_r[i] : &p->csr_q;
     float *const y = same ? p->y_r[i] : p->y_q;
-    float *const x = tap_rows(p, who, own, tap), *const x_ref = ref->taps[tap];
-    const int64_t d = a->saes[i].info.width;
-    int32_t st = same ? QSAE_OK : reconstruct(a, i, x, csr, y);
+    float *const x = target_rows(a, p, who, own, i),
+          *const x_ref = target_rows(a, p, reference, &p->rows[0], i);
+    const int64_t d = a->saes[i].info.width_out, ld = a->saes[i].columns;
+    int32_t st = same ? QSAE_OK : reconstruct(a, p, who, own, i, csr, y);
     if (st != QSAE_OK)
         return st;
-    const qsae_rows vx = rows_view(p, x, d), vy = rows_view(p, y, d), vxr = rows_view(p, x_ref, d),
-                    vyr = rows_view(p, p->y_r[i], d);
+    const qsae_rows vx = rows_view(p, x, d, ld), vy = rows_view(p, y, d, d),
+                    vxr = rows_view(p, x_ref, d, ld), vyr = rows_view(p, p->y_r[i], d, d);
     const qsae_sparse_rows acts = sparse_view(csr), acts_r = sparse_view(&p->csr_r[i]);
     st = qsae_metric_update_reconstruction(f->reconstruction, &at, &vx, &vy, &acts);
     if (st == QSAE_OK)
@@ -420,17 +455,17 @@ static int32_t splice(qsae_audit *a, struct pass *p, struct participant *who, in
     slab->n_seq = p->batch.n_seq;
     slab->n_tokens = p->batch.n_tokens;
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && qsae__participant_features(who); i++) {
-        const int64_t tap = p->sae_tap[i];
         const int64_t entry = p->sae_entry[i];
-        const bool same = who == a->participants || p->taps[tap].layer < who->start;
+        const bool same = same_rows(a, who, i);
         const struct splice_rows in = {
-            .x = tap_rows(p, who, own, tap),
+            .x = target_rows(a, p, who, own, i),
             .y = same ? p->y_r[i] : p->y_q,
             .entry = entry >= 0 ? tap_rows(p, who, own, entry) : NULL,
-            .width = a->saes[i].info.width,
+            .width = a->saes[i].info.width_out,
+            .ld = a->saes[i].columns,
         };
         if (!same)
-            st = reconstruct(a, i, in.x, &p->csr_q, p->y_q);
+            st = reconstruct(a, p, who, own, i, &p->csr_q, p->y_q);
         if (st == QSAE_OK)
             st = qsae__splice_run(a, p->splice, who, member, i, &p->batch, &in, own->final, slab);
     }
@@ -524,7 +559,7 @@ int32_t qsae__pass_reference(qsae_audit *a, struct pass *p)
     const double start = qsae__now();
     int32_t st = QSAE_OK;
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++)
-        st = reconstruct(a, i, p->rows[0].taps[p->sae_tap[i]], &p->csr_r[i], p->y_r[i]);
+        st = reconstruct(a, p, a->participants, &p->rows[0], i, &p->csr_r[i], p->y_r[i]);
     a->participants[0].seconds += qsae__now() - start;
     return st;
 }

@@ -32,7 +32,8 @@ struct pass {
         int64_t cols;
     } *taps;                     /* [n_taps] */
     int64_t n_taps;
-    int64_t *sae_tap;            /* [n_saes] index into the taps */
+    int64_t *sae_tap;            /* [n_saes] index into the taps: what it reconstructs */
+    int64_t *sae_in;             /* [n_saes] what it reads */
     int64_t *sae_entry;          /* [n_saes] the tap before its layer, which splices begin with; -1:
                                     they need none, or begin with the embedding */
     struct branch *branches;     /* [n_branches] layers ascending */

@@ -93,106 +93,6 @@ static int32_t check(const qsae_audit_settings *s)
     return QSAE_OK;
 }
 
-/* FOLDER[@LAYER[:SITE]]; an @ that no number follows belongs to the folder's name. *site: the part
- * after the colon, or NULL. */
-static int32_t split_sae(qsae_audit *a, const char *text, struct audit_sae *out, const char **site)
-{
-    const char *at = strrchr(text, '@');
-    char *end = NULL;
-    const long layer = at ? strtol(at + 1, &end, 10) : 0;
-    const bool given = at && end > at + 1 && (*end == 0 || *end == ':') && layer >= 0;
-    out->layer = given ? layer > INT32_MAX ? INT32_MAX : (int32_t)layer : -1;
-    *site = given && *end == ':' ? end + 1 : NULL;
-    out->name =
-        given ? qsae__strndup(a->ctx, text, (size_t)(at - text)) : qsae__strdup(a->ctx, text);
-    return out->name ? QSAE_OK : QSAE_ENOMEM;
-}
-
-/* Where an SAE belongs: as given, else as its files say, which may lack the layer or the site. */
-static int32_t place_sae(const qsae_model *model, const char *text, const char *given,
-                         struct audit_sae *out)
-{
-    const char *const hook = out->info.hook;
-    int32_t layer = -1;
-    const int32_t hooked = *hook ? qsae_model_site(model, hook, &layer) : 0;
-    if (given) {
-        out->site = qsae_model_site(model, given, NULL);
-        if (!out->site)
-            return qsae__fail(QSAE_EUNSUPPORTED, "SAE %s: site %s: expected one that this model "
-                              "has: resid_pre, resid_post, attn_out, mlp_out, z, mlp_in, ...", text,
-                              given);
-        return QSAE_OK;
-    }
-    if (out->layer >= 0) {
-        out->site = hooked ? hooked : QSAE_SITE_RESID_POST;
-        return QSAE_OK;
-    }
-    if (!*hook)
-        return qsae__fail(QSAE_EINVAL, "SAE %s: its files name no hook; give %s@LAYER", text, text);
-    if (!hooked || layer < 0)
-        return qsae__fail(QSAE_EUNSUPPORTED, "SAE %s: hook \"%s\" is not available in this model; "
-                          "give %s@LAYER:SITE", text, hook, text);
-    out->site = hooked;
-    out->layer = layer;
-    return QSAE_OK;
-}
-
-static int32_t check_place(const qsae_model *model, const char *text, struct audit_sae *out)
-{
-    qsae_model_info m = { .struct_size = offsetof(qsae_model_info, hash) };
-    const int32_t st = qsae_model_get_info(model, &m);
-    if (st != QSAE_OK)
-        return st;
-    const int64_t width = qsae_model_site_width_at(model, out->site, (int32_t)out->layer);
-    const char *const site = qsae_site_name(out->site);
-    if (out->layer >= m.layers)
-        return qsae__fail(QSAE_EMISMATCH, "SAE %s: layer %d, the model has layers 0..%lld", text,
-                          (int)out->layer, (long long)m.layers - 1);
-    if (qsae__model_site_layer(model, out->site, out->layer) != out->layer)
-        return qsae__fail(QSAE_EMISMATCH, "SAE %s: layer %d: %s is at layer %d alone", text,
-                          (int)out->layer, site,
-                          (int)qsae__model_site_layer(model, out->site, out->layer));
-    if (width == 0)
-        return qsae__fail(QSAE_EUNSUPPORTED, "SAE %s: the model has no %s", text, site);
-    if (strstr(out->info.architecture, "transcoder"))
-        return qsae__fail(QSAE_EUNSUPPORTED, "SAE %s: a %s reads %s and writes another place: "
-                          "expected an SAE, which reconstructs what it reads", text,
-                          out->info.architecture, site);
-    if (out->info.width != width || out->info.width_out != width)
-        return qsae__fail(QSAE_EMISMATCH, "SAE %s: width %lld to %lld, the model has %lld at %s",
-                          text, (long long)out->info.width, (long long)out->info.width_out,
-                          (long long)width, site);
-    return QSAE_OK;
-}
-
-/* Refuses what has no reconstruction to compare, or one of other rows than the model's. */
-static int32_t check_kind(const qsae_audit *a, const char *text, const struct audit_sae *s)
-{
-    const char *const done = qsae_weights_processing(a->participants[0].weights);
-    if (s->info.encode_only)
-        return qsae__fail(QSAE_EUNSUPPORTED, "SAE %s: one layer of a cross-layer transcoder "
-                          "reconstructs nothing by itself", text);
-    if (s->info.center_input && !strstr(done, "center_writing_weights"))
-        return qsae__fail(QSAE_EINVAL, "SAE %s: it was trained on a model with centred weights; "
-                          "process: expected center_writing_weights, found \"%s\"", text, done);
-    return QSAE_OK;
-}
-
-static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
-{
-    const qsae_model *const model = a->participants[0].model;
-    const char *site;
-    int32_t st = split_sae(a, text, out, &site);
-    if (st != QSAE_OK || (st = qsae_sae_open(a->ctx, out->name, NULL, &out->sae)) != QSAE_OK)
-        return st;
-    out->info.struct_size = sizeof out->info;
-    if ((st = qsae_sae_get_info(out->sae, &out->info)) != QSAE_OK)
-        return st;
-    if ((st = check_kind(a, text, out)) == QSAE_OK)
-        st = place_sae(model, text, site, out);
-    return st == QSAE_OK ? check_place(model, text, out) : st;
-}
-
 /*
  * Rows and values a metric keeps for medians and quantiles; exact for tens of thousands of tokens
  * of a small model, a sample beyond. Many conditions and SAEs must fit beside the weights: all of
@@ -227,10 +127,10 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++) {
         const qsae_sae_info *info = &a->saes[i].info;
         struct audit_features *f = &p->saes[i];
-        st = qsae_metric_open_reconstruction(a->ctx, info->width, info->features, &s,
+        st = qsae_metric_open_reconstruction(a->ctx, info->width_out, info->features, &s,
                                              &f->reconstruction);
         if (st == QSAE_OK && !first)
-            st = qsae_metric_open_drift(a->ctx, info->width, &s, &f->drift);
+            st = qsae_metric_open_drift(a->ctx, info->width_out, &s, &f->drift);
         s.top = a->top;
         s.prompt_tokens = a->top ? a->corpus_info.context : 0;
         if (st == QSAE_OK && (!first || a->top))
@@ -268,6 +168,7 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
         qsae__hasher_string(h, a->saes[i].info.hash);
         qsae__hasher_i64(h, a->saes[i].layer);
         qsae__hasher_i64(h, a->saes[i].site);
+        qsae__places_hash(&a->saes[i], h);
     }
     if (a->splice)
         qsae__hasher_string(h, "splice");
@@ -403,10 +304,8 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->progress = s->progress;
     a->progress_cookie = s->progress_cookie;
     a->cancel = s->cancel;
-    a->n_saes = s->n_saes;
-    a->saes = qsae__calloc(a->ctx, s->n_saes, sizeof *a->saes);
     a->snapshots = json_array();
-    if (!a->saes || !a->snapshots)
+    if (!a->snapshots)
         return qsae__fail(QSAE_ENOMEM, "out of memory: an audit");
     if (s->state && !(a->state_path = qsae__strdup(a->ctx, s->state)))
         return QSAE_ENOMEM;
@@ -417,8 +316,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->process = NULL; /* the caller's memory */
     if (st != QSAE_OK)
         return st;
-    for (int64_t i = 0; i < s->n_saes && st == QSAE_OK; i++)
-        st = open_sae(a, s->saes[i], &a->saes[i]);
+    st = qsae__places_open(a, s->saes, s->n_saes);
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)
         st = qsae__checkpoint_sites(a, &a->participants[i]);
     if (st == QSAE_OK)

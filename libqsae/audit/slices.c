@@ -31,7 +31,7 @@ int32_t qsae__slices_metrics(qsae_audit *a, struct participant *p, const qsae_me
         if (!m->reconstruction)
             st = QSAE_ENOMEM;
         for (int64_t k = 0; k < a->n_saes && st == QSAE_OK; k++)
-            st = qsae_metric_open_reconstruction(a->ctx, a->saes[k].info.width, 0, &small,
+            st = qsae_metric_open_reconstruction(a->ctx, a->saes[k].info.width_out, 0, &small,
                                                  &m->reconstruction[k]);
     }
     return st;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Splicing (sae.md A.6 and C.1, methods.md section 4): what an SAE's reconstruction is worth to the
- * model. At the SAE's place the model's rows are replaced by their reconstruction, by zero or by
- * their mean over the logical batch; the layers from there on and the head run again; the
- * predictions are compared with those of the same model left alone. A row that features do not
- * count (a first position, where the profile says so) keeps its value, but for zero ablation, which
- * spares none, as in SAELens; so does one with NaN or infinity.
+ * model. At the place it reconstructs (a transcoder: its output; of one attention head: its columns)
+ * the model's rows are replaced by their reconstruction, by zero or by their mean over the logical
+ * batch; the layers from there on and the head run again; the predictions are compared with those of
+ * the same model left alone. A row that features do not count (a first position, where the profile
+ * says so) keeps its value, but for zero ablation, which spares none, as in SAELens; so does one
+ * with NaN or infinity, or whose reconstruction has them.
  */
 #include <math.h>
 #include <string.h>
@@ -76,27 +77,30 @@ int32_t qsae__splice_open(qsae_audit *a, int64_t members, int64_t rows, int64_t 
     return QSAE_ENOMEM;
 }
 
-static bool keeps(const struct audit_batch *b, int64_t row, const float *x, int64_t width)
+static bool keeps(const struct audit_batch *b, int64_t row, const struct splice_rows *in)
 {
+    const float *const x = in->x + row * in->ld, *const y = in->y + row * in->width;
     if (b->mask_features[row] & QSAE_MASK_EXCLUDED)
         return true;
-    for (int64_t i = 0; i < width; i++)
-        if (!isfinite(x[i]))
+    for (int64_t i = 0; i < in->width; i++)
+        if (!isfinite(x[i]) || !isfinite(y[i]))
             return true;
     return false;
 }
 
 /* mean [width] of the rows that are replaced. */
-static void mean_of(const struct audit_batch *b, const float *x, int64_t width, double *mean)
+static void mean_of(const struct audit_batch *b, const struct splice_rows *in, double *mean)
 {
+    const int64_t width = in->width;
     int64_t n = 0;
     memset(mean, 0, (size_t)width * sizeof *mean);
     for (int64_t r = 0; r < b->rows; r++) {
-        if (keeps(b, r, x + r * width, width))
+        const float *const x = in->x + r * in->ld;
+        if (keeps(b, r, in))
             continue;
         n++;
         for (int64_t i = 0; i < width; i++)
-            mean[i] += (double)x[r * width + i];
+            mean[i] += (double)x[i];
     }
     for (int64_t i = 0; i < width && n > 0; i++)
         mean[i] /= (double)n;
@@ -108,11 +112,11 @@ static void replace(const struct audit_splice *s, const struct audit_batch *b, i
 {
     const int64_t width = in->width;
     for (int64_t r = 0; r < b->rows; r++) {
-        const float *const x = in->x + r * width;
+        const float *const x = in->x + r * in->ld;
         float *const row = to + r * ld;
         if (variant == QSAE__SPLICE_ZERO)
             memset(row, 0, (size_t)width * sizeof *row);
-        else if (keeps(b, r, x, width))
+        else if (keeps(b, r, in))
             memcpy(row, x, (size_t)width * sizeof *row);
         else if (variant == QSAE__SPLICE_SAE)
             memcpy(row, in->y + r * width, (size_t)width * sizeof *row);
@@ -128,7 +132,7 @@ struct replacement {
     const struct audit_batch *b;
     const struct splice_rows *in;
     const qsae_model *model;
-    int64_t layer;
+    int64_t layer, column;       /* the first column that is replaced */
     int32_t site;
     int variant;
 };
@@ -144,7 +148,7 @@ static int32_t put(void *self, int64_t layer, int32_t site, float *rows, int64_t
 {
     const struct replacement *const r = self;
     (void)layer;
-    replace(r->s, r->b, r->variant, r->in, rows, ld);
+    replace(r->s, r->b, r->variant, r->in, rows + r->column, ld);
     for (int64_t i = 0; i < n && !qsae__site_unrounded(site); i++)
         qsae__model_round(r->model, rows + i * ld, cols);
     return QSAE_OK;
@@ -157,7 +161,7 @@ static int32_t run_above(qsae_audit *a, struct audit_splice *s, struct participa
 {
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
     const struct audit_sae *const sae = &a->saes[i];
-    struct replacement r = { s, b, in, who->model, sae->layer, sae->site, variant };
+    struct replacement r = { s, b, in, who->model, sae->layer, sae->column, sae->site, variant };
     const qsae__watch watch = { &r, wants, put };
     int64_t first = 0;
     int32_t st = qsae_model_get_info(who->model, &info);
@@ -193,7 +197,7 @@ int32_t qsae__splice_run(qsae_audit *a, struct audit_splice *s, struct participa
     qsae__head_rows heads[1 + QSAE__SPLICES] = { { .model = who->model, .final = final } };
     const double start = qsae__now();
     int32_t st = QSAE_OK;
-    mean_of(b, in->x, in->width, s->mean);
+    mean_of(b, in, s->mean);
     for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK; v++) {
         st = run_above(a, s, who, sae, b, v, in, slab);
         heads[1 + v] = (qsae__head_rows){ .model = who->model, .final = s->final[v],

@@ -267,6 +267,16 @@ int32_t qsae_site_from_name(const char *name, int32_t *layer)
     return site;
 }
 
+/* "blocks.3.mlp.hook_out" of TransformerLens and circuit-tracer: the MLP's own output, which is no
+ * site where a norm follows it. */
+static int32_t by_mlp_hook(const qsae__config *c, const char *name, int32_t *layer)
+{
+    const struct module mlp = { "mlp", 3, true };
+    if (!take_layer(&name, "blocks.", layer) || strcmp(name, ".mlp.hook_out") != 0)
+        return 0;
+    return in_layer(c->family, c->parallel, &mlp);
+}
+
 int32_t qsae_model_site(const qsae_model *model, const char *name, int32_t *layer)
 {
     int32_t number = -1;
@@ -274,8 +284,9 @@ int32_t qsae_model_site(const qsae_model *model, const char *name, int32_t *laye
     if (!model || !name)
         return 0;
     const struct site *const s = by_hook(name, &number, &has);
+    const int32_t hook = s ? s->site : by_mlp_hook(model->config, name, &number);
     const int32_t site =
-        s ? s->site : by_module(model->config->family, model->config, name, &number);
+        hook ? hook : by_module(model->config->family, model->config, name, &number);
     const bool named = site && (!s || has || s->place != OF_LAYER);
     if (named && layer)
         *layer = s ? qsae__model_site_layer(model, site, number) : number;

@@ -151,16 +151,31 @@ static int32_t read_activation(qsae_context *ctx, const json_t *cfg, const char 
     return st;
 }
 
+/* The attention head whose slice of the hook the SAE reads (sae.md A.6). */
+static int32_t read_head(const json_t *cfg, const json_t *meta, const char *where,
+                         qsae__sae_config *c)
+{
+    static const char *const keys[] = { "hook_head_index", "hook_point_head_index" };
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *const v = lookup(cfg, meta, keys[i]);
+        if (!v)
+            continue;
+        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
+            return qsae__fail(QSAE_EFORMAT, "%s: key \"%s\": expected the number of a head", where,
+                              keys[i]);
+        c->one_head = true;
+        c->head = json_integer_value(v);
+    }
+    return QSAE_OK;
+}
+
 /* Options about the rows; those that do not apply to plain rows are refused. */
 static int32_t read_options(const json_t *cfg, const json_t *meta, const char *where,
                             qsae__sae_config *c)
 {
-    static const char *const heads[] = { "hook_head_index", "hook_point_head_index" };
-    for (size_t i = 0; i < 2; i++)
-        if (lookup(cfg, meta, heads[i]))
-            return qsae__fail(QSAE_EUNSUPPORTED,
-                              "%s: key \"%s\": SAEs of one attention head are not "
-                              "supported", where, heads[i]);
+    const int32_t st0 = read_head(cfg, meta, where, c);
+    if (st0 != QSAE_OK)
+        return st0;
     const json_t *const kwargs = lookup(cfg, meta, "model_from_pretrained_kwargs");
     /* Of a LayerNorm model with centred writing weights a row is that of the model itself less its
      * mean (sae.md A.4). */

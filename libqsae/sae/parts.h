@@ -48,6 +48,8 @@ typedef struct qsae__sae_config {
     bool scaling_allowed;      /* finetuning_scaling_factor */
     bool lower_case;           /* Gemma Scope 2 names */
     bool enc_turned;           /* W_enc lies as [d_sae, d_in] */
+    bool one_head;             /* rows are the columns of attention head `head` */
+    int64_t head;
     bool encode_only;          /* one layer of a cross-layer transcoder: no reconstruction */
     double scale;              /* the s that is folded into the parameters, 0 = none */
     double norm_in, norm_out;  /* average |x| of the training data as the files have it, or 0 */

@@ -149,6 +149,7 @@ int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info)
         .hook_out = c->hook_out ? c->hook_out : c->hook, .model_name = c->model ? c->model : "",
         .neuronpedia_id = c->neuronpedia ? c->neuronpedia : "", .scale = c->scale,
         .norm_in = c->norm_in, .norm_out = c->norm_out, .encode_only = c->encode_only,
+        .transcoder = c->transcoder, .head = c->one_head ? (int32_t)c->head : -1,
     };
     return qsae__info_copy(info, &all, sizeof all, "qsae_sae_info");
 }

@@ -155,6 +155,8 @@ static void test_model_names(void **state)
         { "blocks.1.attn.hook_z",
           { QSAE_SITE_Z, QSAE_SITE_Z, QSAE_SITE_Z, QSAE_SITE_Z, QSAE_SITE_Z } },
         { "h.1.attn.c_proj.input", { 0, 0, 0, 0, QSAE_SITE_Z } },
+        { "blocks.1.mlp.hook_out",
+          { QSAE_SITE_MLP_OUT, 0, QSAE_SITE_MLP_OUT, QSAE_SITE_MLP_OUT, QSAE_SITE_MLP_OUT } },
     };
     qsae_context *ctx = test_context(1, NULL);
     (void)state;

@@ -423,7 +423,7 @@ class Evaluate(Case):
         refused("QSAE_EUNSUPPORTED", "site nothing", SAE + "@2:nothing")
         refused("QSAE_EUNSUPPORTED", "mlp.output", self.write_sae(
             128, 8, hook="model.layers.2.mlp.output"))
-        refused("QSAE_EUNSUPPORTED", "a transcoder reads mlp_in", self.write_sae(
+        refused("QSAE_EINVAL", "where its output belongs", self.write_sae(
             128, 8, "transcoder", "model.layers.2.pre_feedforward_layernorm.output"))
         refused("QSAE_EMISMATCH", "layer 6", self.write_sae(128, 8, hook="blocks.6.attn.hook_z"))
         refused("QSAE_EINVAL", "no hook", self.write_sae(128, 8))

@@ -202,7 +202,8 @@ class SaeInfo(Struct):
                 ("widths", POINTER(c_int64)), ("n_widths", c_int64), ("prefix", c_int64),
                 ("zero_rows", c_int64), ("center_input", c_int32), ("encode_only", c_int32),
                 ("hook_out", c_char_p), ("model_name", c_char_p), ("neuronpedia_id", c_char_p),
-                ("scale", c_double), ("norm_in", c_double), ("norm_out", c_double)]
+                ("scale", c_double), ("norm_in", c_double), ("norm_out", c_double),
+                ("transcoder", c_int32), ("head", c_int32)]
 
 
 class MetricSettings(Struct):
