@@ -18,7 +18,9 @@
 static const char usage[] =
     "usage: evaluate MODEL --text FILE|DIR [options]\n"
     "  MODEL                      a folder of a checkpoint, or a GGUF file\n"
-    "  --sae SAE[@LAYER[:SITE[:SITE_OUT]]]   a sparse autoencoder (repeatable)\n"
+    "  --sae SAE[@LAYER[:SITE[:SITE_OUT]]]\n"
+    "                             a sparse autoencoder, a transcoder, or all layers of a\n"
+    "                             cross-layer one (repeatable)\n"
     "  --condition SPEC|MODEL2    what to compare with (repeatable): nf4:block=64,double=1\n"
     "                             llm.int8:threshold=6   rtn:bits=4   ggml:q4_k\n"
     "                             none+prune:match=(rtn:bits=6)   none+kv:k=q8_0,v=q4_0\n"

@@ -171,6 +171,86 @@ QSAE_API int32_t qsae_sae_intervene(qsae_sae *sae, const qsae_rows *x,
  */
 QSAE_API int32_t qsae_sae_features(const qsae_sae *sae, const char *name, double *out, int64_t n);
 
+/**
+ * Several layers of transcoders whole: a cross-layer transcoder, a crosscoder, or a set of
+ * transcoders. Every layer l reads rows x_l at a place of its own and has features of its own,
+ * a_l = encode_l(x_l). The output at layer m adds up what they write there, with the bias and the
+ * skip connection of m:
+ *     y_m = b_dec_m + sum over l of a_l W_dec_l[:, m, :] (+ x_m W_skip_m^T)
+ * over l <= m of a cross-layer transcoder, all l of a crosscoder, l = m of a set (sae.md A.2).
+ * Thread-safety: one call at a time per handle, its layers' included.
+ */
+typedef struct qsae_sae_layers qsae_sae_layers;
+
+/**
+ * Opens all layers of a folder: circuit-tracer's cross-layer transcoders and sets, Gemma Scope 2's
+ * clt and crosscoder, OpenMOSS' clt. Decoders stay mapped; each layer also holds what it writes to
+ * itself.
+ * @param settings  as of qsae_sae_open; layer NULL, prefix 0, dtype 0 or QSAE_F32. NULL = defaults
+ * @return as qsae_sae_open; QSAE_EUNSUPPORTED: a folder of one SAE; QSAE_EMISMATCH: layers missing
+ */
+QSAE_API int32_t qsae_sae_layers_open(qsae_context *context, const char *path,
+                                      const qsae_sae_settings *settings, qsae_sae_layers **out);
+
+/** Closes *layers and the SAEs it has lent, and NULLs it. NULL is fine. */
+QSAE_API void qsae_sae_layers_close(qsae_sae_layers **layers);
+
+typedef struct qsae_sae_layers_info {
+    size_t struct_size;
+    const char *kind;         /**< "clt", "crosscoder" or "transcoders" */
+    const char *format;       /**< as of qsae_sae_info */
+    const char *hash;         /**< 32 hex digits: of all layers' parameters */
+    const char *path;
+    const char *model_name;   /**< "" if the files do not say */
+    int64_t layers;
+    int64_t features;         /**< of all layers together */
+    int64_t width;            /**< of the rows each reads */
+    int64_t width_out;        /**< of the rows each output has */
+} qsae_sae_layers_info;
+
+/** Describes them. info->struct_size set by the caller; the first call reads all parameters.
+ * QSAE_EINVAL, QSAE_ENOMEM. */
+QSAE_API int32_t qsae_sae_layers_get_info(const qsae_sae_layers *layers,
+                                          qsae_sae_layers_info *info);
+
+/**
+ * One of them, lent: to encode with, and for its hooks. Of a cross-layer one it refuses to decode.
+ * @param i      0 to layers - 1, ascending by number
+ * @param layer  receives the number that the files give it, or NULL
+ * @param sae    receives the handle, which layers owns
+ * @return QSAE_EINVAL
+ */
+QSAE_API int32_t qsae_sae_layers_get(const qsae_sae_layers *layers, int64_t i, int64_t *layer,
+                                     qsae_sae **sae);
+
+/** Sparse rows (CSR) as qsae_sae_encode_sparse() gives them. */
+typedef struct qsae_sae_acts {
+    size_t struct_size;
+    const int64_t *indptr;    /**< [n + 1] */
+    const int32_t *indices;   /**< ascending in a row */
+    const float *values;
+} qsae_sae_acts;
+
+/**
+ * The output at a layer of given activations, without the skip connection.
+ * @param acts  [layers]; those of layers that do not write to it are not read. struct_size of the
+ *              first is the stride of the array
+ * @param to    index of the layer
+ * @param y     [n, width_out] f32
+ * @return QSAE_EINVAL, QSAE_EMISMATCH (width), QSAE_ENOMEM, QSAE_ECANCELED
+ */
+QSAE_API int32_t qsae_sae_layers_decode_sparse(qsae_sae_layers *layers, const qsae_sae_acts *acts,
+                                               int64_t to, int64_t n, qsae_rows *y);
+
+/**
+ * The whole module, skip connections included.
+ * @param x  [layers] rows [n, width] f32, f16 or bf16 each; NULL for layers that no wanted output
+ *           depends on
+ * @param y  [layers] rows [n, width_out] f32 each, or NULL: not wanted
+ */
+QSAE_API int32_t qsae_sae_layers_reconstruct(qsae_sae_layers *layers, const qsae_rows *const *x,
+                                             qsae_rows *const *y);
+
 QSAE_END_DECLS
 
 #endif

@@ -109,6 +109,101 @@ static int32_t probe_layer(qsae_context *ctx, const char *pattern, qsae__sae_pla
     return st;
 }
 
+static int by_number(const void *a, const void *b)
+{
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The numbers of the files that fit a pattern, ascending. */
+static int32_t list_layers(qsae_context *ctx, const char *folder, const char *pattern,
+                           qsae__sae_stack *out)
+{
+    char **names = NULL;
+    int64_t count = 0;
+    int32_t st = qsae__folder_list(ctx, folder, &names, &count);
+    if (st == QSAE_OK && !(out->ids = qsae__alloc_array(ctx, count, sizeof *out->ids)))
+        st = QSAE_ENOMEM;
+    for (int64_t i = 0; i < count && st == QSAE_OK; i++) {
+        const int64_t number = number_in(pattern, names[i]);
+        if (number >= 0)
+            out->ids[out->n++] = number;
+    }
+    qsae__folder_list_free(ctx, names, count);
+    if (st == QSAE_OK && out->n > 0)
+        qsort(out->ids, (size_t)out->n, sizeof *out->ids, by_number);
+    if (out->n == 0) {
+        qsae__free(ctx, out->ids);
+        out->ids = NULL;
+    }
+    return st;
+}
+
+/* The layers that one file holds: OpenMOSS' W_E [layers, d, d_sae]; of other files none. */
+static int32_t layers_of_file(qsae_context *ctx, const char *path, qsae__sae_stack *out)
+{
+    qsae__tensors *t = NULL;
+    const int32_t st = qsae__tensors_load(ctx, path, &t);
+    if (st != QSAE_OK)
+        return st;
+    const qsae__tensor *const enc = qsae__tensors_find(t, "W_E");
+    const int64_t n = enc && enc->rank == 3 ? enc->shape[0] : 0;
+    qsae__tensors_unref(&t);
+    if (n > QSAE__LAYERS_MOST)
+        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"W_E\": expected at most %d layers, found "
+                          "%lld", path, QSAE__LAYERS_MOST, (long long)n);
+    if (n > 0 && !(out->ids = qsae__alloc_array(ctx, n, sizeof *out->ids)))
+        return QSAE_ENOMEM;
+    for (out->n = 0; out->n < n; out->n++)
+        out->ids[out->n] = out->n;
+    return QSAE_OK;
+}
+
+/* *done: the folder is of this form, whether it holds several layers or one SAE. */
+static int32_t try_layers(qsae_context *ctx, const char *folder, const qsae__sae_form *f,
+                          qsae__sae_stack *out, bool *done)
+{
+    char *config = NULL;
+    if (strstr(f->params, "%d")) {
+        const int32_t st = list_layers(ctx, folder, f->params, out);
+        *done = out->n > 0;
+        return st;
+    }
+    int32_t st = probe(ctx, folder, f->params, &out->params);
+    if (st == QSAE_OK && out->params && f->config_needed)
+        st = probe(ctx, folder, f->config, &config);
+    *done = out->params && (config || !f->config_needed);
+    qsae__free(ctx, config);
+    if (st == QSAE_OK && *done && f->layers)
+        st = layers_of_file(ctx, out->params, out);
+    return st;
+}
+
+void qsae__sae_stack_free(qsae_context *ctx, qsae__sae_stack *s)
+{
+    qsae__free(ctx, s->ids);
+    qsae__free(ctx, s->params);
+    memset(s, 0, sizeof *s);
+}
+
+int32_t qsae__sae_find_layers(qsae_context *ctx, const char *folder, qsae__sae_stack *out)
+{
+    int32_t st = QSAE_OK;
+    bool done = false;
+    memset(out, 0, sizeof *out);
+    for (size_t i = 0; i < N_FORMS && st == QSAE_OK && !done; i++) {
+        qsae__sae_stack_free(ctx, out);
+        st = try_layers(ctx, folder, &forms[i], out, &done);
+        out->form = done ? &forms[i] : NULL;
+    }
+    if (st == QSAE_OK && out->n > QSAE__LAYERS_MOST)
+        st = qsae__fail(QSAE_EFORMAT, "%s: expected at most %d layers, found %lld", folder,
+                        QSAE__LAYERS_MOST, (long long)out->n);
+    if (st != QSAE_OK || out->n == 0)
+        qsae__sae_stack_free(ctx, out);
+    return st;
+}
+
 /* Fills p where the folder has the files of this form. */
 static int32_t try_form(qsae_context *ctx, const qsae__sae_form *f, qsae__sae_place *p)
 {

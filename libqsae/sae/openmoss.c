@@ -275,6 +275,7 @@ static int32_t scale_current(qsae__rewrite *r, const qsae__sae_place *place,
     if (st == QSAE_OK)
         st = qsae__rewrite_divide(r, "b_dec", out);
     c->scale = in;
+    c->scale_out = out;
     return st;
 }
 

@@ -52,6 +52,7 @@ typedef struct qsae__sae_config {
     int64_t head;
     bool encode_only;          /* one layer of a cross-layer transcoder: no reconstruction */
     double scale;              /* the s that is folded into the parameters, 0 = none */
+    double scale_out;          /* what W_dec and b_dec were divided by for it, 0 = nothing */
     double norm_in, norm_out;  /* average |x| of the training data as the files have it, or 0 */
     char *hook_out;            /* where the reconstruction belongs: transcoders */
     char *model, *neuronpedia; /* as the files have them */
@@ -100,10 +101,22 @@ qsae__sae_reader qsae__sae_read_saelens, qsae__sae_read_scope1, qsae__sae_read_s
     qsae__sae_read_sparsify, qsae__sae_read_dictionary_learning, qsae__sae_read_linear,
     qsae__sae_read_transcoder_set, qsae__sae_read_clt, qsae__sae_read_temporal;
 
+#define QSAE__LAYERS_MOST 1024 /* of one folder */
+
 /* layer: of the settings, or NULL. */
 int32_t qsae__sae_find(qsae_context *ctx, const char *path, const char *layer,
                        qsae__sae_place *out);
 void qsae__sae_place_free(qsae_context *ctx, qsae__sae_place *p);
+/* The layers of a folder that holds several. */
+typedef struct qsae__sae_stack {
+    const qsae__sae_form *form; /* NULL: it holds none, or one SAE */
+    int64_t *ids;               /* [n] their numbers, ascending */
+    int64_t n;
+    char *params;               /* the file of all of them, or NULL: each has its own */
+} qsae__sae_stack;
+
+int32_t qsae__sae_find_layers(qsae_context *ctx, const char *folder, qsae__sae_stack *out);
+void qsae__sae_stack_free(qsae_context *ctx, qsae__sae_stack *s);
 
 /* Facts of published releases that their files lack (sae.md B.3), by the names in the path. */
 typedef struct qsae__sae_release {

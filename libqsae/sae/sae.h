@@ -36,5 +36,13 @@ int32_t qsae__sae_decode_rows(qsae_sae *sae, const qsae__csr *acts, float *y, in
 int32_t qsae__sae_add_skip(qsae_sae *sae, const float *x, int64_t n, int64_t ldx, float *y,
                            int64_t ldy);
 
+/* Whether the path is a folder of several layers that belong together (no "#5" behind it). */
+int32_t qsae__sae_layers_there(qsae_context *ctx, const char *path, bool *there);
+/* Whether features of layer `from` write to layer `to` (indices). */
+bool qsae__sae_layers_writes(const qsae_sae_layers *g, int64_t from, int64_t to);
+/* y[n, width_out] = the output at layer `to` of the layers' rows acts[from], without the skip
+ * connection; those that do not write there are not read. */
+int32_t qsae__sae_layers_decode(qsae_sae_layers *g, const qsae__csr *const *acts, int64_t to,
+                                int64_t n, float *y, int64_t ldy);
 
 #endif

@@ -12,11 +12,13 @@ from .context import Context, cpu_best
 from .model import EditInfo, Model, Output, Weights
 from .quantizer import QMatrix, Quantizer, int8_quantize
 from .sae import SAE
+from .sae_layers import SAELayers
 from .tensors import Tensors
 from .text import Chunk, Corpus, Tokenizer
 
 __version__ = _version()
 
 __all__ = ["Audit", "Chunk", "Context", "Corpus", "EditInfo", "Error", "LIBRARY_PATH", "Model",
-           "Output", "QMatrix", "Quantizer", "SAE", "Sparse", "Tensors", "Tokenizer", "Weights",
+           "Output", "QMatrix", "Quantizer", "SAE", "SAELayers", "Sparse", "Tensors", "Tokenizer",
+           "Weights",
            "cpu_best", "edits", "evaluate", "from_bf16", "int8_quantize", "metrics", "to_bf16"]

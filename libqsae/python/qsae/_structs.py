@@ -206,6 +206,18 @@ class SaeInfo(Struct):
                 ("transcoder", c_int32), ("head", c_int32)]
 
 
+class SaeLayersInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("kind", c_char_p), ("format", c_char_p),
+                ("hash", c_char_p), ("path", c_char_p), ("model_name", c_char_p),
+                ("layers", c_int64), ("features", c_int64), ("width", c_int64),
+                ("width_out", c_int64)]
+
+
+class SaeActs(Struct):
+    _fields_ = [("struct_size", c_size_t), ("indptr", c_void_p), ("indices", c_void_p),
+                ("values", c_void_p)]
+
+
 class MetricSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("batch_rows", c_int64), ("memory", c_uint64),
                 ("fingerprint", c_char_p), ("active_rate", c_double), ("top", c_int64),
@@ -257,6 +269,7 @@ STRUCTS = {
     "qsae_pass": Pass, "qsae_field": Field, "qsae_weight_error": WeightError,
     "qsae_save_settings": SaveSettings, "qsae_sae_settings": SaeSettings,
     "qsae_sae_info": SaeInfo, "qsae_feature_edit": FeatureEdit,
+    "qsae_sae_layers_info": SaeLayersInfo, "qsae_sae_acts": SaeActs,
     "qsae_metric_settings": MetricSettings,
     "qsae_divergence_rows": DivergenceRows, "qsae_sparse_rows": SparseRows,
     "qsae_value": MetricValue, "qsae_audit_settings": AuditSettings,
@@ -380,6 +393,12 @@ PROTOTYPES = {
     "qsae_sae_reconstruct": (Status, _ptr, _rows, _rows),
     "qsae_sae_features": (Status, _ptr, _text, _ptr, _i64),
     "qsae_sae_intervene": (Status, _ptr, _rows, POINTER(FeatureEdit), _i64, _i32, _rows),
+    "qsae_sae_layers_open": (Status, _ptr, _text, POINTER(SaeSettings), _ref),
+    "qsae_sae_layers_close": (None, _ref),
+    "qsae_sae_layers_get_info": (Status, _ptr, POINTER(SaeLayersInfo)),
+    "qsae_sae_layers_get": (Status, _ptr, _i64, _out_i64, _ref),
+    "qsae_sae_layers_decode_sparse": (Status, _ptr, POINTER(SaeActs), _i64, _i64, _rows),
+    "qsae_sae_layers_reconstruct": (Status, _ptr, POINTER(_rows), POINTER(_rows)),
     # metrics.h
     "qsae_metric_leaf": (_i64,),
     "qsae_metric_settings_init": _init(MetricSettings),

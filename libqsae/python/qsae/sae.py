@@ -53,6 +53,9 @@ class SAE(Handle):
         desk.run(lib.qsae_sae_open, ctx.pointer, path_bytes(path), byref(settings),
                  byref(self._handle))
         self._token = desk.token  # the handle may look at it as long as it lives
+        self._describe()
+
+    def _describe(self):
         info = SaeInfo()
         lib.qsae_sae_get_info(self.pointer, byref(info))
         self.info = info.as_dict("widths", "n_widths")
