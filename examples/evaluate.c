@@ -65,6 +65,7 @@ static const char usage[] =
     "  --exclude-tokens IDS       tokens that features do not count: special, or 2,106,107\n"
     "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
     "  --top N                    contexts of each feature (default: 10)\n"
+    "  --overlap K                likeliest tokens whose overlap is measured (default: 10)\n"
     "  --state FILE               go on from this file if it exists, keep it up to date\n"
     "  --read-files               read files instead of mapping them\n"
     "  --quiet                    no progress line\n"
@@ -176,6 +177,7 @@ static const struct option longs[] = {
     { "exclude-tokens", required_argument, NULL, 'E' },
     { "features", required_argument, NULL, 'e' },  { "top", required_argument, NULL, 'm' },
     { "process", required_argument, NULL, 'R' },
+    { "overlap", required_argument, NULL, 'v' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
@@ -252,6 +254,7 @@ static void set_option(struct options *o, int c)
     case 'E': a->exclude_tokens = optarg; break;
     case 'e': o->features = optarg; break;
     case 'm': a->top_contexts = count("top", optarg, 1); break;
+    case 'v': a->overlap_k = count("overlap", optarg, 1); break;
     case 'r': o->context.files = QSAE_FILES_READ; break;
     case 'q': o->quiet = 1; break;
     case 'V': printf("libqsae %s\n", qsae_version()); exit(0);

@@ -84,6 +84,7 @@ typedef struct qsae_audit_settings {
     int32_t memory;           /**< QSAE_MEMORY_*; 0 = streamed where the models would take more than
                                    80% of the machine's memory. Changes no figure */
     int32_t reserved2;        /**< 0 */
+    int64_t overlap_k;        /**< likeliest tokens whose overlap is measured; 0 = 10, at most 64 */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

@@ -37,6 +37,7 @@ typedef struct qsae_metric_settings {
                                     fires in; token t is in prompt t / prompt_tokens. Every update
                                     must then begin with a prompt, and its prompts be whole; the
                                     last of the text may be shorter. 0 = not counted */
+    int64_t overlap_k;         /**< divergence: k of topk_overlap; 0 = 10, at most 64 */
 } qsae_metric_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_metric_settings). */
@@ -86,6 +87,10 @@ typedef struct qsae_divergence_rows {
     const int32_t *top_r;     /**< arg-max of the reference */
     const int32_t *top_q;
     const int32_t *label;
+    const float *entropy_r;   /**< of the reference's distribution, nats */
+    const float *entropy_q;
+    const float *topk_overlap; /**< share of the reference's settings.overlap_k likeliest tokens
+                                    that are among those of the compressed model, too */
 } qsae_divergence_rows;
 
 /**

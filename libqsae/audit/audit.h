@@ -142,6 +142,7 @@ struct qsae_audit {
     char *exclude_tokens;        /* as given, or NULL */
     int32_t *excluded;           /* [n_excluded] ids ascending */
     int64_t n_excluded;
+    int64_t overlap_k;           /* of topk_overlap */
     bool exclude_special;
     bool splice;                 /* models run with each SAE spliced in, too */
     const char *process;         /* settings'; NULL once opened */

@@ -29,6 +29,8 @@ static void free_rows(qsae_audit *a, struct pass *p, struct rows_of *r)
     qsae__free(a->ctx, r->final);
     qsae__free(a->ctx, r->nll);
     qsae__free(a->ctx, r->kl);
+    qsae__free(a->ctx, r->entropy);
+    qsae__free(a->ctx, r->overlap);
     qsae__free(a->ctx, r->top);
 }
 
@@ -159,7 +161,9 @@ static int32_t open_rows(qsae_audit *a, struct pass *p, struct rows_of *r)
     r->nll = qsae__alloc_array(a->ctx, rows, sizeof(float));
     r->kl = qsae__alloc_array(a->ctx, rows, sizeof(float));
     r->top = qsae__alloc_array(a->ctx, rows, sizeof(int32_t));
-    if (!r->nll || !r->kl || !r->top)
+    r->entropy = qsae__alloc_array(a->ctx, rows, sizeof(float));
+    r->overlap = qsae__alloc_array(a->ctx, rows, sizeof(float));
+    if (!r->nll || !r->kl || !r->top || !r->entropy || !r->overlap)
         return QSAE_ENOMEM;
     if (p->stream) /* a batch's rows are put in their place when it is finished */
         return QSAE_OK;
@@ -492,7 +496,9 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, in
         const qsae_divergence_rows d = { .struct_size = sizeof d, .n = n, .nll_r = ref->nll,
                                          .nll_q = own->nll, .kl = kl ? own->kl : NULL,
                                          .top_r = ref->top, .top_q = own->top,
-                                         .label = p->batch.labels };
+                                         .label = p->batch.labels, .entropy_r = ref->entropy,
+                                         .entropy_q = own->entropy,
+                                         .topk_overlap = kl ? own->overlap : NULL };
         st = qsae_metric_update_divergence(who->divergence, &at, &d);
         if (st == QSAE_OK)
             st = qsae__slices_update_predictions(a, who, &p->batch, &d, NULL);
@@ -524,7 +530,9 @@ static int32_t run_heads(qsae_audit *a, struct pass *p, const int64_t *members, 
         struct rows_of *const r = &p->rows[j];
         const bool alone = who->checkpoint && who->checkpoint->no_kl;
         const qsae__head_rows head = { .model = who->model, .final = r->final, .nll = r->nll,
-                                       .kl = j && !alone ? r->kl : NULL, .top = r->top };
+                                       .kl = j && !alone ? r->kl : NULL, .top = r->top,
+                                       .entropy = r->entropy, .overlap_k = a->overlap_k,
+                                       .overlap = j && !alone ? r->overlap : NULL };
         if (alone)
             st = qsae__head_run(a->ctx, p->batch.rows, p->batch.labels, 1, &head, a->cancel);
         else

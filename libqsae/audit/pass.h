@@ -13,6 +13,7 @@ struct rows_of {
     float **taps;                /* [n_taps] rows [rows, columns of the tap] */
     float *kept;                 /* streamed: what layers leave for later ones beside x */
     float *nll, *kl;
+    float *entropy, *overlap;    /* overlap with the likeliest tokens of the reference */
     int32_t *top;
 };
 

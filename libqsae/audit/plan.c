@@ -82,6 +82,9 @@ static int32_t check(const qsae_audit_settings *s)
     if (s->top_contexts < 0 || s->top_contexts > 1024)
         return qsae__fail(QSAE_EINVAL, "audit: top_contexts: expected 0..1024, found %lld",
                           (long long)s->top_contexts);
+    if (s->overlap_k < 0 || s->overlap_k > QSAE__OVERLAP_MOST)
+        return qsae__fail(QSAE_EINVAL, "audit: overlap_k: expected 0..%d, found %lld",
+                          QSAE__OVERLAP_MOST, (long long)s->overlap_k);
     if (s->memory < 0 || s->memory > QSAE_MEMORY_STREAMED)
         return qsae__fail(QSAE_EINVAL, "audit: memory: expected 0..2, found %d", (int)s->memory);
     if (s->stream_bytes < 0)
@@ -117,6 +120,7 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
     s.batch_rows = a->batch * a->corpus_info.context;
     s.fingerprint = a->fingerprint;
     s.memory = metric_memory(a);
+    s.overlap_k = a->overlap_k;
     const bool first = p == a->participants;
     int32_t st = qsae_metric_open_cross_entropy(a->ctx, &s, &p->cross_entropy);
     if (st == QSAE_OK && !first)
@@ -182,6 +186,10 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
         qsae__hasher_i64(h, a->n_excluded);
         for (int64_t i = 0; i < a->n_excluded; i++)
             qsae__hasher_i64(h, a->excluded[i]);
+    }
+    if (a->overlap_k != 10) {
+        qsae__hasher_string(h, "overlap_k");
+        qsae__hasher_i64(h, a->overlap_k);
     }
     if (a->top) {
         qsae__hasher_string(h, "top");
@@ -299,6 +307,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->sweep = s->sweep;
     a->splice = s->splice != 0;
     a->top = s->top_contexts;
+    a->overlap_k = s->overlap_k ? s->overlap_k : 10;
     a->process = s->process;
     a->stream_bytes = s->stream_bytes;
     a->progress = s->progress;

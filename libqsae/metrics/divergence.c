@@ -12,11 +12,12 @@ enum {
     V_KL_N, V_KL, V_KL_MEAN, V_KL_M2, V_KL_MAX,
     V_TOP_N, V_SAME,
     V_FLIP_N, V_RIGHT_WRONG, V_WRONG_RIGHT,
+    V_H_R_N, V_H_R, V_H_Q_N, V_H_Q, V_OVERLAP_N, V_OVERLAP,
     V_WIDTH
 };
 enum { D_ROWS, D_N, D_NLL_R, D_NLL_Q, D_KL_N, D_KL, D_SUMS };
-/* Record: nll_r, nll_q, kl as f32 in two words; NaN = not known. */
-enum { O_NLL_R = D_SUMS, O_NLL_Q, O_KL, O_WORDS };
+/* Record: nll_r, nll_q, kl, entropy_r as f32 in two words; NaN = not known. */
+enum { O_NLL_R = D_SUMS, O_NLL_Q, O_KL, O_H_R, O_WORDS };
 
 static const qsae__result results[] = {
     QSAE__COMMON_RESULTS,
@@ -49,6 +50,9 @@ static const qsae__result results[] = {
     { "dnll_max", "nats", "largest nll_q - nll_r" },
     { "dnll_cvar_1pct", "nats", "mean nll_q - nll_r of the worst 1% of tokens" },
     { "quantile_sample", "tokens", "tokens that quantiles are taken from" },
+    { "entropy_r", "nats", "mean entropy of the reference's distribution" },
+    { "entropy_q", "nats", "mean entropy of the compressed model's distribution" },
+    { "topk_overlap", "1", "mean share of the overlap_k likeliest tokens that both models have" },
 };
 
 static int64_t width(const qsae_metric *m)
@@ -79,7 +83,8 @@ static void combine(const qsae_metric *m, double *a, const double *b)
 {
     static const uint8_t plain[] = {
         S_ROWS, S_NONFINITE, S_EXCLUDED, V_N, V_NLL_R, V_NLL_Q, V_DP, V_KL_N, V_KL, V_TOP_N, V_SAME,
-        V_FLIP_N, V_RIGHT_WRONG, V_WRONG_RIGHT,
+        V_FLIP_N, V_RIGHT_WRONG, V_WRONG_RIGHT, V_H_R_N, V_H_R, V_H_Q_N, V_H_Q, V_OVERLAP_N,
+        V_OVERLAP,
     };
     (void)m;
     combine_moment(a, b, V_N, V_D_MEAN, V_D_M2);
@@ -103,6 +108,19 @@ static void add_nll(double *v, double r, double q)
     v[V_DP2_M2] += qsae__welford_sum(&v[V_DP2_MEAN], &dp2, 1 / v[V_N], 1);
 }
 
+static bool not_finite(const float *x, int64_t i)
+{
+    return x && !isfinite(x[i]);
+}
+
+static void add_mean(double *v, int64_t n, int64_t sum, const float *x, int64_t i)
+{
+    if (!x)
+        return;
+    v[n] += 1;
+    v[sum] += x[i];
+}
+
 static enum qsae__row_state row(const qsae__update *u, int64_t i, double *v, double *out,
                                 double *scratch)
 {
@@ -111,11 +129,16 @@ static enum qsae__row_state row(const qsae__update *u, int64_t i, double *v, dou
     const bool both = in->nll_r && in->nll_q;
     if (in->nll_r && isnan(in->nll_r[i]))
         return QSAE__ROW_UNLABELED;
-    if ((in->nll_r && !isfinite(in->nll_r[i])) || (in->nll_q && !isfinite(in->nll_q[i])) ||
-        (in->kl && !isfinite(in->kl[i])))
+    if (not_finite(in->nll_r, i) || not_finite(in->nll_q, i) || not_finite(in->kl, i) ||
+        not_finite(in->entropy_r, i) || not_finite(in->entropy_q, i) ||
+        not_finite(in->topk_overlap, i))
         return QSAE__ROW_NONFINITE;
     out[D_ROWS] = 1;
     out[O_NLL_R] = out[O_NLL_Q] = out[O_KL] = NAN;
+    out[O_H_R] = in->entropy_r ? in->entropy_r[i] : NAN;
+    add_mean(v, V_H_R_N, V_H_R, in->entropy_r, i);
+    add_mean(v, V_H_Q_N, V_H_Q, in->entropy_q, i);
+    add_mean(v, V_OVERLAP_N, V_OVERLAP, in->topk_overlap, i);
     if (both) {
         add_nll(v, in->nll_r[i], in->nll_q[i]);
         out[D_N] = 1;
@@ -148,7 +171,8 @@ static void record(const qsae__update *u, int64_t r, const double *out, uint64_t
 {
     (void)u;
     (void)r;
-    const float f[4] = { (float)out[O_NLL_R], (float)out[O_NLL_Q], (float)out[O_KL], 0 };
+    const float f[4] = { (float)out[O_NLL_R], (float)out[O_NLL_Q], (float)out[O_KL],
+                         (float)out[O_H_R] };
     memcpy(words, f, sizeof f);
 }
 
@@ -257,6 +281,9 @@ static int32_t compute(qsae_metric *m, const double *s, qsae__values *v)
     qsae__set(m, v, "kl_mean", qsae__ratio(s[V_KL], n_kl));
     qsae__set(m, v, "kl_se", n_kl > 1 ? sqrt(s[V_KL_M2] / n_kl / (n_kl - 1)) : NAN);
     qsae__set(m, v, "kl_max", n_kl > 0 ? s[V_KL_MAX] : NAN);
+    qsae__set(m, v, "entropy_r", qsae__ratio(s[V_H_R], s[V_H_R_N]));
+    qsae__set(m, v, "entropy_q", qsae__ratio(s[V_H_Q], s[V_H_Q_N]));
+    qsae__set(m, v, "topk_overlap", qsae__ratio(s[V_OVERLAP], s[V_OVERLAP_N]));
     qsae__set(m, v, "same_top", qsae__ratio(s[V_SAME], s[V_TOP_N]));
     qsae__set(m, v, "top1_agreement", qsae__ratio(s[V_SAME], s[V_TOP_N]));
     qsae__set(m, v, "right_to_wrong", s[V_FLIP_N] > 0 ? s[V_RIGHT_WRONG] : NAN);

@@ -3,6 +3,7 @@
  * usual. */
 #include <string.h>
 
+#include "kernels/best.h"
 #include "metrics/parts.h"
 
 /* Per-row results; what is not computed is NULL. */
@@ -13,6 +14,8 @@ typedef struct job {
     float *nll_r, *nll_q, *kl;
     int32_t *top_r, *top_q;
     float *scratch;              /* [threads, 2 vocab]: aligned copies */
+    float *entropy_r, *entropy_q, *overlap;
+    int64_t k;                   /* of the overlap */
 } job;
 
 /* log sum exp(x) = max + log(sum); the sum of terms and the maximum go to the caller. */
@@ -43,6 +46,30 @@ static double divergence_terms(const qsae__ops *ops, const float *x, float m, co
         if (x[i] > -INFINITY)
             sum += exp((double)x[i] - m) * ((double)x[i] - (double)y[i]);
     return sum;
+}
+
+/* -sum p log p = log(sum) - sum exp(x - max) (x - max) / sum, where a term with x = -inf is 0. */
+static float entropy(const qsae__ops *ops, const float *x, int64_t n, float max, double sum)
+{
+    enum { PART = 256 };
+    _Alignas(64) float at[PART];
+    double over = 0;
+    for (int i = 0; i < PART; i++)
+        at[i] = max;
+    for (int64_t i = 0; i < n; i += PART)
+        over += divergence_terms(ops, x + i, max, at, n - i < PART ? n - i : PART);
+    const double h = log(sum) - over / sum;
+    return !isfinite(h) ? INFINITY : h < 0 ? 0.0f : (float)h;
+}
+
+static float overlap(const float *x, const float *y, int64_t n, int64_t k)
+{
+    qsae__best a[QSAE__OVERLAP_K_MOST], b[QSAE__OVERLAP_K_MOST];
+    qsae__best_clear(a, k);
+    qsae__best_clear(b, k);
+    qsae__best_add(a, k, x, n, 0);
+    qsae__best_add(b, k, y, n, 0);
+    return qsae__best_overlap(a, b, k);
 }
 
 /* Without a label NaN (skipped); a row that is not finite infinity (counted as such). */
@@ -76,6 +103,9 @@ static int32_t run_row(void *arg, int64_t t, int32_t worker)
     j->kl[t] = (float)(divergence_terms(j->ops, x, max_r, y, vocab) / sum_r - (lse_r - lse_q));
     if (!isfinite(j->kl[t]) || !isfinite(lse_r))
         j->kl[t] = INFINITY;
+    j->entropy_r[t] = entropy(j->ops, x, vocab, max_r, sum_r);
+    j->entropy_q[t] = entropy(j->ops, y, vocab, max_q, sum_q);
+    j->overlap[t] = overlap(x, y, vocab, j->k);
     return QSAE_OK;
 }
 
@@ -104,7 +134,7 @@ static int32_t run(qsae_context *ctx, job *j, void **memory)
     const int64_t n = j->r->n_rows, vocab = j->r->n_cols;
     int64_t scratch, words;
     if (!qsae__mul_i64(vocab, 2 * (int64_t)ctx->threads, &scratch) ||
-        !qsae__mul_i64(n, 5, &words) || !qsae__add_i64(words, scratch, &words))
+        !qsae__mul_i64(n, 8, &words) || !qsae__add_i64(words, scratch, &words))
         return qsae__fail(QSAE_EOVERFLOW, "logits: too many elements");
     float *const f = qsae__alloc_array(ctx, words, sizeof *f);
     if (!f)
@@ -115,7 +145,10 @@ static int32_t run(qsae_context *ctx, job *j, void **memory)
     j->nll_r = f + scratch;
     j->nll_q = j->nll_r + n;
     j->kl = j->nll_q + n;
-    j->top_r = (int32_t *)(void *)(j->kl + n);
+    j->entropy_r = j->kl + n;
+    j->entropy_q = j->entropy_r + n;
+    j->overlap = j->entropy_q + n;
+    j->top_r = (int32_t *)(void *)(j->overlap + n);
     j->top_q = j->top_r + n;
     const qsae__fpenv env = qsae__fpenv_enter();
     const int32_t st = qsae__parallel(ctx, n, run_row, j);
@@ -135,12 +168,14 @@ int32_t qsae_metric_update_divergence_logits(qsae_metric *metric, const qsae_pos
         st = check(logits_q, logits_r, "logits_q", label);
     if (st != QSAE_OK)
         return st;
-    job j = { .r = logits_r, .q = logits_q, .label = label };
+    job j = { .r = logits_r, .q = logits_q, .label = label, .k = metric->overlap_k };
     void *memory = NULL;
     st = run(metric->ctx, &j, &memory);
     const qsae_divergence_rows rows = { .struct_size = sizeof rows, .n = logits_r->n_rows,
                                         .nll_r = j.nll_r, .nll_q = j.nll_q, .kl = j.kl,
-                                        .top_r = j.top_r, .top_q = j.top_q, .label = label };
+                                        .top_r = j.top_r, .top_q = j.top_q, .label = label,
+                                        .entropy_r = j.entropy_r, .entropy_q = j.entropy_q,
+                                        .topk_overlap = j.overlap };
     if (st == QSAE_OK)
         st = qsae_metric_update_divergence(metric, at, &rows);
     qsae__free(metric->ctx, memory);

@@ -85,6 +85,9 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     if (s.prompt_tokens < 0)
         return qsae__fail(QSAE_EINVAL, "opening a %s metric: prompt_tokens must not be negative, "
                           "found %lld", kind->name, (long long)s.prompt_tokens);
+    if (s.overlap_k < 0 || s.overlap_k > QSAE__OVERLAP_K_MOST)
+        return qsae__fail(QSAE_EINVAL, "opening a %s metric: overlap_k: expected 0..%d, found "
+                          "%lld", kind->name, QSAE__OVERLAP_K_MOST, (long long)s.overlap_k);
     if (d < 0 || d > INT32_MAX || features < 0 || features > INT32_MAX || s.batch_rows < 0 ||
         s.batch_rows > INT32_MAX || !(s.active_rate >= 0 && s.active_rate < 1))
         return qsae__fail(QSAE_EINVAL,
@@ -101,6 +104,7 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     m->batch_rows = s.batch_rows ? s.batch_rows : DEFAULT_BATCH;
     m->top = kind == &qsae__kind_features ? s.top : 0;
     m->prompt_tokens = kind == &qsae__kind_features ? s.prompt_tokens : 0;
+    m->overlap_k = s.overlap_k ? s.overlap_k : QSAE__OVERLAP_K;
     m->memory = s.memory ? s.memory : DEFAULT_MEMORY;
     m->active_rate = s.active_rate > 0 ? s.active_rate : 0.001;
     m->fingerprint = qsae__strdup(ctx, s.fingerprint ? s.fingerprint : "");
@@ -277,6 +281,7 @@ static int32_t check_same(const qsae_metric *a, const qsae_metric *b)
         { "batch_rows", a->batch_rows, b->batch_rows },
         { "top", a->top, b->top },
         { "prompt_tokens", a->prompt_tokens, b->prompt_tokens },
+        { "overlap_k", a->overlap_k, b->overlap_k },
         { "memory", (int64_t)a->memory, (int64_t)b->memory },
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)

@@ -129,6 +129,8 @@ int32_t qsae__batches_fold(qsae_metric *m, double **out);
 /* ---- top.c: the largest activations of each feature ---- */
 
 #define QSAE__TOP_MOST 1024
+#define QSAE__OVERLAP_K 10
+#define QSAE__OVERLAP_K_MOST 64
 
 typedef struct qsae__top {
     int64_t token;
@@ -188,6 +190,7 @@ struct qsae_metric {
     int64_t top;               /* largest activations kept of each feature; 0 = none */
     int64_t prompt_tokens;     /* features: 0 = prompts are not counted */
     int64_t *last_prompt;      /* [features, 2] of the running update, NULL = not counted */
+    int64_t overlap_k;         /* divergence */
     uint64_t memory;
     double active_rate;
     char *fingerprint;

@@ -11,7 +11,8 @@
  *   reconstruction only: the tree of finished batches, then the open ones: n, then per batch index,
  *   seen, rows, (1 + 2 d) f64 per row,
  *   features that keep their largest activations or count prompts only: top, then per feature and
- *   side `top` entries: token, value f32, 0; prompt_tokens.
+ *   side `top` entries: token, value f32, 0; prompt_tokens,
+ *   divergence with another overlap_k than 10 only: overlap_k.
  * A file is checked whole before any of it is used; nothing in it is trusted, the hash included.
  */
 #include <string.h>
@@ -116,6 +117,8 @@ void qsae__metric_write(const qsae_metric *m, qsae__strbuf *b)
             qsae__strbuf_add(b, s->top, (size_t)(2 * m->features * m->top) * sizeof *s->top);
         put(b, (uint64_t)m->prompt_tokens);
     }
+    if (kind == &qsae__kind_divergence && m->overlap_k != QSAE__OVERLAP_K)
+        put(b, (uint64_t)m->overlap_k);
     if (b->status != QSAE_OK)
         return;
     const uint64_t size = (uint64_t)(b->size - start);
@@ -408,6 +411,18 @@ static int32_t read_top(const qsae_metric *m, qsae__state *s, reader *r)
     return QSAE_OK;
 }
 
+static int32_t read_overlap(const qsae_metric *m, reader *r)
+{
+    uint64_t k = QSAE__OVERLAP_K;
+    if (r->left && (!take(r, &k, sizeof k) || k < 1 || k > QSAE__OVERLAP_K_MOST ||
+                    k == QSAE__OVERLAP_K))
+        return bad("overlap_k out of place, or more data than expected");
+    if (k != (uint64_t)m->overlap_k)
+        return qsae__fail(QSAE_EMISMATCH, "metric state: overlap_k: expected %lld, found %llu",
+                          (long long)m->overlap_k, (unsigned long long)k);
+    return QSAE_OK;
+}
+
 static int32_t read_state(qsae_metric *m, qsae__state *s, reader *r)
 {
     int32_t st = read_settings(m, r);
@@ -427,6 +442,8 @@ static int32_t read_state(qsae_metric *m, qsae__state *s, reader *r)
         st = read_batches(m, &s->batches, r);
     if (st == QSAE_OK && m->kind == &qsae__kind_features)
         st = read_top(m, s, r);
+    if (st == QSAE_OK && m->kind == &qsae__kind_divergence)
+        st = read_overlap(m, r);
     return st == QSAE_OK && r->left ? bad("more data than expected") : st;
 }
 

@@ -14,6 +14,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/best.h"
 #include "kernels/nn.h"
 #include "kernels/product.h"
 #include "model/internal.h"
@@ -29,6 +30,7 @@
 struct fold {
     double sum;  /* of exp(z - max) */
     double diff; /* of exp(z0 - max0) (z0 - z) */
+    double over; /* of exp(z - max) (z - max), for the entropy */
     float max;
     int32_t top; /* id of the maximum, the lowest of equals */
 };
@@ -51,9 +53,12 @@ struct head_job {
     qsae__left *left;         /* [k] packed rows; parts is 0 where the head is not packed */
     bool sums;                /* whether anyone asks for nll or kl */
     bool kl;                  /* for kl */
+    bool entropy;             /* for entropies */
+    int64_t most;             /* logits of a list for overlaps; 0 = nobody asks */
     bool panels;              /* whether anyone's head is not packed */
     struct fold *folds;       /* [groups, rows, k] */
     float *label;             /* [rows, k] logit of the label */
+    qsae__best *best;         /* [groups, rows, k, most] */
     uint8_t *strips;          /* of left */
     float *scratch;           /* [threads, floats] */
     int64_t floats;
@@ -83,6 +88,30 @@ static double rescale(float from, float to)
     return from == to ? 1 : exp((double)from - (double)to);
 }
 
+/* What the sum of exp(z - from) (z - from) is from `to` on; sum: of exp(z - from). */
+static double move_over(double over, double sum, float from, float to)
+{
+    if (from == to || !(sum > 0)) /* nothing so far but -inf: `from` is, too */
+        return over;
+    return rescale(from, to) * (over + ((double)from - (double)to) * sum);
+}
+
+/* Sum of exp(z - max) (z - max), a term with -inf being 0. e: the terms exp(z - max), or NULL. */
+static double sum_over(const struct head_job *j, const float *z, float max, int64_t n,
+                       const float *e)
+{
+    _Alignas(64) float at[MOST];
+    double sum = 0;
+    for (int64_t i = 0; e && i < n; i++)
+        at[i] = max;
+    if (e)
+        return j->nn->logit_diff(e, z, at, n);
+    for (int64_t i = 0; i < n; i++)
+        if (z[i] != -INFINITY)
+            sum += exp((double)z[i] - (double)max) * ((double)z[i] - (double)max);
+    return sum;
+}
+
 /* Folds logits z[n] into f, rounding them to bf16 first if asked. e: [n] terms exp(z - f->max), or
  * NULL. Returns whether the terms were written: not where a logit is NaN, infinite or huge. *grown:
  * whether the maximum has changed. */
@@ -100,6 +129,7 @@ static bool fold_sums(const struct head_job *j, float *z, int64_t n, int32_t bf1
     }
     *grown = m > f->max;
     if (*grown) {
+        f->over = move_over(f->over, f->sum, f->max, m);
         f->sum *= rescale(f->max, m);
         f->max = m;
     }
@@ -114,10 +144,11 @@ static bool fold_sums(const struct head_job *j, float *z, int64_t n, int32_t bf1
 
 /* One row of one tile: participant order[i]'s n logits of columns v0.. are at tile + i * stride. */
 static void fold_row(const struct head_job *j, int64_t row, int64_t v0, int64_t n, float *tile,
-                     int64_t stride, struct fold *f)
+                     int64_t stride, struct fold *f, qsae__best *best)
 {
     const int32_t label = j->labels ? j->labels[row] : -1;
     _Alignas(64) float e[MOST]; /* terms of participant 0, which is first in order */
+    _Alignas(64) float own[MOST]; /* of another, for its entropy */
     bool terms = false;
     double shrink0 = 1;
     for (int64_t i = 0; i < j->k; i++) {
@@ -134,8 +165,12 @@ static void fold_row(const struct head_job *j, int64_t row, int64_t v0, int64_t 
                 j->ops->round_bf16(z, n);
             qsae__soft_cap(j->ops, cap, m->bf16, z, n);
         }
-        const bool tame = fold_sums(j, z, n, m->bf16 && !(cap > 0), j->sums,
-                                    p == 0 && j->kl ? e : NULL, &f[p], &grown);
+        float *const keep = p == 0 && (j->kl || j->entropy) ? e : p && j->entropy ? own : NULL;
+        const bool tame = fold_sums(j, z, n, m->bf16 && !(cap > 0), j->sums, keep, &f[p], &grown);
+        if (j->entropy)
+            f[p].over += sum_over(j, z, f[p].max, n, tame ? keep : NULL);
+        if (j->most)
+            qsae__best_add(best + p * j->most, j->most, z, n, (int32_t)v0);
         if (j->p[p].logits)
             memcpy(j->p[p].logits + row * j->vocab + v0, z, (size_t)n * sizeof *z);
         if (label >= v0 && label < v0 + n)
@@ -215,11 +250,13 @@ static int32_t head_item(void *arg, int64_t index, int32_t worker)
     const int64_t last = qsae__min_i64(j->rows, first + j->item_rows);
     const int64_t end = qsae__min_i64(j->vocab, (group + 1) * GROUP);
     struct fold *const folds = j->folds + group * j->rows * j->k;
+    qsae__best *const best = j->best + group * j->rows * j->k * j->most;
     struct item it = { .tile = j->scratch + worker * j->floats };
     it.pack = it.tile + j->k * j->block * j->ldc;
     it.stack = it.pack + QSAE__GEMM_SCRATCH;
     for (int64_t i = first * j->k; i < last * j->k; i++)
         folds[i] = (struct fold){ .max = -INFINITY, .top = -1 };
+    qsae__best_clear(best + first * j->k * j->most, (last - first) * j->k * j->most);
     /* Stacked rows stay in place over the tiles if all participants share the weight. */
     if (j->panels && class_end(j, 0) == j->k)
         it.stacked = stack_rows(j, 0, j->k, first, last - first, it.stack);
@@ -233,7 +270,7 @@ static int32_t head_item(void *arg, int64_t index, int32_t worker)
             multiply(j, &it);
             for (int64_t r = 0; r < it.n; r++)
                 fold_row(j, it.row0 + r, it.v0, it.v1 - it.v0, it.tile + r * j->ldc, it.n * j->ldc,
-                         folds + (it.row0 + r) * j->k);
+                         folds + (it.row0 + r) * j->k, best + (it.row0 + r) * j->k * j->most);
         }
     }
     return QSAE_OK;
@@ -244,11 +281,18 @@ static int32_t head_item(void *arg, int64_t index, int32_t worker)
 static void merge(struct fold *f, const struct fold *g, float f0, float g0)
 {
     const float m = g->max > f->max ? g->max : f->max, m0 = g0 > f0 ? g0 : f0;
+    f->over = move_over(f->over, f->sum, f->max, m) + move_over(g->over, g->sum, g->max, m);
     f->sum = f->sum * rescale(f->max, m) + g->sum * rescale(g->max, m);
     f->diff = f->diff * rescale(f0, m0) + g->diff * rescale(g0, m0);
     if (g->max > f->max)
         f->top = g->top;
     f->max = m;
+}
+
+/* NaN stays. */
+static double not_below_0(double x)
+{
+    return x < 0 ? 0 : x;
 }
 
 static void finish_row(const struct head_job *j, int64_t row)
@@ -260,6 +304,11 @@ static void finish_row(const struct head_job *j, int64_t row)
         for (int64_t p = 0; p < j->k; p++)
             merge(&f[p], &next[p], f0, g0);
     }
+    qsae__best *const best = j->best + row * j->k * j->most;
+    for (int64_t g = 1; g < j->groups && j->most; g++)
+        for (int64_t p = 0; p < j->k; p++)
+            qsae__best_merge(best + p * j->most,
+                             j->best + ((g * j->rows + row) * j->k + p) * j->most, j->most);
     const double lse0 = (double)f[0].max + log(f[0].sum);
     for (int64_t p = 0; p < j->k; p++) {
         const double lse = (double)f[p].max + log(f[p].sum);
@@ -271,6 +320,10 @@ static void finish_row(const struct head_job *j, int64_t row)
             j->p[p].kl[row] = p == 0 ? 0.0f : (float)(f[p].diff / f[0].sum - (lse0 - lse));
         if (j->p[p].top)
             j->p[p].top[row] = f[p].top;
+        if (j->p[p].entropy) /* rounding can leave a certain prediction a little below 0 */
+            j->p[p].entropy[row] = (float)not_below_0(log(f[p].sum) - f[p].over / f[p].sum);
+        if (j->p[p].overlap)
+            j->p[p].overlap[row] = qsae__best_overlap(best, best + p * j->most, j->most);
     }
 }
 
@@ -296,6 +349,11 @@ static int32_t check(qsae_context *ctx, int64_t rows, const int32_t *labels, int
                               "heads of %" PRId64 " and %" PRId64 " rows cannot be compared",
                               p[0].model->config->vocab, p[i].model->config->vocab);
     }
+    for (int64_t i = 0; i < k; i++)
+        if (p[i].overlap && (p[i].overlap_k < 1 || p[i].overlap_k > QSAE__OVERLAP_MOST ||
+                             p[i].overlap_k != p[k - 1].overlap_k))
+            return qsae__fail(QSAE_EINVAL, "overlap_k: expected 1..%d, the same of all, found "
+                              "%" PRId64, QSAE__OVERLAP_MOST, p[i].overlap_k);
     for (int64_t r = 0; labels && r < rows; r++)
         if (labels[r] >= p[0].model->config->vocab)
             return qsae__fail(QSAE_EINVAL,
@@ -331,7 +389,9 @@ static void choose_shapes(struct head_job *j)
     j->ldc = j->tile + PAD;
     for (int64_t i = 0; i < j->k; i++) {
         j->widest = qsae__max_i64(j->widest, j->p[i].model->config->width);
-        j->sums = j->sums || j->p[i].nll || j->p[i].kl;
+        j->sums = j->sums || j->p[i].nll || j->p[i].kl || j->p[i].entropy;
+        j->entropy = j->entropy || j->p[i].entropy;
+        j->most = j->p[i].overlap ? j->p[i].overlap_k : j->most;
         j->kl = j->kl || (i > 0 && j->p[i].kl);
         j->panels = j->panels || !j->p[i].model->head_packed;
     }
@@ -349,9 +409,10 @@ static void choose_shapes(struct head_job *j)
 
 static int32_t allocate(struct head_job *j)
 {
-    int64_t cells, stacked = 0;
+    int64_t cells, best, stacked = 0;
     size_t strips = 0;
     if (!qsae__mul_i64(j->rows, j->k, &cells) || !qsae__mul_i64(cells, j->groups, &cells) ||
+        !qsae__mul_i64(cells, j->most, &best) ||
         !qsae__mul_i64(j->k * j->block, j->widest, &stacked))
         return qsae__fail(QSAE_EOVERFLOW, "%" PRId64 " rows are too many", j->rows);
     j->left = qsae__calloc(j->ctx, j->k, sizeof *j->left);
@@ -378,7 +439,9 @@ static int32_t allocate(struct head_job *j)
     j->label = qsae__alloc_array(j->ctx, j->rows * j->k, sizeof *j->label);
     j->scratch = qsae__alloc_array(j->ctx, j->floats * j->ctx->threads, sizeof *j->scratch);
     j->strips = qsae__alloc(j->ctx, strips);
-    return j->order && j->folds && j->label && j->scratch && j->strips ? QSAE_OK : QSAE_ENOMEM;
+    j->best = qsae__alloc_array(j->ctx, best, sizeof *j->best);
+    return j->order && j->folds && j->label && j->scratch && j->strips && j->best ? QSAE_OK
+                                                                                  : QSAE_ENOMEM;
 }
 
 static int32_t pack_rows(struct head_job *j)
@@ -432,6 +495,7 @@ int32_t qsae__head_run(qsae_context *ctx, int64_t rows, const int32_t *labels, i
     qsae__free(ctx, j.order);
     qsae__free(ctx, j.folds);
     qsae__free(ctx, j.label);
+    qsae__free(ctx, j.best);
     qsae__free(ctx, j.scratch);
     qsae__free(ctx, j.strips);
     qsae__free(ctx, j.left);

@@ -76,6 +76,8 @@ int32_t qsae__model_site_layer(const qsae_model *m, int32_t site, int32_t layer)
 /* Whether rows at a site are f32 in any compute: inside norms. */
 bool qsae__site_unrounded(int32_t site);
 
+#define QSAE__OVERLAP_MOST 64 /* as in metrics/parts.h */
+
 /* Head over k participants: vocabulary tiles stream through log-sum-exp, label logit, arg-max and
  * divergence from participant 0. Outputs are [rows] each and may be NULL. */
 typedef struct qsae__head_rows {
@@ -85,6 +87,10 @@ typedef struct qsae__head_rows {
     float *kl;            /* KL(p_0 || p_this) in nats; NULL for participant 0 */
     int32_t *top;         /* arg-max, lowest id on ties */
     float *logits;        /* [rows, vocab] or NULL */
+    float *entropy;       /* of the distribution, nats */
+    float *overlap;       /* share of the overlap_k likeliest tokens that are so in participant 0,
+                           * too; of equal logits the lower ids count */
+    int64_t overlap_k;    /* 1..QSAE__OVERLAP_MOST where overlap is asked for, the same of all */
 } qsae__head_rows;
 
 /* All participants have the same vocabulary size. */

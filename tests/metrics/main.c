@@ -172,5 +172,7 @@ int main(void)
         metrics_tests[n++] = level_tests[i];
     for (size_t i = 0; i < n_rank_tests; i++)
         metrics_tests[n++] = rank_tests[i];
+    for (size_t i = 0; i < n_overlap_tests; i++)
+        metrics_tests[n++] = overlap_tests[i];
     return _cmocka_run_group_tests("metrics", metrics_tests, n, NULL, NULL);
 }

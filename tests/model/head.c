@@ -316,18 +316,55 @@ static void head_close(struct head *h)
 
 /* Outputs of one participant. */
 struct part {
-    float *final, *nll, *kl, *logits;
+    float *final, *nll, *kl, *logits, *entropy, *overlap;
     int32_t *top;
 };
+
+#define OVERLAP 5
 
 static void part_open(int64_t rows, int64_t vocab, int64_t width, struct part *p)
 {
     p->final = malloc((size_t)(rows * width) * sizeof(float));
     p->logits = malloc((size_t)(rows * vocab) * sizeof(float));
-    p->nll = malloc((size_t)rows * 12);
+    p->nll = malloc((size_t)rows * 20);
     assert_true(p->final && p->logits && p->nll);
     p->kl = p->nll + rows;
-    p->top = (int32_t *)(void *)(p->kl + rows);
+    p->entropy = p->kl + rows;
+    p->overlap = p->entropy + rows;
+    p->top = (int32_t *)(void *)(p->overlap + rows);
+}
+
+static qsae__head_rows part_rows(const struct head *h, int i, const struct part *p)
+{
+    return (qsae__head_rows){ .model = (qsae_model *)(uintptr_t)&h->model[i], .final = p->final,
+                              .nll = p->nll, .kl = p->kl, .top = p->top, .logits = p->logits,
+                              .entropy = p->entropy, .overlap = p->overlap,
+                              .overlap_k = OVERLAP };
+}
+
+/* Number of logits that go before logit c: larger, or equal with a lower id. */
+static int64_t rank_of(const float *z, int64_t n, int64_t c)
+{
+    int64_t rank = 0;
+    for (int64_t i = 0; i < n; i++)
+        rank += z[i] > z[c] || (z[i] == z[c] && i < c);
+    return rank;
+}
+
+/* Entropy and overlap against their definitions. */
+static void check_shape(const float *z, const float *z0, int64_t v, float entropy, float overlap)
+{
+    const double lse = lse_of(z, v);
+    double h = 0;
+    int64_t both = 0;
+    for (int64_t c = 0; c < v; c++) {
+        h -= exp((double)z[c] - lse) * ((double)z[c] - lse);
+        if (rank_of(z, v, c) < OVERLAP)
+            both += rank_of(z0, v, c) < OVERLAP;
+    }
+    if (fabs((double)entropy - h) > 1e-6 * (1 + h) || overlap != (float)both / (float)OVERLAP)
+        fail_msg("entropy %.9g overlap %g, expected %.9g %g (seed %u)", (double)entropy,
+                 (double)overlap, h, (double)both / OVERLAP, seed);
 }
 
 static void part_close(struct part *p)
@@ -365,6 +402,8 @@ static void check_part(const struct head *h, int i, const struct part *p, const 
                 top = c;
         }
         assert_int_equal(p->top[r], top);
+        if (v < 2000)
+            check_shape(z, z0, v, p->entropy[r], p->overlap[r]);
         const double nll = lse - (double)z[labels[r]], size = 1 + fabs(lse);
         if (fabs((double)p->nll[r] - nll) > 2e-7 * size ||
             fabs((double)p->kl[r] - (p == ref ? 0 : kl)) > 1e-6 * size)
@@ -379,12 +418,14 @@ static void check_cuts(const struct head *h, const struct part *p, int64_t rows,
 {
     const int64_t d = h->config.width, half = rows / 2 + 1;
     qsae_context *ctx = test_context(1, level);
-    float nll[2][80], kl[80];
+    float nll[2][80], kl[80], entropy[80], overlap[80];
     int32_t top[80];
     for (int i = 0; i < 3; i++) {
         const qsae__head_rows one = { .model = (qsae_model *)(uintptr_t)&h->model[i],
-                                      .final = p[i].final, .nll = nll[0], .top = top };
+                                      .final = p[i].final, .nll = nll[0], .top = top,
+                                      .entropy = entropy };
         OK(qsae__head_run(ctx, rows, labels, 1, &one, NULL));
+        assert_memory_equal(entropy, p[i].entropy, (size_t)rows * 4);
         assert_memory_equal(nll[0], p[i].nll, (size_t)rows * 4);
         assert_memory_equal(top, p[i].top, (size_t)rows * 4);
         for (int64_t r = 0; r < rows; r += half) {
@@ -393,11 +434,13 @@ static void check_cuts(const struct head *h, const struct part *p, int64_t rows,
                 { .model = (qsae_model *)(uintptr_t)&h->model[0], .final = p[0].final + r * d,
                   .nll = nll[0] },
                 { .model = (qsae_model *)(uintptr_t)&h->model[i], .final = p[i].final + r * d,
-                  .nll = nll[1], .kl = kl, .top = top } };
+                  .nll = nll[1], .kl = kl, .top = top, .overlap = overlap,
+                  .overlap_k = OVERLAP } };
             OK(qsae__head_run(ctx, n, labels + r, 2, two, NULL));
             assert_memory_equal(nll[0], p[0].nll + r, (size_t)n * 4);
             assert_memory_equal(nll[1], p[i].nll + r, (size_t)n * 4);
             assert_memory_equal(top, p[i].top + r, (size_t)n * 4);
+            assert_memory_equal(overlap, p[i].overlap + r, (size_t)n * 4);
             if (i)
                 assert_memory_equal(kl, p[i].kl + r, (size_t)n * 4);
         }
@@ -427,8 +470,7 @@ static void test_shapes(void **state)
             for (int i = 0; i < 3; i++) {
                 part_open(rows, v, d, &p[i]);
                 fill(p[i].final, rows * d, 3 / sqrtf((float)d), h.model[i].bf16);
-                all[i] = (qsae__head_rows){ &h.model[i], p[i].final, p[i].nll, p[i].kl, p[i].top,
-                                            p[i].logits };
+                all[i] = part_rows(&h, i, &p[i]);
             }
             OK(qsae__head_run(ctx, rows, labels, 3, all, NULL));
             for (int i = 0; i < 3; i++)
@@ -471,8 +513,7 @@ static void test_special_logits(void **state)
             fill(p[i].final, R * D, 1, true);
             for (int r = 0; r < R; r++)
                 p[i].final[r * D + D - 1] = last[r];
-            all[i] = (qsae__head_rows){ &h.model[i], p[i].final, p[i].nll, p[i].kl, p[i].top,
-                                        p[i].logits };
+            all[i] = part_rows(&h, i, &p[i]);
         }
         OK(qsae__head_run(ctx, R, labels, 3, all, NULL));
         for (int i = 0; i < 3; i++) {
@@ -482,6 +523,9 @@ static void test_special_logits(void **state)
                         2e-6);
             assert_true(p[i].top[1] >= LOW && p[i].top[2] == 0 && p[i].top[3] == -1);
             assert_true(isnan(p[i].nll[2]) && isnan(p[i].nll[3]));
+            assert_true(isnan(p[i].entropy[2]) && isnan(p[i].entropy[3]));
+            check_shape(z + LOW, p[0].logits + V + LOW, V - LOW, p[i].entropy[1],
+                        p[i].overlap[1]);
             assert_true(isfinite(p[i].nll[0]) && isfinite(p[i].nll[4]));
             if (i)
                 assert_true(isfinite(p[i].kl[0]) && isnan(p[i].kl[2]) && isnan(p[i].kl[3]));

@@ -221,12 +221,13 @@ class SaeActs(Struct):
 class MetricSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("batch_rows", c_int64), ("memory", c_uint64),
                 ("fingerprint", c_char_p), ("active_rate", c_double), ("top", c_int64),
-                ("prompt_tokens", c_int64)]
+                ("prompt_tokens", c_int64), ("overlap_k", c_int64)]
 
 
 class DivergenceRows(Struct):
     _fields_ = [("struct_size", c_size_t), ("n", c_int64), ("nll_r", c_void_p), ("nll_q", c_void_p),
-                ("kl", c_void_p), ("top_r", c_void_p), ("top_q", c_void_p), ("label", c_void_p)]
+                ("kl", c_void_p), ("top_r", c_void_p), ("top_q", c_void_p), ("label", c_void_p),
+                ("entropy_r", c_void_p), ("entropy_q", c_void_p), ("topk_overlap", c_void_p)]
 
 
 class SparseRows(Struct):
@@ -256,7 +257,8 @@ class AuditSettings(Struct):
                 ("where", POINTER(c_char_p)), ("n_where", c_int64), ("documents_from", c_int64),
                 ("documents_to", c_int64), ("pack", c_int32), ("reserved_pack", c_int32),
                 ("process", c_char_p),
-                ("stream_bytes", c_int64), ("memory", c_int32), ("reserved2", c_int32)]
+                ("stream_bytes", c_int64), ("memory", c_int32), ("reserved2", c_int32),
+                ("overlap_k", c_int64)]
 
 
 # C name of each struct, for the comparison with the headers.

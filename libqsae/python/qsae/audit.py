@@ -40,7 +40,7 @@ class Audit(Handle):
                  cross_labels=False, keep_tail=False, progress=None, sweep=None,
                  stride=0, score_from=0, order=None, shuffle=None, splice=False,
                  top_contexts=0, exclude_tokens=None, slices=(), where=(), documents=None,
-                 pack=None, process=None, memory=None, stream_bytes=0):
+                 pack=None, process=None, memory=None, stream_bytes=0, overlap_k=0):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -79,6 +79,7 @@ class Audit(Handle):
         settings.process = None if process is None else string_bytes(process, "process")
         settings.memory = choose("memory", None if memory == "auto" else memory, MEMORY)
         settings.stream_bytes = count("stream_bytes", stream_bytes)
+        settings.overlap_k = count("overlap_k", overlap_k)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie, done, total, unit, phase):

@@ -66,18 +66,20 @@ class Metric(Handle):
     top          Features: largest activations kept of each, with their tokens (0)
     prompt_tokens  Features: tokens of a prompt; features("prompts_r") counts the prompts each fires
                  in. Updates then begin with a prompt (0 = not counted)
+    overlap_k    Divergence: k of topk_overlap (10)
     """
 
     _close = lib.qsae_metric_close
 
     def __init__(self, ctx, *shape, batch_rows=0, memory=0, fingerprint=None, active_rate=0.0,
-                 top=0, prompt_tokens=0):
+                 top=0, prompt_tokens=0, overlap_k=0):
         super().__init__()
         self._ctx = ctx
         settings = MetricSettings(batch_rows=count("batch_rows", batch_rows),
                                   memory=count("memory", memory, 0, 2**64 - 1),
                                   active_rate=active_rate, top=count("top", top),
-                                  prompt_tokens=count("prompt_tokens", prompt_tokens))
+                                  prompt_tokens=count("prompt_tokens", prompt_tokens),
+                                  overlap_k=count("overlap_k", overlap_k))
         settings.fingerprint = None if fingerprint is None else string_bytes(fingerprint,
                                                                              "fingerprint")
         self._open(ctx.pointer, *shape, byref(settings), byref(self._handle))
@@ -168,22 +170,25 @@ class Divergence(Metric):
     _open = lib.qsae_metric_open_divergence
 
     def update(self, nll_r=None, nll_q=None, kl=None, top_r=None, top_q=None, labels=None, *,
-               logits_r=None, logits_q=None, **at):
+               logits_r=None, logits_q=None, entropy_r=None, entropy_q=None, topk_overlap=None,
+               **at):
         """Per-token arrays of one size, each optional (NaN in nll_r = no label); or logits_r,
         logits_q [..., vocab] and labels (-100 = none)."""
         if (logits_r is None) != (logits_q is None):
             fail("QSAE_EINVAL", "update: expected both logits_r and logits_q")
         if logits_r is not None:
-            if any(a is not None for a in (nll_r, nll_q, kl, top_r, top_q)) or labels is None:
+            if labels is None or any(a is not None for a in (
+                    nll_r, nll_q, kl, top_r, top_q, entropy_r, entropy_q, topk_overlap)):
                 fail("QSAE_EINVAL", "update: logits_r and logits_q go with labels alone")
             return self._update_logits(logits_r, logits_q, labels, at)
         given = {"nll_r": nll_r, "nll_q": nll_q, "kl": kl, "top_r": top_r, "top_q": top_q,
-                 "label": labels}
+                 "label": labels, "entropy_r": entropy_r, "entropy_q": entropy_q,
+                 "topk_overlap": topk_overlap}
         sizes = [np.size(a) for a in given.values() if a is not None]
         if not sizes:
             fail("QSAE_EINVAL", "update: no array is given")
-        kinds = {"nll_r": np.float32, "nll_q": np.float32, "kl": np.float32}
-        arrays = {name: vector(a, name, sizes[0], kinds.get(name, np.int32))
+        whole = ("top_r", "top_q", "label")
+        arrays = {name: vector(a, name, sizes[0], np.int32 if name in whole else np.float32)
                   for name, a in given.items()}
         rows = DivergenceRows(n=sizes[0], **{name: address(a) for name, a in arrays.items()})
         where = _At(sizes[0], **at)
