@@ -44,7 +44,10 @@ static const char *const feature_keys[] = { "name", "layer", "site", "feature", 
 static const char *const condition_keys[] = { "label", "band", "r", "gain", "cosine", "fires",
                                               "fires_in_both", "density", "density_ratio", "mean",
                                               "max", "fires_in_windows",
-                                              "consistent_activation" };
+                                              "consistent_activation", "newly",
+                                              "cofire_jaccard", "precision", "recall", "r_on",
+                                              "relative_error", "mean_ratio", "energy",
+                                              "top_overlap" };
 #define COUNT(keys) (sizeof keys / sizeof keys[0])
 
 static void put_row(FILE *f, const json_t *feature, const json_t *condition)

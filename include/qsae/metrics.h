@@ -171,6 +171,10 @@ QSAE_API int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *
 /**
  * Per-feature results of kind "features" (r, rate_r, rate_q, mean_r, mean_q, max_r, max_q, fire_r,
  * fire_q, cofire; gain = sum f_r f_q / sum f_r^2, cosine over all tokens, NaN where it never fired;
+ * cofire_jaccard, precision, recall, rate_ratio; r_on, r over the tokens where either is not 0, NaN
+ * where one is constant there; sum_r2 = sum f_r^2, sum_delta2 = sum (f_q - f_r)^2, relative_error,
+ * their ratio; mean_ratio = sum f_q / sum f_r; with settings.top >= 20 top_overlap, of the 20
+ * largest activations;
  * with settings.prompt_tokens prompts_r, prompts_q) and "reconstruction" (fire).
  * @param values  [capacity], capacity >= features
  * @return QSAE_ENOENT (the kind has no such name), QSAE_ESPACE, QSAE_EINVAL, QSAE_ENOMEM

@@ -67,6 +67,7 @@ void qsae_audit_close(qsae_audit **audit)
     for (int64_t i = 0; a->saes && i < a->n_saes; i++) {
         qsae_sae_close(&a->saes[i].sae);
         qsae__free(ctx, a->saes[i].name);
+        qsae__free(ctx, a->saes[i].decoder_norm);
     }
     qsae__free(ctx, a->saes);
     qsae_corpus_close(&a->corpus);

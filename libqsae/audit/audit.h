@@ -48,6 +48,7 @@ struct audit_sae {
     int64_t columns, columns_in; /* of these two sites */
     int64_t column;              /* its first there: of one attention head */
     int64_t last;                /* the highest layer that its rows depend on */
+    double *decoder_norm;        /* [features] |W_dec,j|, NULL until it is asked for */
 };
 
 /* What takes the place of an SAE's input while the rest of the model runs on. */
@@ -242,6 +243,11 @@ int64_t qsae__stream_fit(const qsae_audit *a, int64_t floats);
  * too many. */
 int32_t qsae__survival_json(qsae_audit *a, struct participant *p, int64_t sae, json_t *to);
 int32_t qsae__overlaps_json(qsae_audit *a, json_t **out);
+
+/* feature_metrics.c: what a condition did to features beyond r; null where there are no figures. */
+int32_t qsae__feature_metrics_json(qsae_audit *a, struct participant *p, int64_t sae, json_t **out);
+/* |W_dec,j| of an SAE's features, which the audit keeps. */
+int32_t qsae__decoder_norms(qsae_audit *a, int64_t sae, const double **out);
 
 /* splice.c: predictions with an SAE spliced in, or its input ablated. */
 struct audit_splice;

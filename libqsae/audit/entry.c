@@ -129,7 +129,14 @@ static int32_t add_pair(qsae_audit *a, struct participant *p, int64_t i, json_t 
     json_object_set_new(noise, "intervals", intervals);
     if (st == QSAE_OK)
         st = add_metric(survival, NULL, f->survival, defined);
-    return st == QSAE_OK ? qsae__survival_json(a, p, i, survival) : st;
+    json_t *metrics = NULL;
+    if (st == QSAE_OK)
+        st = qsae__survival_json(a, p, i, survival);
+    if (st == QSAE_OK)
+        st = qsae__feature_metrics_json(a, p, i, &metrics);
+    if (metrics)
+        json_object_set_new(o, "feature_metrics", metrics);
+    return st;
 }
 
 static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)

@@ -13,10 +13,13 @@
 
 /* Per-feature figures of a metric, [n] each, in the order of `names`. */
 enum { F_R, F_GAIN, F_COSINE, F_FIRE_R, F_FIRE_Q, F_COFIRE, F_MEAN_R, F_MEAN_Q, F_MAX_R, F_MAX_Q,
-       F_PROMPTS_R, F_PROMPTS_Q, F_COUNT };
+       F_PROMPTS_R, F_PROMPTS_Q, F_JACCARD, F_PRECISION, F_RECALL, F_R_ON, F_ERROR, F_MEAN_RATIO,
+       F_DELTA2, F_TOP, F_COUNT };
 static const char *const names[F_COUNT] = { "r",      "gain",   "cosine", "fire_r", "fire_q",
                                             "cofire", "mean_r", "mean_q", "max_r",  "max_q",
-                                            "prompts_r", "prompts_q" };
+                                            "prompts_r", "prompts_q", "cofire_jaccard",
+                                            "precision", "recall", "r_on", "relative_error",
+                                            "mean_ratio", "sum_delta2", "top_overlap" };
 
 struct figures {
     double *of[F_COUNT];
@@ -29,10 +32,18 @@ static void figures_free(qsae_audit *a, struct figures *f)
         qsae__free(a->ctx, f->of[i]);
 }
 
+/* What a metric that keeps fewer largest activations does not have. */
+static bool kept(const qsae_audit *a, int i)
+{
+    return i != F_TOP || a->top >= 20;
+}
+
 static int32_t figures_read(qsae_audit *a, qsae_metric *m, int64_t n, struct figures *f)
 {
     int32_t st = qsae_metric_get(m, "tokens", &f->tokens);
     for (int i = 0; i < F_COUNT && st == QSAE_OK; i++) {
+        if (!kept(a, i))
+            continue;
         f->of[i] = qsae__alloc_array(a->ctx, n, sizeof *f->of[i]);
         st = f->of[i] ? qsae_metric_features(m, names[i], f->of[i], n) : QSAE_ENOMEM;
     }
@@ -116,8 +127,11 @@ static const char *band(const struct figures *f, int64_t i)
     return f->of[F_R][i] > 0.9 ? "survived" : f->of[F_R][i] < 0.5 ? "damaged" : "degraded";
 }
 
-static json_t *condition_json(const struct participant *p, const struct figures *f, int64_t i)
+/* norm: |W_dec,i|. */
+static json_t *condition_json(const struct participant *p, const struct figures *f, int64_t i,
+                              double norm)
 {
+    const bool fires_r = f->of[F_FIRE_R][i] > 0, fires_q = f->of[F_FIRE_Q][i] > 0;
     json_t *const o = json_object();
     json_object_set_new(o, "label", json_string(p->label));
     json_object_set_new(o, "band", json_string(band(f, i)));
@@ -132,13 +146,23 @@ static json_t *condition_json(const struct participant *p, const struct figures 
     set(o, "max", f->of[F_MAX_Q][i]);
     set(o, "fires_in_windows", f->of[F_PROMPTS_Q][i]);
     set(o, "consistent_activation", f->of[F_FIRE_Q][i] / f->of[F_PROMPTS_Q][i]);
+    json_object_set_new(o, "newly", fires_r == fires_q ? json_null()
+                                                       : json_string(fires_r ? "dead" : "alive"));
+    set(o, "cofire_jaccard", f->of[F_JACCARD][i]);
+    set(o, "precision", f->of[F_PRECISION][i]);
+    set(o, "recall", f->of[F_RECALL][i]);
+    set(o, "r_on", f->of[F_R_ON][i]);
+    set(o, "relative_error", f->of[F_ERROR][i]);
+    set(o, "mean_ratio", f->of[F_MEAN_RATIO][i]);
+    set(o, "energy", norm * norm * f->of[F_DELTA2][i]);
+    set(o, "top_overlap", f->of[F_TOP] ? f->of[F_TOP][i] : NAN);
     return o;
 }
 
 /* Of the weights: names in a line and in qsae_sae_features. */
 static const char *const weight_names[] = { "encoder_norm", "encoder_bias", "decoder_norm",
                                             "encoder_decoder_cosine" };
-enum { N_WEIGHT_NAMES = sizeof weight_names / sizeof weight_names[0] };
+enum { W_DECODER_NORM = 2, N_WEIGHT_NAMES = sizeof weight_names / sizeof weight_names[0] };
 
 /* Everything a line is made of. */
 struct export {
@@ -183,7 +207,8 @@ static int32_t feature_json(qsae_audit *a, struct export *e, int64_t i, json_t *
         struct participant *const who = &a->participants[p];
         if (!qsae__participant_features(who))
             continue;
-        json_t *const c = condition_json(who, &e->figures[p], i);
+        json_t *const c = condition_json(who, &e->figures[p], i,
+                                         e->weights[W_DECODER_NORM][i]);
         json_array_append_new(list, c);
         st = top_json(a, who->saes[e->sae].survival, i, 1, e->tokens, e->values, &top);
         json_object_set_new(c, "top", top);

@@ -5,10 +5,12 @@
 
 #include "metrics/parts.h"
 
-/* Sums per feature, f64: x is the reference, y the compressed model. */
-enum { V_X, V_Y, V_XX, V_YY, V_XY, V_SUMS };
-/* Counts per feature: x > 0, y > 0, both. */
-enum { C_R, C_Q, C_BOTH, C_SUMS };
+/* Sums per feature, f64: x is the reference, y the compressed model. Behind those of all features:
+ * [QSAE__T_SUMS]. */
+enum { V_X = QSAE__F_X, V_Y = QSAE__F_Y, V_XX = QSAE__F_XX, V_YY = QSAE__F_YY, V_XY = QSAE__F_XY,
+       V_DD = QSAE__F_DD, V_SUMS = QSAE__F_SUMS };
+/* Counts per feature: x > 0, y > 0, both; x or y not 0. */
+enum { C_R, C_Q, C_BOTH, C_ON, C_SUMS };
 /* Behind them, with prompt_tokens: [features, 2] prompts with at least one x > 0, y > 0. */
 
 static const qsae__result results[] = {
@@ -30,6 +32,11 @@ static const qsae__result results[] = {
     { "newly_alive", "features", "fired in the compressed model only" },
     { "l0_r", "1", "firing features per token, reference" },
     { "l0_q", "1", "firing features per token, compressed" },
+    { "suppressed", "features", "active that fire less than half as often" },
+    { "amplified", "features", "active that fire more than twice as often" },
+    { "token_jaccard", "1", "Jaccard index of a token's firing sets, mean over tokens" },
+    { "token_top10", "1", "share of a token's 10 largest that are in both, mean over tokens" },
+    { "token_cosine", "1", "cosine of a token's activations, mean over tokens" },
 };
 
 typedef struct input {
@@ -38,7 +45,7 @@ typedef struct input {
 
 static int64_t width(const qsae_metric *m)
 {
-    return S_HEAD + V_SUMS * m->features;
+    return S_HEAD + V_SUMS * m->features + QSAE__T_SUMS;
 }
 
 static int64_t n_counts(const qsae_metric *m)
@@ -80,25 +87,7 @@ static enum qsae__row_state row(const qsae__update *u, int64_t t, double *v, dou
     double *const sum = v + S_HEAD;
     if (!row_finite(&in->r, t) || !row_finite(&in->q, t))
         return QSAE__ROW_NONFINITE;
-    int64_t j = in->q.indptr[t];
-    const int64_t end = in->q.indptr[t + 1];
-    for (int64_t e = in->r.indptr[t]; e < in->r.indptr[t + 1]; e++) {
-        const int32_t f = in->r.indices[e];
-        const double x = in->r.values[e];
-        double *const s = sum + V_SUMS * (int64_t)f;
-        s[V_X] += x;
-        s[V_XX] += x * x;
-        while (j < end && in->q.indices[j] < f)
-            j++;
-        if (j < end && in->q.indices[j] == f)
-            s[V_XY] += x * in->q.values[j];
-    }
-    for (int64_t e = in->q.indptr[t]; e < end; e++) {
-        const double y = in->q.values[e];
-        double *const s = sum + V_SUMS * (int64_t)in->q.indices[e];
-        s[V_Y] += y;
-        s[V_YY] += y * y;
-    }
+    qsae__agreement_row(&in->r, &in->q, t, sum, sum + V_SUMS * u->m->features);
     return QSAE__ROW_COUNTED;
 }
 
@@ -109,6 +98,7 @@ static void count_side(qsae_metric *m, const qsae_sparse_rows *s, int64_t t, int
         const int64_t f = s->indices[e];
         float *const max = &m->state.maxima[2 * f + side];
         m->state.counts[C_SUMS * f + side] += s->values[e] > 0;
+        m->state.counts[C_SUMS * f + C_ON] += s->values[e] != 0;
         *max = s->values[e] > *max ? s->values[e] : *max;
         if (m->top)
             qsae__top_add(m, m->state.top, f, side, s->values[e], token);
@@ -149,9 +139,11 @@ static void finish(qsae__update *u)
             const int32_t f = in->r.indices[e];
             while (j < in->q.indptr[t + 1] && in->q.indices[j] < f)
                 j++;
-            if (j < in->q.indptr[t + 1] && in->q.indices[j] == f)
-                u->m->state.counts[C_SUMS * (int64_t)f + C_BOTH] +=
-                    in->r.values[e] > 0 && in->q.values[j] > 0;
+            if (j == in->q.indptr[t + 1] || in->q.indices[j] != f)
+                continue;
+            uint64_t *const c = &u->m->state.counts[C_SUMS * (int64_t)f];
+            c[C_BOTH] += in->r.values[e] > 0 && in->q.values[j] > 0;
+            c[C_ON] -= in->r.values[e] != 0 && in->q.values[j] != 0; /* counted twice */
         }
     }
 }
@@ -199,7 +191,8 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
     if (!r)
         return QSAE_ENOMEM;
     int64_t active = 0;
-    uint64_t all_r = 0, all_q = 0, both = 0, dead = 0, alive = 0;
+    uint64_t all_r = 0, all_q = 0, both = 0, dead = 0, alive = 0, less = 0, more = 0;
+    const double *const tokens = sum + S_HEAD + V_SUMS * m->features;
     for (int64_t f = 0; f < m->features; f++) {
         const uint64_t *const c = counts + C_SUMS * f;
         all_r += c[C_R];
@@ -207,8 +200,11 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
         both += c[C_BOTH];
         dead += c[C_R] && !c[C_Q];
         alive += !c[C_R] && c[C_Q];
-        if (n > 0 && (double)c[C_R] / n > m->active_rate)
-            r[active++] = pearson(sum + S_HEAD + V_SUMS * f, n);
+        if (!(n > 0) || !((double)c[C_R] / n > m->active_rate))
+            continue;
+        r[active++] = pearson(sum + S_HEAD + V_SUMS * f, n);
+        less += 2 * c[C_Q] < c[C_R];
+        more += c[C_Q] > 2 * c[C_R];
     }
     set_bands(m, v, r, active);
     qsae__free(m->ctx, r);
@@ -218,6 +214,11 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
     qsae__set(m, v, "newly_alive", (double)alive);
     qsae__set(m, v, "l0_r", qsae__ratio((double)all_r, n));
     qsae__set(m, v, "l0_q", qsae__ratio((double)all_q, n));
+    qsae__set(m, v, "suppressed", (double)less);
+    qsae__set(m, v, "amplified", (double)more);
+    qsae__set(m, v, "token_jaccard", qsae__ratio(tokens[QSAE__T_JACCARD], tokens[QSAE__T_EITHER]));
+    qsae__set(m, v, "token_top10", qsae__ratio(tokens[QSAE__T_TOP], tokens[QSAE__T_EITHER]));
+    qsae__set(m, v, "token_cosine", qsae__ratio(tokens[QSAE__T_COSINE], tokens[QSAE__T_BOTH]));
     return QSAE_OK;
 }
 
@@ -282,6 +283,26 @@ static double feature_value(const qsae_metric *m, const double *sum, const char 
         return qsae__ratio(s[V_XY], s[V_XX]);
     if (strcmp(name, "cosine") == 0)
         return qsae__ratio(s[V_XY], sqrt(s[V_XX]) * sqrt(s[V_YY]));
+    if (strcmp(name, "sum_r2") == 0)
+        return s[V_XX];
+    if (strcmp(name, "sum_delta2") == 0)
+        return s[V_DD];
+    if (strcmp(name, "relative_error") == 0)
+        return qsae__ratio(s[V_DD], s[V_XX]);
+    if (strcmp(name, "mean_ratio") == 0)
+        return qsae__ratio(s[V_Y], s[V_X]);
+    if (strcmp(name, "r_on") == 0)
+        return qsae__agreement_r_on(s, (double)c[C_ON]);
+    if (strcmp(name, "cofire_jaccard") == 0)
+        return qsae__ratio((double)c[C_BOTH], (double)(c[C_R] + c[C_Q] - c[C_BOTH]));
+    if (strcmp(name, "precision") == 0)
+        return qsae__ratio((double)c[C_BOTH], (double)c[C_Q]);
+    if (strcmp(name, "recall") == 0)
+        return qsae__ratio((double)c[C_BOTH], (double)c[C_R]);
+    if (strcmp(name, "rate_ratio") == 0)
+        return qsae__ratio((double)c[C_Q], (double)c[C_R]);
+    if (strcmp(name, "top_overlap") == 0)
+        return qsae__agreement_top(m, f);
     if (strncmp(name, "prompts", 7) == 0)
         return (double)*prompts_of(m, f, strcmp(name, "prompts_q") == 0);
     return m->state.maxima[2 * f + (strcmp(name, "max_q") == 0)];
@@ -292,7 +313,9 @@ int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *valu
 {
     static const char *const names[] = { "r", "fire_r", "fire_q", "cofire", "rate_r", "rate_q",
                                          "mean_r", "mean_q", "max_r", "max_q", "gain", "cosine",
-                                         "prompts_r", "prompts_q" };
+                                         "prompts_r", "prompts_q", "sum_r2", "sum_delta2",
+                                         "relative_error", "mean_ratio", "r_on", "cofire_jaccard",
+                                         "precision", "recall", "rate_ratio", "top_overlap" };
     if (!metric || !name || (capacity > 0 && !values))
         return qsae__fail(QSAE_EINVAL, "qsae_metric_features: NULL argument");
     bool known = metric->kind == &qsae__kind_reconstruction && strcmp(name, "fire") == 0;
@@ -300,6 +323,10 @@ int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *valu
         known |= metric->kind == &qsae__kind_features && strcmp(name, names[i]) == 0;
     if (known && strncmp(name, "prompts", 7) == 0 && metric->prompt_tokens == 0)
         return qsae__fail(QSAE_ENOENT, "%s: the metric was opened without prompt_tokens", name);
+    if (known && strcmp(name, "top_overlap") == 0 && metric->top < QSAE__OVERLAP_TOP)
+        return qsae__fail(QSAE_ENOENT, "top_overlap: the metric keeps %lld largest activations of "
+                          "each feature, needed are %d", (long long)metric->top,
+                          QSAE__OVERLAP_TOP);
     if (!known)
         return qsae__fail(QSAE_ENOENT, "a metric of kind %s has no result \"%s\" per feature",
                           metric->kind->name, name);

@@ -144,6 +144,24 @@ void qsae__top_add(const qsae_metric *m, qsae__top *top, int64_t feature, int64_
 void qsae__top_merge(const qsae_metric *m, qsae__top *to, const qsae__top *from);
 bool qsae__top_valid(const qsae_metric *m, const qsae__top *top, int64_t max_token);
 
+/* ---- agreement.c: two models' sparse rows side by side ---- */
+
+/* Sums per feature over all tokens: x is the reference, y the compressed model. */
+enum { QSAE__F_X, QSAE__F_Y, QSAE__F_XX, QSAE__F_YY, QSAE__F_XY, QSAE__F_DD, QSAE__F_SUMS };
+/* Sums over tokens: something fires on either side, Jaccard index of the firing sets and common
+ * share of the ten largest there; both rows have a norm, cosine of the rows there. */
+enum { QSAE__T_EITHER, QSAE__T_JACCARD, QSAE__T_TOP, QSAE__T_BOTH, QSAE__T_COSINE, QSAE__T_SUMS };
+
+/* Adds row t to features [features, QSAE__F_SUMS] and tokens [QSAE__T_SUMS]. */
+void qsae__agreement_row(const qsae_sparse_rows *r, const qsae_sparse_rows *q, int64_t t,
+                         double *features, double *tokens);
+/* Pearson's r of a feature's sums over the n tokens where either side is not 0; NaN where one of
+ * them does not vary. */
+double qsae__agreement_r_on(const double *sums, double n);
+#define QSAE__OVERLAP_TOP 20
+/* Share of the 20 largest activations whose tokens both sides have in common; m->top >= 20. */
+double qsae__agreement_top(const qsae_metric *m, int64_t feature);
+
 /* ---- metric.c ---- */
 
 typedef struct qsae__state {

@@ -60,7 +60,7 @@ spliced() { # and every feature, as lines and as a table
         grep -q '"feature":0,.*"top":\[.*"band":' "$tmp/f.jsonl" &&
         evaluate --sae "$data/tiny-gemma3-sae" --condition rtn:bits=3 --tokens 1000 \
             --features "$tmp/f.csv" >/dev/null &&
-        head -1 "$tmp/f.csv" | grep -q '^sae,layer,.*,condition,.*,q_consistent_activation$' &&
+        head -1 "$tmp/f.csv" | grep -q '^sae,layer,.*,condition,.*,q_consistent_activation,' &&
         [ "$(wc -l <"$tmp/f.csv")" = $(($(wc -l <"$tmp/f.jsonl") + 1)) ] &&
         ! ls "$tmp"/f.*.tmp-* 2>/dev/null
 }

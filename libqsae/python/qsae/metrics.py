@@ -249,7 +249,9 @@ class Features(Metric):
 
     def features(self, name):
         """Per-feature results, float64 [n]: "r", "rate_r", "rate_q", "mean_r", "max_r", "max_q",
-        "fire_r", "fire_q", "cofire", "mean_q", "gain", "cosine"."""
+        "fire_r", "fire_q", "cofire", "mean_q", "gain", "cosine", "cofire_jaccard", "precision",
+        "recall", "rate_ratio", "r_on", "relative_error", "mean_ratio", "sum_r2", "sum_delta2";
+        with top=20 or more "top_overlap"."""
         return self._features(name, self._n)
 
     def top(self, feature, side=0):
