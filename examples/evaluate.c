@@ -29,6 +29,7 @@ static const char usage[] =
     "                             every condition on one layer, module or kind of module at a\n"
     "                             time, ranked by what it costs\n"
     "  --splice                   run every model with each SAE spliced in, too: CE recovered\n"
+    "  --controls                 noise controls beside the conditions: how much is nothing?\n"
     "  --profile NAME             default, article or paper\n"
     "  --process WHAT             weights processed first: fold_ln, center_writing_weights,\n"
     "                             center_unembed, fold_value_biases (commas between), tl (all\n"
@@ -172,6 +173,7 @@ static const struct option longs[] = {
     { "pack", required_argument, NULL, 'K' },
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "sweep", required_argument, NULL, 'w' },     { "splice", no_argument, NULL, 'l' },
+    { "controls", no_argument, NULL, '3' },
     { "slice", required_argument, NULL, 'L' },
     { "compat", required_argument, NULL, '2' },
     { "exclude-tokens", required_argument, NULL, 'E' },
@@ -249,6 +251,7 @@ static void set_option(struct options *o, int c)
     case 'k': a->keep_tail = 1; break;
     case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
     case 'l': a->splice = 1; break;
+    case '3': a->controls = 1; break;
     case 'L': o->slices[a->n_slices++] = optarg; break;
     case '2': o->compat = choice("compat", optarg, compat_names); break;
     case 'E': a->exclude_tokens = optarg; break;

@@ -198,5 +198,6 @@ void table_print(FILE *out, const json_t *result)
     free(t.cells);
     sweep_print(out, result);
     slices_print(out, result);
+    controls_print(out, result);
     footer(out, result);
 }

@@ -18,4 +18,7 @@ void sweep_print(FILE *out, const json_t *result);
 /* Figures of each part of the tokens, where there are such (slices.c). */
 void slices_print(FILE *out, const json_t *result);
 
+/* Each condition beside its noise controls; nothing without a numeric floor (controls.c). */
+void controls_print(FILE *out, const json_t *result);
+
 #endif

@@ -85,6 +85,10 @@ typedef struct qsae_audit_settings {
                                    80% of the machine's memory. Changes no figure */
     int32_t reserved2;        /**< 0 */
     int64_t overlap_k;        /**< likeliest tokens whose overlap is measured; 0 = 10, at most 64 */
+    int32_t controls;         /**< non-zero: noise controls run beside the conditions: for each its
+                                   control:gauss and control:permute, and once control:null,
+                                   control:floor, control:shuffle; not with a sweep */
+    int32_t reserved_controls;
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

@@ -123,6 +123,7 @@ struct participant {
     double seconds;              /* of its forward passes, SAEs and its share of the head */
     double splice_seconds;       /* of its passes with SAEs spliced in */
     uint64_t peak_rss;
+    enum qsae__control control;  /* what its condition is; NONE: no control */
 };
 
 struct qsae_audit {
@@ -248,6 +249,11 @@ int32_t qsae__overlaps_json(qsae_audit *a, json_t **out);
 int32_t qsae__feature_metrics_json(qsae_audit *a, struct participant *p, int64_t sae, json_t **out);
 /* |W_dec,j| of an SAE's features, which the audit keeps. */
 int32_t qsae__decoder_norms(qsae_audit *a, int64_t sae, const double **out);
+
+/* controls.c: appends the controls of the conditions in a list, null, floor and shuffle. */
+int32_t qsae__controls_add(qsae_audit *a, struct audit_list *list);
+/* Adds to the entries of the conditions what the controls say; list: [n_participants - 1]. */
+int32_t qsae__controls_json(qsae_audit *a, json_t *list);
 
 /* splice.c: predictions with an SAE spliced in, or its input ablated. */
 struct audit_splice;

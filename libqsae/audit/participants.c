@@ -136,6 +136,7 @@ static int32_t open_condition(qsae_audit *a, struct participant *p, const char *
     } else if ((st = qsae__condition_parse(a->ctx, text, &c)) == QSAE_OK) {
         if (c.prune_match > 0 || c.prune_target)
             return open_match(a, p, &c);
+        p->control = c.control;
         qsae__condition_free(a->ctx, &c);
         st = qsae__participant_model(a, p, text);
     }
@@ -156,7 +157,7 @@ static int32_t list_conditions(qsae_audit *a, const qsae_audit_settings *s, stru
     for (int64_t i = 0; i < n && st == QSAE_OK; i++)
         st = a->sweep && !exists(conditions[i]) ? qsae__list_sweep(a, conditions[i], list)
                                                 : qsae__list_add(a, conditions[i], list);
-    return st;
+    return st == QSAE_OK && s->controls ? qsae__controls_add(a, list) : st;
 }
 
 /* Opens participant n_participants, which takes the place. What a part of a sweep finds nothing to

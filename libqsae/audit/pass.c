@@ -439,6 +439,11 @@ static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who
     st = qsae_metric_update_reconstruction(f->reconstruction, &at, &vx, &vy, &acts);
     if (st == QSAE_OK)
         st = qsae__slices_update_sae(a, who, i, &p->batch, &vx, &vy);
+    if (st == QSAE_OK && who->control == QSAE__CONTROL_SHUFFLE) {
+        const struct shuffle_rows in = { .x_r = x_ref, .y_r = p->y_r[i], .x = x, .y = y,
+                                         .csr_r = &p->csr_r[i], .csr = csr };
+        return qsae__shuffle_update(a, who, i, &p->batch, &in);
+    }
     if (st == QSAE_OK && !is_reference)
         st = qsae_metric_update_drift(f->drift, &at, &vxr, &vx, &vyr, &vy);
     if (st == QSAE_OK && f->survival)

@@ -75,4 +75,15 @@ int32_t qsae__stream_open(qsae_audit *a, struct pass *p, int64_t each);
 void qsae__stream_close(qsae_audit *a, struct pass *p);
 int32_t qsae__stream_batch(qsae_audit *a, struct pass *p);
 
+/* shuffle.c: rows of a batch at an SAE, [rows, width] each, and their features: the reference's and
+ * those of a condition. */
+struct shuffle_rows {
+    float *x_r, *y_r, *x, *y;
+    const qsae__csr *csr_r, *csr;
+};
+
+/* Drift and survival of control:shuffle, whose rows come from other documents. */
+int32_t qsae__shuffle_update(qsae_audit *a, struct participant *who, int64_t sae,
+                             const struct audit_batch *b, const struct shuffle_rows *in);
+
 #endif

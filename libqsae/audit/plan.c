@@ -77,6 +77,8 @@ static int32_t check(const qsae_audit_settings *s)
                           (long long)s->n_slices, s->slices ? "" : " and NULL");
     if (s->n_slices && s->sweep)
         return qsae__fail(QSAE_EINVAL, "audit: slices: not with a sweep");
+    if (s->controls && s->sweep)
+        return qsae__fail(QSAE_EINVAL, "audit: controls: not with a sweep");
     if (s->splice && !s->n_saes)
         return qsae__fail(QSAE_EINVAL, "audit: splice: there is no SAE to splice in");
     if (s->top_contexts < 0 || s->top_contexts > 1024)

@@ -107,19 +107,21 @@ static json_t *stabilization(qsae_audit *a)
     return o;
 }
 
-/* methods.md 2.7, over the conditions, per SAE. */
+/* methods.md 2.7, over the conditions that are no controls, per SAE. */
 static json_t *verdicts(qsae_audit *a)
 {
     json_t *list = json_array();
     for (int64_t i = 0; i < a->n_saes && a->n_participants > 1; i++) {
         double low = INFINITY, high = -INFINITY;
         for (int64_t p = 1; p < a->n_participants; p++) {
-            if (!qsae__participant_features(&a->participants[p]))
+            if (!qsae__participant_features(&a->participants[p]) || a->participants[p].control)
                 continue;
             const double r = qsae__value(a->participants[p].saes[i].drift, "ratio");
             low = r < low || isnan(r) ? r : low;
             high = r > high || isnan(r) ? r : high;
         }
+        if (low > high) /* there are none */
+            continue;
         json_t *o = qsae__sae_head(&a->saes[i]);
         json_object_set_new(o, "min_ratio", qsae__number(low));
         json_object_set_new(o, "max_ratio", qsae__number(high));
@@ -208,6 +210,8 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
         st = qsae__entry_json(a, &a->participants[i], &p);
         json_array_append_new(list, p);
     }
+    if (st == QSAE_OK)
+        st = qsae__controls_json(a, list);
     if (st == QSAE_OK)
         st = qsae__overlaps_json(a, &p);
     if (st == QSAE_OK)

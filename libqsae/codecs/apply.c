@@ -215,6 +215,12 @@ const struct qsae__act *qsae__operand_act(const qsae__operand *o)
     return o->q ? o->q->act : NULL;
 }
 
+/* Whether the rows become others before they are multiplied. */
+static bool changes_rows(const qsae__operand *o)
+{
+    return qsae__operand_act(o) || o->reverse;
+}
+
 /* Bytes of the transformed rows, which lie before the rest of the scratch. */
 static bool act_bytes(int64_t rows, int64_t k, size_t *bytes)
 {
@@ -242,7 +248,13 @@ static int32_t act_row(void *arg, int64_t row, int32_t worker)
     (void)qsae__to_f32(x->dtype, (const char *)x->x + (size_t)(row * x->ldx) *
                                                           (x->dtype == QSAE_BF16 ? 2 : 4), k, to);
     qsae__round(a->call->ctx, a->o->dtype, to, k);
-    qsae__act_row(a->call->ctx, qsae__operand_act(a->o), a->o->dtype, k, to);
+    if (qsae__operand_act(a->o))
+        qsae__act_row(a->call->ctx, qsae__operand_act(a->o), a->o->dtype, k, to);
+    for (int64_t i = 0, j = k - 1; i < j && a->o->reverse; i++, j--) {
+        const float v = to[i];
+        to[i] = to[j];
+        to[j] = v;
+    }
     return QSAE_OK;
 }
 
@@ -251,7 +263,7 @@ int32_t qsae__apply_scratch(const qsae_context *ctx, const qsae__operand *o, int
 {
     qsae__left left;
     size_t act = 0;
-    bool fits = !qsae__operand_act(o) || act_bytes(rows, o->k, &act);
+    bool fits = !changes_rows(o) || act_bytes(rows, o->k, &act);
     if (o->kind == QSAE__PRODUCT_F32) {
         int64_t cells;
         fits = fits && qsae__mul_i64(rows, o->k, &cells) &&
@@ -289,7 +301,7 @@ int32_t qsae__apply(qsae__apply_call *call)
     call->outliers = 0;
     if (call->x.rows == 0)
         return QSAE_OK;
-    int32_t st = qsae__operand_act(call->operand[0]) ? apply_act(call) : QSAE_OK;
+    int32_t st = changes_rows(call->operand[0]) ? apply_act(call) : QSAE_OK;
     if (st != QSAE_OK)
         return st;
     if (call->operand[0]->kind == QSAE__PRODUCT_INT8)

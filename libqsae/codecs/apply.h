@@ -38,6 +38,7 @@ typedef struct qsae__operand {
     const qsae__packed_weight *packed;   /* BF16 (or NULL: rows), SPLIT, INT8 */
     const qsae__rows16 *rows;
     const qsae_qmatrix *q;               /* INT8: scales, rules, threshold; its act; or NULL */
+    bool reverse;                        /* inputs of the weight from the last to the first */
 } qsae__operand;
 
 /* What the layer does to its rows first (act.h), or NULL. Layers of a call have the same. */

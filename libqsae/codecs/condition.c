@@ -349,6 +349,20 @@ int32_t qsae__condition_with_sparsity(qsae_context *ctx, const qsae__condition *
     return print(ctx, &copy, print_all, out);
 }
 
+int32_t qsae__condition_with_control(qsae_context *ctx, const qsae__condition *c,
+                                     enum qsae__control control, char **out)
+{
+    qsae__condition copy = *c;
+    *out = NULL;
+    if (c->control != QSAE__CONTROL_NONE || !qsae__condition_encodes(c) || c->prune_target ||
+        c->prune_match > 0)
+        return qsae__fail(QSAE_EINVAL, "condition %s: expected one that changes weights, as it "
+                          "stands", c->canonical);
+    copy.control = control;
+    copy.seed = 0;
+    return print(ctx, &copy, print_all, out);
+}
+
 void qsae__condition_free(qsae_context *ctx, qsae__condition *c)
 {
     qsae__names_free(ctx, c->only);

@@ -24,8 +24,10 @@ typedef struct qsae__prune {
     int32_t keep, of;         /* pattern: of each `of` inputs in a row `keep` stay */
 } qsae__prune;
 
+/* FLOOR: the weights as they are, sums over a layer's inputs from the last to the first. SHUFFLE: as
+ * NULL; what pairs the rows takes them from elsewhere. */
 enum qsae__control { QSAE__CONTROL_NONE, QSAE__CONTROL_NULL, QSAE__CONTROL_GAUSS,
-                     QSAE__CONTROL_PERMUTE };
+                     QSAE__CONTROL_PERMUTE, QSAE__CONTROL_FLOOR, QSAE__CONTROL_SHUFFLE };
 
 /* How keys or values are cached. */
 typedef struct qsae__kv_code {
@@ -86,6 +88,12 @@ void qsae__condition_free(qsae_context *ctx, qsae__condition *c);
  * is rounded to 14 decimals. QSAE_EINVAL (not in 0..1), QSAE_ENOMEM. */
 int32_t qsae__condition_with_sparsity(qsae_context *ctx, const qsae__condition *c, double sparsity,
                                       char **out);
+
+/* Canonical string of the control (GAUSS or PERMUTE, seed 0) of what the condition does to weights,
+ * its compute and cache kept; the caller frees it. QSAE_EINVAL: it does nothing to them, is a
+ * control, or its sparsity is to be found. QSAE_ENOMEM. */
+int32_t qsae__condition_with_control(qsae_context *ctx, const qsae__condition *c,
+                                     enum qsae__control control, char **out);
 
 /* A linear layer, as selectors see it. */
 typedef struct qsae__place {

@@ -188,10 +188,11 @@ static int32_t parse_ggml(qsae__parser *p, qsae__word name)
     return qsae__parse_peek(p) == ',' ? qsae__parse_options(p, options, "fallback") : QSAE_OK;
 }
 
-/* control:null, control:gauss(SPEC), control:permute(SPEC), :seed=N after it. */
+/* control:null, control:gauss(SPEC), control:permute(SPEC), :seed=N after it; control:floor,
+ * control:shuffle. */
 static int32_t parse_control(qsae__parser *p, qsae__word name)
 {
-    static const char *const names[] = {"null", "gauss", "permute", NULL};
+    static const char *const names[] = {"null", "gauss", "permute", "floor", "shuffle", NULL};
     static const qsae__option options[QSAE__OPTIONS_MOST] = {{"seed", set_seed}};
     qsae__condition *const c = p->c;
     qsae__word inside = {p->at, 0};
@@ -200,11 +201,13 @@ static int32_t parse_control(qsae__parser *p, qsae__word name)
         p->at++;
     const qsae__word what = qsae__parse_take(p, "(:@+");
     int32_t st = qsae__parse_choice(p, what.n ? what : name, "control", names,
-                                    "control:null, control:gauss(SPEC), control:permute(SPEC)",
+                                    "control:null, control:gauss(SPEC), control:permute(SPEC), "
+                                    "control:floor, control:shuffle",
                                     &kind);
     if (st != QSAE_OK)
         return st;
-    if (kind > 0) {
+    const bool about = kind == 1 || kind == 2;
+    if (about) {
         qsae__condition inner;
         st = qsae__parse_parentheses(p, &inside);
         if (st == QSAE_OK)
@@ -226,7 +229,11 @@ static int32_t parse_control(qsae__parser *p, qsae__word name)
         p->selectors |= 0xfu | 1u << 8; /* the selectors and +prune are inside */
     }
     c->control = QSAE__CONTROL_NULL + (enum qsae__control)kind;
-    return qsae__parse_peek(p) == ':' ? qsae__parse_options(p, options, "seed") : QSAE_OK;
+    if (qsae__parse_peek(p) != ':')
+        return QSAE_OK;
+    if (kind > 2)
+        return qsae__parse_bad(p, name, "option of a control without random numbers", "none");
+    return qsae__parse_options(p, options, "seed");
 }
 
 static int32_t parse_named(qsae__parser *p)
@@ -331,6 +338,9 @@ void qsae__print_codec(const qsae__condition *c, qsae__strbuf *b)
 {
     if (c->control == QSAE__CONTROL_NULL) {
         qsae__strbuf_addf(b, "control:null");
+    } else if (c->control == QSAE__CONTROL_FLOOR || c->control == QSAE__CONTROL_SHUFFLE) {
+        qsae__strbuf_addf(b, c->control == QSAE__CONTROL_FLOOR ? "control:floor"
+                                                               : "control:shuffle");
     } else if (c->control != QSAE__CONTROL_NONE) {
         qsae__strbuf_addf(b, "control:%s(",
                           c->control == QSAE__CONTROL_GAUSS ? "gauss" : "permute");

@@ -6,6 +6,7 @@
 
 #include "codecs/act.h"
 #include "codecs/apply.h"
+#include "codecs/plain.h"
 
 struct qsae__linear {
     qsae_context *ctx;
@@ -142,12 +143,35 @@ static int32_t plan_codec(qsae__linear *l, const qsae__condition *c, const qsae_
     return status;
 }
 
+/* Whether sums go over the inputs from the last to the first. LLM.int8's are of integers: their
+ * order changes nothing. */
+static bool reverses(const qsae__condition *c, const qsae__linear_weight *w)
+{
+    return c && c->control == QSAE__CONTROL_FLOOR &&
+           !(w->stored && w->stored->codec.codec == QSAE__INT8);
+}
+
+/* A stored matrix in other order: its values in the dtype of the product. */
+static int32_t plan_stored_reversed(qsae__linear *l, const qsae__linear_weight *w)
+{
+    const int32_t bits = qsae_dtype_bits(l->operand.compute);
+    l->quantized = true;
+    l->owns = true;
+    l->operand.reverse = true;
+    l->operand.q = w->stored; /* what it does to the rows */
+    l->bytes = qsae_qmatrix_bytes(w->stored);
+    l->held = (uint64_t)w->n_out * (uint64_t)w->n_in * (uint64_t)(bits / 8);
+    return QSAE_OK;
+}
+
 /* Codec none. Its weights= is a rounding of its own, before the one to the activations' dtype. */
 static int32_t plan_plain(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
 {
     const int32_t dtype = l->operand.dtype == QSAE_BF16 ? QSAE_BF16 : 0;
     const int32_t weights = c ? c->weights : 0;
     const uint64_t n = (uint64_t)w->n_out * (uint64_t)w->n_in;
+    if (reverses(c, w) && w->stored)
+        return plan_stored_reversed(l, w);
     if (w->stored && !weights) {
         l->q = qsae__qmatrix_ref(w->stored);
         l->quantized = true;
@@ -160,7 +184,8 @@ static int32_t plan_plain(qsae__linear *l, const qsae__condition *c, const qsae_
     if (l->operand.dtype == QSAE_F32 && exact && l->ctx->level >= QSAE__LEVEL_AMX)
         l->operand.kind = QSAE__PRODUCT_SPLIT;
     l->owns = l->operand.kind != QSAE__PRODUCT_F32;
-    l->shares = l->owns && w->shared && !weights && !w->stored;
+    l->operand.reverse = reverses(c, w);
+    l->shares = l->owns && w->shared && !weights && !w->stored && !l->operand.reverse;
     if (!l->shares)
         l->held = l->owns ? 2 * n : l->rounds ? l->bytes : 0;
     return QSAE_OK;
@@ -256,6 +281,55 @@ static int32_t use_matrix(qsae__linear *l)
     return QSAE_OK;
 }
 
+struct copy {
+    const qsae_qmatrix *from;
+    qsae_qmatrix *to;
+};
+
+static int32_t copy_row(void *arg, int64_t row, int32_t worker)
+{
+    const struct copy *const c = arg;
+    float part[1024];
+    (void)worker;
+    for (int64_t c0 = 0; c0 < c->to->n_in; c0 += 1024) {
+        const int64_t n = qsae__min_i64(1024, c->to->n_in - c0);
+        c->from->ops->decode(c->from, row, c0, n, c->to->dtype, part);
+        qsae__plain_store(c->to, row, c0, n, part);
+    }
+    return QSAE_OK;
+}
+
+static int32_t use_stored_reversed(qsae__linear *l, const qsae__linear_weight *w)
+{
+    const int64_t n = w->n_out, k = w->n_in;
+    const qsae__source src = { .ctx = l->ctx, .dtype = l->operand.compute, .n_out = n, .n_in = k };
+    int32_t status = qsae__plain_new(&src, &l->q);
+    struct copy copy = { w->stored, l->q };
+    if (!status)
+        status = qsae__parallel(l->ctx, n, copy_row, &copy);
+    if (status)
+        return status;
+    const size_t size = (size_t)qsae_dtype_bits(l->q->dtype) / 8;
+    l->dense = (qsae__dense){ .data = (const char *)l->q->codes + (size_t)(k - 1) * size,
+                              .dtype = l->q->dtype, .level = l->ctx->level, .n_stride = k,
+                              .k_stride = -1 };
+    l->operand.panels = qsae__panels_dense(&l->dense, n, k);
+    if (l->operand.kind == QSAE__PRODUCT_F32)
+        return QSAE_OK;
+    status = qsae__packed_dense(l->ctx, &l->dense, n, k, &l->packed);
+    l->operand.packed = l->packed;
+    qsae_qmatrix_close(&l->q);
+    return status;
+}
+
+/* The last input first. */
+static void reverse_dense(qsae__dense *d, int64_t k)
+{
+    const int64_t size = qsae_dtype_bits(d->dtype) / 8;
+    d->data = (const char *)d->data + (k - 1) * d->k_stride * size;
+    d->k_stride = -d->k_stride;
+}
+
 static int32_t use_plain(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)
 {
     const int32_t dtype = l->operand.dtype == QSAE_BF16 ? QSAE_BF16 : 0;
@@ -275,6 +349,8 @@ static int32_t use_plain(qsae__linear *l, const qsae__condition *c, const qsae__
         if (l->dense.round == w->dtype)
             l->dense.round = 0;
     }
+    if (l->operand.reverse)
+        reverse_dense(&l->dense, w->n_in);
     l->operand.panels = qsae__panels_dense(&l->dense, w->n_out, w->n_in);
     if (l->operand.kind == QSAE__PRODUCT_F32)
         return QSAE_OK;
@@ -288,11 +364,14 @@ int32_t qsae__linear_load(qsae__linear *l, const qsae__condition *c, const qsae_
     int32_t status = QSAE_OK;
     if (l->loaded)
         return QSAE_OK;
-    if (l->quantized && !l->kept) {
+    const bool encodes = l->quantized && !l->kept && !l->operand.reverse;
+    if (encodes) {
         const qsae__source src = source_of(l, w, l->operand.dtype);
         status = qsae__qmatrix_encode(l->ctx, c, &src, w->heads, &l->q);
     }
-    if (!status)
+    if (!status && l->quantized && l->operand.reverse)
+        status = use_stored_reversed(l, w);
+    else if (!status)
         status = l->quantized ? use_matrix(l) : use_plain(l, c, w);
     l->loaded = true;
     if (status)
@@ -310,7 +389,8 @@ void qsae__linear_drop(qsae__linear *l)
     if (l->kept)
         return;
     qsae_qmatrix_close(&l->q);
-    l->operand.q = NULL;
+    if (!l->operand.reverse) /* else it is the stored matrix */
+        l->operand.q = NULL;
 }
 
 bool qsae__linear_loaded(const qsae__linear *l)
@@ -352,6 +432,7 @@ int32_t qsae__linear_scratch(const qsae__linear *l, int64_t rows, size_t *bytes)
 static bool alike(const qsae__operand *a, const qsae__operand *b)
 {
     return a->kind == b->kind && a->k == b->k && a->dtype == b->dtype && a->compute == b->compute &&
+           a->reverse == b->reverse &&
            qsae__act_same(qsae__operand_act(a), qsae__operand_act(b)) &&
            (a->kind != QSAE__PRODUCT_INT8 ||
             (a->q->codec.rules == b->q->codec.rules &&

@@ -283,6 +283,12 @@ static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const q
     return status;
 }
 
+/* Whether a control takes the encoded matrix's place. */
+static bool is_noise(const qsae__condition *c)
+{
+    return c->control == QSAE__CONTROL_GAUSS || c->control == QSAE__CONTROL_PERMUTE;
+}
+
 /* Whether the codec has a say: pruning alone leaves plain values. */
 static bool has_codec(const qsae__condition *c)
 {
@@ -293,7 +299,7 @@ static bool has_codec(const qsae__condition *c)
 static int32_t encode_stages(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
                              int64_t heads, qsae_qmatrix **out)
 {
-    const bool control = c->control > QSAE__CONTROL_NULL;
+    const bool control = is_noise(c);
     qsae__source from = *src;
     qsae_qmatrix *pruned = NULL, *q = NULL;
     int32_t status = QSAE_OK;
@@ -342,7 +348,7 @@ int32_t qsae__qmatrix_plan(qsae_context *ctx, const qsae__condition *c, const qs
         if (!status)
             status = (*out)->ops->plan(*out);
     }
-    if (!status && (!*out || c->control > QSAE__CONTROL_NULL)) { /* plain values */
+    if (!status && (!*out || is_noise(c))) { /* plain values */
         qsae_qmatrix_close(out);
         status = qsae__qmatrix_new(ctx, &qsae__codec_none, dtype, src->n_out, src->n_in, out);
         if (!status) {

@@ -71,7 +71,7 @@ float qsae__gemm_dot(int64_t k, const float *a, const float *w, int64_t w_stride
 static void dense_run(const qsae__dense *d, int64_t at, int64_t n, float *dst)
 {
     const qsae__ops *const ops = qsae__ops_level(d->level);
-    const char *src = (const char *)d->data + (size_t)at * ((size_t)qsae_dtype_bits(d->dtype) / 8);
+    const char *src = (const char *)d->data + at * (qsae_dtype_bits(d->dtype) / 8);
     if (d->dtype == QSAE_BF16)
         ops->widen_bf16(src, dst, n);
     else

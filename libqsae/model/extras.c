@@ -158,7 +158,8 @@ static int32_t open_projection(qsae_model *m)
     const qsae__place seen = qsae__linear_place(m->weights, place, path, sizeof path);
     const bool changes = qsae__condition_encodes(&m->condition)
                              ? qsae__condition_selects(&m->condition, &seen)
-                             : m->condition.weights != 0;
+                             : m->condition.weights != 0 ||
+                                   m->condition.control == QSAE__CONTROL_FLOOR;
     const qsae__linear_weight w = {
         .stored = matrix->stored,
         .data = source.data,
@@ -187,7 +188,8 @@ static int32_t open_slices(qsae_model *m, const qsae__tensor *t, qsae__linear **
 {
     const int64_t rows = t->shape[1], cols = t->shape[2];
     const size_t bytes = (size_t)(rows * cols) * ((size_t)qsae_dtype_bits(t->dtype) / 8);
-    const bool rounds = !qsae__condition_encodes(&m->condition) && m->condition.weights;
+    const bool rounds = !qsae__condition_encodes(&m->condition) &&
+                        (m->condition.weights || m->condition.control == QSAE__CONTROL_FLOOR);
     int32_t st = QSAE_OK;
     for (int64_t e = 0; e < t->shape[0] && st == QSAE_OK; e++) {
         const qsae__linear_weight w = { .data = (const char *)t->data + (size_t)e * bytes,

@@ -109,7 +109,8 @@ bool qsae__model_changes(const qsae_model *m, int64_t layer, int p)
     snprintf(path, sizeof path, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
     const qsae__place place = { layer, path, slot->module, slot->group };
     return qsae__condition_encodes(&m->condition) ? qsae__condition_selects(&m->condition, &place)
-                                                  : m->condition.weights != 0;
+                                                  : m->condition.weights != 0 ||
+                                                        m->condition.control == QSAE__CONTROL_FLOOR;
 }
 
 qsae__linear_weight qsae__model_weight(const qsae_model *m, int64_t layer, int p,

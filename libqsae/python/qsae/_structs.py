@@ -258,7 +258,8 @@ class AuditSettings(Struct):
                 ("documents_to", c_int64), ("pack", c_int32), ("reserved_pack", c_int32),
                 ("process", c_char_p),
                 ("stream_bytes", c_int64), ("memory", c_int32), ("reserved2", c_int32),
-                ("overlap_k", c_int64)]
+                ("overlap_k", c_int64),
+                ("controls", c_int32), ("reserved_controls", c_int32)]
 
 
 # C name of each struct, for the comparison with the headers.

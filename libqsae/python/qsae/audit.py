@@ -37,10 +37,10 @@ class Audit(Handle):
 
     def __init__(self, ctx, model_path, text, saes=(), conditions=(), profile=None, compute=None,
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
-                 cross_labels=False, keep_tail=False, progress=None, sweep=None,
-                 stride=0, score_from=0, order=None, shuffle=None, splice=False,
-                 top_contexts=0, exclude_tokens=None, slices=(), where=(), documents=None,
-                 pack=None, process=None, memory=None, stream_bytes=0, overlap_k=0):
+                 cross_labels=False, keep_tail=False, progress=None, sweep=None, stride=0,
+                 score_from=0, order=None, shuffle=None, splice=False, top_contexts=0,
+                 exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
+                 memory=None, stream_bytes=0, overlap_k=0, controls=False):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -69,6 +69,7 @@ class Audit(Handle):
         settings.cross_labels, settings.keep_tail = bool(cross_labels), bool(keep_tail)
         settings.sweep = choose("sweep", sweep, _SWEEPS)
         settings.splice = bool(splice)
+        settings.controls = bool(controls)
         if exclude_tokens is not None:
             if not isinstance(exclude_tokens, str):
                 exclude_tokens = ",".join(str(count("exclude_tokens", i)) for i in exclude_tokens)
@@ -124,7 +125,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
              exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
-             memory=None, stream_bytes=0):
+             memory=None, stream_bytes=0, controls=False):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -152,6 +153,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                   where the models would take more than 80% of the machine's memory
     stream_bytes  of activations that go through the layers together when streamed; 0: 1 GiB
     sweep         "layers", "modules" or "kinds": each condition on one part of the model at a time
+    controls      True: noise controls run beside the conditions (doc/evaluate.md)
     exclude_tokens  "special" or a list of ids: tokens that features and splices do not count
     slices        list of ways to divide the tokens, each part with figures of its own: "position",
                   "class", "frequency", "length", or a key of the documents' metadata
@@ -170,7 +172,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
                    progress, sweep, stride, score_from, order, shuffle, splice,
                    0, exclude_tokens, slices, where, documents, pack, process, memory,
-                   stream_bytes) as audit:
+                   stream_bytes, controls) as audit:
             audit.run()
             return audit.result()
     finally:
