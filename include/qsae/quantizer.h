@@ -18,7 +18,7 @@ QSAE_BEGIN_DECLS
  *   control:gauss(SPEC)[:seed=N]  normal noise as large as the error of SPEC
  *   control:permute(SPEC)[:seed=N] the errors of SPEC in random order
  *   @layers=0-11   @only=NAMES   @skip=NAMES   @with=embed|head   @compute=f32|bf16
- *   +prune:sparsity=S,scope=tensor|row,ties=all|first     +prune:pattern=2:4
+ *   +prune:sparsity=S,scope=tensor|row|tl,ties=all|first     +prune:pattern=2:4
  *   +prune:match=PPL|(SPEC),tokens=0      sparsity found by an audit
  *   +kv:k=CODE,v=CODE,sink=N      f16 bf16 int8 q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl turbo1..8
  *                                 turbo1s..8s; rot=1: ggml codes as llama.cpp rotates them

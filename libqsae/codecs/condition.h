@@ -22,6 +22,7 @@ typedef struct qsae__prune {
     double sparsity;          /* tensor, row: share of zeros, floor(share * n) of them */
     bool ties_first;          /* exactly that many, the first of equals; else all of equals too */
     int32_t keep, of;         /* pattern: of each `of` inputs in a row `keep` stay */
+    bool apart;               /* tensor: Q, K and V that are one matrix each by themselves */
 } qsae__prune;
 
 /* FLOOR: the weights as they are, sums over a layer's inputs from the last to the first. SHUFFLE: as

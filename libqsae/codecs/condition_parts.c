@@ -60,11 +60,12 @@ static int32_t set_pattern(qsae__parser *p, qsae__word w)
 
 static int32_t set_scope(qsae__parser *p, qsae__word w)
 {
-    static const char *const names[] = { "tensor", "row", NULL };
+    static const char *const names[] = { "tensor", "row", "tl", NULL };
     int32_t i = 0;
-    const int32_t st = qsae__parse_choice(p, w, "scope", names, "tensor, row", &i);
+    const int32_t st = qsae__parse_choice(p, w, "scope", names, "tensor, row, tl", &i);
     if (st == QSAE_OK && p->c->prune.kind != QSAE__PRUNE_PATTERN)
-        p->c->prune.kind = i ? QSAE__PRUNE_ROW : QSAE__PRUNE_TENSOR;
+        p->c->prune.kind = i == 1 ? QSAE__PRUNE_ROW : QSAE__PRUNE_TENSOR;
+    p->c->prune.apart = i == 2;
     return st;
 }
 
@@ -223,8 +224,8 @@ void qsae__print_prune(const qsae__condition *c, qsae__strbuf *b)
         qsae__strbuf_addf(b, "+prune:match=%s", c->decimal[QSAE__DECIMAL_MATCH]);
     else
         qsae__strbuf_addf(b, "+prune:sparsity=%s", c->decimal[QSAE__DECIMAL_SPARSITY]);
-    qsae__strbuf_addf(b, ",scope=%s,ties=%s", r->kind == QSAE__PRUNE_ROW ? "row" : "tensor",
-                      r->ties_first ? "first" : "all");
+    const char *const scope = r->kind == QSAE__PRUNE_ROW ? "row" : r->apart ? "tl" : "tensor";
+    qsae__strbuf_addf(b, ",scope=%s,ties=%s", scope, r->ties_first ? "first" : "all");
     if (c->prune_target || c->prune_match > 0)
         qsae__strbuf_addf(b, ",tokens=%" PRId64, c->prune_tokens);
 }

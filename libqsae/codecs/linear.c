@@ -120,7 +120,8 @@ static qsae__source source_of(const qsae__linear *l, const qsae__linear_weight *
     return (qsae__source){ .ctx = l->ctx, .data = w->data,
                            .dtype = w->stored ? w->stored->dtype : w->dtype, .round = round,
                            .n_out = w->n_out, .n_in = w->n_in, .out_stride = w->out_stride,
-                           .in_stride = w->in_stride, .stored = w->stored, .stream = w->stream };
+                           .in_stride = w->in_stride, .stored = w->stored, .stream = w->stream,
+                           .qkv_runs = w->qkv_runs };
 }
 
 static int32_t plan_codec(qsae__linear *l, const qsae__condition *c, const qsae__linear_weight *w)

@@ -19,6 +19,7 @@ typedef struct qsae__linear_weight {
     int64_t heads; /* for rtn axis=tl on Q, K, V: number of heads of this matrix, else 0;
                     * -n: it is Q, K and V of n heads one after the other */
     uint64_t stream;          /* see qsae__source */
+    int64_t qkv_runs;         /* the same */
     /* Where a packed copy of the weight, rounded to bf16, is kept for every layer over the same
      * data; the layer that makes it puts a reference there. NULL: not shared. */
     struct qsae__packed_weight **shared;

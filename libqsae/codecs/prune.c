@@ -21,6 +21,9 @@ struct job {
     const qsae__prune *p;
     const qsae__source *src;
     qsae_qmatrix *q;
+    int64_t rows;         /* of the part at hand */
+    int64_t run, step;    /* which are: `run` rows of each `step` from `first` on */
+    int64_t first;
     int64_t k;            /* zeros per matrix or row */
     uint32_t high;        /* upper half of the limit, or HALF_BINS while that is looked for */
     uint32_t limit;       /* key of the k-th smallest */
@@ -29,6 +32,12 @@ struct job {
                            * become zero */
     float *row;           /* [threads, n_in] */
 };
+
+/* Row of the matrix that is row i of the part. */
+static int64_t row_of(const struct job *job, int64_t i)
+{
+    return i / job->run * job->step + job->first + i % job->run;
+}
 
 static uint32_t key_of(float x)
 {
@@ -46,9 +55,10 @@ static void cut(float *x, int64_t n, uint32_t limit, int64_t *equal)
     }
 }
 
-static int32_t count_row(void *arg, int64_t row, int32_t worker)
+static int32_t count_row(void *arg, int64_t i, int32_t worker)
 {
     const struct job *job = arg;
+    const int64_t row = row_of(job, i);
     uint64_t *const bins = job->bins + (int64_t)worker * HALF_BINS;
     float x[PART];
     for (int64_t c0 = 0; c0 < job->q->n_in; c0 += PART) {
@@ -65,9 +75,10 @@ static int32_t count_row(void *arg, int64_t row, int32_t worker)
     return QSAE_OK;
 }
 
-static int32_t count_equal(void *arg, int64_t row, int32_t worker)
+static int32_t count_equal(void *arg, int64_t i, int32_t worker)
 {
     const struct job *job = arg;
+    const int64_t row = row_of(job, i);
     float x[PART];
     int64_t equal = 0;
     (void)worker;
@@ -81,9 +92,10 @@ static int32_t count_equal(void *arg, int64_t row, int32_t worker)
     return QSAE_OK;
 }
 
-static int32_t cut_row(void *arg, int64_t row, int32_t worker)
+static int32_t cut_row(void *arg, int64_t i, int32_t worker)
 {
     const struct job *job = arg;
+    const int64_t row = row_of(job, i);
     int64_t equal = job->k == 0 ? 0 : job->equal ? job->equal[row] : INT64_MAX;
     float x[PART];
     (void)worker;
@@ -101,7 +113,7 @@ static int32_t search_half(struct job *job, int64_t *k, uint32_t *bin)
 {
     const qsae_context *const ctx = job->q->ctx;
     memset(job->bins, 0, (size_t)ctx->threads * HALF_BINS * sizeof *job->bins);
-    const int32_t status = qsae__parallel(job->q->ctx, job->q->n_out, count_row, job);
+    const int32_t status = qsae__parallel(job->q->ctx, job->rows, count_row, job);
     if (status)
         return status;
     for (*bin = 0; *bin < HALF_BINS; (*bin)++) {
@@ -115,37 +127,61 @@ static int32_t search_half(struct job *job, int64_t *k, uint32_t *bin)
     return QSAE_OK;
 }
 
-/* One limit for the whole matrix. */
-static int32_t prune_tensor(struct job *job)
+/* Key of the k-th smallest of the part, k >= 1; *k: which one it is of those that equal it. */
+static int32_t find_limit(struct job *job, int64_t *k)
+{
+    uint32_t low = 0;
+    job->high = HALF_BINS;
+    int32_t status = search_half(job, k, &job->limit);
+    job->high = job->limit;
+    if (!status && job->q->dtype != QSAE_BF16) /* whose lower half is 0 */
+        status = search_half(job, k, &low);
+    job->limit = job->high << 16 | low;
+    return status;
+}
+
+/* One limit for the part. */
+static int32_t prune_part(struct job *job)
 {
     qsae_qmatrix *const q = job->q;
     int32_t status = QSAE_OK;
     int64_t k;
-    job->k = k = (int64_t)floor(job->p->sparsity * (double)(q->n_out * q->n_in));
-    if (k > 0) {
-        uint32_t low = 0;
-        job->bins = qsae__alloc_array(q->ctx, (int64_t)q->ctx->threads * HALF_BINS,
-                                      sizeof *job->bins);
-        if (!job->bins)
-            return QSAE_ENOMEM;
-        job->high = HALF_BINS;
-        status = search_half(job, &k, &job->limit);
-        job->high = job->limit;
-        if (!status && q->dtype != QSAE_BF16) /* whose lower half is 0 */
-            status = search_half(job, &k, &low);
-        job->limit = job->high << 16 | low;
-    }
-    if (!status && k > 0 && job->p->ties_first) {
-        job->equal = qsae__alloc_array(q->ctx, q->n_out, sizeof *job->equal);
-        if (!job->equal)
-            return QSAE_ENOMEM;
-        status = qsae__parallel(q->ctx, q->n_out, count_equal, job);
-        for (int64_t row = 0; row < q->n_out && !status; row++) {
-            job->equal[row] = qsae__min_i64(job->equal[row], k);
-            k -= job->equal[row];
+    job->k = k = (int64_t)floor(job->p->sparsity * (double)(job->rows * q->n_in));
+    if (k > 0)
+        status = find_limit(job, &k);
+    if (!status && k > 0 && job->equal) {
+        status = qsae__parallel(q->ctx, job->rows, count_equal, job);
+        for (int64_t i = 0; i < job->rows && !status; i++) {
+            int64_t *const equal = &job->equal[row_of(job, i)];
+            *equal = qsae__min_i64(*equal, k);
+            k -= *equal;
         }
     }
-    return status ? status : qsae__parallel(q->ctx, q->n_out, cut_row, job);
+    return status ? status : qsae__parallel(q->ctx, job->rows, cut_row, job);
+}
+
+/* One limit for the whole matrix, or for each of the Q, K and V it is made of. */
+static int32_t prune_tensor(struct job *job)
+{
+    qsae_qmatrix *const q = job->q;
+    const int64_t runs = job->p->apart ? job->src->qkv_runs : 0, parts = runs ? 3 : 1;
+    int32_t status = QSAE_OK;
+    if (runs && q->n_out % (parts * runs))
+        return qsae__fail(QSAE_EINVAL, "prune:scope=tl: %lld outputs are not %lld times q, k and v",
+                          (long long)q->n_out, (long long)runs);
+    job->bins = qsae__alloc_array(q->ctx, (int64_t)q->ctx->threads * HALF_BINS, sizeof *job->bins);
+    if (job->bins && job->p->ties_first)
+        job->equal = qsae__alloc_array(q->ctx, q->n_out, sizeof *job->equal);
+    if (!job->bins || (job->p->ties_first && !job->equal))
+        return QSAE_ENOMEM;
+    job->rows = q->n_out / parts;
+    job->run = runs ? job->rows / runs : q->n_out;
+    job->step = parts * job->run;
+    for (int64_t i = 0; i < parts && !status; i++) {
+        job->first = i * job->run;
+        status = prune_part(job);
+    }
+    return status;
 }
 
 /* Key of the k-th smallest of x[n], k >= 1; *rest: which one it is of those that equal it. */

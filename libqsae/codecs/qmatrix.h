@@ -21,6 +21,8 @@ typedef struct qsae__source {
     int64_t out_stride, in_stride;
     const qsae_qmatrix *stored; /* or NULL; if given, its decoded elements are read, not data */
     uint64_t stream;       /* tells matrices apart where random numbers are drawn */
+    int64_t qkv_runs;      /* Q, K and V in one matrix: its rows are this many equal runs of q, then
+                            * k, then v (GPT-2: 1; GPT-NeoX: one per head); 0: no such matrix */
 } qsae__source;
 
 /* dst[n] = elements (row, c0..c0+n). */

@@ -57,6 +57,8 @@ bool qsae__has_proj(const qsae__config *c, int64_t layer, int proj);
 void qsae__proj_shape(const qsae__config *c, int64_t layer, int proj, int64_t shape[2]);
 /* Its heads as qsae__qmatrix_encode takes them. */
 int64_t qsae__proj_heads(const qsae__config *c, int64_t layer, int proj);
+/* Its qkv_runs as qsae__source has them. */
+int64_t qsae__proj_qkv_runs(const qsae__config *c, int proj);
 /* Elements of a norm's weight; 0 where the layer has no such norm. */
 int64_t qsae__norm_size(const qsae__config *c, int64_t layer, int norm);
 
@@ -126,6 +128,7 @@ int32_t qsae__linears_open(qsae_weights *w);
 const qsae__matrix *qsae__linear_matrix(const qsae_weights *w, int64_t place);
 qsae__place qsae__linear_place(const qsae_weights *w, int64_t place, char *path, size_t size);
 int64_t qsae__linear_heads(const qsae_weights *w, int64_t place);
+int64_t qsae__linear_qkv_runs(const qsae_weights *w, int64_t place);
 /* Its module's path within the layer, and the layer; -1 outside of the blocks. */
 const char *qsae__linear_module(const qsae_weights *w, int64_t place);
 int64_t qsae__linear_layer(const qsae_weights *w, int64_t place);

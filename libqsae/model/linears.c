@@ -55,6 +55,13 @@ int64_t qsae__proj_heads(const qsae__config *c, int64_t layer, int proj)
     }
 }
 
+int64_t qsae__proj_qkv_runs(const qsae__config *c, int proj)
+{
+    if (c->family->qkv == QSAE__QKV_SEPARATE || proj != QSAE__FUSED_QKV)
+        return 0;
+    return c->family->qkv == QSAE__QKV_BY_HEAD ? c->heads : 1;
+}
+
 int64_t qsae__norm_size(const qsae__config *c, int64_t layer, int norm)
 {
     const qsae__layer_shape s = qsae__layer_shape_of(c, layer);
@@ -109,6 +116,14 @@ int64_t qsae__linear_heads(const qsae_weights *w, int64_t place)
     const int projs = qsae__projs(&w->config);
     return place < qsae__place_embed(&w->config)
                ? qsae__proj_heads(&w->config, place / projs, (int)(place % projs))
+               : 0;
+}
+
+int64_t qsae__linear_qkv_runs(const qsae_weights *w, int64_t place)
+{
+    const int projs = qsae__projs(&w->config);
+    return place < qsae__place_embed(&w->config)
+               ? qsae__proj_qkv_runs(&w->config, (int)(place % projs))
                : 0;
 }
 

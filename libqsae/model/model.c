@@ -130,6 +130,7 @@ qsae__linear_weight qsae__model_weight(const qsae_model *m, int64_t layer, int p
         .bias = bias,
         .bias_dtype = QSAE_F32,
         .heads = qsae__proj_heads(m->config, layer, p),
+        .qkv_runs = qsae__proj_qkv_runs(m->config, p),
         .stream = (uint64_t)at,
         .shared = &m->weights->packed[at],
     };

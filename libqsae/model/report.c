@@ -13,7 +13,7 @@ struct spot {
     qsae__place place;        /* of a linear layer: its layer alone; the rest is found at */
     int64_t linear;           /* its place, */
     const char *module;       /* within the layer */
-    int64_t heads;
+    int64_t heads, qkv_runs;
     uint64_t stream;          /* as model.c numbers them */
 };
 
@@ -45,6 +45,7 @@ static struct spot spot_of(const qsae_weights *w, int64_t i)
         .linear = at,
         .module = qsae__linear_module(w, at),
         .heads = qsae__linear_heads(w, at),
+        .qkv_runs = qsae__linear_qkv_runs(w, at),
         .stream = (uint64_t)at,
     };
 }
@@ -77,6 +78,7 @@ static int32_t compare(const qsae__condition *c, const qsae__source *reference,
     if (changes(c, w, s)) {
         qsae__source src = qsae__matrix_source(w, s->matrix, round);
         src.stream = s->stream;
+        src.qkv_runs = s->qkv_runs;
         st = qsae__qmatrix_encode(w->ctx, c, &src, s->heads, &encoded);
         if (st != QSAE_OK)
             return st;

@@ -42,7 +42,7 @@ int32_t qsae__save_dtype(const qsae__save *v, int32_t stored)
 /* A matrix to encode, or NULL, and what it is encoded with. */
 struct item {
     const qsae__matrix *matrix;
-    int64_t heads;
+    int64_t heads, qkv_runs;
     uint64_t stream;
 };
 
@@ -59,13 +59,14 @@ static struct item find_item(const qsae__save *v, const qsae__tensor *t)
             continue;
         if (!qsae__save_selects(v, at))
             break;
-        return (struct item){ m, qsae__linear_heads(w, at), (uint64_t)at };
+        return (struct item){ m, qsae__linear_heads(w, at), qsae__linear_qkv_runs(w, at),
+                              (uint64_t)at };
     }
     if (t == w->embed.tensor && qsae__save_selects_vocabulary(v, false))
-        return (struct item){ &w->embed, 0, vocabulary };
+        return (struct item){ &w->embed, 0, 0, vocabulary };
     if (!c->tied && t == w->head.tensor && qsae__save_selects_vocabulary(v, true))
-        return (struct item){ &w->head, 0, vocabulary + 1 };
-    return (struct item){ NULL, 0, 0 };
+        return (struct item){ &w->head, 0, 0, vocabulary + 1 };
+    return (struct item){ NULL, 0, 0, 0 };
 }
 
 static int32_t close_shard(qsae__save *v)
@@ -224,6 +225,7 @@ static int32_t put_encoded(qsae__save *v, const qsae__tensor *t, const struct it
     qsae__source src = qsae__matrix_source(v->w, item->matrix, dtype == t->dtype ? 0 : dtype);
     qsae_qmatrix *q = NULL;
     src.stream = item->stream;
+    src.qkv_runs = item->qkv_runs;
     int32_t st = qsae__qmatrix_encode(v->ctx, &v->c, &src, item->heads, &q);
     if (st != QSAE_OK)
         return qsae__fail_in(st, "%s", t->name);

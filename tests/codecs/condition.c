@@ -46,6 +46,7 @@ static const struct good good[] = {
     { "rtn+prune:ties=first,scope=row,sparsity=0@layers=3",
       "rtn:bits=8,axis=row,group=0,sym=1,arith=f32@layers=3-3+prune:sparsity=0,scope=row,"
       "ties=first" },
+    { "none+prune:scope=tl,sparsity=0.5", "none+prune:sparsity=0.5,scope=tl,ties=all" },
     { "none+prune:pattern=2:4", "none+prune:pattern=2:4" },
     { "none@layers=1+prune:match=77.8280", "none@layers=1-1+prune:match=77.828,scope=tensor,"
       "ties=all,tokens=0" },

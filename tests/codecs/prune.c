@@ -164,6 +164,57 @@ static void test_special(void **state)
     qsae_context_close(&ctx);
 }
 
+/* Q, K and V in one matrix, each by itself: what pruning each alone gives, whatever the layout. */
+static void test_apart(void **state)
+{
+    enum { RUNS_MOST = 4, DIM = 6, COLS = 37, ROWS_MOST = 3 * RUNS_MOST * DIM };
+    qsae_context *ctx[2] = { test_context(NULL, 1), test_context(NULL, 3) };
+    static float x[ROWS_MOST * COLS], part[ROWS_MOST * COLS];
+    const int64_t runs_of[] = { 1, 2, RUNS_MOST };
+    int64_t differs = 0;
+    (void)state;
+    for (uint64_t seed = 0; seed < 24; seed++) {
+        const int64_t runs = runs_of[seed % 3], rows = 3 * runs * DIM, own = runs * DIM;
+        const qsae__prune p = { .kind = QSAE__PRUNE_TENSOR, .sparsity = (double)(seed % 5) / 6,
+                                .ties_first = seed & 1, .apart = true };
+        test_random(seed, x, rows * COLS);
+        for (int64_t i = 0; i < rows * COLS; i++) {
+            const int64_t which = i / COLS / DIM % 3; /* parts of different sizes, ties in one */
+            x[i] = which == 1 ? roundf(4 * x[i]) : x[i] * (float)(1 + 3 * which);
+        }
+        qsae__source src = source_of(ctx[seed / 3 % 2], x, QSAE_F32, rows, COLS);
+        src.qkv_runs = runs;
+        qsae_qmatrix *all, *one;
+        assert_int_equal(qsae__prune_encode(&p, &src, &all), QSAE_OK);
+        const float *const got = all->codes;
+        for (int64_t k = 0; k < 3; k++) {
+            for (int64_t i = 0; i < own; i++)
+                memcpy(part + i * COLS, x + (i / DIM * 3 * DIM + k * DIM + i % DIM) * COLS,
+                       COLS * sizeof *x);
+            const qsae__source alone = source_of(ctx[0], part, QSAE_F32, own, COLS);
+            assert_int_equal(qsae__prune_encode(&p, &alone, &one), QSAE_OK);
+            for (int64_t i = 0; i < own; i++)
+                test_same_bytes("row", got + (i / DIM * 3 * DIM + k * DIM + i % DIM) * COLS,
+                                (const float *)one->codes + i * COLS, COLS * sizeof *x);
+            qsae_qmatrix_close(&one);
+        }
+        src.qkv_runs = 0; /* not such a matrix: one limit */
+        assert_int_equal(qsae__prune_encode(&p, &src, &one), QSAE_OK);
+        differs += memcmp(one->codes, got, (size_t)(rows * COLS) * sizeof *x) != 0;
+        qsae_qmatrix_close(&one);
+        qsae_qmatrix_close(&all);
+    }
+    assert_true(differs >= 16); /* but where the sparsity is 0 */
+    const qsae__prune p = { .kind = QSAE__PRUNE_TENSOR, .sparsity = 0.5, .apart = true };
+    qsae__source src = source_of(ctx[0], x, QSAE_F32, 16, COLS);
+    qsae_qmatrix *q;
+    src.qkv_runs = 1;
+    assert_int_equal(qsae__prune_encode(&p, &src, &q), QSAE_EINVAL);
+    assert_non_null(strstr(qsae_error_message(), "scope=tl"));
+    qsae_context_close(&ctx[0]);
+    qsae_context_close(&ctx[1]);
+}
+
 static void test_refused(void **state)
 {
     qsae_context *ctx = test_context(NULL, 1);
@@ -197,6 +248,7 @@ int run_prune(void)
         cmocka_unit_test(test_fixtures),
         cmocka_unit_test(test_large),
         cmocka_unit_test(test_special),
+        cmocka_unit_test(test_apart),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests_name("codecs/prune", tests, NULL, NULL);
