@@ -13,6 +13,8 @@
 
 #include "compat.h"
 #include "feature_lines.h"
+#include "paper.h"
+#include "predict.h"
 #include "table.h"
 
 static const char usage[] =
@@ -71,6 +73,21 @@ static const char usage[] =
     "  --read-files               read files instead of mapping them\n"
     "  --quiet                    no progress line\n"
     "  --version, --help\n";
+
+/* A second string: compilers need not take longer ones. */
+static const char usage_studies[] =
+    "  --sliding TEXT             the paper's second perplexity: conditions rtn: once more with\n"
+    "                             axis=row on TEXT, windows of 2048 tokens, 512 apart\n"
+    "  --predict RESULT           features at risk, by the fit in an earlier result and a pass of\n"
+    "                             MODEL alone; --predict-condition LABEL: the fit on that one\n"
+    "  --predict-features FILE    the same of the lines that --features wrote, without a MODEL\n"
+    "  --at-risk OUT              write all of them, ranked: JSON lines, or OUT.csv\n";
+
+static void print_usage(FILE *out)
+{
+    fputs(usage, out);
+    fputs(usage_studies, out);
+}
 
 static qsae_cancel_token *cancel;
 
@@ -152,11 +169,21 @@ struct options {
     qsae_context_settings context;
     const char **conditions, **saes, **slices, **where;
     const char *json, *features;
+    const char *sliding;
+    struct predict predict;
     int compat; /* 1 + index into compat_names; 0 = none */
     int quiet;
 };
 
+/* Options without a letter. */
+enum { OPT_SLIDING = 1000, OPT_PREDICT, OPT_PREDICT_CONDITION, OPT_PREDICT_FEATURES, OPT_AT_RISK };
+
 static const struct option longs[] = {
+    { "sliding", required_argument, NULL, OPT_SLIDING },
+    { "predict", required_argument, NULL, OPT_PREDICT },
+    { "predict-condition", required_argument, NULL, OPT_PREDICT_CONDITION },
+    { "predict-features", required_argument, NULL, OPT_PREDICT_FEATURES },
+    { "at-risk", required_argument, NULL, OPT_AT_RISK },
     { "sae", required_argument, NULL, 's' },       { "text", required_argument, NULL, 't' },
     { "condition", required_argument, NULL, 'c' }, { "profile", required_argument, NULL, 'p' },
     { "compute", required_argument, NULL, 'C' },   { "attn", required_argument, NULL, 'a' },
@@ -259,10 +286,32 @@ static void set_option(struct options *o, int c)
     case 'm': a->top_contexts = count("top", optarg, 1); break;
     case 'v': a->overlap_k = count("overlap", optarg, 1); break;
     case 'r': o->context.files = QSAE_FILES_READ; break;
+    case OPT_SLIDING: o->sliding = optarg; break;
+    case OPT_PREDICT: o->predict.result = optarg; break;
+    case OPT_PREDICT_CONDITION: o->predict.condition = optarg; break;
+    case OPT_PREDICT_FEATURES: o->predict.from = optarg; break;
+    case OPT_AT_RISK: o->predict.out = optarg; break;
     case 'q': o->quiet = 1; break;
     case 'V': printf("libqsae %s\n", qsae_version()); exit(0);
-    case 'h': fputs(usage, stdout); exit(0);
-    default: fputs(usage, stderr); exit(2);
+    case 'h': print_usage(stdout); exit(0);
+    default: print_usage(stderr); exit(2);
+    }
+}
+
+/* Prediction is of the reference alone. */
+static void check_predict(const struct options *o)
+{
+    const struct predict *const p = &o->predict;
+    const char *wrong = NULL;
+    if ((p->condition || p->from || p->out) && !p->result)
+        wrong = "--predict-condition, --predict-features and --at-risk need --predict RESULT";
+    else if (p->result && (o->audit.n_conditions || o->audit.sweep || o->sliding))
+        wrong = "--predict is a pass of MODEL alone: it takes no condition";
+    else if (p->result && !p->from && o->audit.n_saes == 0)
+        wrong = "--predict: there is no SAE; give --sae, or --predict-features";
+    if (wrong) {
+        fprintf(stderr, "evaluate: %s\n", wrong);
+        exit(2);
     }
 }
 
@@ -279,8 +328,12 @@ static void parse(int argc, char **argv, struct options *o)
         exit(1);
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1)
         set_option(o, c);
+    check_predict(o);
+    if (o->predict.from && optind == argc)
+        return;
     if (optind + 1 != argc || !o->audit.text) {
-        fprintf(stderr, "evaluate: expected one MODEL and --text\n%s", usage);
+        fprintf(stderr, "evaluate: expected one MODEL and --text\n");
+        print_usage(stderr);
         exit(2);
     }
     if (o->features && o->audit.n_saes == 0) {
@@ -290,7 +343,8 @@ static void parse(int argc, char **argv, struct options *o)
     if (o->features && o->audit.top_contexts == 0)
         o->audit.top_contexts = 10;
     if (!o->features)
-        o->audit.top_contexts = 0; /* nothing would show them */
+        o->audit.top_contexts = o->predict.result ? 1 : 0; /* nothing would show more */
+    o->audit.reference_only = o->predict.result != NULL;
     o->audit.model = argv[optind];
     o->audit.conditions = o->conditions;
     o->audit.saes = o->saes;
@@ -321,9 +375,25 @@ static int write_file(const char *path, const char *text, size_t size)
     return bad ? -1 : 0;
 }
 
-static int finish(struct options *o, qsae_audit *audit)
+/* The result with the second measurement in it, as text; NULL after a message. */
+static char *with_sliding(const struct options *o, qsae_context *context, json_t *result)
+{
+    json_t *second;
+    if (sliding_run(context, &o->audit, result, o->sliding, &second) != QSAE_OK) {
+        fprintf(stderr, "evaluate: --sliding: %s\n", qsae_error_message());
+        return NULL;
+    }
+    json_object_set_new(result, "sliding", second);
+    char *const text = json_dumps(result, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+    if (!text)
+        fprintf(stderr, "evaluate: out of memory: the result\n");
+    return text;
+}
+
+static int finish(struct options *o, qsae_context *context, qsae_audit *audit)
 {
     const char *text;
+    char *own = NULL;
     size_t size;
     json_error_t error;
     if (qsae_audit_result(audit, &text, &size) != QSAE_OK) {
@@ -331,14 +401,39 @@ static int finish(struct options *o, qsae_audit *audit)
         return 1;
     }
     json_t *result = json_loadb(text, size, 0, &error);
-    if (result)
+    int bad = 0;
+    if (result && o->sliding) {
+        own = with_sliding(o, context, result);
+        bad = own == NULL;
+    }
+    if (result && !bad) {
         table_print(stdout, result);
-    if (result && o->compat)
+        paper_print(stdout, result);
+    }
+    if (result && !bad && o->compat)
         compat_print(stdout, result, o->compat - 1);
     json_decref(result);
-    if (o->features && features_write("evaluate", audit, o->audit.n_saes, o->features) != 0)
-        return 1;
-    return o->json && write_file(o->json, text, size) != 0 ? 1 : 0;
+    if (!bad && o->json)
+        bad = write_file(o->json, own ? own : text, own ? strlen(own) : size) != 0;
+    free(own);
+    if (!bad && o->features)
+        bad = features_write("evaluate", audit, o->audit.n_saes, o->features) != 0;
+    if (!bad && o->predict.result)
+        bad = predict_run("evaluate", &o->predict, context, audit, o->audit.n_saes) != 0;
+    return bad;
+}
+
+/* Ranks lines of features: no model runs. */
+static int predict_alone(struct options *o, qsae_context *context)
+{
+    const int bad = predict_run("evaluate", &o->predict, context, NULL, 0);
+    qsae_context_close(&context);
+    qsae_cancel_token_close(&cancel);
+    free(o->conditions);
+    free(o->saes);
+    free(o->slices);
+    free(o->where);
+    return bad ? 1 : 0;
 }
 
 int main(int argc, char **argv)
@@ -360,6 +455,8 @@ int main(int argc, char **argv)
         }
         st = qsae_context_open(&o.context, &context);
     }
+    if (st == QSAE_OK && !o.audit.model)
+        return predict_alone(&o, context);
     if (st == QSAE_OK)
         st = qsae_audit_open(context, &o.audit, &audit);
     if (st == QSAE_OK)
@@ -368,7 +465,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "\r\033[K");
     int code = 1;
     if (st == QSAE_OK)
-        code = finish(&o, audit);
+        code = finish(&o, context, audit);
     else
         fprintf(stderr, "evaluate: %s\n", qsae_error_message());
     if (st == QSAE_ECANCELED) {

@@ -17,9 +17,11 @@ typedef struct qsae_audit qsae_audit;
 #define QSAE_PROFILE_DEFAULT 0 /**< libqsae's own: BOS at chunk start, first position excluded from
                                     feature statistics */
 #define QSAE_PROFILE_ARTICLE 1 /**< "A Black Box Made Less Opaque (part 4)": context 512, batch 4,
-                                    BOS at document start, bf16, snapshots at 5k..500k tokens */
+                                    BOS at document start, bf16, snapshots at 5k..500k tokens;
+                                    without conditions: LLM.int8 and NF4 */
 #define QSAE_PROFILE_PAPER 2   /**< arXiv 2606.03002: context 512, batch 4, no BOS; models with
-                                    LayerNorm processed as TransformerLens does */
+                                    LayerNorm processed as TransformerLens does; without conditions:
+                                    round to nearest with 8 to 4 bits, and pruning matched to 6 */
 
 /* Sweeps: every condition becomes many, each on a part of what it selects. */
 #define QSAE_SWEEP_NONE 0
@@ -89,6 +91,9 @@ typedef struct qsae_audit_settings {
                                    control:gauss and control:permute, and once control:null,
                                    control:floor, control:shuffle; not with a sweep */
     int32_t reserved_controls;
+    int32_t reference_only;   /**< non-zero: with n_conditions 0, a profile that has conditions of
+                                   its own (article, paper) runs none of them */
+    int32_t reserved3;        /**< 0 */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

@@ -13,5 +13,6 @@
 #include <qsae/sae.h>
 #include <qsae/metrics.h>
 #include <qsae/audit.h>
+#include <qsae/predictor.h>
 
 #endif

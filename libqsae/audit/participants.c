@@ -148,7 +148,7 @@ static int32_t list_conditions(qsae_audit *a, const qsae_audit_settings *s, stru
 {
     const char *const *conditions = s->conditions;
     int64_t n = s->n_conditions;
-    if (n == 0 && a->profile->conditions) {
+    if (n == 0 && a->profile->conditions && !s->reference_only) {
         conditions = a->profile->conditions;
         while (conditions[n])
             n++;

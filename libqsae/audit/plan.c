@@ -7,6 +7,12 @@
 static const char *const article_conditions[] = { "llm.int8:threshold=6", "nf4:block=64,double=1",
                                                   NULL };
 
+/* The paper prunes Q, K and V each by itself, to the perplexity of 6 bits. */
+static const char *const paper_conditions[] = {
+    "rtn:bits=8,axis=tl", "rtn:bits=7,axis=tl", "rtn:bits=6,axis=tl", "rtn:bits=5,axis=tl",
+    "rtn:bits=4,axis=tl", "none+prune:match=(rtn:bits=6,axis=tl),scope=tl", NULL
+};
+
 /* methods.md 2 (article), 3 (paper), 11 (default). */
 static const struct qsae__profile profiles[] = {
     { .name = "default",
@@ -39,6 +45,7 @@ static const struct qsae__profile profiles[] = {
       .fvu = "fvu_dim",
       .budgets = { 50000, 100000, 200000 },
       .headline = 100000,
+      .conditions = paper_conditions,
       .process = "tl" },
 };
 

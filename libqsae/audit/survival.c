@@ -69,11 +69,14 @@ static int32_t deciles(qsae_audit *a, const struct active *f, json_t **out)
 /* ---- the predictor ---- */
 
 #define INPUTS QSAE__INPUTS_MOST
+#define FOLD_SEED 0
 static const char *const input_names[INPUTS] = { "rarity", "log_mean", "log_max",
                                                  "log_concentration" };
 
-/* Mean and deviation (divisor n) of each column over the rows with use, then (x - mean) / sd. */
-static void standardize(const double *x, const uint8_t *use, int64_t n, int64_t k, double *z)
+/* Mean and deviation (divisor n) of each column over the rows with use, into means, sds [k] (or
+ * NULL), then (x - mean) / sd. */
+static void standardize(const double *x, const uint8_t *use, int64_t n, int64_t k, double *z,
+                        double *means, double *sds)
 {
     for (int64_t j = 0; j < k; j++) {
         double rows = 0, mean = 0, var = 0;
@@ -86,9 +89,13 @@ static void standardize(const double *x, const uint8_t *use, int64_t n, int64_t 
         for (int64_t i = 0; i < n; i++)
             if (!use || use[i])
                 var += (x[i * INPUTS + j] - mean) * (x[i * INPUTS + j] - mean);
-        const double sd = sqrt(var / rows);
+        const double spread = sqrt(var / rows), sd = spread > 0 ? spread : 1;
         for (int64_t i = 0; i < n; i++)
-            z[i * k + j] = (x[i * INPUTS + j] - mean) / (sd > 0 ? sd : 1);
+            z[i * k + j] = (x[i * INPUTS + j] - mean) / sd;
+        if (means && sds) {
+            means[j] = mean;
+            sds[j] = sd;
+        }
     }
 }
 
@@ -97,6 +104,8 @@ struct predictor {
     double *x;                   /* [n, INPUTS] */
     double *z, *score;           /* [n, k], [n] */
     uint8_t *survived, *fold, *use, *label; /* [n] */
+    const char *condition;
+    int64_t n_survived;
 };
 
 /*
@@ -114,7 +123,7 @@ static int32_t cross_validate(qsae_audit *a, struct predictor *p, bool paper, do
         int64_t held = 0;
         for (int64_t i = 0; i < n; i++)
             p->use[i] = p->fold[i] != f;
-        standardize(p->x, paper ? NULL : p->use, n, k, p->z);
+        standardize(p->x, paper ? NULL : p->use, n, k, p->z, NULL, NULL);
         qsae__logistic(p->z, p->survived, p->use, n, k, 1, w);
         for (int64_t i = 0; i < n; i++) {
             if (p->use[i])
@@ -136,16 +145,50 @@ static int32_t cross_validate(qsae_audit *a, struct predictor *p, bool paper, do
     return st;
 }
 
-/* -ln rate, ln mean, ln max, ln (max / mean): arguments floored at 1e-8, the ratio at 1. */
-static void fill_inputs(const struct active *f, double *x)
+void qsae__survival_inputs(double rate, double mean, double max, double *x)
 {
-    for (int64_t i = 0; i < f->n; i++) {
-        const double mean = fmax(f->mean[i], 1e-8), max = fmax(f->max[i], 1e-8);
-        x[i * INPUTS] = -log(fmax(f->rate[i], 1e-8));
-        x[i * INPUTS + 1] = log(mean);
-        x[i * INPUTS + 2] = log(max);
-        x[i * INPUTS + 3] = log(fmax(max / mean, 1));
-    }
+    mean = fmax(mean, 1e-8);
+    max = fmax(max, 1e-8);
+    x[0] = -log(fmax(rate, 1e-8));
+    x[1] = log(mean);
+    x[2] = log(max);
+    x[3] = log(fmax(max / mean, 1));
+}
+
+int qsae__survival_input(const char *name)
+{
+    for (int i = 0; i < INPUTS; i++)
+        if (strcmp(name, input_names[i]) == 0)
+            return i;
+    return -1;
+}
+
+static json_t *numbers(const double *v, int64_t n)
+{
+    json_t *const list = json_array();
+    for (int64_t i = 0; i < n; i++)
+        json_array_append_new(list, qsae__number(v[i]));
+    return list;
+}
+
+/*
+ * The fit on all active features, as it can be applied to others: the first k inputs, standardized
+ * on all rows. w [k + 1] receives its weights and intercept.
+ */
+static json_t *fit_json(struct predictor *p, int64_t k, double *w)
+{
+    double means[INPUTS], sds[INPUTS];
+    json_t *const o = json_object(), *const inputs = json_array();
+    standardize(p->x, NULL, p->f->n, k, p->z, means, sds);
+    qsae__logistic(p->z, p->survived, NULL, p->f->n, k, 1, w);
+    for (int64_t j = 0; j < k; j++)
+        json_array_append_new(inputs, json_string(input_names[j]));
+    json_object_set_new(o, "inputs", inputs);
+    json_object_set_new(o, "means", numbers(means, k));
+    json_object_set_new(o, "sds", numbers(sds, k));
+    json_object_set_new(o, "coefficients", numbers(w, k));
+    json_object_set_new(o, "intercept", qsae__number(w[k]));
+    return o;
 }
 
 static int32_t fit(qsae_audit *a, struct predictor *p, json_t *o)
@@ -153,7 +196,7 @@ static int32_t fit(qsae_audit *a, struct predictor *p, json_t *o)
     const int64_t n = p->f->n;
     double mean, sd, w[INPUTS + 1];
     json_t *const single = json_object(), *const weights = json_object();
-    int32_t st = qsae__stratified_folds(a->ctx, p->survived, n, 0, p->fold);
+    int32_t st = qsae__stratified_folds(a->ctx, p->survived, n, FOLD_SEED, p->fold);
     if (st == QSAE_OK && (st = cross_validate(a, p, false, &mean, &sd)) == QSAE_OK) {
         json_object_set_new(o, "auc", qsae__number(mean));
         json_object_set_new(o, "auc_sd", qsae__number(sd));
@@ -168,8 +211,13 @@ static int32_t fit(qsae_audit *a, struct predictor *p, json_t *o)
         st = qsae__auc(a->ctx, p->score, p->survived, n, &mean);
         json_object_set_new(single, input_names[j], qsae__number(mean));
     }
-    standardize(p->x, NULL, n, INPUTS, p->z);
-    qsae__logistic(p->z, p->survived, NULL, n, INPUTS, 1, w);
+    json_t *const own = fit_json(p, INPUTS - 1, w);
+    json_object_set_new(own, "condition", json_string(p->condition));
+    json_object_set_new(own, "seed", json_integer(FOLD_SEED));
+    json_object_set_new(own, "features", json_integer(n));
+    json_object_set_new(own, "survived", json_integer(p->n_survived));
+    json_object_set_new(o, "fit", own);
+    json_object_set_new(o, "fit_paper", fit_json(p, INPUTS, w));
     for (int j = 0; j < INPUTS; j++)
         json_object_set_new(weights, input_names[j], qsae__number(w[j]));
     json_object_set_new(weights, "intercept", qsae__number(w[INPUTS]));
@@ -179,14 +227,14 @@ static int32_t fit(qsae_audit *a, struct predictor *p, json_t *o)
 }
 
 /* null where a class has fewer features than there are folds. */
-static int32_t predict(qsae_audit *a, const struct active *f, json_t **out)
+static int32_t predict(qsae_audit *a, const struct active *f, const char *condition, json_t **out)
 {
-    struct predictor p = { .f = f };
-    int64_t survived = 0, size;
+    struct predictor p = { .f = f, .condition = condition };
+    int64_t size;
     *out = json_null();
     for (int64_t i = 0; i < f->n; i++)
-        survived += f->r[i] > SURVIVES;
-    if (survived < QSAE__FOLDS || f->n - survived < QSAE__FOLDS ||
+        p.n_survived += f->r[i] > SURVIVES;
+    if (p.n_survived < QSAE__FOLDS || f->n - p.n_survived < QSAE__FOLDS ||
         !qsae__mul_i64(f->n, INPUTS, &size))
         return QSAE_OK;
     p.x = qsae__alloc_array(a->ctx, size, sizeof *p.x);
@@ -198,9 +246,10 @@ static int32_t predict(qsae_audit *a, const struct active *f, json_t **out)
         ok = (*flags[i] = qsae__alloc_array(a->ctx, f->n, 1)) && ok;
     int32_t st = ok ? QSAE_OK : QSAE_ENOMEM;
     if (st == QSAE_OK) {
-        fill_inputs(f, p.x);
-        for (int64_t i = 0; i < f->n; i++)
+        for (int64_t i = 0; i < f->n; i++) {
+            qsae__survival_inputs(f->rate[i], f->mean[i], f->max[i], p.x + i * INPUTS);
             p.survived[i] = f->r[i] > SURVIVES;
+        }
         *out = json_object();
         st = fit(a, &p, *out);
     }
@@ -221,7 +270,7 @@ int32_t qsae__survival_json(qsae_audit *a, struct participant *p, int64_t sae, j
         if (f.n >= DECILES)
             st = deciles(a, &f, &tenths);
         if (st == QSAE_OK)
-            st = predict(a, &f, &predictor);
+            st = predict(a, &f, p->label, &predictor);
     }
     json_object_set_new(to, "survived_percent_by_decile", tenths);
     json_object_set_new(to, "predictor", predictor);

@@ -64,7 +64,7 @@ static void test_scikit_learn(void **state)
         read_case(f, n, k);
         check_case(ctx, f, n, k, seed);
     }
-    assert_int_equal(cases, 4);
+    assert_int_equal(cases, 12);
     fclose(f);
     qsae_context_close(&ctx);
 }

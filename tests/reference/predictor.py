@@ -15,12 +15,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 
-def case(rng, n, k, seed, ties):
+def case(rng, n, k, seed, ties, positive=None):
     x = rng.standard_normal((n, k))
     if ties:
         x = np.round(x * 2) / 2
     y = (x @ rng.standard_normal(k) + rng.standard_normal(n) > 0.3).astype(int)
     y[:5], y[5:10] = 1, 0  # every class has a member for each fold
+    if positive is not None:  # or has not
+        y[:] = np.arange(n) < positive
     rng.shuffle(y)
     fold = np.empty(n, int)
     for f, (_, held) in enumerate(StratifiedKFold(5, shuffle=True, random_state=seed).split(x, y)):
@@ -42,6 +44,9 @@ def main():
     for n, k, seed, ties in ((23, 2, 0, False), (40, 3, 0, True), (101, 4, 7, False),
                              (150, 4, 4294967295, True)):
         lines += case(rng, n, k, seed, ties)
+    for positive in (1, 2, 4, 6):  # of one class fewer than folds, or hardly more
+        lines += case(rng, 16 + positive, 2, positive, True, positive)
+        lines += case(rng, 16 + positive, 2, 0, False, 16)
     with open(sys.argv[1], "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
 

@@ -259,7 +259,8 @@ class AuditSettings(Struct):
                 ("process", c_char_p),
                 ("stream_bytes", c_int64), ("memory", c_int32), ("reserved2", c_int32),
                 ("overlap_k", c_int64),
-                ("controls", c_int32), ("reserved_controls", c_int32)]
+                ("controls", c_int32), ("reserved_controls", c_int32),
+                ("reference_only", c_int32), ("reserved3", c_int32)]
 
 
 # C name of each struct, for the comparison with the headers.
@@ -435,4 +436,9 @@ PROTOTYPES = {
     "qsae_audit_run": (Status, _ptr),
     "qsae_audit_features": (Status, _ptr, _i64, LINE, _ptr),
     "qsae_audit_result": (Status, _ptr, _out_text, _out_size),
+    # predictor.h
+    "qsae_predictor_open": (Status, _ptr, _text, _text, _text, _ref),
+    "qsae_predictor_close": (None, _ref),
+    "qsae_predictor_json": (Status, _ptr, _out_text, _out_size),
+    "qsae_predictor_run": (Status, _ptr, _ptr, _ptr, _ptr, _i64, _ptr, _ptr),
 }

@@ -41,6 +41,10 @@ class Audit(Handle):
                  score_from=0, order=None, shuffle=None, splice=False, top_contexts=0,
                  exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
                  memory=None, stream_bytes=0, overlap_k=0, controls=False):
+                 cross_labels=False, keep_tail=False, progress=None, sweep=None,
+                 stride=0, score_from=0, order=None, shuffle=None, splice=False,
+                 top_contexts=0, exclude_tokens=None, slices=(), where=(), documents=None,
+                 pack=None, process=None, memory=None, stream_bytes=0, reference_only=False):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -81,6 +85,7 @@ class Audit(Handle):
         settings.memory = choose("memory", None if memory == "auto" else memory, MEMORY)
         settings.stream_bytes = count("stream_bytes", stream_bytes)
         settings.overlap_k = count("overlap_k", overlap_k)
+        settings.reference_only = bool(reference_only)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie, done, total, unit, phase):

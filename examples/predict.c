@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "predict.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+enum { SHOWN = 20, SAES_MOST = 4096 };
+
+/* Features of one SAE, in the order of their lines. */
+struct features {
+    char *name;
+    int64_t layer, n, capacity;
+    int64_t *index, *rank, *order;       /* [n]; order: by rank, those without one last */
+    double *rate, *mean, *max, *probability;
+};
+
+struct lines {
+    struct features *saes;  /* [n] */
+    size_t n;
+    char error[160];
+};
+
+static void lines_free(struct lines *l)
+{
+    for (size_t i = 0; i < l->n; i++) {
+        struct features *const f = &l->saes[i];
+        void *const all[] = { f->name, f->index, f->rank, f->order, f->rate, f->mean, f->max,
+                              f->probability };
+        for (size_t k = 0; k < sizeof all / sizeof all[0]; k++)
+            free(all[k]);
+    }
+    free(l->saes);
+}
+
+/* The SAE that lines of this name and layer belong to, made if there is none yet. */
+static struct features *sae_of(struct lines *l, const char *name, int64_t layer)
+{
+    for (size_t i = l->n; i-- > 0;)
+        if (l->saes[i].layer == layer && strcmp(l->saes[i].name, name) == 0)
+            return &l->saes[i];
+    struct features *const grown =
+        l->n < SAES_MOST ? realloc(l->saes, (l->n + 1) * sizeof *grown) : NULL;
+    if (!grown)
+        return NULL;
+    l->saes = grown;
+    struct features *const f = &grown[l->n];
+    memset(f, 0, sizeof *f);
+    f->layer = layer;
+    f->name = malloc(strlen(name) + 1);
+    if (!f->name)
+        return NULL;
+    strcpy(f->name, name);
+    l->n++;
+    return f;
+}
+
+static int grow(struct features *f)
+{
+    const int64_t more = f->capacity ? 2 * f->capacity : 1024;
+    void **const all[] = { (void **)&f->index, (void **)&f->rank, (void **)&f->order,
+                           (void **)&f->rate,  (void **)&f->mean, (void **)&f->max,
+                           (void **)&f->probability };
+    for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) {
+        void *const block = realloc(*all[k], (size_t)more * sizeof(double));
+        if (!block)
+            return -1;
+        *all[k] = block;
+    }
+    f->capacity = more;
+    return 0;
+}
+
+static double number_of(const json_t *o, const char *key)
+{
+    const json_t *const v = json_object_get(o, key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+/* A line of --features (doc/result.md). */
+static int32_t take(void *cookie, const char *line, size_t n_bytes)
+{
+    struct lines *const l = cookie;
+    json_error_t error;
+    json_t *const o = json_loadb(line, n_bytes, 0, &error);
+    const char *const name = json_string_value(json_object_get(o, "name"));
+    const json_t *const index = json_object_get(o, "feature"),
+                 *const layer = json_object_get(o, "layer");
+    struct features *f = NULL;
+    if (!o || !name || !json_is_integer(index) || !json_is_integer(layer) ||
+        isnan(number_of(o, "density")))
+        snprintf(l->error, sizeof l->error, "expected a feature with name, layer, feature, density,"
+                 " mean and max%s%.60s", o ? "" : ": ", o ? "" : error.text);
+    else if (!(f = sae_of(l, name, json_integer_value(layer))) ||
+             (f->n == f->capacity && grow(f) != 0))
+        snprintf(l->error, sizeof l->error, "out of memory, or more than %d SAEs", (int)SAES_MOST);
+    else {
+        f->index[f->n] = json_integer_value(index);
+        f->rate[f->n] = number_of(o, "density");
+        f->mean[f->n] = number_of(o, "mean");
+        f->max[f->n++] = number_of(o, "max");
+    }
+    json_decref(o);
+    return *l->error ? QSAE_EFORMAT : QSAE_OK;
+}
+
+static int read_file(const char *program, const char *path, struct lines *l)
+{
+    FILE *const f = fopen(path, "r");
+    char *line = NULL;
+    size_t size = 0;
+    ssize_t n;
+    int64_t number = 0;
+    if (!f) {
+        fprintf(stderr, "%s: %s: %s\n", program, path, strerror(errno));
+        return -1;
+    }
+    while (!*l->error && (n = getline(&line, &size, f)) > 0) {
+        number++;
+        if (strspn(line, " \t\r\n") != (size_t)n)
+            take(l, line, (size_t)n);
+    }
+    if (!*l->error && ferror(f))
+        snprintf(l->error, sizeof l->error, "%s", strerror(errno));
+    if (!*l->error && l->n == 0)
+        snprintf(l->error, sizeof l->error, "no features");
+    if (*l->error)
+        fprintf(stderr, "%s: %s: line %lld: %s\n", program, path, (long long)number, l->error);
+    free(line);
+    fclose(f);
+    return *l->error ? -1 : 0;
+}
+
+/* Fills probability, rank and order. */
+static int32_t rank(const qsae_predictor *p, struct features *f)
+{
+    int64_t at = 0, last;
+    const int32_t st = qsae_predictor_run(p, f->rate, f->mean, f->max, f->n, f->probability,
+                                          f->rank);
+    for (int64_t i = 0; i < f->n && st == QSAE_OK; i++)
+        if (f->rank[i]) {
+            f->order[f->rank[i] - 1] = i;
+            at++;
+        }
+    last = at;
+    for (int64_t i = 0; i < f->n && st == QSAE_OK; i++)
+        if (!f->rank[i])
+            f->order[last++] = i;
+    return st;
+}
+
+static void put_cell(FILE *out, const json_t *v, char end)
+{
+    if (json_is_string(v)) {
+        fputc('"', out);
+        for (const char *c = json_string_value(v); *c; c++) {
+            if (*c == '"')
+                fputc('"', out);
+            fputc(*c, out);
+        }
+        fputc('"', out);
+    } else if (json_is_integer(v)) {
+        fprintf(out, "%lld", (long long)json_integer_value(v));
+    } else if (json_is_real(v)) {
+        fprintf(out, "%.9g", json_real_value(v));
+    }
+    fputc(end, out);
+}
+
+static json_t *number(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+static const char *const columns[] = { "name", "layer", "feature", "rank", "probability", "risk",
+                                       "density", "mean", "max" };
+enum { COLUMNS = sizeof columns / sizeof columns[0] };
+
+/* 0, or -1 without memory. */
+static int put_line(FILE *out, const struct features *f, int64_t i, int csv)
+{
+    const double p = f->probability[i];
+    json_t *const o = json_object();
+    json_object_set_new(o, "name", json_string(f->name));
+    json_object_set_new(o, "layer", json_integer(f->layer));
+    json_object_set_new(o, "feature", json_integer(f->index[i]));
+    json_object_set_new(o, "rank", f->rank[i] ? json_integer(f->rank[i]) : json_null());
+    json_object_set_new(o, "probability", number(p));
+    json_object_set_new(o, "risk", number(1 - p));
+    json_object_set_new(o, "density", number(f->rate[i]));
+    json_object_set_new(o, "mean", number(f->mean[i]));
+    json_object_set_new(o, "max", number(f->max[i]));
+    for (size_t k = 0; csv && k < COLUMNS; k++)
+        put_cell(out, json_object_get(o, columns[k]), k + 1 < COLUMNS ? ',' : '\n');
+    char *const text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    if (text && !csv)
+        fprintf(out, "%s\n", text);
+    const int bad = !text;
+    free(text);
+    json_decref(o);
+    return bad ? -1 : 0;
+}
+
+/* All features, most at risk first; the file appears whole or not at all. */
+static int write_all(const char *program, const struct lines *l, const char *path)
+{
+    const size_t n = strlen(path);
+    const int csv = n > 4 && strcmp(path + n - 4, ".csv") == 0;
+    char *const temp = malloc(n + 16);
+    if (!temp)
+        return -1;
+    sprintf(temp, "%s.tmp-XXXXXX", path);
+    const int fd = mkstemp(temp);
+    FILE *const out = fd < 0 ? NULL : fdopen(fd, "wb");
+    int bad = 0;
+    for (size_t k = 0; out && csv && k < COLUMNS; k++)
+        fprintf(out, "%s%c", k ? columns[k] : "sae", k + 1 < COLUMNS ? ',' : '\n');
+    for (size_t i = 0; out && i < l->n; i++)
+        for (int64_t k = 0; k < l->saes[i].n; k++)
+            bad |= put_line(out, &l->saes[i], l->saes[i].order[k], csv);
+    bad |= !out || ferror(out) || fflush(out) != 0 || fsync(fd) != 0;
+    if (out)
+        bad |= fclose(out) != 0;
+    if (bad || rename(temp, path) != 0) {
+        fprintf(stderr, "%s: %s: %s\n", program, path, strerror(errno));
+        if (fd >= 0)
+            unlink(temp);
+        bad = 1;
+    }
+    free(temp);
+    return bad ? -1 : 0;
+}
+
+/* What was fitted, and the features most at risk. */
+static void print(const qsae_predictor *p, const struct features *f)
+{
+    const char *text = "";
+    json_error_t error;
+    int64_t n = 0;
+    qsae_predictor_json(p, &text, NULL);
+    json_t *const fit = json_loads(text, 0, &error);
+    const char *const of = json_string_value(json_object_get(fit, "condition")),
+               *const sae = json_string_value(json_object_get(fit, "name"));
+    while (n < f->n && f->rank[f->order[n]])
+        n++;
+    printf("features at risk of %s @%lld: %lld that fire often enough, of %lld\n"
+           "  by a fit on %s, %s, %.0f features, AUC %.3f +- %.3f\n", f->name, (long long)f->layer,
+           (long long)n, (long long)f->n, of ? of : "?", sae ? sae : "?",
+           number_of(fit, "features"), number_of(fit, "auc"), number_of(fit, "auc_sd"));
+    json_decref(fit);
+    printf("  %6s  %8s  %10s  %10s  %10s  %10s\n", "rank", "feature", "survives", "density",
+           "mean", "max");
+    for (int64_t k = 0; k < n && k < SHOWN; k++) {
+        const int64_t at = f->order[k];
+        printf("  %6lld  %8lld  %10.4f  %10.5f  %10.4g  %10.4g\n", (long long)f->rank[at],
+               (long long)f->index[at], f->probability[at], f->rate[at], f->mean[at], f->max[at]);
+    }
+}
+
+/* The hash of an SAE in the audit's own result; NULL if it is not there. */
+static char *hash_of(qsae_audit *audit, const struct features *f)
+{
+    const char *text;
+    char *hash = NULL;
+    size_t size, i;
+    json_error_t error;
+    const json_t *sae;
+    if (!audit || qsae_audit_result(audit, &text, &size) != QSAE_OK)
+        return NULL;
+    json_t *const o = json_loadb(text, size, 0, &error);
+    json_array_foreach(json_object_get(json_object_get(o, "reference"), "saes"), i, sae) {
+        const char *const name = json_string_value(json_object_get(sae, "name")),
+                   *const found = json_string_value(json_object_get(sae, "hash"));
+        if (!hash && name && found && strcmp(name, f->name) == 0 &&
+            json_integer_value(json_object_get(sae, "layer")) == f->layer &&
+            (hash = malloc(strlen(found) + 1)))
+            strcpy(hash, found);
+    }
+    json_decref(o);
+    return hash;
+}
+
+static int32_t predict_sae(const struct predict *p, qsae_context *context, qsae_audit *audit,
+                           struct features *f)
+{
+    char *const hash = hash_of(audit, f);
+    qsae_predictor *predictor = NULL;
+    int32_t st = qsae_predictor_open(context, p->result, p->condition, hash, &predictor);
+    if (st == QSAE_OK)
+        st = rank(predictor, f);
+    if (st == QSAE_OK)
+        print(predictor, f);
+    qsae_predictor_close(&predictor);
+    free(hash);
+    return st;
+}
+
+int predict_run(const char *program, const struct predict *p, qsae_context *context,
+                qsae_audit *audit, int64_t n_saes)
+{
+    struct lines l = { .n = 0 };
+    int32_t st = QSAE_OK;
+    int bad = p->from && read_file(program, p->from, &l) != 0;
+    for (int64_t i = 0; i < n_saes && st == QSAE_OK && !p->from; i++)
+        st = qsae_audit_features(audit, i, take, &l);
+    for (size_t i = 0; i < l.n && st == QSAE_OK && !bad; i++)
+        st = predict_sae(p, context, audit, &l.saes[i]);
+    if (st != QSAE_OK)
+        fprintf(stderr, "%s: %s\n", program, *l.error ? l.error : qsae_error_message());
+    if (st == QSAE_OK && !bad && p->out)
+        bad = write_all(program, &l, p->out) != 0;
+    lines_free(&l);
+    return bad || st != QSAE_OK ? -1 : 0;
+}
