@@ -157,6 +157,7 @@ typedef struct qsae_value {
     const char *description;  /**< formula */
     double value;             /**< NaN if not defined (yet) */
     double low, high;         /**< interval, NaN if there is none */
+    double jackknife_se;      /**< standard error over documents; NaN if there is none */
 } qsae_value;
 
 /** Number of results; names are fixed per kind. */

@@ -287,7 +287,7 @@ int32_t qsae__splice_update(qsae_audit *a, const struct audit_splice *s, struct 
                             int64_t member, int64_t sae, const struct audit_batch *b,
                             const float *nll, const int32_t *top);
 /* The result's object; null without splices. */
-json_t *qsae__splice_json(const struct audit_features *f);
+int32_t qsae__splice_json(const struct audit_features *f, json_t **out);
 
 /* result.c: a new reference to the document, or to one snapshot of it. */
 int32_t qsae__result_document(qsae_audit *a, json_t **out);

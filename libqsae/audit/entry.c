@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "audit/audit.h"
+#include "audit/uncertainty.h"
 
 /* jansson refuses NaN and infinity: both are "not defined" here. */
 json_t *qsae__number(double v)
@@ -41,11 +41,10 @@ json_t *qsae__named(qsae_metric *m, const char *name)
 }
 
 /*
- * All results of a metric into `to`, as null if they are not defined; "mask/name" goes to
- * masks.mask.name; intervals (may be NULL) receives [low, high] of those that have one. Keys that
- * are there already stay.
+ * All results of a metric into `to`, as null if they are not defined, with their intervals;
+ * "mask/name" goes to masks.mask.name. Keys that are there already stay.
  */
-static int32_t add_metric(json_t *to, json_t *intervals, qsae_metric *m, bool defined)
+static int32_t add_metric(json_t *to, qsae_metric *m, bool defined)
 {
     const int32_t n = qsae_metric_count(m);
     for (int32_t i = 0; i < n; i++) {
@@ -68,10 +67,8 @@ static int32_t add_metric(json_t *to, json_t *intervals, qsae_metric *m, bool de
         }
         if (!json_object_get(object, key))
             json_object_set_new(object, key, defined ? value_json(&v) : json_null());
-        if (intervals && defined && isfinite(v.low) && isfinite(v.high))
-            json_object_set_new(intervals, v.name, json_pack("[f,f]", v.low, v.high));
     }
-    return QSAE_OK;
+    return defined ? qsae__metric_bounds_json(to, m) : QSAE_OK;
 }
 
 static const char *verdict(double low, double high)
@@ -113,22 +110,25 @@ static int32_t add_pair(qsae_audit *a, struct participant *p, int64_t i, json_t 
 {
     const bool defined = qsae__participant_features(p);
     struct audit_features *const f = &p->saes[i];
-    json_t *noise = qsae__noise_head(f->drift), *survival = json_object(),
-           *intervals = json_object();
+    json_t *noise = qsae__noise_head(f->drift), *survival = json_object();
     json_object_set_new(o, "noise", noise);
     json_object_set_new(o, "survival", survival);
-    for (const char *const *k = (const char *const[]){ "fvu_dim", "fvu_scalar", "l0", NULL }; *k;
-         k++) {
+    for (const char *const *k = (const char *const[]){ "fvu_dim", "fvu_scalar", "mse", "l0", NULL };
+         *k; k++) {
         char key[32];
         const double r = qsae__value(a->participants[0].saes[i].reconstruction, *k);
         snprintf(key, sizeof key, "d%s", *k);
         json_object_set_new(
             o, key, defined ? qsae__number(qsae__value(f->reconstruction, *k) - r) : json_null());
     }
-    int32_t st = add_metric(noise, intervals, f->drift, defined);
-    json_object_set_new(noise, "intervals", intervals);
+    int32_t st = add_metric(noise, f->drift, defined);
+    qsae__set_reason_json(noise, f->drift);
+    qsae__alias_bounds_json(noise, "P", "p");
+    qsae__alias_bounds_json(noise, "R_q", "r");
     if (st == QSAE_OK)
-        st = add_metric(survival, NULL, f->survival, defined);
+        st = add_metric(survival, f->survival, defined);
+    if (st == QSAE_OK && defined)
+        st = qsae__changes_json(o, a->participants[0].saes[i].reconstruction, f->reconstruction);
     json_t *metrics = NULL;
     if (st == QSAE_OK)
         st = qsae__survival_json(a, p, i, survival);
@@ -146,7 +146,7 @@ static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)
     int32_t st = QSAE_OK;
     json_object_set_new(to, "saes", list);
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++) {
-        json_t *o = qsae__sae_head(&a->saes[i]), *intervals = json_object();
+        json_t *o = qsae__sae_head(&a->saes[i]);
         json_array_append_new(list, o);
         qsae__places_json(&a->saes[i], o);
         json_object_set_new(o, "architecture", json_string(a->saes[i].info.architecture));
@@ -154,9 +154,12 @@ static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)
         json_object_set_new(o, "hash", json_string(a->saes[i].info.hash));
         json_object_set_new(o, "reason",
                             defined ? json_null() : json_string(p->checkpoint->reason));
-        st = add_metric(o, intervals, p->saes[i].reconstruction, defined);
-        json_object_set_new(o, "intervals", intervals);
-        json_object_set_new(o, "splice", defined ? qsae__splice_json(&p->saes[i]) : json_null());
+        st = add_metric(o, p->saes[i].reconstruction, defined);
+        qsae__set_reason_json(o, p->saes[i].reconstruction);
+        json_t *splice = json_null();
+        if (st == QSAE_OK && defined)
+            st = qsae__splice_json(&p->saes[i], &splice);
+        json_object_set_new(o, "splice", splice);
         if (st == QSAE_OK && p->saes[i].drift)
             st = add_pair(a, p, i, o);
     }
@@ -308,18 +311,18 @@ static void add_text_perplexity(const qsae_audit *a, const struct participant *p
 
 int32_t qsae__entry_json(qsae_audit *a, struct participant *p, json_t **out)
 {
-    json_t *o = *out = json_object(), *intervals = json_object(), *checkpoint;
+    json_t *o = *out = json_object(), *checkpoint;
     add_cost(a, p, o);
     int32_t st = checkpoint_json(p, &checkpoint);
     json_object_set_new(o, "checkpoint", checkpoint);
     if (st == QSAE_OK)
-        st = add_metric(o, intervals, p->cross_entropy, true);
+        st = add_metric(o, p->cross_entropy, true);
     add_text_perplexity(a, p, o);
     if (st == QSAE_OK && p->divergence) {
         json_object_set_new(o, "top1_agreement",
                             qsae__number(qsae__value(p->divergence, "same_top")));
-        st = add_metric(o, intervals, p->divergence, true);
+        st = add_metric(o, p->divergence, true);
     }
-    json_object_set_new(o, "intervals", intervals);
+    qsae__set_reason_json(o, p->cross_entropy);
     return st == QSAE_OK ? add_saes(a, p, o) : st;
 }

@@ -130,11 +130,11 @@ static qsae_value value_of(qsae_metric *m, const char *name)
     for (int32_t i = 0; i < qsae_metric_count(m); i++)
         if (qsae_metric_value(m, i, &v) == QSAE_OK && strcmp(v.name, name) == 0)
             return v;
-    return (qsae_value){ .value = NAN, .low = NAN, .high = NAN };
+    return (qsae_value){ .value = NAN, .low = NAN, .high = NAN, .jackknife_se = NAN };
 }
 
 /*
- * Two-sided p of a slice's dce being that of all tokens, from its jackknife interval, and
+ * Two-sided p of a slice's dce being that of all tokens, from its jackknife error, and
  * Benjamini-Hochberg's q over the slices (rows are left sorted by p).
  */
 static void test_slices(struct row *rows, int64_t n)
@@ -230,7 +230,7 @@ static int64_t rank_slices(qsae_audit *a, struct participant *p, struct row *row
     int64_t n = 0;
     for (int64_t i = 0; i < a->slices->n; i++) {
         const qsae_value dce = value_of(p->slices[i].divergence, "dce");
-        const double se = (dce.high - dce.low) / (2 * 1.96);
+        const double se = dce.jackknife_se;
         if (!enough(a->participants[0].slices[i].cross_entropy) || !(se >= 0))
             continue;
         const double z = se > 0 ? fabs(dce.value - all) / se : dce.value == all ? 0 : INFINITY;

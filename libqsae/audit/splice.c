@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "audit/audit.h"
+#include "audit/uncertainty.h"
 
 /* What a variant leaves behind, [rows] each. */
 struct outcome {
@@ -233,24 +233,26 @@ static void set(json_t *o, const char *key, double v)
     json_object_set_new(o, key, qsae__number(v));
 }
 
-/* [low, high] of a result, if it has an interval. */
+/* Interval of a result. */
 static void set_interval(json_t *o, const char *key, qsae_metric *m, const char *name)
 {
+    qsae__bounds b = { NAN, NAN, NAN };
     for (int32_t i = 0; i < qsae_metric_count(m); i++) {
         qsae_value v = { .struct_size = sizeof v };
-        if (qsae_metric_value(m, i, &v) == QSAE_OK && strcmp(v.name, name) == 0 &&
-            isfinite(v.low) && isfinite(v.high))
-            json_object_set_new(o, key, json_pack("[f,f]", v.low, v.high));
+        if (qsae_metric_value(m, i, &v) == QSAE_OK && strcmp(v.name, name) == 0)
+            b = (qsae__bounds){ v.low, v.high, v.jackknife_se };
     }
+    qsae__set_bounds_json(o, key, &b);
 }
 
-json_t *qsae__splice_json(const struct audit_features *f)
+int32_t qsae__splice_json(const struct audit_features *f, json_t **out)
 {
     static const char *const names[QSAE__SPLICES] = { "sae", "zero", "mean" };
     double ce[QSAE__SPLICES], kl[QSAE__SPLICES];
+    *out = json_null();
     if (!f->splice[0])
-        return json_null();
-    json_t *const o = json_object(), *const intervals = json_object();
+        return QSAE_OK;
+    json_t *const o = *out = json_object();
     const double alone = qsae__value(f->splice[0], "ce_r");
     json_object_set_new(o, "tokens", qsae__named(f->splice[0], "tokens"));
     set(o, "ce", alone);
@@ -258,20 +260,22 @@ json_t *qsae__splice_json(const struct audit_features *f)
         char key[32];
         snprintf(key, sizeof key, "ce_%s", names[v]);
         set(o, key, ce[v] = qsae__value(f->splice[v], "ce_q"));
+        set_interval(o, key, f->splice[v], "ce_q");
         snprintf(key, sizeof key, "dce_%s", names[v]);
         set(o, key, qsae__value(f->splice[v], "dce"));
-        set_interval(intervals, key, f->splice[v], "dce");
+        set_interval(o, key, f->splice[v], "dce");
         snprintf(key, sizeof key, "kl_%s", names[v]);
         set(o, key, kl[v] = qsae__value(f->splice[v], "kl_mean"));
-        set_interval(intervals, key, f->splice[v], "kl_mean");
+        set_interval(o, key, f->splice[v], "kl_mean");
         snprintf(key, sizeof key, "top1_agreement_%s", names[v]);
         set(o, key, qsae__value(f->splice[v], "same_top"));
+        set_interval(o, key, f->splice[v], "same_top");
     }
     set(o, "ce_recovered", (ce[QSAE__SPLICE_ZERO] - ce[QSAE__SPLICE_SAE]) /
                                (ce[QSAE__SPLICE_ZERO] - alone));
     set(o, "ce_recovered_mean", (ce[QSAE__SPLICE_MEAN] - ce[QSAE__SPLICE_SAE]) /
                                     (ce[QSAE__SPLICE_MEAN] - alone));
     set(o, "kl_recovered", (kl[QSAE__SPLICE_ZERO] - kl[QSAE__SPLICE_SAE]) / kl[QSAE__SPLICE_ZERO]);
-    json_object_set_new(o, "intervals", intervals);
-    return o;
+    qsae__set_reason_json(o, f->splice[0]);
+    return qsae__recovered_json(o, f);
 }

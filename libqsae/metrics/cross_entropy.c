@@ -75,7 +75,10 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
         batches += mean_nll(m, groups + i * QSAE__RUN_SUMS);
     qsae__set(m, v, "ce_mean_of_batch_means", qsae__ratio(batches, (double)count));
     qsae__free(m->ctx, groups);
-    return qsae__document_intervals(m, v, &(qsae__interval){ "ce", mean_nll }, 1);
+    static const qsae__interval list[] = { { .name = "ce", .of = mean_nll, .weight = D_N },
+                                           { .name = "ppl", .of = mean_nll, .weight = D_N,
+                                             .log = true } };
+    return qsae__document_intervals(m, v, list, sizeof list / sizeof list[0]);
 }
 
 const qsae__kind qsae__kind_cross_entropy = {

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "metrics/parts.h"
+#include "metrics/intervals.h"
 
 /* Sums; each quantity has its own count, since inputs may be missing. */
 enum {
@@ -15,7 +15,8 @@ enum {
     V_H_R_N, V_H_R, V_H_Q_N, V_H_Q, V_OVERLAP_N, V_OVERLAP,
     V_WIDTH
 };
-enum { D_ROWS, D_N, D_NLL_R, D_NLL_Q, D_KL_N, D_KL, D_SUMS };
+enum { D_ROWS, D_N, D_NLL_R, D_NLL_Q, D_KL_N, D_KL, D_TOP_N, D_SAME, D_FLIP_N, D_RIGHT_WRONG,
+       D_WRONG_RIGHT, D_DP, D_DP2, D_SUMS };
 /* Record: nll_r, nll_q, kl, entropy_r as f32 in two words; NaN = not known. */
 enum { O_NLL_R = D_SUMS, O_NLL_Q, O_KL, O_H_R, O_WORDS };
 
@@ -144,6 +145,8 @@ static enum qsae__row_state row(const qsae__update *u, int64_t i, double *v, dou
         out[D_N] = 1;
         out[D_NLL_R] = out[O_NLL_R] = in->nll_r[i];
         out[D_NLL_Q] = out[O_NLL_Q] = in->nll_q[i];
+        out[D_DP] = exp(-(double)in->nll_q[i]) - exp(-(double)in->nll_r[i]);
+        out[D_DP2] = out[D_DP] * out[D_DP];
     }
     if (in->kl) {
         const double kl = in->kl[i];
@@ -155,13 +158,18 @@ static enum qsae__row_state row(const qsae__update *u, int64_t i, double *v, dou
         out[D_KL] = out[O_KL] = kl;
     }
     if (in->top_r && in->top_q) {
+        out[D_TOP_N] = 1;
+        out[D_SAME] = in->top_r[i] == in->top_q[i];
         v[V_TOP_N] += 1;
-        v[V_SAME] += in->top_r[i] == in->top_q[i];
+        v[V_SAME] += out[D_SAME];
         if (in->label) {
             const bool was = in->top_r[i] == in->label[i], is = in->top_q[i] == in->label[i];
+            out[D_FLIP_N] = 1;
+            out[D_RIGHT_WRONG] = was && !is;
+            out[D_WRONG_RIGHT] = !was && is;
             v[V_FLIP_N] += 1;
-            v[V_RIGHT_WRONG] += was && !is;
-            v[V_WRONG_RIGHT] += !was && is;
+            v[V_RIGHT_WRONG] += out[D_RIGHT_WRONG];
+            v[V_WRONG_RIGHT] += out[D_WRONG_RIGHT];
         }
     }
     return QSAE__ROW_COUNTED;
@@ -204,6 +212,58 @@ static double kl_of(const qsae_metric *m, const double *s)
 {
     (void)m;
     return qsae__ratio(s[D_KL], s[D_KL_N]);
+}
+
+static double same_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[D_SAME], s[D_TOP_N]);
+}
+
+static double right_wrong_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[D_RIGHT_WRONG], s[D_FLIP_N]);
+}
+
+static double wrong_right_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[D_WRONG_RIGHT], s[D_FLIP_N]);
+}
+
+static double dp_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[D_DP], s[D_N]);
+}
+
+static double dp_rms_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return sqrt(qsae__ratio(s[D_DP2], s[D_N]));
+}
+
+/* flips: tokens that flips are counted over. */
+static int32_t compute_intervals(qsae_metric *m, double flips, qsae__values *v)
+{
+    const qsae__interval list[] = {
+        { "dce", dce_of, D_N, false, 0 },
+        { "dce_percent", dce_percent_of, D_N, false, 0 },
+        { "ppl_ratio", dce_of, D_N, true, 0 },
+        { "ce_r", ce_r_of, D_N, false, 0 },
+        { "ce_q", ce_q_of, D_N, false, 0 },
+        { "ppl_r", ce_r_of, D_N, true, 0 },
+        { "ppl_q", ce_q_of, D_N, true, 0 },
+        { "kl_mean", kl_of, D_KL_N, false, 0 },
+        { "same_top", same_of, D_TOP_N, false, 0 },
+        { "top1_agreement", same_of, D_TOP_N, false, 0 },
+        { "right_to_wrong", right_wrong_of, D_FLIP_N, false, flips },
+        { "wrong_to_right", wrong_right_of, D_FLIP_N, false, flips },
+        { "dp_mean", dp_of, D_N, false, 0 },
+        { "dp_rms", dp_rms_of, D_N, false, 0 },
+    };
+    return qsae__document_intervals(m, v, list, sizeof list / sizeof list[0]);
 }
 
 /* Mean of the largest ceil(n / 100) values. */
@@ -288,11 +348,8 @@ static int32_t compute(qsae_metric *m, const double *s, qsae__values *v)
     qsae__set(m, v, "top1_agreement", qsae__ratio(s[V_SAME], s[V_TOP_N]));
     qsae__set(m, v, "right_to_wrong", s[V_FLIP_N] > 0 ? s[V_RIGHT_WRONG] : NAN);
     qsae__set(m, v, "wrong_to_right", s[V_FLIP_N] > 0 ? s[V_WRONG_RIGHT] : NAN);
-    static const qsae__interval list[] = { { "dce", dce_of }, { "dce_percent", dce_percent_of },
-                                           { "ce_r", ce_r_of }, { "ce_q", ce_q_of },
-                                           { "kl_mean", kl_of } };
     const int32_t st = quantiles(m, v);
-    return st == QSAE_OK ? qsae__document_intervals(m, v, list, sizeof list / sizeof list[0]) : st;
+    return st == QSAE_OK ? compute_intervals(m, s[V_FLIP_N], v) : st;
 }
 
 const qsae__kind qsae__kind_divergence = {
@@ -323,4 +380,74 @@ int32_t qsae_metric_update_divergence(qsae_metric *metric, const qsae_positions 
         return qsae__fail(QSAE_EINVAL, "qsae_metric_update_divergence: n must not be negative");
     qsae__update u = { .m = metric, .n = in.n, .rows = &in, .row = row, .record = record };
     return qsae__update_run(&u, at);
+}
+
+/* ---- what a splice recovers: columns of sae, zero, mean side by side ---- */
+
+static double ce_at(const double *s, int variant)
+{
+    return qsae__ratio(s[variant * D_SUMS + D_NLL_Q], s[variant * D_SUMS + D_N]);
+}
+
+static double recovered_of(const double *s, int ablated)
+{
+    const double alone = qsae__ratio(s[D_NLL_R], s[D_N]), worst = ce_at(s, ablated);
+    return qsae__ratio(worst - ce_at(s, 0), worst - alone);
+}
+
+static double ce_recovered_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return recovered_of(s, 1);
+}
+
+static double ce_recovered_mean_of(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return recovered_of(s, 2);
+}
+
+static double kl_recovered_of(const qsae_metric *m, const double *s)
+{
+    return 1 - qsae__ratio(kl_of(m, s), kl_of(m, s + D_SUMS));
+}
+
+int32_t qsae__divergence_recovered(qsae_metric *sae, qsae_metric *zero, qsae_metric *mean,
+                                   qsae__bounds out[QSAE__RECOVERED])
+{
+    static const qsae__interval list[QSAE__RECOVERED] = {
+        { "ce_recovered", ce_recovered_of, D_N, false, 0 },
+        { "ce_recovered_mean", ce_recovered_mean_of, D_N, false, 0 },
+        { "kl_recovered", kl_recovered_of, D_KL_N, false, 0 },
+    };
+    qsae_metric *const m[3] = { sae, zero, mean };
+    double *groups[3] = { NULL }, *sums = NULL, value[QSAE__RECOVERED];
+    int64_t *ids[3] = { NULL }, *id = NULL;
+    qsae__part parts[3] = { { 0 } };
+    qsae__documents d = { 0 };
+    int32_t st = QSAE_OK;
+    for (int i = 0; i < 3 && st == QSAE_OK; i++) {
+        st = qsae__runs_fold(sae->ctx, &m[i]->state.docs, &groups[i], &ids[i], &parts[i].n);
+        parts[i].k = D_SUMS;
+        parts[i].id = ids[i];
+        parts[i].sums = groups[i];
+    }
+    if (st == QSAE_OK)
+        st = qsae__join(sae->ctx, parts, 3, &id, &sums, &d);
+    if (st == QSAE_OK) {
+        double total[QSAE__COLUMNS_MOST] = { 0 };
+        for (int64_t i = 0; i < d.n; i++)
+            for (int64_t c = 0; c < d.k; c++)
+                total[c] += sums[i * d.k + c];
+        for (int i = 0; i < QSAE__RECOVERED; i++)
+            value[i] = list[i].of(sae, total);
+        st = qsae__bootstrap(sae, &d, list, value, QSAE__RECOVERED, out);
+    }
+    for (int i = 0; i < 3; i++) {
+        qsae__free(sae->ctx, groups[i]);
+        qsae__free(sae->ctx, ids[i]);
+    }
+    qsae__free(sae->ctx, id);
+    qsae__free(sae->ctx, sums);
+    return st;
 }

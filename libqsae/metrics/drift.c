@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "metrics/intervals.h"
 #include "metrics/reconstruction.h"
 
 /* r_r = x_r - y_r, r_q = x_q - y_q, d = x_q - x_r, E = y_q - y_r, e = d - E. Sums of squares; then
@@ -13,6 +14,8 @@ enum {
 };
 enum { P_N, P_XR2, P_XQ2, P_D2, P_RR2, P_RQ2, P_SUMS };
 enum { O_RATIO = P_SUMS, O_WORDS };
+/* Record: the token's ratio (f64), its document. */
+enum { R_RATIO_BITS, R_OF, R_WORDS };
 
 static const qsae__result results[] = {
     QSAE__COMMON_RESULTS,
@@ -50,7 +53,7 @@ static int64_t width(const qsae_metric *m)
 static int64_t record_words(const qsae_metric *m)
 {
     (void)m;
-    return 1;
+    return R_WORDS;
 }
 
 static void combine(const qsae_metric *m, double *a, const double *b)
@@ -130,9 +133,8 @@ static enum qsae__row_state row(const qsae__update *u, int64_t t, double *v, dou
 
 static void record(const qsae__update *u, int64_t t, const double *out, uint64_t *words)
 {
-    (void)u;
-    (void)t;
-    memcpy(words, &out[O_RATIO], sizeof *words);
+    memcpy(&words[R_RATIO_BITS], &out[O_RATIO], sizeof *words);
+    words[R_OF] = u->document ? (uint64_t)u->document[t] : 0;
 }
 
 static double p_of(const qsae_metric *m, const double *s)
@@ -168,22 +170,94 @@ static double squared_of(const qsae_metric *m, const double *s)
     return ratio_of(m, s) * ratio_of(m, s);
 }
 
+/* A token of the sample. */
+struct token_ratio {
+    double ratio;
+    int64_t document;
+};
+
+static int by_ratio(const void *a, const void *b)
+{
+    const struct token_ratio *const p = a, *const q = b;
+    return (p->ratio > q->ratio) - (p->ratio < q->ratio);
+}
+
+static int by_document(const void *a, const void *b)
+{
+    const struct token_ratio *const p = a, *const q = b;
+    return (p->document > q->document) - (p->document < q->document);
+}
+
+static double share_below(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[1], s[0]);
+}
+
+/*
+ * Interval of the median by Woodruff (1952): the interval of the share of tokens below it, over
+ * documents, read off the tokens' distribution. all [n] is left by document; sorted [n].
+ */
+static int32_t median_interval(qsae_metric *m, qsae__values *v, struct token_ratio *all,
+                               const double *sorted, int64_t n, double median)
+{
+    static const qsae__interval below = { .name = "ratio_token_median", .of = share_below };
+    double *const sums = qsae__calloc(m->ctx, n, 2 * sizeof *sums);
+    int64_t *const ids = qsae__alloc_array(m->ctx, n, sizeof *ids);
+    int64_t documents = 0, least = 0, equal = 0;
+    qsae__bounds b = { NAN, NAN, NAN };
+    int32_t st = sums && ids ? QSAE_OK : QSAE_ENOMEM;
+    qsort(all, (size_t)n, sizeof *all, by_document);
+    for (int64_t i = 0; i < n && st == QSAE_OK; i++) {
+        if (i == 0 || all[i].document != all[i - 1].document)
+            ids[documents++] = all[i].document;
+        double *const s = sums + 2 * (documents - 1);
+        s[0] += 1;
+        s[1] += all[i].ratio < median ? 1 : all[i].ratio == median ? 0.5 : 0;
+        least += all[i].ratio < median;
+        equal += all[i].ratio == median;
+    }
+    const double share = ((double)least + 0.5 * (double)equal) / (double)n;
+    const qsae__documents d = { documents, 2, 2, ids, sums };
+    if (st == QSAE_OK)
+        st = qsae__bootstrap(m, &d, &below, &share, 1, &b);
+    if (st == QSAE_OK && isfinite(b.low) && isfinite(b.high)) {
+        const double low = fmax(0.5 - (b.high - share), 0), high = fmin(0.5 + share - b.low, 1);
+        qsae__set_bounds(m, v, below.name, qsae__quantile(sorted, n, low),
+                         qsae__quantile(sorted, n, high), NAN);
+    } else if (st == QSAE_OK) {
+        qsae__set_bounds(m, v, below.name, NAN, NAN, NAN);
+    }
+    qsae__free(m->ctx, sums);
+    qsae__free(m->ctx, ids);
+    return st;
+}
+
 static int32_t compute_median(qsae_metric *m, qsae__values *v)
 {
     const qsae__sample *const s = &m->state.sample;
-    double *const ratio = qsae__alloc_array(m->ctx, s->n, sizeof *ratio);
-    if (!ratio)
-        return QSAE_ENOMEM;
+    struct token_ratio *const all = qsae__alloc_array(m->ctx, s->n, sizeof *all);
+    double *const sorted = qsae__alloc_array(m->ctx, s->n, sizeof *sorted);
+    int32_t st = all && sorted ? QSAE_OK : QSAE_ENOMEM;
     int64_t n = 0;
-    for (int64_t i = 0; i < s->n; i++) {
-        memcpy(&ratio[n], s->data + i * s->words + 1, sizeof *ratio);
-        n += !isnan(ratio[n]);
+    for (int64_t i = 0; i < s->n && st == QSAE_OK; i++) {
+        const uint64_t *const words = s->data + i * s->words + 1;
+        memcpy(&all[n].ratio, &words[R_RATIO_BITS], sizeof all[n].ratio);
+        all[n].document = (int64_t)words[R_OF];
+        n += !isnan(all[n].ratio);
     }
-    qsort(ratio, (size_t)n, sizeof *ratio, qsae__by_value);
-    qsae__set(m, v, "ratio_token_median", qsae__quantile(ratio, n, 0.5));
-    qsae__set(m, v, "token_median_sample", (double)n);
-    qsae__free(m->ctx, ratio);
-    return QSAE_OK;
+    if (st == QSAE_OK) {
+        qsort(all, (size_t)n, sizeof *all, by_ratio);
+        for (int64_t i = 0; i < n; i++)
+            sorted[i] = all[i].ratio;
+        const double median = qsae__quantile(sorted, n, 0.5);
+        qsae__set(m, v, "ratio_token_median", median);
+        qsae__set(m, v, "token_median_sample", (double)n);
+        st = median_interval(m, v, all, sorted, n, median);
+    }
+    qsae__free(m->ctx, all);
+    qsae__free(m->ctx, sorted);
+    return st;
 }
 
 static void compute_sums(qsae_metric *m, const double *s, qsae__values *v)
@@ -218,10 +292,14 @@ static void compute_sums(qsae_metric *m, const double *s, qsae__values *v)
 static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
 {
     compute_sums(m, sum, v);
-    static const qsae__interval list[] = { { "P", p_of }, { "R_q", r_q_of }, { "R_r", r_r_of },
-                                           { "ratio", ratio_of },
-                                           { "ratio_residual_r", ratio_r_of },
-                                           { "ratio_squared", squared_of } };
+    static const qsae__interval list[] = {
+        { "P", p_of, P_XR2, false, 0 },
+        { "R_q", r_q_of, P_XQ2, false, 0 },
+        { "R_r", r_r_of, P_XR2, false, 0 },
+        { "ratio", ratio_of, P_RQ2, false, 0 },
+        { "ratio_residual_r", ratio_r_of, P_RR2, false, 0 },
+        { "ratio_squared", squared_of, P_RQ2, false, 0 },
+    };
     const int32_t st = sum[V_Y_N] == sum[S_ROWS] ? compute_median(m, v) : QSAE_OK;
     return st == QSAE_OK ? qsae__document_intervals(m, v, list, sizeof list / sizeof list[0]) : st;
 }

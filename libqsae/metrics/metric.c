@@ -2,7 +2,7 @@
 /* The handle: opening, results, merging. */
 #include <string.h>
 
-#include "metrics/parts.h"
+#include "metrics/intervals.h"
 
 #define DEFAULT_MEMORY ((uint64_t)256 << 20)
 #define DEFAULT_BATCH 2048
@@ -111,10 +111,12 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     m->values.value = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
     m->values.low = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
     m->values.high = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
+    m->values.se = qsae__alloc_array(ctx, kind->n_results, sizeof(double));
+    m->values.interval = qsae__calloc(ctx, kind->n_results, sizeof(bool));
     if (m->prompt_tokens)
         m->last_prompt = qsae__alloc_array(ctx, 2 * features, sizeof *m->last_prompt);
     const bool ok = m->fingerprint && m->values.value && m->values.low && m->values.high &&
-                    (m->last_prompt || !m->prompt_tokens);
+                    m->values.se && m->values.interval && (m->last_prompt || !m->prompt_tokens);
     st = ok ? QSAE_OK : QSAE_ENOMEM;
     if (st == QSAE_OK)
         st = qsae__state_init(m, &m->state);
@@ -138,6 +140,8 @@ void qsae_metric_close(qsae_metric **metric)
     qsae__free(ctx, m->values.value);
     qsae__free(ctx, m->values.low);
     qsae__free(ctx, m->values.high);
+    qsae__free(ctx, m->values.se);
+    qsae__free(ctx, m->values.interval);
     qsae__free(ctx, m);
     qsae__context_unref(ctx);
     *metric = NULL;
@@ -175,23 +179,43 @@ void qsae__set(const qsae_metric *m, qsae__values *v, const char *name, double v
         v->value[i] = value;
 }
 
-void qsae__set_interval(const qsae_metric *m, qsae__values *v, const char *name,
-                        const double *groups, int64_t n, qsae__statistic f)
+void qsae__set_bounds(const qsae_metric *m, qsae__values *v, const char *name, double low,
+                      double high, double se)
 {
     const int32_t i = find_result(m, name);
-    if (i >= 0)
-        qsae__jackknife(m, groups, n, f, v->value[i], &v->low[i], &v->high[i]);
+    v->low[i] = low;
+    v->high[i] = high;
+    v->se[i] = se;
+    v->interval[i] = true;
+}
+
+int32_t qsae__set_intervals(qsae_metric *m, qsae__values *v, const qsae__interval *list, size_t n,
+                            const int64_t *ids, const double *groups, int64_t documents, int64_t k)
+{
+    const qsae__documents d = { documents, k, QSAE__RUN_SUMS, ids, groups };
+    qsae__bounds bounds[QSAE__INTERVALS_MOST];
+    double value[QSAE__INTERVALS_MOST] = { 0 };
+    for (size_t i = 0; i < n; i++) {
+        const double scale = list[i].scale != 0 ? list[i].scale : 1;
+        const double x = v->value[find_result(m, list[i].name)] / scale;
+        value[i] = list[i].log ? log(x) : x;
+    }
+    const int32_t st = qsae__bootstrap(m, &d, list, value, n, bounds);
+    for (size_t i = 0; i < n && st == QSAE_OK; i++)
+        qsae__set_bounds(m, v, list[i].name, bounds[i].low, bounds[i].high, bounds[i].se);
+    return st;
 }
 
 int32_t qsae__document_intervals(qsae_metric *m, qsae__values *v, const qsae__interval *list,
                                  size_t n)
 {
     double *groups = NULL;
-    int64_t documents = 0;
-    const int32_t st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, NULL, &documents);
-    for (size_t i = 0; st == QSAE_OK && i < n; i++)
-        qsae__set_interval(m, v, list[i].name, groups, documents, list[i].of);
+    int64_t *ids = NULL, documents = 0;
+    int32_t st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, &ids, &documents);
+    if (st == QSAE_OK)
+        st = qsae__set_intervals(m, v, list, n, ids, groups, documents, m->kind->doc_sums);
     qsae__free(m->ctx, groups);
+    qsae__free(m->ctx, ids);
     return st;
 }
 
@@ -222,7 +246,7 @@ int32_t qsae__compute(qsae_metric *m)
     const qsae__fpenv env = qsae__fpenv_enter();
     int32_t st = qsae__tree_fold(&m->state.tree, &sum);
     for (int32_t i = 0; i < m->kind->n_results; i++)
-        m->values.value[i] = m->values.low[i] = m->values.high[i] = NAN;
+        m->values.value[i] = m->values.low[i] = m->values.high[i] = m->values.se[i] = NAN;
     if (st == QSAE_OK)
         st = compute_common(m, sum);
     if (st == QSAE_OK)
@@ -248,8 +272,14 @@ int32_t qsae_metric_value(qsae_metric *metric, int32_t i, qsae_value *value)
     const qsae__result *const r = &metric->kind->results[i];
     const qsae_value all = { .struct_size = sizeof all, .name = r->name, .unit = r->unit,
                              .description = r->description, .value = metric->values.value[i],
-                             .low = metric->values.low[i], .high = metric->values.high[i] };
+                             .low = metric->values.low[i], .high = metric->values.high[i],
+                             .jackknife_se = metric->values.se[i] };
     return qsae__info_copy(value, &all, sizeof all, "qsae_value");
+}
+
+bool qsae__metric_has_interval(const qsae_metric *metric, int32_t i)
+{
+    return metric && i >= 0 && i < metric->kind->n_results && metric->values.interval[i];
 }
 
 int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *value)

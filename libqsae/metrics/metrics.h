@@ -18,4 +18,28 @@ void qsae__metric_write(const qsae_metric *metric, qsae__strbuf *b);
  * hostile input; `size` must be its exact length. On error the metric is unchanged. */
 int32_t qsae__metric_read(qsae_metric *metric, const void *data, size_t size);
 
+/* A 95% interval and the standard error by the delete-one-document jackknife; NaN: none. */
+typedef struct qsae__bounds {
+    double low, high, se;
+} qsae__bounds;
+
+/* Documents that intervals need. */
+#define QSAE__LEAST_DOCUMENTS 20
+
+/* Changes between two metrics of kind reconstruction over the same documents, d and features. */
+enum { QSAE__CHANGE_FVU_DIM, QSAE__CHANGE_FVU_SCALAR, QSAE__CHANGE_MSE, QSAE__CHANGE_L0,
+       QSAE__CHANGES };
+int32_t qsae__reconstruction_changes(qsae_metric *r, qsae_metric *q,
+                                     qsae__bounds out[QSAE__CHANGES]);
+
+/* What an SAE recovers: metrics of kind divergence of a model from itself with the SAE spliced in,
+ * with zero, with the mean instead. (ce_zero - ce_sae) / (ce_zero - ce), the same with the mean,
+ * 1 - kl_sae / kl_zero. */
+enum { QSAE__RECOVERED_CE, QSAE__RECOVERED_CE_MEAN, QSAE__RECOVERED_KL, QSAE__RECOVERED };
+int32_t qsae__divergence_recovered(qsae_metric *sae, qsae_metric *zero, qsae_metric *mean,
+                                   qsae__bounds out[QSAE__RECOVERED]);
+
+/* Whether result i has an interval over documents, given enough of them. After its value was read. */
+bool qsae__metric_has_interval(const qsae_metric *metric, int32_t i);
+
 #endif

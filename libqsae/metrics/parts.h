@@ -49,7 +49,7 @@ int32_t qsae__tree_add(qsae__tree *t, const qsae__tree *from);
 
 /* ---- runs.c: sums of a document or batch within one leaf ---- */
 
-#define QSAE__RUN_SUMS 7
+#define QSAE__RUN_SUMS 16
 typedef struct qsae__run {
     int64_t group;         /* document, or index of the batch */
     int64_t first, tokens;
@@ -73,9 +73,6 @@ int32_t qsae__runs_fold(qsae_context *ctx, const qsae__runs *t, double **groups,
 
 /* A statistic of folded sums. */
 typedef double (*qsae__statistic)(const qsae_metric *m, const double *sum);
-/* 95% interval by the delete-one-group jackknife; NaN below 20 groups (methods.md section 9). */
-void qsae__jackknife(const qsae_metric *m, const double *groups, int64_t n, qsae__statistic f,
-                     double value, double *low, double *high);
 
 /* ---- sample.c: values kept per token ---- */
 
@@ -180,6 +177,8 @@ typedef struct qsae__result {
 
 typedef struct qsae__values {
     double *value, *low, *high;
+    double *se;                /* by the jackknife over documents */
+    bool *interval;            /* it has one, with enough documents */
 } qsae__values;
 
 typedef struct qsae__kind {
@@ -235,15 +234,25 @@ void qsae__state_free(qsae_metric *m, qsae__state *s);
 int32_t qsae__state_init(qsae_metric *m, qsae__state *s);
 int32_t qsae__compute(qsae_metric *m);
 void qsae__set(const qsae_metric *m, qsae__values *v, const char *name, double value);
-void qsae__set_interval(const qsae_metric *m, qsae__values *v, const char *name,
-                        const double *groups, int64_t n, qsae__statistic f);
-/* Intervals of n results over the documents of the state. */
+/* A result has this interval and standard error, NaN with too few documents. */
+void qsae__set_bounds(const qsae_metric *m, qsae__values *v, const char *name, double low,
+                      double high, double se);
+/* A result with an interval over documents, from their sums. */
 typedef struct qsae__interval {
     const char *name;
     qsae__statistic of;
+    int32_t weight;            /* column that says how much each document counts */
+    bool log;                  /* the statistic is the logarithm of the result */
+    double scale;              /* the result is this times the statistic; 0 = 1 */
 } qsae__interval;
+#define QSAE__INTERVALS_MOST 16
+/* Intervals of n results over the documents of the state. */
 int32_t qsae__document_intervals(qsae_metric *m, qsae__values *v, const qsae__interval *list,
                                  size_t n);
+/* The same over given documents: ids ascending, groups [documents, QSAE__RUN_SUMS] of which k
+ * columns are used. */
+int32_t qsae__set_intervals(qsae_metric *m, qsae__values *v, const qsae__interval *list, size_t n,
+                            const int64_t *ids, const double *groups, int64_t documents, int64_t k);
 double qsae__ratio(double a, double b); /* a / b; NaN if b is 0 */
 
 /* ---- update.c: the one way rows come in ---- */

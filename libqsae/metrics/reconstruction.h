@@ -43,6 +43,11 @@ void qsae__class_combine(const qsae_metric *m, double *a, const double *b);
 extern const qsae__result qsae__reconstruction_results[QSAE__RECONSTRUCTION_RESULTS];
 int32_t qsae__reconstruction_compute(qsae_metric *m, const double *sum, qsae__values *v);
 
+/* Sums per document with D_ENERGY about `mean` [d]; groups [n, QSAE__RUN_SUMS] and ids, ascending,
+ * are the caller's to free. */
+int32_t qsae__reconstruction_documents(qsae_metric *m, const double *mean, double **groups,
+                                       int64_t **ids, int64_t *n);
+
 /* sinks.c: shares of the rows of largest norm, and figures without them. */
 int32_t qsae__sinks_compute(qsae_metric *m, qsae__values *v);
 

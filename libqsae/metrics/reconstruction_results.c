@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "metrics/intervals.h"
 #include "metrics/reconstruction.h"
 
 #define MASKED(prefix, where) \
@@ -311,26 +312,37 @@ static int32_t document_energies(qsae_metric *m, const double *mean, double *gro
     return st;
 }
 
+int32_t qsae__reconstruction_documents(qsae_metric *m, const double *mean, double **groups,
+                                       int64_t **ids, int64_t *n)
+{
+    int32_t st = qsae__runs_fold(m->ctx, &m->state.docs, groups, ids, n);
+    if (st == QSAE_OK && (st = document_energies(m, mean, *groups, *ids, *n)) != QSAE_OK) {
+        qsae__free(m->ctx, *groups);
+        qsae__free(m->ctx, *ids);
+    }
+    return st;
+}
+
 static int32_t compute_intervals(qsae_metric *m, const double *mean, qsae__values *v)
 {
+    static const qsae__interval list[] = {
+        { "fvu_dim", fvu_dim_of, D_ENERGY, false, 0 },
+        { "fvu_scalar", fvu_scalar_of, D_S2, false, 0 },
+        { "fvu_raw", fvu_raw_of, D_S2, false, 0 },
+        { "mse", mse_of, D_N, false, 0 },
+        { "mse_token", mse_token_of, D_N, false, 0 },
+        { "l0", l0_of, D_ACT_N, false, 0 },
+    };
     double *groups = NULL;
     int64_t *ids = NULL, n = 0;
-    int32_t st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, &ids, &n);
-    if (st == QSAE_OK)
-        st = document_energies(m, mean, groups, ids, n);
-    qsae__free(m->ctx, ids);
-    if (st != QSAE_OK) {
-        qsae__free(m->ctx, groups);
+    int32_t st = qsae__reconstruction_documents(m, mean, &groups, &ids, &n);
+    if (st != QSAE_OK)
         return st;
-    }
-    qsae__set_interval(m, v, "fvu_dim", groups, n, fvu_dim_of);
-    qsae__set_interval(m, v, "mse", groups, n, mse_of);
-    qsae__set_interval(m, v, "mse_token", groups, n, mse_token_of);
-    qsae__set_interval(m, v, "fvu_raw", groups, n, fvu_raw_of);
-    qsae__set_interval(m, v, "fvu_scalar", groups, n, fvu_scalar_of);
-    qsae__set_interval(m, v, "l0", groups, n, l0_of);
+    st = qsae__set_intervals(m, v, list, sizeof list / sizeof list[0], ids, groups, n,
+                             D_ENERGY + 1);
     qsae__free(m->ctx, groups);
-    return QSAE_OK;
+    qsae__free(m->ctx, ids);
+    return st;
 }
 
 int32_t qsae__reconstruction_compute(qsae_metric *m, const double *sum, qsae__values *v)
@@ -352,4 +364,88 @@ int32_t qsae__reconstruction_compute(qsae_metric *m, const double *sum, qsae__va
     if (st == QSAE_OK)
         st = qsae__sinks_compute(m, v);
     return st == QSAE_OK ? compute_batches(m, v) : st;
+}
+
+/* ---- changes between two models ---- */
+
+enum { OF_Q = D_ENERGY + 1 };          /* columns of the second model */
+
+static double dfvu_dim_of(const qsae_metric *m, const double *s)
+{
+    return fvu_dim_of(m, s + OF_Q) - fvu_dim_of(m, s);
+}
+
+static double dfvu_scalar_of(const qsae_metric *m, const double *s)
+{
+    return fvu_scalar_of(m, s + OF_Q) - fvu_scalar_of(m, s);
+}
+
+static double dmse_of(const qsae_metric *m, const double *s)
+{
+    return mse_of(m, s + OF_Q) - mse_of(m, s);
+}
+
+static double dl0_of(const qsae_metric *m, const double *s)
+{
+    return l0_of(m, s + OF_Q) - l0_of(m, s);
+}
+
+/* The documents of a metric, with energies about its mean. */
+static int32_t read_part(qsae_metric *m, double **groups, int64_t **ids, qsae__part *part)
+{
+    double *sum = NULL;
+    double *const k = qsae__calloc(m->ctx, qsae__class_width(m), sizeof *k);
+    int32_t st = k ? qsae__tree_fold(&m->state.tree, &sum) : QSAE_ENOMEM;
+    for (int32_t c = 0; c < 4 && st == QSAE_OK; c++)
+        qsae__class_combine(m, k, sum + qsae__class_at(m, c));
+    if (st == QSAE_OK)
+        st = qsae__reconstruction_documents(m, k + K_HEAD, groups, ids, &part->n);
+    if (st == QSAE_OK) {
+        part->k = OF_Q;
+        part->id = *ids;
+        part->sums = *groups;
+    } else {
+        *groups = NULL;
+        *ids = NULL;
+    }
+    qsae__free(m->ctx, sum);
+    qsae__free(m->ctx, k);
+    return st;
+}
+
+int32_t qsae__reconstruction_changes(qsae_metric *r, qsae_metric *q,
+                                     qsae__bounds out[QSAE__CHANGES])
+{
+    static const qsae__interval list[QSAE__CHANGES] = {
+        { "fvu_dim", dfvu_dim_of, OF_Q + D_ENERGY, false, 0 },
+        { "fvu_scalar", dfvu_scalar_of, OF_Q + D_S2, false, 0 },
+        { "mse", dmse_of, OF_Q + D_N, false, 0 },
+        { "l0", dl0_of, OF_Q + D_ACT_N, false, 0 },
+    };
+    qsae_metric *const both[2] = { r, q };
+    double *groups[2] = { NULL, NULL }, *sums = NULL, value[QSAE__CHANGES];
+    int64_t *ids[2] = { NULL, NULL }, *id = NULL;
+    qsae__part parts[2] = { { 0 } };
+    qsae__documents d;
+    int32_t st = QSAE_OK;
+    for (int i = 0; i < QSAE__CHANGES && st == QSAE_OK; i++) {
+        double of[2];
+        st = qsae_metric_get(r, list[i].name, &of[0]);
+        if (st == QSAE_OK)
+            st = qsae_metric_get(q, list[i].name, &of[1]);
+        value[i] = st == QSAE_OK ? of[1] - of[0] : NAN;
+    }
+    for (int i = 0; i < 2 && st == QSAE_OK; i++)
+        st = read_part(both[i], &groups[i], &ids[i], &parts[i]);
+    if (st == QSAE_OK)
+        st = qsae__join(r->ctx, parts, 2, &id, &sums, &d);
+    if (st == QSAE_OK)
+        st = qsae__bootstrap(r, &d, list, value, QSAE__CHANGES, out);
+    for (int i = 0; i < 2; i++) {
+        qsae__free(r->ctx, groups[i]);
+        qsae__free(r->ctx, ids[i]);
+    }
+    qsae__free(r->ctx, id);
+    qsae__free(r->ctx, sums);
+    return st;
 }

@@ -4,8 +4,6 @@
 
 #include "metrics/parts.h"
 
-#define MIN_GROUPS 20
-
 static int64_t group_of(const int64_t *group, int64_t batch_rows, int64_t first, int64_t r)
 {
     return batch_rows ? (first + r) / batch_rows : group ? group[r] : 0;
@@ -111,28 +109,4 @@ int32_t qsae__runs_fold(qsae_context *ctx, const qsae__runs *t, double **groups,
     *groups = out;
     *n = count;
     return QSAE_OK;
-}
-
-void qsae__jackknife(const qsae_metric *m, const double *groups, int64_t n, qsae__statistic f,
-                     double value, double *low, double *high)
-{
-    *low = *high = NAN;
-    if (n < MIN_GROUPS || !isfinite(value))
-        return;
-    double total[QSAE__RUN_SUMS] = { 0 }, left[QSAE__RUN_SUMS], mean = 0, m2 = 0;
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < QSAE__RUN_SUMS; k++)
-            total[k] += groups[i * QSAE__RUN_SUMS + k];
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t k = 0; k < QSAE__RUN_SUMS; k++)
-            left[k] = total[k] - groups[i * QSAE__RUN_SUMS + k];
-        const double theta = f(m, left), delta = theta - mean;
-        mean += delta / (double)(i + 1);
-        m2 += delta * (theta - mean);
-    }
-    const double half = 1.959963984540054 * sqrt(m2 * (double)(n - 1) / (double)n);
-    if (!isfinite(half))
-        return;
-    *low = value - half;
-    *high = value + half;
 }

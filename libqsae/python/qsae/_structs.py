@@ -238,7 +238,7 @@ class SparseRows(Struct):
 class MetricValue(Struct):
     _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("unit", c_char_p),
                 ("description", c_char_p), ("value", c_double), ("low", c_double),
-                ("high", c_double)]
+                ("high", c_double), ("jackknife_se", c_double)]
 
 
 class AuditSettings(Struct):

@@ -40,11 +40,7 @@ class Audit(Handle):
                  cross_labels=False, keep_tail=False, progress=None, sweep=None, stride=0,
                  score_from=0, order=None, shuffle=None, splice=False, top_contexts=0,
                  exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
-                 memory=None, stream_bytes=0, overlap_k=0, controls=False):
-                 cross_labels=False, keep_tail=False, progress=None, sweep=None,
-                 stride=0, score_from=0, order=None, shuffle=None, splice=False,
-                 top_contexts=0, exclude_tokens=None, slices=(), where=(), documents=None,
-                 pack=None, process=None, memory=None, stream_bytes=0, reference_only=False):
+                 memory=None, stream_bytes=0, overlap_k=0, controls=False, reference_only=False):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()

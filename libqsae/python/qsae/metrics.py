@@ -25,13 +25,14 @@ _WIDE = ("F32", "F16", "BF16", "F64")
 
 
 class Value(NamedTuple):
-    """One result; value, low and high are NaN where not defined."""
+    """One result; value, low, high and jackknife_se are NaN where not defined."""
     name: str
     value: float
     low: float
     high: float
     unit: str
     description: str
+    jackknife_se: float
 
 
 class _At:
@@ -97,7 +98,7 @@ class Metric(Handle):
                 v = MetricValue()
                 lib.qsae_metric_value(handle, i, byref(v))
                 out.append(Value(text(v.name), v.value, v.low, v.high, text(v.unit),
-                                 text(v.description)))
+                                 text(v.description), v.jackknife_se))
         return out
 
     def result(self):

@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Intervals over documents against NumPy and SciPy (tests/reference/intervals.py), and how often
+ * they cover the truth. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "../support.h"
+#include "metrics/intervals.h"
+#include "metrics/metrics.h"
+
+#define PATH QSAE_TEST_DATA "/metrics/intervals.txt"
+#define ROWS 1024
+#define WIDTH 2
+#define ACTS 8
+
+static struct {
+    int64_t document[ROWS], indptr[ROWS + 1];
+    int32_t label[ROWS], top_r[ROWS], top_q[ROWS], index[ROWS * ACTS];
+    float nll_r[ROWS], nll_q[ROWS], kl[ROWS], acts[ROWS * ACTS], x[4][ROWS * WIDTH];
+    int64_t n;
+} rows;
+
+static double number(FILE *f)
+{
+    char text[64];
+    char *end;
+    assert_int_equal(fscanf(f, "%63s", text), 1);
+    const double v = strtod(text, &end);
+    assert_true(*end == 0);
+    return v;
+}
+
+static void read_rows(FILE *f)
+{
+    rows.n = (int64_t)number(f);
+    assert_true(rows.n <= ROWS && number(f) == WIDTH);
+    for (int64_t i = 0; i < rows.n; i++) {
+        rows.document[i] = (int64_t)number(f);
+        rows.label[i] = (int32_t)number(f);
+        rows.top_r[i] = (int32_t)number(f);
+        rows.top_q[i] = (int32_t)number(f);
+        const int64_t l0 = (int64_t)number(f);
+        rows.indptr[i + 1] = rows.indptr[i] + l0;
+        for (int64_t k = 0; k < l0; k++) {
+            rows.index[rows.indptr[i] + k] = (int32_t)k;
+            rows.acts[rows.indptr[i] + k] = 1;
+        }
+        rows.nll_r[i] = (float)number(f);
+        rows.nll_q[i] = (float)number(f);
+        rows.kl[i] = (float)number(f);
+        for (int a = 0; a < 4; a++)
+            for (int64_t k = 0; k < WIDTH; k++)
+                rows.x[a][i * WIDTH + k] = (float)number(f);
+    }
+}
+
+#define KINDS 4
+static const char *const kinds[KINDS] = { "cross_entropy", "divergence", "reconstruction",
+                                          "drift" };
+
+static void open_all(qsae_context *ctx, qsae_metric **m)
+{
+    assert_ok(qsae_metric_open_cross_entropy(ctx, NULL, &m[0]));
+    assert_ok(qsae_metric_open_divergence(ctx, NULL, &m[1]));
+    assert_ok(qsae_metric_open_reconstruction(ctx, WIDTH, ACTS, NULL, &m[2]));
+    assert_ok(qsae_metric_open_drift(ctx, WIDTH, NULL, &m[3]));
+}
+
+static void feed(qsae_metric **m, int64_t a, int64_t n)
+{
+    const qsae_positions at = { .struct_size = sizeof at, .first_token = a,
+                                .document = rows.document + a, .n_rows = n };
+    const qsae_divergence_rows d = { .struct_size = sizeof d, .n = n, .nll_r = rows.nll_r + a,
+                                     .nll_q = rows.nll_q + a, .kl = rows.kl + a,
+                                     .top_r = rows.top_r + a, .top_q = rows.top_q + a,
+                                     .label = rows.label + a };
+    const qsae_sparse_rows acts = { sizeof acts, n, rows.indptr + a, rows.index, rows.acts };
+    qsae_rows x[4];
+    for (int i = 0; i < 4; i++)
+        x[i] = (qsae_rows){ sizeof x[i], rows.x[i] + a * WIDTH, n, WIDTH, WIDTH, QSAE_F32, 0 };
+    assert_ok(qsae_metric_update_cross_entropy(m[0], &at, n, rows.nll_r + a));
+    assert_ok(qsae_metric_update_divergence(m[1], &at, &d));
+    assert_ok(qsae_metric_update_reconstruction(m[2], &at, &x[0], &x[2], &acts));
+    assert_ok(qsae_metric_update_drift(m[3], &at, &x[0], &x[1], &x[2], &x[3]));
+}
+
+static qsae_value value_of(qsae_metric *m, const char *name)
+{
+    for (int32_t i = 0; i < qsae_metric_count(m); i++) {
+        qsae_value v = { .struct_size = sizeof v };
+        assert_ok(qsae_metric_value(m, i, &v));
+        if (strcmp(v.name, name) == 0)
+            return v;
+    }
+    fail_msg("no result %s", name);
+    return (qsae_value){ 0 };
+}
+
+static void check(const char *name, double found, double want, double width)
+{
+    if (isnan(want) ? !isnan(found) : !(fabs(found - want) <= 1e-9 * fmax(fabs(want), width)))
+        fail_msg("%s: expected %.17g, found %.17g", name, want, found);
+}
+
+/* Every figure with an interval is in the file; its bounds are the reference's. */
+static void check_figures(FILE *f, qsae_metric **m)
+{
+    int expected = 0, compared = 0;
+    for (int k = 0; k < KINDS; k++)
+        for (int32_t i = 0; i < qsae_metric_count(m[k]); i++)
+            expected += qsae__metric_has_interval(m[k], i);
+    for (char kind[32], name[64]; compared < expected; compared++) {
+        assert_int_equal(fscanf(f, "%31s", kind), 1);
+        int k = 0;
+        while (k < KINDS && strcmp(kinds[k], kind) != 0)
+            k++;
+        assert_true(k < KINDS && fscanf(f, "%63s", name) == 1);
+        const qsae_value v = value_of(m[k], name);
+        const double low = number(f), high = number(f), se = number(f);
+        check(name, v.low, low, high - low);
+        check(name, v.high, high, high - low);
+        check(name, v.jackknife_se, se, high - low);
+    }
+    assert_true(expected >= 25);
+}
+
+static void check_bounds(FILE *f, const char *const *names, const qsae__bounds *b, int n)
+{
+    for (int i = 0; i < n; i++) {
+        char name[64];
+        assert_int_equal(fscanf(f, "%63s", name), 1);
+        assert_string_equal(name, names[i]);
+        const double low = number(f), high = number(f), se = number(f);
+        check(name, b[i].low, low, high - low);
+        check(name, b[i].high, high, high - low);
+        check(name, b[i].se, se, high - low);
+    }
+}
+
+/* Changes between two reconstructions of the same documents. */
+static void check_changes(FILE *f, qsae_context *ctx)
+{
+    static const char *const names[] = { "dfvu_dim", "dfvu_scalar", "dmse", "dl0" };
+    static int64_t indptr[ROWS + 1];
+    qsae_metric *m[2] = { NULL, NULL };
+    qsae__bounds b[QSAE__CHANGES];
+    const qsae_positions at = { .struct_size = sizeof at, .document = rows.document,
+                                .n_rows = rows.n };
+    for (int64_t i = 0; i < rows.n; i++) /* as many in row i as in the i-th but last */
+        indptr[i + 1] = indptr[i] + rows.indptr[rows.n - i] - rows.indptr[rows.n - i - 1];
+    for (int k = 0; k < 2; k++) {
+        static int32_t index[ROWS * ACTS];
+        const qsae_sparse_rows acts = { sizeof acts, rows.n, k ? indptr : rows.indptr, index,
+                                        rows.acts };
+        qsae_rows x = { sizeof x, rows.x[k], rows.n, WIDTH, WIDTH, QSAE_F32, 0 }, y = x;
+        y.data = rows.x[2 + k];
+        for (int64_t i = 0; i < rows.n; i++)
+            for (int64_t e = acts.indptr[i]; e < acts.indptr[i + 1]; e++)
+                index[e] = (int32_t)(e - acts.indptr[i]);
+        assert_ok(qsae_metric_open_reconstruction(ctx, WIDTH, ACTS, NULL, &m[k]));
+        assert_ok(qsae_metric_update_reconstruction(m[k], &at, &x, &y, &acts));
+    }
+    assert_ok(qsae__reconstruction_changes(m[0], m[1], b));
+    check_bounds(f, names, b, QSAE__CHANGES);
+    qsae_metric_close(&m[0]);
+    qsae_metric_close(&m[1]);
+}
+
+static void check_recovered(FILE *f, qsae_context *ctx)
+{
+    static const char *const names[] = { "ce_recovered", "ce_recovered_mean", "kl_recovered" };
+    static float nll[3][ROWS], kl[3][ROWS];
+    qsae_metric *m[3] = { NULL, NULL, NULL };
+    qsae__bounds b[QSAE__RECOVERED];
+    const qsae_positions at = { .struct_size = sizeof at, .document = rows.document,
+                                .n_rows = rows.n };
+    for (int64_t i = 0; i < rows.n; i++) {
+        nll[0][i] = rows.nll_q[i];
+        nll[1][i] = 2 * rows.nll_q[i] + 3;
+        nll[2][i] = rows.nll_q[i] + 1;
+        kl[0][i] = kl[2][i] = rows.kl[i];
+        kl[1][i] = 4 * rows.kl[i] + 1;
+    }
+    for (int k = 0; k < 3; k++) {
+        const qsae_divergence_rows d = { .struct_size = sizeof d, .n = rows.n,
+                                         .nll_r = rows.nll_r, .nll_q = nll[k], .kl = kl[k] };
+        assert_ok(qsae_metric_open_divergence(ctx, NULL, &m[k]));
+        assert_ok(qsae_metric_update_divergence(m[k], &at, &d));
+    }
+    assert_ok(qsae__divergence_recovered(m[0], m[1], m[2], b));
+    check_bounds(f, names, b, QSAE__RECOVERED);
+    for (int k = 0; k < 3; k++)
+        qsae_metric_close(&m[k]);
+}
+
+static void check_weights(FILE *f)
+{
+    int64_t id[5];
+    uint8_t w[40], tail[8];
+    char word[16];
+    assert_int_equal(fscanf(f, "%15s", word), 1);
+    assert_string_equal(word, "weights");
+    for (int i = 0; i < 5; i++)
+        id[i] = (int64_t)number(f);
+    for (int i = 0; i < 5; i++) {
+        qsae__poisson_weights(id[i], 0, 40, w);
+        qsae__poisson_weights(id[i], 32, 8, tail);
+        for (int b = 0; b < 40; b++)
+            assert_int_equal(w[b], (int)number(f));
+        assert_memory_equal(w + 32, tail, sizeof tail);
+    }
+}
+
+static void check_t(FILE *f)
+{
+    char word[8];
+    assert_int_equal(fscanf(f, "%7s", word), 1);
+    assert_string_equal(word, "t");
+    for (int i = 0; i < 10; i++) {
+        const double v = number(f), want = number(f), t = qsae__t975(v);
+        if (!(fabs(t - want) < 1e-11 * want))
+            fail_msg("t of %g: expected %.17g, found %.17g", v, want, t);
+    }
+}
+
+/* Rows in three parts, the middle one last and merged in; other threads. */
+static void test_reference(void **state)
+{
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2), *one = open_context(NULL, 1);
+    qsae_metric *m[KINDS], *part[KINDS], *whole[KINDS];
+    FILE *const f = fopen(PATH, "r");
+    assert_non_null(f);
+    read_rows(f);
+    open_all(ctx, m);
+    open_all(ctx, part);
+    open_all(one, whole);
+    feed(m, 0, 100);
+    feed(m, 256, rows.n - 256);
+    feed(part, 100, 156);
+    feed(whole, 0, rows.n);
+    for (int k = 0; k < KINDS; k++) {
+        assert_ok(qsae_metric_merge(m[k], part[k]));
+        for (int32_t i = 0; i < qsae_metric_count(m[k]); i++) {
+            qsae_value v = { .struct_size = sizeof v }, w = v;
+            assert_ok(qsae_metric_value(m[k], i, &v));
+            assert_ok(qsae_metric_value(whole[k], i, &w));
+            check(v.name, v.low, w.low, fabs(w.value));
+        }
+    }
+    check_figures(f, m);
+    check_changes(f, ctx);
+    check_recovered(f, ctx);
+    check_weights(f);
+    check_t(f);
+    fclose(f);
+    for (int k = 0; k < KINDS; k++) {
+        qsae_metric_close(&m[k]);
+        qsae_metric_close(&part[k]);
+        qsae_metric_close(&whole[k]);
+    }
+    qsae_context_close(&ctx);
+    qsae_context_close(&one);
+}
+
+static void test_few_documents(void **state)
+{
+    static float nll[20 * 4];
+    static int64_t document[20 * 4];
+    (void)state;
+    qsae_context *ctx = open_context("c", 1);
+    for (int n = 19; n <= 20; n++) {
+        qsae_metric *m = NULL;
+        uint32_t seed = 3;
+        for (int i = 0; i < 4 * n; i++) {
+            document[i] = i / 4;
+            nll[i] = 2 + next_float(&seed);
+        }
+        const qsae_positions at = { .struct_size = sizeof at, .document = document,
+                                    .n_rows = 4 * n };
+        assert_ok(qsae_metric_open_cross_entropy(ctx, NULL, &m));
+        assert_ok(qsae_metric_update_cross_entropy(m, &at, 4 * n, nll));
+        const qsae_value v = value_of(m, "ce");
+        assert_int_equal(isnan(v.low), n < 20);
+        assert_int_equal(isnan(v.high), n < 20);
+        assert_int_equal(isnan(v.jackknife_se), n < 20);
+        qsae_metric_close(&m);
+    }
+    qsae_context_close(&ctx);
+}
+
+static double uniform(uint32_t *seed)
+{
+    return ((double)(next_random(seed) >> 4) + 0.5) / (double)(1 << 28);
+}
+
+static double normal(uint32_t *seed)
+{
+    return sqrt(-2 * log(uniform(seed))) * cos(6.283185307179586 * uniform(seed));
+}
+
+static double student5(uint32_t *seed)
+{
+    double chi = 0;
+    for (int i = 0; i < 5; i++) {
+        const double z = normal(seed);
+        chi += z * z;
+    }
+    return normal(seed) / sqrt(chi / 5);
+}
+
+/* Lognormal lengths (sigma 1.2), effects of documents with Student's t, 5 degrees of freedom.
+ * 200 corpora: a true coverage of 95% leaves [88%, 99.5%] once in some 10^4 runs. */
+static void test_coverage(void **state)
+{
+    enum { CORPORA = 200, DOCUMENTS = 30, MOST = 4096 };
+    static float nll[MOST];
+    static int64_t document[MOST];
+    uint32_t seed = 77;
+    int covered = 0;
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 1);
+    qsae_metric *m = NULL;
+    assert_ok(qsae_metric_open_cross_entropy(ctx, NULL, &m));
+    for (int c = 0; c < CORPORA; c++) {
+        int64_t n = 0;
+        for (int d = 0; d < DOCUMENTS; d++) {
+            const double effect = student5(&seed), length = exp(3 + 1.2 * normal(&seed));
+            const int64_t most = MOST - (DOCUMENTS - d);
+            for (int64_t i = 0; (i == 0 || (double)i < length) && n < most; i++) {
+                document[n] = d;
+                nll[n++] = (float)(9 + effect + 0.5 * normal(&seed));
+            }
+        }
+        const qsae_positions at = { .struct_size = sizeof at, .document = document, .n_rows = n };
+        qsae_metric_reset(m);
+        assert_ok(qsae_metric_update_cross_entropy(m, &at, n, nll));
+        const qsae_value v = value_of(m, "ce");
+        covered += v.low <= 9 && v.high >= 9;
+    }
+    assert_in_range(covered, 176, 199);
+    qsae_metric_close(&m);
+    qsae_context_close(&ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_few_documents),
+        cmocka_unit_test(test_coverage),
+    };
+    return cmocka_run_group_tests_name("intervals", tests, NULL, NULL);
+}

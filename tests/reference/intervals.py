@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Intervals over documents, in NumPy and SciPy as doc/metrics.md defines them.
+
+python3 tests/reference/intervals.py             writes tests/data/metrics/intervals.txt
+python3 tests/reference/intervals.py --live N    N random streams through libqsae, every interval
+                                                 compared; prints the counts and the largest error
+python3 tests/reference/intervals.py --coverage N  how often intervals of libqsae cover the truth in
+                                                 N simulated corpora per size
+The last two need the package qsae (QSAE_LIBRARY, PYTHONPATH=libqsae/python).
+"""
+
+import argparse
+import os
+
+import numpy as np
+from scipy import stats
+
+REPLICATES = 2000
+
+
+def thresholds():
+    """floor(2^64 P(Poisson(1) <= j)), j = 0..19, from integers alone."""
+    digits = 400
+    one = 1 << digits
+    e, term = 0, one
+    for i in range(1, 200):
+        e += term
+        term //= i
+    out, cdf, factorial = [], 0, 1
+    for j in range(20):
+        factorial *= max(j, 1)
+        cdf += one * one // e // factorial
+        out.append((cdf << 64) >> digits)
+    return np.array(out, np.uint64)
+
+
+def weights(documents, replicates=REPLICATES):
+    """[documents, replicates]: how often each is drawn."""
+    at = thresholds()
+    zero = np.zeros(2, np.uint64)
+    return np.array([np.searchsorted(
+        at, np.random.Philox(key=zero, counter=np.array([0, int(d) % 2**64, 0, 0], np.uint64))
+        .random_raw(replicates), side="right") for d in documents], np.float64)
+
+
+def interval(w, sums, figure, weight, log=False):
+    """low, high, jackknife se of figure(sums [..., k]); w [documents, replicates]."""
+    total = sums.sum(0)
+    with np.errstate(all="ignore"):
+        value, n = figure(total), len(sums)
+        theta = figure(w.T @ sums)
+        theta = theta[np.isfinite(theta)]
+        left = figure(total - sums)
+
+    def se(x):
+        return np.sqrt((n - 1) / n * ((x - x.mean()) ** 2).sum())
+
+    low, high = np.quantile(theta, [0.025, 0.975])
+    count = weight.sum() ** 2 / (weight**2).sum()
+    half = (high - low) / 2
+    t = stats.t.ppf(0.975, max(1, count - 1))
+    widen = max(1, t * se(left) / half) if half > 0 else 1
+    low, high = value - widen * (value - low), value + widen * (high - value)
+    if log:
+        return np.exp(low), np.exp(high), se(np.exp(left))
+    return low, high, se(left)
+
+
+def by_document(document, *columns):
+    """ids ascending, sums [documents, columns]."""
+    ids, inverse = np.unique(document, return_inverse=True)
+    return ids, np.stack([np.bincount(inverse, np.asarray(c, np.float64), len(ids))
+                          for c in columns], 1)
+
+
+def ratio(a, b):
+    return lambda s: s[..., a] / s[..., b]
+
+
+def divergence(rows):
+    """Every interval of kind divergence."""
+    r, q = rows["nll_r"].astype(np.float64), rows["nll_q"].astype(np.float64)
+    dp = np.exp(-q) - np.exp(-r)
+    was, now = rows["top_r"] == rows["label"], rows["top_q"] == rows["label"]
+    ids, s = by_document(rows["document"], np.ones_like(r), r, q, rows["kl"],
+                         rows["top_r"] == rows["top_q"], was & ~now, ~was & now, dp, dp * dp)
+    w, n = weights(ids), s[:, 0]
+
+    def dce(s):
+        return (s[..., 2] - s[..., 1]) / s[..., 0]
+
+    out = {"dce": interval(w, s, dce, n), "ppl_ratio": interval(w, s, dce, n, True),
+           "dce_percent": interval(w, s, lambda s: 100 * (s[..., 2] - s[..., 1]) / s[..., 1], n),
+           "dp_rms": interval(w, s, lambda s: np.sqrt(s[..., 8] / s[..., 0]), n)}
+    for name, c in (("ce_r", 1), ("ce_q", 2), ("kl_mean", 3), ("same_top", 4),
+                    ("top1_agreement", 4), ("dp_mean", 7)):
+        out[name] = interval(w, s, ratio(c, 0), n)
+    for name, c in (("ppl_r", 1), ("ppl_q", 2)):
+        out[name] = interval(w, s, ratio(c, 0), n, True)
+    for name, c in (("right_to_wrong", 5), ("wrong_to_right", 6)):
+        out[name] = tuple(n.sum() * x for x in interval(w, s, ratio(c, 0), n))
+    return out
+
+
+def cross_entropy(rows):
+    d = divergence(rows)
+    return {"ce": d["ce_r"], "ppl": d["ppl_r"]}
+
+
+def reconstruction(rows):
+    x, y = rows["x_r"].astype(np.float64), rows["y_r"].astype(np.float64)
+    d = x.shape[1]
+    ids, s = by_document(rows["document"], np.ones(len(x)), ((x - y) ** 2).sum(1), (x * x).sum(1),
+                         x.sum(1), rows["l0"], ((x - x.mean(0)) ** 2).sum(1))
+    w = weights(ids)
+    return {"fvu_dim": interval(w, s, ratio(1, 5), s[:, 5]),
+            "fvu_raw": interval(w, s, ratio(1, 2), s[:, 2]),
+            "fvu_scalar": interval(w, s, lambda s: s[..., 1] / (s[..., 2] - s[..., 3] ** 2 /
+                                                                (s[..., 0] * d)), s[:, 2]),
+            "mse": interval(w, s, lambda s: s[..., 1] / (s[..., 0] * d), s[:, 0]),
+            "mse_token": interval(w, s, ratio(1, 0), s[:, 0]),
+            "l0": interval(w, s, ratio(4, 0), s[:, 0])}
+
+
+def median_interval(w, document, value):
+    """Woodruff (1952)."""
+    median = np.median(value)
+    below = (value < median) + 0.5 * (value == median)
+    _, s = by_document(document, np.ones_like(value), below)
+    share = below.mean()
+    low, high, _ = interval(w, s, ratio(1, 0), s[:, 0])
+    at = np.clip([0.5 - (high - share), 0.5 + (share - low)], 0, 1)
+    return (*np.quantile(value, at), np.nan)
+
+
+def drift(rows):
+    a, b = rows["x_r"].astype(np.float64), rows["x_q"].astype(np.float64)
+    e, f = a - rows["y_r"], b - rows["y_q"]
+    ids, s = by_document(rows["document"], (a * a).sum(1), (b * b).sum(1), ((b - a) ** 2).sum(1),
+                         (e * e).sum(1), (f * f).sum(1))
+    w = weights(ids)
+
+    def root(i, k):
+        return lambda s: np.sqrt(s[..., i] / s[..., k])
+
+    def quotient(i, k):
+        return lambda s: root(2, 0)(s) / root(i, k)(s)
+
+    ratios = np.sqrt(((b - a) ** 2).sum(1)) / np.sqrt((f * f).sum(1))
+    return {"P": interval(w, s, root(2, 0), s[:, 0]), "R_q": interval(w, s, root(4, 1), s[:, 1]),
+            "R_r": interval(w, s, root(3, 0), s[:, 0]),
+            "ratio": interval(w, s, quotient(4, 1), s[:, 4]),
+            "ratio_residual_r": interval(w, s, quotient(3, 0), s[:, 3]),
+            "ratio_squared": interval(w, s, lambda s: quotient(4, 1)(s) ** 2, s[:, 4]),
+            "ratio_token_median": median_interval(w, rows["document"], ratios)}
+
+
+KINDS = {"cross_entropy": cross_entropy, "divergence": divergence,
+         "reconstruction": reconstruction, "drift": drift}
+
+
+def make(rng, documents, d=5, sigma=1.2, scale=3.0):
+    """A stream of documents of lognormal lengths, some of one token, ids with gaps."""
+    length = np.maximum(1, np.round(np.exp(rng.normal(scale, sigma, documents)))).astype(int)
+    ids = np.cumsum(rng.integers(1, 4, documents))
+    document = np.repeat(ids, length)
+    n, effect = len(document), np.repeat(rng.standard_t(5, documents), length)
+    f = np.float32
+    nll_r = (3 + 0.5 * effect + rng.exponential(1, n)).clip(0.001).astype(f)
+    x = (rng.normal(1, 2, (n, d)) * np.exp(0.3 * effect)[:, None]).astype(f)
+    x_q = (x + rng.normal(0, 0.4, (n, d)) * np.exp(0.1 * effect)[:, None]).astype(f)
+    top_r = rng.integers(0, 4, n)
+    return {"document": document, "nll_r": nll_r,
+            "nll_q": (nll_r + 0.05 * effect + rng.normal(0, 0.3, n)).clip(0).astype(f),
+            "kl": np.round(rng.exponential(0.1, n), 2).astype(f), "label": rng.integers(0, 4, n),
+            "top_r": top_r, "top_q": np.where(rng.random(n) < 0.8, top_r, rng.integers(0, 4, n)),
+            "x_r": x, "x_q": x_q, "y_r": (x + rng.normal(0, 0.5, (n, d))).astype(f),
+            "y_q": (x_q + rng.normal(0, 0.5, (n, d))).astype(f),
+            "l0": rng.integers(0, 5, n)}
+
+
+def changes(rows):
+    """Of the reconstruction of q against that of r."""
+    parts, n = [], np.ones(len(rows["document"]))
+    for x, y, l0 in ((rows["x_r"], rows["y_r"], rows["l0"]),
+                     (rows["x_q"], rows["y_q"], rows["l0"][::-1])):
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        parts += [n, ((x - y) ** 2).sum(1), (x * x).sum(1), x.sum(1), l0,
+                  ((x - x.mean(0)) ** 2).sum(1)]
+    d = rows["x_r"].shape[1]
+    ids, s = by_document(rows["document"], *parts)
+    w = weights(ids)
+
+    def scalar(s):
+        return s[..., 1] / (s[..., 2] - s[..., 3] ** 2 / (s[..., 0] * d))
+
+    def change(of, weight):
+        return interval(w, s, lambda s: of(s[..., 6:]) - of(s[..., :6]), s[:, weight])
+
+    return {"dfvu_dim": change(ratio(1, 5), 11), "dfvu_scalar": change(scalar, 8),
+            "dmse": change(lambda s: s[..., 1] / (s[..., 0] * d), 6), "dl0": change(ratio(4, 0), 6)}
+
+
+def recovered(rows):
+    """q as the model with the SAE, 2 nll + 3 and 4 kl + 1 as zero, nll + 1 and kl as the mean."""
+    f = np.float32
+    nll = (rows["nll_q"], f(2) * rows["nll_q"] + f(3), rows["nll_q"] + f(1))
+    ids, s = by_document(rows["document"], np.ones(len(rows["kl"])), rows["nll_r"], *nll,
+                         rows["kl"], f(4) * rows["kl"] + f(1))
+    w, n = weights(ids), s[:, 0]
+    return {"ce_recovered": interval(w, s, lambda s: (s[..., 3] - s[..., 2]) /
+                                     (s[..., 3] - s[..., 1]), n),
+            "ce_recovered_mean": interval(w, s, lambda s: (s[..., 4] - s[..., 2]) /
+                                          (s[..., 4] - s[..., 1]), n),
+            "kl_recovered": interval(w, s, lambda s: 1 - s[..., 5] / s[..., 6], n)}
+
+
+# ---- the library ----
+
+def acts(rows):
+    """Sparse rows with l0 entries each."""
+    l0 = rows["l0"]
+    indptr = np.concatenate([[0], np.cumsum(l0)])
+    return indptr, np.concatenate([np.arange(n) for n in l0]), np.ones(indptr[-1], np.float32)
+
+
+def library(qsae, ctx, rows, cuts=()):
+    """Intervals of all kinds through libqsae, fed in parts; "kind/name" -> low, high, se."""
+    m = {"cross_entropy": qsae.metrics.CrossEntropy(ctx), "drift": qsae.metrics.Drift(ctx, 5),
+         "divergence": qsae.metrics.Divergence(ctx),
+         "reconstruction": qsae.metrics.Reconstruction(ctx, 5, 5)}
+    edges = [0, *sorted({int(c) for c in cuts}), len(rows["document"])]
+    for a, b in zip(edges[:-1], edges[1:]):
+        p = {k: v[a:b] for k, v in rows.items()}
+        at = {"document": p["document"], "first": a}
+        m["cross_entropy"].update(p["nll_r"], **at)
+        m["divergence"].update(p["nll_r"], p["nll_q"], p["kl"], p["top_r"].astype(np.int32),
+                               p["top_q"].astype(np.int32), p["label"].astype(np.int32), **at)
+        m["reconstruction"].update(p["x_r"], p["y_r"], acts(p), **at)
+        m["drift"].update(p["x_r"], p["x_q"], p["y_r"], p["y_q"], **at)
+    return {f"{kind}/{v.name}": (v.low, v.high, v.jackknife_se)
+            for kind, metric in m.items() for v in metric.values()}
+
+
+def live(n):
+    import qsae
+    import qsae.metrics
+
+    rng, ctx = np.random.default_rng(5), qsae.Context()
+    compared, worst = 0, 0.0
+    for _ in range(n):
+        rows = make(rng, int(rng.integers(20, 150)), sigma=rng.uniform(0.2, 1.5))
+        total = len(rows["document"])
+        got = library(qsae, ctx, rows, rng.integers(1, total, 3) if total > 1 else ())
+        for kind, reference in KINDS.items():
+            for name, want in reference(rows).items():
+                have = got[f"{kind}/{name}"]
+                for a, b in zip(have, want):
+                    if np.isnan(b):
+                        assert np.isnan(a), (kind, name)
+                        continue
+                    error = abs(a - b) / max(abs(b), abs(want[1] - want[0]))
+                    worst, compared = max(worst, error), compared + 1
+                    assert error < 1e-9, (kind, name, have, want)
+    print(f"{n} streams, {compared} numbers, largest relative error {worst:.1e}")
+
+
+def coverage(n):
+    import qsae
+    import qsae.metrics
+
+    ctx = qsae.Context()
+    for documents in (30, 100, 400):
+        rng = np.random.default_rng(documents)
+        hits = {}
+        for _ in range(n):
+            length = np.maximum(1, np.round(np.exp(rng.normal(3, 1.2, documents)))).astype(int)
+            at = np.repeat(np.arange(documents), length)
+            t = len(at)
+            effect = rng.standard_t(5, (2, documents))[:, np.repeat(np.arange(documents), length)]
+            nll_r = 8 + effect[0] + rng.normal(0, 0.5, t)
+            nll_q = nll_r + 0.02 + 0.1 * effect[1] + rng.normal(0, 0.3, t)
+            kl = (2 + 0.1 * effect[1]).clip(0)
+            m = qsae.metrics.Divergence(ctx)
+            m.update(nll_r.astype(np.float32), nll_q.astype(np.float32), kl.astype(np.float32),
+                     document=at, first=0)
+            energy = np.exp(0.4 * effect[0].clip(-6, 6))
+            x = rng.normal(0, 1, (t, 4)) * np.sqrt(energy)[:, None]
+            y = x + rng.normal(0, 0.5, (t, 4)) * np.sqrt(energy)[:, None]
+            c = qsae.metrics.Reconstruction(ctx, 4)
+            c.update(x.astype(np.float32), y.astype(np.float32), document=at, first=0)
+            for metric, truth in ((m, {"ce_r": 8, "ce_q": 8.02, "dce": 0.02, "kl_mean": 2,
+                                       "ppl_ratio": np.exp(0.02)}),
+                                  (c, {"fvu_raw": 0.25, "fvu_dim": 0.25})):
+                for v in metric.values():
+                    if v.name in truth:
+                        hits.setdefault(v.name, []).append(v.low <= truth[v.name] <= v.high)
+        print(documents, "documents:", ", ".join(f"{k} {100 * np.mean(v):.1f}"
+                                                 for k, v in hits.items()), flush=True)
+
+
+# ---- the fixture ----
+
+def number(v):
+    return "nan" if np.isnan(v) else float(v).hex()
+
+
+def fixture(path):
+    rng = np.random.default_rng(8)
+    rows = make(rng, 24, d=2, scale=2.0)
+    n = len(rows["document"])
+    lines = [f"{n} {rows['x_r'].shape[1]}"]
+    for i in range(n):
+        lines.append(" ".join([str(rows[k][i]) for k in ("document", "label", "top_r", "top_q",
+                                                         "l0")] +
+                              [number(rows[k][i]) for k in ("nll_r", "nll_q", "kl")] +
+                              [number(v) for k in ("x_r", "x_q", "y_r", "y_q")
+                               for v in rows[k][i]]))
+    for kind, reference in KINDS.items():
+        for name, values in reference(rows).items():
+            lines.append(f"{kind} {name} " + " ".join(number(v) for v in values))
+    for reference in (changes, recovered):
+        for name, values in reference(rows).items():
+            lines.append(f"{name} " + " ".join(number(v) for v in values))
+    ids = [0, 1, 5, 2**40, 2**53]
+    lines.append("weights " + " ".join(map(str, ids)))
+    for row in weights(ids, 40):
+        lines.append(" ".join(str(int(v)) for v in row))
+    lines.append("t " + " ".join(f"{number(v)} {number(stats.t.ppf(0.975, v))}" for v in
+                                 (1, 1.5, 2.25, 7, 29.3, 99, 199.9, 200.1, 1234.5, 1e7)))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--live", type=int, default=0)
+    parser.add_argument("--coverage", type=int, default=0)
+    parser.add_argument("out", nargs="?",
+                        default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..",
+                                             "data", "metrics", "intervals.txt"))
+    args = parser.parse_args()
+    if args.live:
+        live(args.live)
+    elif args.coverage:
+        coverage(args.coverage)
+    else:
+        fixture(args.out)
+
+
+if __name__ == "__main__":
+    main()
