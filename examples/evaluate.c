@@ -65,6 +65,8 @@ static const char usage[] =
     "                             dictionary_learning or sparsify\n"
     "  --slice KEY                figures of each part, too: position, class, frequency, length,\n"
     "                             or a key of the text's metadata (repeatable)\n"
+    "  --probes FILE              ask every model which of two continuations is likelier: JSON\n"
+    "                             lines {\"context\", \"good\", \"bad\", \"tags\"}\n"
     "  --exclude-tokens IDS       tokens that features do not count: special, or 2,106,107\n"
     "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
     "  --top N                    contexts of each feature (default: 10)\n"
@@ -207,6 +209,7 @@ static const struct option longs[] = {
     { "features", required_argument, NULL, 'e' },  { "top", required_argument, NULL, 'm' },
     { "process", required_argument, NULL, 'R' },
     { "overlap", required_argument, NULL, 'v' },
+    { "probes", required_argument, NULL, 'Q' },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
@@ -267,6 +270,7 @@ static void set_option(struct options *o, int c)
     case 'Y': a->stream_bytes = count("stream-bytes", optarg, 1); break;
     case 'o': o->json = optarg; break;
     case 'R': a->process = optarg; break;
+    case 'Q': a->probes = optarg; break;
     case 'S': a->state = optarg; break;
     case 'O': a->order = optarg; break;
     case 'H': a->shuffle = optarg; break;

@@ -199,5 +199,6 @@ void table_print(FILE *out, const json_t *result)
     sweep_print(out, result);
     slices_print(out, result);
     controls_print(out, result);
+    probes_print(out, result);
     footer(out, result);
 }

@@ -20,5 +20,7 @@ void slices_print(FILE *out, const json_t *result);
 
 /* Each condition beside its noise controls; nothing without a numeric floor (controls.c). */
 void controls_print(FILE *out, const json_t *result);
+/* What each model makes of a probe set, where there is one (probes.c). */
+void probes_print(FILE *out, const json_t *result);
 
 #endif

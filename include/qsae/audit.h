@@ -50,7 +50,8 @@ typedef struct qsae_audit_settings {
     int32_t cross_labels;     /**< as in text.h */
     int32_t keep_tail;        /**< as in text.h */
     qsae_progress_callback progress; /**< unit "tokens" in phases "match" (the search for a
-                                          sparsity) and "measure"; "layers" in phase "stream" */
+                                          sparsity) and "measure"; "layers" in phase "stream";
+                                          "items" in phase "probe" */
     void *progress_cookie;
     qsae_cancel_token *cancel;
     int32_t sweep;            /**< QSAE_SWEEP_*: which layer's compression costs what */
@@ -94,6 +95,8 @@ typedef struct qsae_audit_settings {
     int32_t reference_only;   /**< non-zero: with n_conditions 0, a profile that has conditions of
                                    its own (article, paper) runs none of them */
     int32_t reserved3;        /**< 0 */
+    const char *probes;       /**< file of a probe set (probe.h) that every model is asked after the
+                                   text, with the bos_policy above; NULL = none */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

@@ -14,5 +14,6 @@
 #include <qsae/metrics.h>
 #include <qsae/audit.h>
 #include <qsae/predictor.h>
+#include <qsae/probe.h>
 
 #endif

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include "audit/probed.h"
 #include "audit/slices.h"
 
 #include <stdio.h>
@@ -64,6 +65,7 @@ void qsae_audit_close(qsae_audit **audit)
     qsae__pass_close(a);
     qsae__participants_close(a);
     qsae__slices_close(a);
+    qsae__probed_close(a);
     for (int64_t i = 0; a->saes && i < a->n_saes; i++) {
         qsae_sae_close(&a->saes[i].sae);
         qsae__free(ctx, a->saes[i].name);
@@ -135,6 +137,8 @@ int32_t qsae_audit_run(qsae_audit *a)
         if (st == QSAE_OK)
             st = report(a);
     }
+    if (st == QSAE_OK)
+        st = qsae__probed_run(a);
     /* A stopped run keeps what it has: the file is at the last whole batch. */
     if (a->state_path && a->pass && a->next_chunk > 0) {
         char message[QSAE__MESSAGE_SIZE];

@@ -163,6 +163,7 @@ struct qsae_audit {
     double seconds;
     struct pass *pass;           /* buffers, opened on the first run */
     char *json;                  /* last result document */
+    struct audit_probes *probes; /* asked after the text, or NULL */
 };
 
 /* plan.c: fills an audit from settings. */

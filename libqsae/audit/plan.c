@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include "audit/probed.h"
 #include "audit/slices.h"
+#include "text/probes.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -200,6 +202,10 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
         qsae__hasher_string(h, "overlap_k");
         qsae__hasher_i64(h, a->overlap_k);
     }
+    if (a->probes) {
+        qsae__hasher_string(h, "probes");
+        qsae__hasher_string(h, a->probes->set->hash);
+    }
     if (a->top) {
         qsae__hasher_string(h, "top");
         qsae__hasher_i64(h, a->top);
@@ -332,6 +338,9 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     if ((st = open_text(a, s)) == QSAE_OK)
         st = qsae__participants_open(a, s);
     a->process = NULL; /* the caller's memory */
+    if (st == QSAE_OK)
+        st = qsae__probed_open(a, s->probes,
+                               s->bos_policy ? s->bos_policy : a->profile->bos_policy);
     if (st != QSAE_OK)
         return st;
     st = qsae__places_open(a, s->saes, s->n_saes);

@@ -7,6 +7,7 @@
 
 #include <qsae/version.h>
 
+#include "audit/probed.h"
 #include "audit/slices.h"
 
 /* The few figures a snapshot keeps. */
@@ -220,6 +221,10 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
         st = qsae__slices_json(a, &p);
     if (st == QSAE_OK)
         json_object_set_new(o, "slices", p);
+    if (st == QSAE_OK)
+        st = qsae__probed_json(a, &p);
+    if (st == QSAE_OK)
+        json_object_set_new(o, "probes", p);
     json_object_set_new(o, "verdicts", verdicts(a));
     json_object_set_new(o, "sweep", qsae__sweep_json(a));
     json_object_set(o, "snapshots", a->snapshots);

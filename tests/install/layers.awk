@@ -50,7 +50,7 @@ function allowed(folder, target, slash) {
         complain("unknown folder")
     else if (public) {
         name = substr(target, 6)
-        if (name == "qsae.h" || name == "audit.h" && folder != "audit")
+        if (name == "qsae.h" || (name == "audit.h" || name == "probe.h") && folder != "audit")
             complain("public header of the top")
         else if ((folder ".h") in owner && name in owner && owner[name] != folder)
             complain("public header of a neighbour")

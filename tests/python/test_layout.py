@@ -46,7 +46,8 @@ def prototypes():
 
 INTEGERS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "uint32_t": ctypes.c_uint32,
             "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t, "float": ctypes.c_float,
-            "double": ctypes.c_double, "qsae_line_callback": _structs.LINE}
+            "double": ctypes.c_double, "qsae_line_callback": _structs.LINE,
+            "qsae_probe_callback": _structs.PROBE_SCORE}
 
 
 def is_pointer(kind):

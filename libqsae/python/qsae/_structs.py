@@ -260,8 +260,34 @@ class AuditSettings(Struct):
                 ("stream_bytes", c_int64), ("memory", c_int32), ("reserved2", c_int32),
                 ("overlap_k", c_int64),
                 ("controls", c_int32), ("reserved_controls", c_int32),
-                ("reference_only", c_int32), ("reserved3", c_int32)]
+                ("reference_only", c_int32), ("reserved3", c_int32),
+                ("probes", c_char_p)]
 
+
+class ProbeSettings(Struct):
+    _fields_ = [("struct_size", c_size_t), ("bos_policy", c_int32), ("reserved", c_int32)]
+
+
+class ProbesInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("items", c_int64), ("tags", c_int64),
+                ("longest", c_int64), ("scored_tokens", c_int64), ("bos", c_int32),
+                ("bos_policy", c_int32), ("hash", c_char_p)]
+
+
+class Probe(Struct):
+    _fields_ = [("struct_size", c_size_t), ("context", POINTER(c_int32)),
+                ("good", POINTER(c_int32)), ("bad", POINTER(c_int32)), ("tags", POINTER(c_int32)),
+                ("n_context", c_int64), ("n_good", c_int64), ("n_bad", c_int64),
+                ("n_tags", c_int64), ("good_bytes", c_int64), ("bad_bytes", c_int64),
+                ("line", c_int64)]
+
+
+class ProbeScore(Struct):
+    _fields_ = [("struct_size", c_size_t), ("item", c_int64), ("good", c_double),
+                ("bad", c_double)]
+
+
+PROBE_SCORE = CFUNCTYPE(c_int32, c_void_p, POINTER(ProbeScore))
 
 # C name of each struct, for the comparison with the headers.
 STRUCTS = {
@@ -277,6 +303,8 @@ STRUCTS = {
     "qsae_metric_settings": MetricSettings,
     "qsae_divergence_rows": DivergenceRows, "qsae_sparse_rows": SparseRows,
     "qsae_value": MetricValue, "qsae_audit_settings": AuditSettings,
+    "qsae_probe_settings": ProbeSettings, "qsae_probes_info": ProbesInfo, "qsae_probe": Probe,
+    "qsae_probe_score": ProbeScore,
 }
 
 
@@ -441,4 +469,12 @@ PROTOTYPES = {
     "qsae_predictor_close": (None, _ref),
     "qsae_predictor_json": (Status, _ptr, _out_text, _out_size),
     "qsae_predictor_run": (Status, _ptr, _ptr, _ptr, _ptr, _i64, _ptr, _ptr),
+    # probe.h
+    "qsae_probe_settings_init": _init(ProbeSettings),
+    "qsae_probes_open": (Status, _ptr, _ptr, _text, POINTER(ProbeSettings), _ref),
+    "qsae_probes_close": (None, _ref),
+    "qsae_probes_get_info": (Status, _ptr, POINTER(ProbesInfo)),
+    "qsae_probes_tag": (_text, _ptr, _i64),
+    "qsae_probes_item": (Status, _ptr, _i64, POINTER(Probe)),
+    "qsae_probes_run": (Status, _ptr, _ptr, _ptr, PROBE_SCORE, _ptr),
 }

@@ -40,7 +40,8 @@ class Audit(Handle):
                  cross_labels=False, keep_tail=False, progress=None, sweep=None, stride=0,
                  score_from=0, order=None, shuffle=None, splice=False, top_contexts=0,
                  exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
-                 memory=None, stream_bytes=0, overlap_k=0, controls=False, reference_only=False):
+                 memory=None, stream_bytes=0, overlap_k=0, controls=False, reference_only=False,
+                 probes=None):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -82,6 +83,7 @@ class Audit(Handle):
         settings.stream_bytes = count("stream_bytes", stream_bytes)
         settings.overlap_k = count("overlap_k", overlap_k)
         settings.reference_only = bool(reference_only)
+        settings.probes = None if probes is None else path_bytes(probes)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie, done, total, unit, phase):
@@ -127,6 +129,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
              exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
              memory=None, stream_bytes=0, controls=False):
+             memory=None, stream_bytes=0, probes=None):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -160,6 +163,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                   "class", "frequency", "length", or a key of the documents' metadata
     process       what is done to the weights first: "tl" (all that TransformerLens does to a model
                   it loads), some of its steps as in Weights, "none"; None = the profile's
+    probes        file of a probe set that every model is asked after the text (doc/probes.md)
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
     """
@@ -174,6 +178,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                    progress, sweep, stride, score_from, order, shuffle, splice,
                    0, exclude_tokens, slices, where, documents, pack, process, memory,
                    stream_bytes, controls) as audit:
+                   stream_bytes, probes) as audit:
             audit.run()
             return audit.result()
     finally:
