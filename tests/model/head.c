@@ -116,7 +116,8 @@ static void test_participants(void **state)
             o[i].final[k] = i == 2 ? qsae__round_bf16(base) : base;
         }
         o[i].final[0] = 3; /* row 0 favours the two equal rows */
-        p[i] = (qsae__head_rows){ m[i], o[i].final, o[i].nll, o[i].kl, o[i].top, o[i].logits };
+        p[i] = (qsae__head_rows){ .model = m[i], .final = o[i].final, .nll = o[i].nll,
+                                  .kl = o[i].kl, .top = o[i].top, .logits = o[i].logits };
     }
     for (int r = 0; r < ROWS; r++)
         labels[r] = r % 5 == 4 ? -100 : (r * 977 + 3) % VOCAB;
@@ -128,8 +129,8 @@ static void test_participants(void **state)
     /* the same rows, alone, one by one: the same bits */
     for (int i = 0; i < 3; i++) {
         for (int r = 0; r < ROWS; r++) {
-            const qsae__head_rows one = { m[i], o[i].final + r * WIDTH, alone.nll + r, NULL,
-                                          alone.top + r, NULL };
+            const qsae__head_rows one = { .model = m[i], .final = o[i].final + r * WIDTH,
+                                          .nll = alone.nll + r, .top = alone.top + r };
             OK(qsae__head_run(ctx, 1, labels + r, 1, &one, NULL));
         }
         assert_memory_equal(alone.nll, o[i].nll, sizeof alone.nll);

@@ -128,8 +128,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
              exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
-             memory=None, stream_bytes=0, controls=False):
-             memory=None, stream_bytes=0, probes=None):
+             memory=None, stream_bytes=0, controls=False, probes=None):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -177,8 +176,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
                    progress, sweep, stride, score_from, order, shuffle, splice,
                    0, exclude_tokens, slices, where, documents, pack, process, memory,
-                   stream_bytes, controls) as audit:
-                   stream_bytes, probes) as audit:
+                   stream_bytes, controls=controls, probes=probes) as audit:
             audit.run()
             return audit.result()
     finally:
