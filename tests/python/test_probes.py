@@ -7,7 +7,7 @@ import unittest
 import numpy as np
 
 import qsae
-from support import BUNDLED, MODEL, TEXT, Case
+from support import BUNDLED, MODEL, ROOT, TEXT, Case
 
 PROBES = os.path.join(BUNDLED, "probes.jsonl")
 
@@ -54,6 +54,19 @@ class ProbesTest(Case):
         self.assertEqual([t["items"] for t in condition["tags"]], [75] * 4)
         self.assertLess(condition["intervals"]["dmargin"][1], 0)
         self.assertLess(condition["mcnemar_p"], 0.05)
+        self.check_described(result["probes"])
+
+    def check_described(self, value):
+        """Every key has a place in the manual."""
+        with open(os.path.join(ROOT, "doc", "result.md"), encoding="utf-8") as file:
+            page = file.read()
+        pending = [value]
+        while pending:
+            value = pending.pop()
+            for key in value if isinstance(value, dict) else ():
+                self.assertIn(f"`{key}`", page)
+            pending += (value.values() if isinstance(value, dict) else
+                        value if isinstance(value, list) else ())
 
     def test_errors(self):
         with self.assertRaises(qsae.Error) as caught:
