@@ -86,10 +86,21 @@ static void features(char (*row)[CELL], const json_t *sae)
     snprintf(row[18], CELL, "%s", verdict ? verdict : "");
 }
 
+/* All layers of a set together. */
+static void layers(char (*row)[CELL], const json_t *set)
+{
+    const json_t *const splice = json_object_get(set, "splice");
+    snprintf(row[8], CELL, "%.40s, all", json_string_value(json_object_get(set, "name")));
+    put(row[9], "%.5f", get(set, "fvu_dim"));
+    put(row[11], "%.2f", get(set, "l0"));
+    if (json_is_object(splice))
+        put(row[15], "%.4f", get(splice, "ce_recovered"));
+}
+
 static void add(struct table *t, const json_t *who)
 {
-    const json_t *saes = json_object_get(who, "saes");
-    const size_t rows = json_array_size(saes) ? json_array_size(saes) : 1;
+    const json_t *saes = json_object_get(who, "saes"), *sets = json_object_get(who, "sae_layers");
+    const size_t n = json_array_size(saes), rows = (n ? n : 1) + json_array_size(sets);
     void *grown = realloc(t->cells, (t->n + rows) * sizeof *t->cells);
     if (!grown)
         return;
@@ -99,8 +110,10 @@ static void add(struct table *t, const json_t *who)
         memset(row, 0, sizeof *t->cells);
         if (i == 0)
             predictions(row, who);
-        if (json_array_size(saes))
+        if (i < n)
             features(row, json_array_get(saes, i));
+        else if (n)
+            layers(row, json_array_get(sets, i - n));
     }
 }
 

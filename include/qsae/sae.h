@@ -82,8 +82,8 @@ typedef struct qsae_sae_info {
     double norm_in;           /**< mean |x| of the training data as the files give it, or 0 */
     double norm_out;          /**< the same at the output hook */
     int32_t transcoder;       /**< 1: reads one place and reconstructs another */
-    int32_t head;             /**< the attention head whose columns of the hook are its rows; -1: the
-                                   rows are all of them */
+    int32_t head;             /**< the attention head whose columns of the hook are its rows; -1:
+                                   all of them are */
 } qsae_sae_info;
 
 /** Describes an SAE. info->struct_size set by the caller; the first call for the hash reads
@@ -149,7 +149,8 @@ typedef struct qsae_feature_edit {
  * @param x           [n, width] f32, f16 or bf16
  * @param edits       [n_edits]; struct_size of the first is the stride of the array. Those of one
  *                    feature are applied in their order
- * @param keep_error  non-zero: keep it; not for transcoders, whose error is about another site
+ * @param keep_error  non-zero: keep it. A transcoder's error is that of another site's rows: 2, and y
+ *                    holds them on entry, or 0
  * @param y           [n, width_out] f32; may be x itself if that is f32
  * @return QSAE_EINVAL (an edit: which and why), QSAE_EMISMATCH (width), QSAE_ENOMEM, QSAE_ECANCELED
  */

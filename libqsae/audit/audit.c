@@ -66,12 +66,7 @@ void qsae_audit_close(qsae_audit **audit)
     qsae__participants_close(a);
     qsae__slices_close(a);
     qsae__probed_close(a);
-    for (int64_t i = 0; a->saes && i < a->n_saes; i++) {
-        qsae_sae_close(&a->saes[i].sae);
-        qsae__free(ctx, a->saes[i].name);
-        qsae__free(ctx, a->saes[i].decoder_norm);
-    }
-    qsae__free(ctx, a->saes);
+    qsae__places_close(a);
     qsae_corpus_close(&a->corpus);
     json_decref(a->selection);
     qsae_tokenizer_close(&a->tokenizer);

@@ -49,6 +49,17 @@ struct audit_sae {
     int64_t column;              /* its first there: of one attention head */
     int64_t last;                /* the highest layer that its rows depend on */
     double *decoder_norm;        /* [features] |W_dec,j|, NULL until it is asked for */
+    struct audit_layers *of;     /* whose layer it is, which owns sae; or NULL */
+    int64_t member;              /* index there */
+};
+
+/* All layers of a cross-layer transcoder, a crosscoder or a set of transcoders: consecutive SAEs,
+ * each with what all of them write to its place. */
+struct audit_layers {
+    qsae_sae_layers *layers;
+    qsae_sae_layers_info info;
+    char *name;
+    int64_t first;               /* index of its SAE of layer 0 */
 };
 
 /* What takes the place of an SAE's input while the rest of the model runs on. */
@@ -137,6 +148,8 @@ struct qsae_audit {
     int64_t n_participants;
     struct audit_sae *saes;      /* [n_saes] */
     int64_t n_saes;
+    struct audit_layers *sets;   /* [n_sets] */
+    int64_t n_sets;
     int64_t batch;               /* chunks per logical batch */
     int32_t compute, attention, sweep;
     int64_t top;                 /* contexts kept of each feature; 0 = none */
@@ -171,6 +184,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s);
 
 /* places.c: opens the SAEs where they belong. */
 int32_t qsae__places_open(qsae_audit *a, const char *const *saes, int64_t n);
+void qsae__places_close(qsae_audit *a);
 /* What a place has beside layer and site of what it reconstructs, into the fingerprint. */
 void qsae__places_hash(const struct audit_sae *s, qsae__hasher *h);
 /* The same into an entry of the result. */
@@ -264,11 +278,11 @@ int32_t qsae__controls_json(qsae_audit *a, json_t *list);
 struct audit_splice;
 
 /* Rows at the place that an SAE reconstructs, x [rows, width] with row stride ld, and their
- * reconstructions y [rows, width]. */
+ * reconstructions y [rows, width]. Of layers that belong together an array, one of each. */
 struct splice_rows {
     const float *x, *y;
-    const float *entry;          /* the residual stream before its layer; NULL: not needed, or the
-                                  * place is in the embedding */
+    const float *entry;          /* the residual stream before its layer, of the first; NULL: not
+                                  * needed, or the place is in the embedding */
     int64_t width;               /* of what the SAE reconstructs */
     int64_t ld;
 };
@@ -278,8 +292,8 @@ struct splice_rows {
 int32_t qsae__splice_open(qsae_audit *a, int64_t members, int64_t rows, int64_t width,
                           int64_t widest, struct audit_splice **out);
 void qsae__splice_close(qsae_audit *a, struct audit_splice **splice);
-/* Runs participant `member` of a group on from SAE `sae`; final: its own final rows. Changes the
- * slab's rows, and no metric. */
+/* Runs participant `member` of a group on from SAE `sae`, with all layers it belongs to (in: one of
+ * each); final: its own final rows. Changes the slab's rows, and no metric. */
 int32_t qsae__splice_run(qsae_audit *a, struct audit_splice *s, struct participant *who,
                          int64_t member, int64_t sae, const struct audit_batch *b,
                          const struct splice_rows *in, const float *final, qsae__slab *slab);
@@ -289,6 +303,30 @@ int32_t qsae__splice_update(qsae_audit *a, const struct audit_splice *s, struct 
                             const float *nll, const int32_t *top);
 /* The result's object; null without splices. */
 int32_t qsae__splice_json(const struct audit_features *f, json_t **out);
+
+/* layers.c: layers that belong together. Whether SAE i is of none, or stands for its set. */
+bool qsae__stands_alone(const qsae_audit *a, int64_t i);
+/* First layer of the places of SAE i's set; embedded: one of them is in the embedding. */
+int64_t qsae__layers_first(const qsae_audit *a, int64_t i, bool *embedded);
+/* NaN in rows y [rows, d] where x [rows, width], row stride ldx, has NaN or infinity. */
+void qsae__undefined_rows(int64_t rows, const float *x, int64_t width, int64_t ldx, float *y,
+                          int64_t d);
+/* Layers at work inside a pass, whose rows are changed by what they write (NULL: their outputs are
+ * given). */
+struct audit_live;
+int32_t qsae__live_open(qsae_audit *a, int64_t rows, struct audit_live **out);
+void qsae__live_close(qsae_audit *a, struct audit_live **live);
+bool qsae__live_runs(const struct audit_layers *set); /* false for NULL */
+void qsae__live_begin(struct audit_live *l); /* of a pass */
+/* Takes the rows that member k of a set reads; [rows] with row stride ld. */
+int32_t qsae__live_read(struct audit_live *l, const struct audit_layers *set, int64_t k,
+                        const float *x, int64_t rows, int64_t ld);
+/* What the set gives at member k's output: y [rows, width_out], the live's own. */
+int32_t qsae__live_write(struct audit_live *l, const struct audit_layers *set, int64_t k,
+                         int64_t rows, const float **y);
+/* The result's object of a set on a participant. */
+int32_t qsae__layers_json(const qsae_audit *a, const struct participant *p,
+                          const struct audit_layers *set, json_t **out);
 
 /* result.c: a new reference to the document, or to one snapshot of it. */
 int32_t qsae__result_document(qsae_audit *a, json_t **out);

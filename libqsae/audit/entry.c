@@ -157,11 +157,18 @@ static int32_t add_saes(qsae_audit *a, struct participant *p, json_t *to)
         st = add_metric(o, p->saes[i].reconstruction, defined);
         qsae__set_reason_json(o, p->saes[i].reconstruction);
         json_t *splice = json_null();
-        if (st == QSAE_OK && defined)
+        if (st == QSAE_OK && defined && !a->saes[i].of)
             st = qsae__splice_json(&p->saes[i], &splice);
         json_object_set_new(o, "splice", splice);
         if (st == QSAE_OK && p->saes[i].drift)
             st = add_pair(a, p, i, o);
+    }
+    json_t *const sets = json_array();
+    json_object_set_new(to, "sae_layers", sets);
+    for (int64_t i = 0; i < a->n_sets && st == QSAE_OK; i++) {
+        json_t *set = NULL;
+        st = qsae__layers_json(a, p, &a->sets[i], &set);
+        json_array_append_new(sets, set);
     }
     return st;
 }

@@ -8,7 +8,6 @@
  * A condition that leaves the first layers alone begins with the reference's rows below the first
  * one it changes: the same layers would give the same bits.
  */
-#include <math.h>
 #include <string.h>
 
 #include "audit/pass.h"
@@ -48,15 +47,20 @@ void qsae__pass_close(qsae_audit *a)
     for (int64_t i = 0; i < a->n_saes; i++) {
         if (p->csr_r)
             qsae__csr_free(&p->csr_r[i]);
+        if (p->csr_set)
+            qsae__csr_free(&p->csr_set[i]);
         if (p->y_r)
             qsae__free(a->ctx, p->y_r[i]);
+        if (p->y_set)
+            qsae__free(a->ctx, p->y_set[i]);
     }
     qsae__csr_free(&p->csr_q);
     qsae__splice_close(a, &p->splice);
     qsae__stream_close(a, p);
     qsae__batch_close(a, &p->batch);
     void *const blocks[] = { p->taps, p->sae_tap, p->sae_in, p->sae_entry, p->rows, p->csr_r,
-                             p->y_r, p->y_q, p->slabs, p->branches };
+                             p->csr_set, p->acts, p->y_r, p->y_q, p->y_set, p->spliced,
+                             p->slabs, p->branches };
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         qsae__free(a->ctx, blocks[i]);
     qsae__free(a->ctx, p);
@@ -84,11 +88,14 @@ static int32_t plan_taps(qsae_audit *a, struct pass *p)
         return QSAE_ENOMEM;
     for (int64_t i = 0; i < a->n_saes; i++) {
         const struct audit_sae *const s = &a->saes[i];
-        const bool entry = a->splice && s->site != QSAE_SITE_RESID_POST &&
-                           s->site != QSAE_SITE_EMBED && s->site != QSAE_SITE_POS_EMBED;
+        bool embedded;
+        const int64_t first = qsae__layers_first(a, i, &embedded);
+        const bool entry = a->splice && !embedded && qsae__stands_alone(a, i) &&
+                           (s->of || s->site != QSAE_SITE_RESID_POST);
         p->sae_tap[i] = find_tap(p, s->layer, s->site, s->columns);
         p->sae_in[i] = find_tap(p, s->layer_in, s->site_in, s->columns_in);
-        p->sae_entry[i] = entry ? find_tap(p, s->layer, QSAE_SITE_RESID_PRE, p->width) : -1;
+        p->sae_entry[i] =
+            entry ? find_tap(p, (int32_t)first, QSAE_SITE_RESID_PRE, p->width) : -1;
     }
     return QSAE_OK;
 }
@@ -176,13 +183,18 @@ static int32_t open_buffers(qsae_audit *a, struct pass *p)
     qsae_context *const ctx = a->ctx;
     const int64_t n = p->batch.rows_max, saes = a->n_saes;
     p->csr_r = qsae__calloc(ctx, saes, sizeof *p->csr_r);
+    p->csr_set = qsae__calloc(ctx, saes, sizeof *p->csr_set);
+    p->acts = qsae__calloc(ctx, saes, sizeof *p->acts);
     p->y_r = qsae__calloc(ctx, saes, sizeof *p->y_r);
+    p->y_set = qsae__calloc(ctx, saes, sizeof *p->y_set);
+    p->spliced = qsae__calloc(ctx, saes, sizeof *p->spliced);
     int64_t widest = 0;
     for (int64_t i = 0; i < saes; i++)
         widest = qsae__max_i64(widest, a->saes[i].info.width_out);
     p->y_q = qsae__alloc_array(ctx, n * widest, sizeof(float));
     p->rows = qsae__calloc(ctx, p->group + 1, sizeof *p->rows);
-    if (!p->csr_r || !p->y_r || !p->y_q || !p->rows)
+    if (!p->csr_r || !p->csr_set || !p->acts || !p->y_r || !p->y_q || !p->y_set || !p->spliced ||
+        !p->rows)
         return QSAE_ENOMEM;
     int32_t st = QSAE_OK;
     for (int64_t i = 0; i <= p->group && st == QSAE_OK; i++)
@@ -190,8 +202,12 @@ static int32_t open_buffers(qsae_audit *a, struct pass *p)
     qsae__csr_init(&p->csr_q, ctx);
     for (int64_t i = 0; i < saes && st == QSAE_OK; i++) {
         qsae__csr_init(&p->csr_r[i], ctx);
+        qsae__csr_init(&p->csr_set[i], ctx);
         p->y_r[i] = qsae__alloc_array(ctx, n * a->saes[i].info.width_out, sizeof(float));
-        if (!p->y_r[i])
+        const bool spliced = a->splice && a->saes[i].of && a->n_participants > 1;
+        if (spliced)
+            p->y_set[i] = qsae__alloc_array(ctx, n * a->saes[i].info.width_out, sizeof(float));
+        if (!p->y_r[i] || (spliced && !p->y_set[i]))
             st = QSAE_ENOMEM;
     }
     if (st == QSAE_OK && a->splice)
@@ -265,13 +281,6 @@ int32_t qsae__pass_open(qsae_audit *a)
     if (st != QSAE_OK)
         qsae__pass_close(a);
     return st;
-}
-
-/* A participant's rows at a tap: the reference's own below where it begins. */
-static float *tap_rows(const struct pass *p, const struct participant *who,
-                       const struct rows_of *own, int64_t tap)
-{
-    return p->taps[tap].layer < who->start ? p->rows[0].taps[tap] : own->taps[tap];
 }
 
 /* Where a participant begins, or what the reference leaves for others. */
@@ -359,19 +368,6 @@ static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, s
     return st;
 }
 
-/* Whether a participant's rows of an SAE are the reference's. */
-static bool same_rows(const qsae_audit *a, const struct participant *who, int64_t sae)
-{
-    return who == a->participants || a->saes[sae].last < who->start;
-}
-
-/* A participant's rows that an SAE reconstructs; of one attention head, its columns of them. */
-static float *target_rows(const qsae_audit *a, const struct pass *p, const struct participant *who,
-                          const struct rows_of *own, int64_t sae)
-{
-    return tap_rows(p, who, own, p->sae_tap[sae]) + a->saes[sae].column;
-}
-
 /* ld: row stride. */
 static qsae_rows rows_view(const struct pass *p, float *data, int64_t cols, int64_t ld)
 {
@@ -385,52 +381,20 @@ static qsae_sparse_rows sparse_view(const qsae__csr *c)
                                .indptr = c->indptr, .indices = c->indices, .values = c->values };
 }
 
-/* What a transcoder makes of rows x [rows, width] with NaN or infinity is undefined; their targets
- * need not show it. */
-static void undefined_rows(int64_t rows, const float *x, int64_t width, int64_t ldx, float *y,
-                           int64_t d)
-{
-    for (int64_t r = 0; r < rows; r++) {
-        bool finite = true;
-        for (int64_t i = 0; i < width && finite; i++)
-            finite = isfinite(x[r * ldx + i]);
-        for (int64_t i = 0; i < d && !finite; i++)
-            y[r * d + i] = NAN;
-    }
-}
-
-/* SAE i on a participant's rows: csr and y [rows, width_out]. */
-static int32_t reconstruct(const qsae_audit *a, const struct pass *p,
-                           const struct participant *who, const struct rows_of *own, int64_t i,
-                           qsae__csr *csr, float *y)
-{
-    const struct audit_sae *const s = &a->saes[i];
-    const int64_t rows = p->batch.rows, d = s->info.width_out, ld = s->columns_in;
-    const float *const x = tap_rows(p, who, own, p->sae_in[i]) + s->column;
-    int32_t st = qsae__sae_encode_rows(s->sae, x, rows, ld, csr);
-    if (st == QSAE_OK)
-        st = qsae__sae_decode_rows(s->sae, csr, y, d);
-    if (st == QSAE_OK)
-        st = qsae__sae_add_skip(s->sae, x, rows, ld, y, d);
-    if (st == QSAE_OK && s->info.transcoder)
-        undefined_rows(rows, x, s->info.width, ld, y, d);
-    return st;
-}
-
 /* SAE i on a participant's rows. Equal rows have equal features: the reference's are taken. */
 static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who,
                           const struct rows_of *own, int64_t i)
 {
     const struct participant *const reference = a->participants;
-    const bool is_reference = who == reference, same = same_rows(a, who, i);
+    const bool is_reference = who == reference, same = qsae__pass_same(a, who, i);
     const qsae_positions at = qsae__batch_positions(&p->batch, p->batch.mask_features);
     struct audit_features *const f = &who->saes[i];
-    qsae__csr *const csr = same ? &p->csr_r[i] : &p->csr_q;
+    qsae__csr *const csr = qsae__pass_acts(a, p, who, i);
     float *const y = same ? p->y_r[i] : p->y_q;
-    float *const x = target_rows(a, p, who, own, i),
-          *const x_ref = target_rows(a, p, reference, &p->rows[0], i);
+    float *const x = qsae__pass_target(a, p, who, own, i),
+          *const x_ref = qsae__pass_target(a, p, reference, &p->rows[0], i);
     const int64_t d = a->saes[i].info.width_out, ld = a->saes[i].columns;
-    int32_t st = same ? QSAE_OK : reconstruct(a, p, who, own, i, csr, y);
+    int32_t st = same ? QSAE_OK : qsae__pass_reconstruct(a, p, who, own, i, y);
     if (st != QSAE_OK)
         return st;
     const qsae_rows vx = rows_view(p, x, d, ld), vy = rows_view(p, y, d, d),
@@ -463,20 +427,26 @@ static int32_t splice(qsae_audit *a, struct pass *p, struct participant *who, in
     slab->ids = p->batch.ids;
     slab->n_seq = p->batch.n_seq;
     slab->n_tokens = p->batch.n_tokens;
-    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && qsae__participant_features(who); i++) {
-        const int64_t entry = p->sae_entry[i];
-        const bool same = same_rows(a, who, i);
-        const struct splice_rows in = {
-            .x = target_rows(a, p, who, own, i),
-            .y = same ? p->y_r[i] : p->y_q,
-            .entry = entry >= 0 ? tap_rows(p, who, own, entry) : NULL,
+    const bool features = qsae__participant_features(who);
+    if (st == QSAE_OK && features && who != a->participants)
+        st = qsae__pass_encode_sets(a, p, who, own);
+    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && features; i++) {
+        const struct audit_layers *const set = a->saes[i].of;
+        const bool same = qsae__pass_same(a, who, i);
+        float *const y = same ? p->y_r[i] : set ? p->y_set[i] : p->y_q;
+        if (!same)
+            st = qsae__pass_reconstruct(a, p, who, own, i, y);
+        const int64_t entry = p->sae_entry[i], first = set ? set->first : i;
+        p->spliced[i] = (struct splice_rows){
+            .x = qsae__pass_target(a, p, who, own, i),
+            .y = y,
+            .entry = entry >= 0 ? qsae__pass_rows(p, who, own, entry) : NULL,
             .width = a->saes[i].info.width_out,
             .ld = a->saes[i].columns,
         };
-        if (!same)
-            st = reconstruct(a, p, who, own, i, &p->csr_q, p->y_q);
-        if (st == QSAE_OK)
-            st = qsae__splice_run(a, p->splice, who, member, i, &p->batch, &in, own->final, slab);
+        if (st == QSAE_OK && (!set || i + 1 == first + set->info.layers))
+            st = qsae__splice_run(a, p->splice, who, member, first, &p->batch, &p->spliced[first],
+                                  own->final, slab);
     }
     /* What the model meets while it is left alone is what is reported. */
     for (int64_t i = 0; met && i < who->n_outliers; i++)
@@ -508,9 +478,14 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, in
         if (st == QSAE_OK)
             st = qsae__slices_update_predictions(a, who, &p->batch, &d, NULL);
     }
-    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && qsae__participant_features(who); i++)
-        if ((st = update_sae(a, p, who, own, i)) == QSAE_OK && p->splice)
+    const bool features = qsae__participant_features(who);
+    if (st == QSAE_OK && features && who != a->participants)
+        st = qsae__pass_encode_sets(a, p, who, own);
+    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK && features; i++) {
+        st = update_sae(a, p, who, own, i);
+        if (st == QSAE_OK && p->splice && qsae__stands_alone(a, i))
             st = qsae__splice_update(a, p->splice, who, member, i, &p->batch, own->nll, own->top);
+    }
     who->seconds += qsae__now() - start;
     if (st != QSAE_OK)
         return st;
@@ -570,9 +545,9 @@ int32_t qsae__pass_finish(qsae_audit *a, struct pass *p, const int64_t *members,
 int32_t qsae__pass_reference(qsae_audit *a, struct pass *p)
 {
     const double start = qsae__now();
-    int32_t st = QSAE_OK;
+    int32_t st = qsae__pass_encode_sets(a, p, a->participants, &p->rows[0]);
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++)
-        st = reconstruct(a, p, a->participants, &p->rows[0], i, &p->csr_r[i], p->y_r[i]);
+        st = qsae__pass_reconstruct(a, p, a->participants, &p->rows[0], i, p->y_r[i]);
     a->participants[0].seconds += qsae__now() - start;
     return st;
 }

@@ -43,8 +43,12 @@ struct pass {
     struct rows_of *rows;        /* [1 + group]; 0 is the reference */
     qsae__csr *csr_r;            /* [n_saes] */
     qsae__csr csr_q;
+    qsae__csr *csr_set;          /* [n_saes] of SAEs that are layers of a set, like csr_q */
+    const qsae__csr **acts;      /* [n_saes] scratch */
     float **y_r;                 /* [n_saes] of [rows, the SAE's width] */
     float *y_q;                  /* [rows, the widest] */
+    float **y_set;               /* [n_saes] like y_q, of layers of a set that is spliced in */
+    struct splice_rows *spliced; /* [n_saes] scratch */
     struct audit_splice *splice; /* or NULL */
     struct stream *stream;       /* of a streamed pass, or NULL */
 };
@@ -63,6 +67,23 @@ int32_t qsae__pass_step(const struct pass *p, struct participant *who, int64_t l
 /* A participant's rows of a batch at the taps: [n_taps] of [rows, columns of the tap]. */
 int32_t qsae__pass_open_taps(qsae_audit *a, const struct pass *p, float ***taps);
 void qsae__pass_free_taps(qsae_audit *a, const struct pass *p, float **taps);
+/* reconstruct.c: a participant's rows at a tap: the reference's own below where it begins. */
+float *qsae__pass_rows(const struct pass *p, const struct participant *who,
+                       const struct rows_of *own, int64_t tap);
+/* Whether a participant's rows of an SAE are the reference's. */
+bool qsae__pass_same(const qsae_audit *a, const struct participant *who, int64_t sae);
+/* A participant's rows that an SAE reconstructs; of one attention head, its columns of them. */
+float *qsae__pass_target(const qsae_audit *a, const struct pass *p, const struct participant *who,
+                         const struct rows_of *own, int64_t sae);
+/* Where a participant's encoded rows of SAE i are; of equal rows the reference's. */
+qsae__csr *qsae__pass_acts(const qsae_audit *a, struct pass *p, const struct participant *who,
+                           int64_t i);
+/* Encodes all layers that belong together, before any of them is decoded. */
+int32_t qsae__pass_encode_sets(const qsae_audit *a, struct pass *p, const struct participant *who,
+                               const struct rows_of *own);
+/* y [rows, width_out] of SAE i on a participant's rows; layers of a set are encoded. */
+int32_t qsae__pass_reconstruct(const qsae_audit *a, struct pass *p, const struct participant *who,
+                               const struct rows_of *own, int64_t i, float *y);
 /* The reference's SAEs on p->rows[0]. */
 int32_t qsae__pass_reference(qsae_audit *a, struct pass *p);
 /* Head and metrics of p->batch for a group: the reference's rows in p->rows[0], those of

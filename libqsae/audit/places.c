@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Where the SAEs of an audit belong: FOLDER[@LAYER[:SITE[:SITE_OUT]]], else what their files say. An
- * SAE reconstructs the rows it reads; a transcoder reads at one place and reconstructs the rows of
- * another; one of a single attention head works on that head's columns.
+ * Where the SAEs of an audit belong: FOLDER[@LAYER[:SITE[:SITE_OUT]]], else what their files say.
+ * An SAE reconstructs the rows it reads; a transcoder reads at one place and reconstructs the rows
+ * of another; one of a single attention head works on that head's columns.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -77,6 +77,9 @@ static int32_t place_output(const qsae_model *model, const char *text, const str
     int32_t from = -1, to = -1;
     out->layer = out->layer_in;
     out->site = out->site_in;
+    const bool crosscoder = out->of && strcmp(out->of->info.kind, "crosscoder") == 0;
+    if (crosscoder && !told->out) /* reconstructs what it reads */
+        return QSAE_OK;
     if (!info->transcoder)
         return !told->out ? QSAE_OK :
                qsae__fail(QSAE_EINVAL, "SAE %s: site %s: only transcoders have a second one: this "
@@ -101,7 +104,7 @@ static int32_t place_output(const qsae_model *model, const char *text, const str
     return QSAE_OK;
 }
 
-/* One of the two places: layer and site are there and as wide as the SAE is. columns: of the site. */
+/* One of the two places: layer and site are there and as wide as the SAE is; columns: of it. */
 static int32_t check_place(const qsae_model *model, const char *text, const struct audit_sae *s,
                            int32_t layer, int32_t site, int64_t width, int64_t *columns)
 {
@@ -149,7 +152,7 @@ static int32_t check_places(const qsae_model *model, const char *text, struct au
 static int32_t check_kind(const qsae_audit *a, const char *text, const struct audit_sae *s)
 {
     const char *const done = qsae_weights_processing(a->participants[0].weights);
-    if (s->info.encode_only)
+    if (s->info.encode_only && !s->of)
         return qsae__fail(QSAE_EUNSUPPORTED, "SAE %s: one layer of a cross-layer transcoder "
                           "reconstructs nothing by itself", text);
     if (s->info.center_input && !strstr(done, "center_writing_weights"))
@@ -158,24 +161,99 @@ static int32_t check_kind(const qsae_audit *a, const char *text, const struct au
     return QSAE_OK;
 }
 
-static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
+/* An SAE that is open, at its place. */
+static int32_t place_sae(const qsae_audit *a, const char *text, const struct told *told,
+                         struct audit_sae *out)
 {
     const qsae_model *const model = a->participants[0].model;
-    struct told told;
-    int32_t st = split_sae(a, text, out, &told);
-    if (st == QSAE_OK)
-        st = qsae_sae_open(a->ctx, out->name, NULL, &out->sae);
     out->info.struct_size = sizeof out->info;
-    if (st == QSAE_OK)
-        st = qsae_sae_get_info(out->sae, &out->info);
+    int32_t st = qsae_sae_get_info(out->sae, &out->info);
     if (st == QSAE_OK)
         st = check_kind(a, text, out);
     if (st == QSAE_OK)
-        st = place_input(model, text, &told, out);
+        st = place_input(model, text, told, out);
     if (st == QSAE_OK)
-        st = place_output(model, text, &told, out);
+        st = place_output(model, text, told, out);
+    return st == QSAE_OK ? check_places(model, text, out) : st;
+}
+
+#define SAES_MOST 4096
+
+/* Room for one more. */
+static int32_t next_sae(qsae_audit *a, int64_t *capacity, struct audit_sae **out)
+{
+    if (a->n_saes >= SAES_MOST)
+        return qsae__fail(QSAE_EINVAL, "audit: at most %d SAEs, layers of sets counted one by one",
+                          SAES_MOST);
+    const int32_t st = qsae__grow(a->ctx, &a->saes, capacity, a->n_saes + 1, sizeof *a->saes);
+    if (st != QSAE_OK)
+        return st;
+    *out = &a->saes[a->n_saes++];
+    memset(*out, 0, sizeof **out);
+    return QSAE_OK;
+}
+
+/* What outputs depend on: the places of all layers that write to them. */
+static void settle_last(qsae_audit *a, const struct audit_layers *set)
+{
+    struct audit_sae *const saes = a->saes + set->first;
+    for (int64_t m = 0; m < set->info.layers; m++)
+        for (int64_t l = 0; l < set->info.layers; l++)
+            if (qsae__sae_layers_writes(set->layers, l, m) && saes[l].layer_in > saes[m].last)
+                saes[m].last = saes[l].layer_in;
+}
+
+/* Opens a folder of layers that belong together: one SAE each. A layer that is told is that of the
+ * files' layer 0. */
+static int32_t open_layers(qsae_audit *a, const char *text, const char *name,
+                           const struct told *told, int32_t base, int64_t *capacity)
+{
+    struct audit_layers *const set = &a->sets[a->n_sets++];
+    set->first = a->n_saes;
+    if (!(set->name = qsae__strdup(a->ctx, name)))
+        return QSAE_ENOMEM;
+    int32_t st = qsae_sae_layers_open(a->ctx, name, NULL, &set->layers);
+    set->info.struct_size = sizeof set->info;
     if (st == QSAE_OK)
-        st = check_places(model, text, out);
+        st = qsae_sae_layers_get_info(set->layers, &set->info);
+    for (int64_t k = 0; st == QSAE_OK && k < set->info.layers; k++) {
+        struct audit_sae *sae;
+        int64_t layer = 0;
+        if ((st = next_sae(a, capacity, &sae)) != QSAE_OK)
+            break;
+        sae->of = set;
+        sae->member = k;
+        if (!(sae->name = qsae__strdup(a->ctx, name)))
+            return QSAE_ENOMEM;
+        st = qsae_sae_layers_get(set->layers, k, &layer, &sae->sae);
+        sae->layer_in =
+            told->layer ? (int32_t)qsae__min_i64(INT32_MAX, base + layer) : -1;
+        if (st == QSAE_OK)
+            st = place_sae(a, text, told, sae);
+    }
+    if (st == QSAE_OK)
+        settle_last(a, set);
+    return st;
+}
+
+static int32_t open_given(qsae_audit *a, const char *text, int64_t *capacity)
+{
+    struct audit_sae one = { .layer_in = -1 }, *out;
+    struct told told;
+    bool layers = false;
+    int32_t st = split_sae(a, text, &one, &told);
+    if (st == QSAE_OK)
+        st = qsae__sae_layers_there(a->ctx, one.name, &layers);
+    if (st == QSAE_OK && layers) {
+        st = open_layers(a, text, one.name, &told, one.layer_in, capacity);
+    } else if (st == QSAE_OK && (st = next_sae(a, capacity, &out)) == QSAE_OK) {
+        *out = one;
+        one.name = NULL;
+        st = qsae_sae_open(a->ctx, out->name, NULL, &out->sae);
+        if (st == QSAE_OK)
+            st = place_sae(a, text, &told, out);
+    }
+    qsae__free(a->ctx, one.name);
     qsae__free(a->ctx, told.in);
     qsae__free(a->ctx, told.out);
     return st;
@@ -183,17 +261,35 @@ static int32_t open_sae(qsae_audit *a, const char *text, struct audit_sae *out)
 
 int32_t qsae__places_open(qsae_audit *a, const char *const *saes, int64_t n)
 {
+    int64_t capacity = 0;
     int32_t st = QSAE_OK;
-    if (!(a->saes = qsae__calloc(a->ctx, n, sizeof *a->saes)))
-        return qsae__fail(QSAE_ENOMEM, "out of memory: an audit");
-    a->n_saes = n;
+    if (!(a->sets = qsae__calloc(a->ctx, n, sizeof *a->sets)))
+        return QSAE_ENOMEM;
     for (int64_t i = 0; i < n && st == QSAE_OK; i++)
-        st = open_sae(a, saes[i], &a->saes[i]);
+        st = open_given(a, saes[i], &capacity);
     return st;
+}
+
+void qsae__places_close(qsae_audit *a)
+{
+    for (int64_t i = 0; i < a->n_saes; i++) {
+        if (!a->saes[i].of)
+            qsae_sae_close(&a->saes[i].sae);
+        qsae__free(a->ctx, a->saes[i].name);
+        qsae__free(a->ctx, a->saes[i].decoder_norm);
+    }
+    for (int64_t i = 0; i < a->n_sets; i++) {
+        qsae_sae_layers_close(&a->sets[i].layers);
+        qsae__free(a->ctx, a->sets[i].name);
+    }
+    qsae__free(a->ctx, a->saes);
+    qsae__free(a->ctx, a->sets);
 }
 
 void qsae__places_hash(const struct audit_sae *s, qsae__hasher *h)
 {
+    if (s->of && s->member == 0)
+        qsae__hasher_string(h, s->of->info.hash);
     if (s->layer_in != s->layer || s->site_in != s->site) {
         qsae__hasher_string(h, "reads");
         qsae__hasher_i64(h, s->layer_in);

@@ -150,7 +150,8 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
         s.prompt_tokens = a->top ? a->corpus_info.context : 0;
         if (st == QSAE_OK && (!first || a->top))
             st = qsae_metric_open_features(a->ctx, info->features, &s, &f->survival);
-        for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK && a->splice; v++)
+        for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK && a->splice &&
+                        qsae__stands_alone(a, i); v++)
             st = qsae_metric_open_divergence(a->ctx, &s, &f->splice[v]);
     }
     return st == QSAE_OK ? qsae__slices_metrics(a, p, &s) : st;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Splicing (sae.md A.6 and C.1, methods.md section 4): what an SAE's reconstruction is worth to the
- * model. At the place it reconstructs (a transcoder: its output; of one attention head: its columns)
- * the model's rows are replaced by their reconstruction, by zero or by their mean over the logical
- * batch; the layers from there on and the head run again; the predictions are compared with those of
- * the same model left alone. A row that features do not count (a first position, where the profile
- * says so) keeps its value, but for zero ablation, which spares none, as in SAELens; so does one
- * with NaN or infinity, or whose reconstruction has them.
+ * model. At the place it reconstructs (of a transcoder its output, of one attention head its
+ * columns) the model's rows are replaced by their reconstruction, by zero or by their mean over the
+ * logical batch; the layers from there on and the head run again; the predictions are compared with
+ * those of the same model left alone. A row that features do not count (a first position, where the
+ * profile says so) keeps its value, but for zero ablation, which spares none, as in SAELens; so
+ * does one with NaN or infinity, or whose reconstruction has them.
  */
 #include <math.h>
 #include <string.h>
@@ -23,6 +23,7 @@ struct audit_splice {
     int64_t n_saes, members;
     float *final[QSAE__SPLICES];  /* [rows_max, width] */
     double *mean;                 /* [the widest SAE's width] */
+    struct audit_live *live;      /* of layers that belong together, or NULL */
     struct outcome *outcomes;     /* [members, n_saes, QSAE__SPLICES] */
 };
 
@@ -43,6 +44,7 @@ void qsae__splice_close(qsae_audit *a, struct audit_splice **splice)
         qsae__free(a->ctx, s->outcomes[i].kl);
         qsae__free(a->ctx, s->outcomes[i].top);
     }
+    qsae__live_close(a, &s->live);
     qsae__free(a->ctx, s->outcomes);
     qsae__free(a->ctx, s->mean);
     qsae__free(a->ctx, s);
@@ -71,10 +73,11 @@ int32_t qsae__splice_open(qsae_audit *a, int64_t members, int64_t rows, int64_t 
         o->top = qsae__alloc_array(a->ctx, rows, sizeof(int32_t));
         ok = o->nll && o->kl && o->top;
     }
-    if (ok)
-        return QSAE_OK;
-    qsae__splice_close(a, out);
-    return QSAE_ENOMEM;
+    const int32_t st = !ok ? QSAE_ENOMEM
+                       : a->n_sets > 0 ? qsae__live_open(a, rows, &s->live) : QSAE_OK;
+    if (st != QSAE_OK)
+        qsae__splice_close(a, out);
+    return st;
 }
 
 static bool keeps(const struct audit_batch *b, int64_t row, const struct splice_rows *in)
@@ -106,9 +109,10 @@ static void mean_of(const struct audit_batch *b, const struct splice_rows *in, d
         mean[i] /= (double)n;
 }
 
-/* to[rows, width] = x, replaced as the variant says; ld: row stride. */
+/* to[rows, width] = x, replaced as the variant says; ld: row stride. in_place: a row that keeps its
+ * value keeps the one it has there. */
 static void replace(const struct audit_splice *s, const struct audit_batch *b, int variant,
-                    const struct splice_rows *in, float *to, int64_t ld)
+                    const struct splice_rows *in, bool in_place, float *to, int64_t ld)
 {
     const int64_t width = in->width;
     for (int64_t r = 0; r < b->rows; r++) {
@@ -117,7 +121,7 @@ static void replace(const struct audit_splice *s, const struct audit_batch *b, i
         if (variant == QSAE__SPLICE_ZERO)
             memset(row, 0, (size_t)width * sizeof *row);
         else if (keeps(b, r, in))
-            memcpy(row, x, (size_t)width * sizeof *row);
+            memcpy(row, in_place ? row : x, (size_t)width * sizeof *row);
         else if (variant == QSAE__SPLICE_SAE)
             memcpy(row, in->y + r * width, (size_t)width * sizeof *row);
         else
@@ -126,32 +130,81 @@ static void replace(const struct audit_splice *s, const struct audit_batch *b, i
     }
 }
 
-/* What takes the place of the rows at one site: a watch of the slab. */
+/* What takes the place of the rows at the SAE's site, or at those of all layers that belong
+ * together: a watch of the slab. */
 struct replacement {
     const struct audit_splice *s;
     const struct audit_batch *b;
-    const struct splice_rows *in;
+    const struct splice_rows *in; /* [n] */
     const qsae_model *model;
-    int64_t layer, column;       /* the first column that is replaced */
-    int32_t site;
+    const struct audit_sae *saes; /* [n] */
+    int64_t n;
     int variant;
+    struct audit_live *live;      /* or NULL: the outputs are in->y */
 };
+
+static bool is_at(const struct audit_sae *s, int64_t layer, int32_t site)
+{
+    return s->layer == layer && s->site == site;
+}
+
+static bool reads_at(const struct replacement *r, int64_t k, int64_t layer, int32_t site)
+{
+    return r->live && r->saes[k].layer_in == layer && r->saes[k].site_in == site;
+}
 
 static bool wants(void *self, int64_t layer, int32_t site)
 {
     const struct replacement *const r = self;
-    return r->layer == layer && r->site == site;
+    for (int64_t k = 0; k < r->n; k++)
+        if (is_at(&r->saes[k], layer, site) || reads_at(r, k, layer, site))
+            return true;
+    return false;
+}
+
+/* Whether what layer k reads at a site goes into what is written there. */
+static bool feeds(const struct replacement *r, int64_t k, int64_t layer, int32_t site)
+{
+    for (int64_t m = 0; m < r->n; m++)
+        if (is_at(&r->saes[m], layer, site) && qsae__sae_layers_writes(r->saes->of->layers, k, m))
+            return true;
+    return false;
+}
+
+/* Gives their rows to the layers that read here: those that feed what is written here, before it
+ * is; the others after. */
+static int32_t read_rows(const struct replacement *r, int64_t layer, int32_t site, bool before,
+                         const float *rows, int64_t n, int64_t ld)
+{
+    int32_t st = QSAE_OK;
+    for (int64_t k = 0; k < r->n && st == QSAE_OK; k++)
+        if (reads_at(r, k, layer, site) && feeds(r, k, layer, site) == before)
+            st = qsae__live_read(r->live, r->saes->of, k, rows, n, ld);
+    return st;
 }
 
 static int32_t put(void *self, int64_t layer, int32_t site, float *rows, int64_t n, int64_t cols,
                    int64_t ld)
 {
     const struct replacement *const r = self;
-    (void)layer;
-    replace(r->s, r->b, r->variant, r->in, rows + r->column, ld);
-    for (int64_t i = 0; i < n && !qsae__site_unrounded(site); i++)
+    bool changed = false;
+    int32_t st = read_rows(r, layer, site, true, rows, n, ld);
+    for (int64_t k = 0; k < r->n && st == QSAE_OK; k++) {
+        struct splice_rows in = r->in[k];
+        if (!is_at(&r->saes[k], layer, site))
+            continue;
+        if (r->live)
+            st = qsae__live_write(r->live, r->saes->of, k, n, &in.y);
+        if (st != QSAE_OK)
+            return st;
+        if (r->variant == QSAE__SPLICE_MEAN)
+            mean_of(r->b, &in, r->s->mean);
+        replace(r->s, r->b, r->variant, &in, r->saes->of != NULL, rows + r->saes[k].column, ld);
+        changed = true;
+    }
+    for (int64_t i = 0; i < n && changed && !qsae__site_unrounded(site); i++)
         qsae__model_round(r->model, rows + i * ld, cols);
-    return QSAE_OK;
+    return st == QSAE_OK ? read_rows(r, layer, site, false, rows, n, ld) : st;
 }
 
 /* The model from the SAE's place on, to the final norm. */
@@ -161,20 +214,26 @@ static int32_t run_above(qsae_audit *a, struct audit_splice *s, struct participa
 {
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
     const struct audit_sae *const sae = &a->saes[i];
-    struct replacement r = { s, b, in, who->model, sae->layer, sae->column, sae->site, variant };
+    const bool live = variant == QSAE__SPLICE_SAE && qsae__live_runs(sae->of);
+    struct replacement r = { .s = s, .b = b, .in = in, .model = who->model, .saes = sae,
+                             .n = sae->of ? sae->of->info.layers : 1, .variant = variant,
+                             .live = live ? s->live : NULL };
     const qsae__watch watch = { &r, wants, put };
+    bool embedded;
     int64_t first = 0;
     int32_t st = qsae_model_get_info(who->model, &info);
     if (st != QSAE_OK)
         return st;
+    if (live)
+        qsae__live_begin(s->live);
     slab->watch = &watch;
     const bool resumes = qsae__model_resumes(who->model);
-    if (resumes && sae->site == QSAE_SITE_RESID_POST) {
+    if (resumes && !sae->of && sae->site == QSAE_SITE_RESID_POST) {
         st = put(&r, sae->layer, sae->site, slab->x, b->rows, in->width, in->width);
         first = sae->layer + 1;
     } else if (resumes && in->entry) {
         memcpy(slab->x, in->entry, (size_t)(b->rows * who->width) * sizeof *slab->x);
-        first = sae->layer;
+        first = qsae__layers_first(a, i, &embedded);
     } else {
         st = qsae__model_embed(who->model, slab);
     }
@@ -197,7 +256,6 @@ int32_t qsae__splice_run(qsae_audit *a, struct audit_splice *s, struct participa
     qsae__head_rows heads[1 + QSAE__SPLICES] = { { .model = who->model, .final = final } };
     const double start = qsae__now();
     int32_t st = QSAE_OK;
-    mean_of(b, in, s->mean);
     for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK; v++) {
         st = run_above(a, s, who, sae, b, v, in, slab);
         heads[1 + v] = (qsae__head_rows){ .model = who->model, .final = s->final[v],

@@ -24,7 +24,7 @@ static int64_t layer_of_path(const char *path)
     return layer;
 }
 
-/* Hook names of a published folder, the first part that fits. */
+/* Hook names of a published folder, by the part that comes last in its path. */
 typedef struct site {
     const char *part, *in, *out; /* %lld: the layer; out NULL: the same */
 } site;
@@ -62,18 +62,36 @@ static int32_t set_hook(qsae_context *ctx, char **slot, const char *pattern, int
     return qsae__sae_set_string(ctx, slot, hook);
 }
 
+/* The entry whose part comes last in the path: folders above may have any name. */
+static const site *site_of_path(const char *folder, const site *sites)
+{
+    const char *at = NULL;
+    const site *found = NULL;
+    for (; sites->part; sites++)
+        for (const char *p = folder; (p = strstr(p, sites->part)) != NULL; p++)
+            if (!at || p > at) {
+                at = p;
+                found = sites;
+            }
+    return found;
+}
+
+static bool path_is(const char *folder, const site *sites, const char *part)
+{
+    const site *const s = site_of_path(folder, sites);
+    return s && strcmp(s->part, part) == 0;
+}
+
 static int32_t hooks_of_path(qsae_context *ctx, const char *folder, const site *sites,
                              int64_t layer, qsae__sae_config *c)
 {
     int32_t st = qsae__sae_set_string(ctx, &c->hook, "");
     if (layer < 0)
         layer = layer_of_path(folder);
-    while (sites->part && !strstr(folder, sites->part))
-        sites++;
-    if (st == QSAE_OK && sites->part)
-        st = set_hook(ctx, &c->hook, sites->in, layer);
-    return st == QSAE_OK && sites->part && sites->out ?
-           set_hook(ctx, &c->hook_out, sites->out, layer) : st;
+    const site *const s = site_of_path(folder, sites);
+    if (st == QSAE_OK && s)
+        st = set_hook(ctx, &c->hook, s->in, layer);
+    return st == QSAE_OK && s && s->out ? set_hook(ctx, &c->hook_out, s->out, layer) : st;
 }
 
 /* "gemma-scope-2b-pt-res" was trained on gemma-2-2b, "gemma-scope-2-1b-it" on gemma-3-1b-it. */
@@ -143,7 +161,7 @@ int32_t qsae__sae_read_scope1(qsae_context *ctx, const qsae__sae_place *place,
                            : qsae__tensors_load(ctx, place->params, tensors);
     if (st == QSAE_OK)
         st = begin(ctx, "gemma-scope", c);
-    if (st == QSAE_OK && strstr(place->folder, "-transcoders"))
+    if (st == QSAE_OK && path_is(place->folder, sites1, "-transcoders"))
         st = qsae__sae_set_architecture(ctx, "", "jumprelu_transcoder", c);
     if (st == QSAE_OK)
         st = hooks_of_path(ctx, place->folder, sites1, -1, c);
@@ -202,7 +220,8 @@ static int32_t read_config(qsae_context *ctx, const qsae__sae_place *place, bool
     json_t *cfg = NULL;
     int32_t st = begin(ctx, "gemma-scope-2", c);
     c->lower_case = true;
-    if (st == QSAE_OK && (layers || (!place->config && strstr(place->folder, "/transcoder"))))
+    if (st == QSAE_OK &&
+        (layers || (!place->config && path_is(place->folder, sites2, "transcoder"))))
         st = qsae__sae_set_architecture(ctx, "", "jumprelu_transcoder", c);
     if (st == QSAE_OK)
         st = hooks_of_path(ctx, place->folder, sites2, place->layer, c);
@@ -310,7 +329,7 @@ int32_t qsae__sae_read_scope2_layer(qsae_context *ctx, const qsae__sae_place *pl
     int32_t st = qsae__rewrite_open(ctx, place->params, &r);
     if (st != QSAE_OK)
         return st;
-    const bool crosscoder = strstr(place->folder, "crosscoder") != NULL;
+    const bool crosscoder = path_is(place->folder, sites2, "crosscoder");
     st = read_config(ctx, place, true, c);
     if (st == QSAE_OK)
         st = qsae__sae_set_string(ctx, &c->format, crosscoder ? "gemma-scope-2-crosscoder"

@@ -176,7 +176,7 @@ static int32_t run(qsae_sae *sae, const qsae_rows *x, const struct edits *edits,
     else if (st == QSAE_OK)
         st = qsae__sae_add_skip(sae, rows, n, d_in, b, d_out);
     if (st == QSAE_OK && keep)
-        keep_error(x, a, b, changed, y);
+        keep_error(sae->config.transcoder ? y : x, a, b, changed, y);
     else if (st == QSAE_OK)
         copy_rows(b, y);
     qsae__csr_free(&plain);
@@ -194,10 +194,9 @@ int32_t qsae_sae_intervene(qsae_sae *sae, const qsae_rows *x, const qsae_feature
     if (!sae || !x || !y)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_intervene: sae, x and y must not be NULL");
     int32_t st = qsae__sae_check_rows(sae, x, y);
-    if (st == QSAE_OK && with_error && (sae->config.transcoder ||
-                                        sae->config.d_in != sae->config.d_out))
-        st = qsae__fail(QSAE_EINVAL, "%s: a transcoder's error is that of another site's rows, "
-                        "which are not given; expected keep_error 0", sae->path);
+    if (st == QSAE_OK && with_error && with_error != 2 && sae->config.transcoder)
+        st = qsae__fail(QSAE_EINVAL, "%s: a transcoder's error is that of another site's rows: "
+                        "expected keep_error 2, and these rows in y, or 0", sae->path);
     if (st != QSAE_OK || x->n_rows == 0)
         return st;
     st = edits_open(sae, edits, n_edits, &list);

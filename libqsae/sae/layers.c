@@ -130,8 +130,8 @@ static int32_t check_acts(const qsae_sae_layers *g, int64_t l, const qsae_sae_ac
         return qsae__fail(QSAE_EINVAL, "acts: layer %lld: indptr must not be NULL", (long long)l);
     for (int64_t r = 0; r < n; r++)
         if (a->indptr[r] < 0 || a->indptr[r + 1] < a->indptr[r])
-            return qsae__fail(QSAE_EINVAL, "acts: layer %lld: row %lld: expected ascending offsets, "
-                              "found %lld, %lld", (long long)l, (long long)r,
+            return qsae__fail(QSAE_EINVAL, "acts: layer %lld: row %lld: expected ascending "
+                              "offsets, found %lld, %lld", (long long)l, (long long)r,
                               (long long)a->indptr[r], (long long)a->indptr[r + 1]);
     if (n > 0 && a->indptr[n] > a->indptr[0] && (!a->indices || !a->values))
         return qsae__fail(QSAE_EINVAL, "acts: layer %lld: indices and values must not be NULL",

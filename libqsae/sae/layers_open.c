@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Opening all layers of a cross-layer transcoder, a crosscoder or a set of transcoders. The encoders
- * are SAEs as "#5" opens them; decoders are read where they lie in the mapped files:
+ * Opening all layers of a cross-layer transcoder, a crosscoder or a set of transcoders. The
+ * encoders are SAEs as "#5" opens them; decoders are read where they lie in the mapped files:
  *   circuit-tracer  W_dec_l [d_sae, L - l, d]: index 0 is what l writes to itself
  *   Gemma Scope 2   w_dec [d_sae, n, d]: index is the layer written to
  *   OpenMOSS        W_D.m [m + 1, d_sae, d] by the layer written to: index is the layer that writes
@@ -142,9 +142,7 @@ static int32_t set_kind(qsae_sae_layers *g, const qsae__sae_stack *s)
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: holds no layers that belong together: expected "
                           "a cross-layer transcoder, a crosscoder or a set of transcoders",
                           g->path);
-    g->kind = s->form->read == qsae__sae_read_transcoder_set ? QSAE__TRANSCODERS
-              : s->form->read == qsae__sae_read_scope2_layer && strstr(g->path, "crosscoder")
-                  ? QSAE__CROSSCODER : QSAE__CLT;
+    g->kind = s->form->read == qsae__sae_read_transcoder_set ? QSAE__TRANSCODERS : QSAE__CLT;
     return QSAE_OK;
 }
 
@@ -163,7 +161,9 @@ int32_t qsae__sae_layers_there(qsae_context *ctx, const char *path, bool *there)
     if (!qsae__folder_exists(path))
         return QSAE_OK;
     const int32_t st = qsae__sae_find_layers(ctx, path, &s);
-    *there = st == QSAE_OK && s.form != NULL;
+    /* A transcoder alone is an SAE like others. */
+    *there = st == QSAE_OK && s.form &&
+             !(s.n == 1 && s.form->read == qsae__sae_read_transcoder_set);
     qsae__sae_stack_free(ctx, &s);
     return st;
 }
@@ -200,6 +200,8 @@ int32_t qsae_sae_layers_open(qsae_context *context, const char *path,
         stack.ids = NULL;
         st = open_encoders(g, &s);
     }
+    if (st == QSAE_OK && strcmp(g->saes[0]->config.format, "gemma-scope-2-crosscoder") == 0)
+        g->kind = QSAE__CROSSCODER;
     if (st == QSAE_OK)
         st = open_decoders(g, &stack);
     qsae__sae_stack_free(context, &stack);

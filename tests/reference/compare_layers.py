@@ -54,7 +54,8 @@ class Draw:
 
 def save(path, tensors, dtype=torch.float32):
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: torch.tensor(np.ascontiguousarray(v)).to(dtype) for k, v in tensors.items()}, path)
+    tensors = {k: torch.tensor(np.ascontiguousarray(v)).to(dtype) for k, v in tensors.items()}
+    save_file(tensors, path)
 
 
 def write_circuit_tracer(p, folder, dtype):
@@ -87,7 +88,8 @@ def scope_reference(p, folder):
     from circuit_tracer.transcoder.cross_layer_transcoder import load_gemma_scope_2_clt
     # It reads layers below the largest key: one more key than there are layers.
     paths = {l: str(folder / f"params_layer_{l}.safetensors") for l in range(p.n)}
-    clt = load_gemma_scope_2_clt({**paths, p.n: ""}, device=torch.device("cpu"), dtype=torch.float64)
+    clt = load_gemma_scope_2_clt({**paths, p.n: ""}, device=torch.device("cpu"),
+                                 dtype=torch.float64)
     if clt.W_skip is not None:
         clt.W_skip.data = clt.W_skip.data.double()
     return clt
@@ -108,7 +110,8 @@ def write_openmoss(p, folder, rng, d, features):
         t["activation_function.log_jumprelu_threshold"] = np.log(np.stack(p.t) + 1e-3)
     save(folder / "sae_weights.safetensors", t)
     (folder / "config.json").write_text(json.dumps({
-        "sae_type": "clt", "d_model": d, "expansion_factor": features / d, "hook_points_in": hooks[0],
+        "sae_type": "clt", "d_model": d, "expansion_factor": features / d,
+        "hook_points_in": hooks[0],
         "hook_points_out": hooks[1], "act_fn": "jumprelu" if p.jump else "relu",
         "sparsity_include_decoder_norm": False, "norm_activation": "dataset-wise"}))
     # The same in f64: inputs times s_in, outputs divided by s_out.
@@ -155,8 +158,9 @@ def one(rng, folder, i):
         folder = folder / "x"
         run = write_openmoss(p, folder, rng, d, f)
     else:
-        folder = folder / "gemma-scope-2-1b-pt" / ("crosscoder" if kind == "crosscoder" else "clt") / "x"
-        ids = sorted(rng.choice(40, n, replace=False).tolist()) if kind == "crosscoder" else range(n)
+        cross = kind == "crosscoder"
+        folder = folder / "gemma-scope-2-1b-pt" / ("crosscoder" if cross else "clt") / "x"
+        ids = sorted(rng.choice(40, n, replace=False).tolist()) if cross else range(n)
         write_scope(p, folder, skip, ids)
         run = by_module(scope_reference(p, folder)) if kind == "scope" else by_formula(p, skip)
     return kind, folder, run, n, d
@@ -177,7 +181,8 @@ def main():
             layers = qsae.SAELayers(ctx, str(path))
             xs = [rng.standard_normal((int(11), d)).astype(np.float32) for _ in range(n)]
             acts, ys = run([x.astype(np.float64) for x in xs])
-            for what, got, want in (("acts", layers.encode(xs), acts), ("y", layers.reconstruct(xs), ys)):
+            for what, got, want in (("acts", layers.encode(xs), acts),
+                                    ("y", layers.reconstruct(xs), ys)):
                 for l in range(n):
                     scale = max(1.0, np.abs(want[l]).max())
                     distance = np.abs(got[l] - want[l])

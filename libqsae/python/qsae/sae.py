@@ -172,13 +172,15 @@ class SAE(Handle):
             lib.qsae_sae_features(handle, string_bytes(name, "name"), address(out), len(out))
         return out
 
-    def intervene(self, x, edits, keep_error=True):
+    def intervene(self, x, edits, keep_error=True, target=None):
         """Rows of x with features edited, to be put back into the model by an editor; float32.
 
         edits       {feature: value} sets activations (0 ablates); or a list of (feature, operation,
                     value) with "set", "add" (steers) or "scale", those of a feature in their order
         keep_error  what the SAE does not explain stays: rows no edit changes are x bit for bit;
                     False: what reconstruct() would return for the edited activations
+        target      of a transcoder whose error is kept: the rows at its output, which are returned
+                    with what the edits change
         """
         if isinstance(edits, dict):
             edits = [(feature, "set", value) for feature, value in edits.items()]
@@ -190,6 +192,14 @@ class SAE(Handle):
                                    value=float(value))
         rows = matrix(x, "x")
         y = empty(rows.lead, self.width_out)
+        keep = int(bool(keep_error))
+        if keep and target is not None:
+            target = np.asarray(target)
+            if target.shape != rows.lead + (self.width_out,):
+                fail("QSAE_EINVAL", f"target: expected shape {rows.lead + (self.width_out,)}, found "
+                                    f"{target.shape}")
+            y.array[:] = target.reshape(y.array.shape)
+            keep = 2 if self.info["transcoder"] else 1
         with self._use() as handle:
-            lib.qsae_sae_intervene(handle, rows.ref, array, len(edits), bool(keep_error), y.ref)
+            lib.qsae_sae_intervene(handle, rows.ref, array, len(edits), keep, y.ref)
         return y.shaped()
