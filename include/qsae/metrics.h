@@ -38,6 +38,11 @@ typedef struct qsae_metric_settings {
                                     must then begin with a prompt, and its prompts be whole; the
                                     last of the text may be shorter. 0 = not counted */
     int64_t overlap_k;         /**< divergence: k of topk_overlap; 0 = 10, at most 64 */
+    int64_t documents_per_block; /**< features: sums are also kept per block of this many
+                                    documents, document d being in block d / documents_per_block,
+                                    of which there are at most 32: for intervals of r and of
+                                    survival (88 bytes per feature and block it fires in), from 16
+                                    blocks on. 0 = no intervals */
 } qsae_metric_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_metric_settings). */
@@ -135,7 +140,8 @@ QSAE_API int32_t qsae_metric_update_reconstruction(qsae_metric *metric, const qs
                                                    const qsae_sparse_rows *acts);
 
 /** Adds paired sparse activations, reference and compressed, of the same tokens. Returns as
- * qsae_metric_update_cross_entropy; an index out of range is QSAE_EINVAL. */
+ * qsae_metric_update_cross_entropy; an index out of range, or a document beyond the last block, is
+ * QSAE_EINVAL. */
 QSAE_API int32_t qsae_metric_update_features(qsae_metric *metric, const qsae_positions *at,
                                              const qsae_sparse_rows *r, const qsae_sparse_rows *q);
 
@@ -175,8 +181,8 @@ QSAE_API int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *
  * cofire_jaccard, precision, recall, rate_ratio; r_on, r over the tokens where either is not 0, NaN
  * where one is constant there; sum_r2 = sum f_r^2, sum_delta2 = sum (f_q - f_r)^2, relative_error,
  * their ratio; mean_ratio = sum f_q / sum f_r; with settings.top >= 20 top_overlap, of the 20
- * largest activations;
- * with settings.prompt_tokens prompts_r, prompts_q) and "reconstruction" (fire).
+ * largest activations; with settings.prompt_tokens prompts_r, prompts_q; with
+ * settings.documents_per_block the interval r_low, r_high, else NaN) and "reconstruction" (fire).
  * @param values  [capacity], capacity >= features
  * @return QSAE_ENOENT (the kind has no such name), QSAE_ESPACE, QSAE_EINVAL, QSAE_ENOMEM
  */

@@ -127,6 +127,7 @@ static int32_t add_pair(qsae_audit *a, struct participant *p, int64_t i, json_t 
     qsae__alias_bounds_json(noise, "R_q", "r");
     if (st == QSAE_OK)
         st = add_metric(survival, f->survival, defined);
+    qsae__survival_reason_json(survival, f->reconstruction);
     if (st == QSAE_OK && defined)
         st = qsae__changes_json(o, a->participants[0].saes[i].reconstruction, f->reconstruction);
     json_t *metrics = NULL;

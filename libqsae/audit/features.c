@@ -14,12 +14,13 @@
 /* Per-feature figures of a metric, [n] each, in the order of `names`. */
 enum { F_R, F_GAIN, F_COSINE, F_FIRE_R, F_FIRE_Q, F_COFIRE, F_MEAN_R, F_MEAN_Q, F_MAX_R, F_MAX_Q,
        F_PROMPTS_R, F_PROMPTS_Q, F_JACCARD, F_PRECISION, F_RECALL, F_R_ON, F_ERROR, F_MEAN_RATIO,
-       F_DELTA2, F_TOP, F_COUNT };
+       F_DELTA2, F_TOP, F_LOW, F_HIGH, F_COUNT };
 static const char *const names[F_COUNT] = { "r",      "gain",   "cosine", "fire_r", "fire_q",
                                             "cofire", "mean_r", "mean_q", "max_r",  "max_q",
                                             "prompts_r", "prompts_q", "cofire_jaccard",
                                             "precision", "recall", "r_on", "relative_error",
-                                            "mean_ratio", "sum_delta2", "top_overlap" };
+                                            "mean_ratio", "sum_delta2", "top_overlap", "r_low",
+                                            "r_high" };
 
 struct figures {
     double *of[F_COUNT];
@@ -127,6 +128,11 @@ static const char *band(const struct figures *f, int64_t i)
     return f->of[F_R][i] > 0.9 ? "survived" : f->of[F_R][i] < 0.5 ? "damaged" : "degraded";
 }
 
+static json_t *interval(double low, double high)
+{
+    return isfinite(low) && isfinite(high) ? json_pack("[f,f]", low, high) : json_null();
+}
+
 /* norm: |W_dec,i|. */
 static json_t *condition_json(const struct participant *p, const struct figures *f, int64_t i,
                               double norm)
@@ -136,6 +142,7 @@ static json_t *condition_json(const struct participant *p, const struct figures 
     json_object_set_new(o, "label", json_string(p->label));
     json_object_set_new(o, "band", json_string(band(f, i)));
     set(o, "r", f->of[F_R][i]);
+    json_object_set_new(o, "r_interval", interval(f->of[F_LOW][i], f->of[F_HIGH][i]));
     set(o, "gain", f->of[F_GAIN][i]);
     set(o, "cosine", f->of[F_COSINE][i]);
     set(o, "fires", f->of[F_FIRE_Q][i]);

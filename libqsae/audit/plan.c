@@ -2,6 +2,7 @@
 #include "audit/probed.h"
 #include "audit/slices.h"
 #include "text/probes.h"
+#include "audit/uncertainty.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +149,7 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
             st = qsae_metric_open_drift(a->ctx, info->width_out, &s, &f->drift);
         s.top = a->top;
         s.prompt_tokens = a->top ? a->corpus_info.context : 0;
+        s.documents_per_block = first ? 0 : qsae__documents_per_block(a, info->features);
         if (st == QSAE_OK && (!first || a->top))
             st = qsae_metric_open_features(a->ctx, info->features, &s, &f->survival);
         for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK && a->splice &&

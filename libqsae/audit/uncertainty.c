@@ -79,3 +79,27 @@ int32_t qsae__recovered_json(json_t *o, const struct audit_features *f)
         qsae__set_bounds_json(o, keys[i], &b[i]);
     return st;
 }
+
+#define WIDE 65536
+#define BLOCKS_MOST 32
+#define BLOCKS_LEAST 16
+
+int64_t qsae__documents_per_block(const qsae_audit *a, int64_t features)
+{
+    const int64_t n = a->corpus_info.documents;
+    if (n < QSAE__LEAST_DOCUMENTS)
+        return 0;
+    return features > WIDE ? n / BLOCKS_LEAST : qsae__ceil_div(n, BLOCKS_MOST);
+}
+
+void qsae__survival_reason_json(json_t *survival, qsae_metric *m)
+{
+    const json_t *const mean = json_object_get(json_object_get(survival, "intervals"), "mean_r");
+    const char *reason = qsae__intervals_reason(m);
+    if (!reason && json_is_null(mean))
+        reason = "too few blocks of documents";
+    object_in(survival, "intervals");
+    object_in(survival, "jackknife_se");
+    json_object_set_new(survival, "intervals_reason",
+                        reason ? json_string(reason) : json_null());
+}

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "metrics/parts.h"
+#include "metrics/feature_intervals.h"
 
 /* Sums per feature, f64: x is the reference, y the compressed model. Behind those of all features:
  * [QSAE__T_SUMS]. */
@@ -37,6 +37,11 @@ static const qsae__result results[] = {
     { "token_jaccard", "1", "Jaccard index of a token's firing sets, mean over tokens" },
     { "token_top10", "1", "share of a token's 10 largest that are in both, mean over tokens" },
     { "token_cosine", "1", "cosine of a token's activations, mean over tokens" },
+    { "undetermined", "features", "active, the interval of r holds 0.9" },
+    { "undetermined_percent", "%", "of the active features" },
+    { "undetermined_0p5", "features", "active, the interval of r holds 0.5" },
+    { "undetermined_0p8", "features", "active, the interval of r holds 0.8" },
+    { "undetermined_0p95", "features", "active, the interval of r holds 0.95" },
 };
 
 typedef struct input {
@@ -114,15 +119,18 @@ static void count_side(qsae_metric *m, const qsae_sparse_rows *s, int64_t t, int
  * the text is cut. */
 static int32_t prepare(qsae__update *u)
 {
-    const qsae_metric *const m = u->m;
+    qsae_metric *const m = u->m;
+    const input *const in = u->rows;
     if (m->prompt_tokens == 0)
-        return QSAE_OK;
+        return qsae__blocks_reserve(m->ctx, &m->state.blocks, u->n, u->document, u->mask, &in->r,
+                                    &in->q);
     if (u->first % m->prompt_tokens != 0)
         return qsae__fail(QSAE_EINVAL, "first_token: expected a multiple of prompt_tokens %lld, "
                           "found %lld", (long long)m->prompt_tokens, (long long)u->first);
     for (int64_t i = 0; i < 2 * m->features; i++)
         m->last_prompt[i] = -1;
-    return QSAE_OK;
+    return qsae__blocks_reserve(m->ctx, &m->state.blocks, u->n, u->document, u->mask, &in->r,
+                                &in->q);
 }
 
 /* Integer counts and maxima do not depend on the order: they need no tree. */
@@ -132,6 +140,9 @@ static void finish(qsae__update *u)
     for (int64_t t = 0; t < u->n; t++) {
         if (u->state[t] != QSAE__ROW_COUNTED)
             continue;
+        if (u->m->state.blocks.per)
+            qsae__blocks_add(&u->m->state.blocks, u->document ? u->document[t] : 0, &in->r, &in->q,
+                             t);
         count_side(u->m, &in->r, t, C_R, u->first + t);
         count_side(u->m, &in->q, t, C_Q, u->first + t);
         int64_t j = in->q.indptr[t];
@@ -146,15 +157,6 @@ static void finish(qsae__update *u)
             c[C_ON] -= in->r.values[e] != 0 && in->q.values[j] != 0; /* counted twice */
         }
     }
-}
-
-/* r = (Sxy - Sx Sy / T) / sqrt(max((Sxx - Sx^2 / T)(Syy - Sy^2 / T), 1e-12)) in [-1, 1] */
-static double pearson(const double *s, double n)
-{
-    const double cov = s[V_XY] - s[V_X] * s[V_Y] / n;
-    const double x = s[V_XX] - s[V_X] * s[V_X] / n, y = s[V_YY] - s[V_Y] * s[V_Y] / n;
-    const double r = cov / sqrt(fmax(x * y, 1e-12));
-    return r < -1 ? -1 : r > 1 ? 1 : r;
 }
 
 static void set_bands(qsae_metric *m, qsae__values *v, double *r, int64_t n)
@@ -188,12 +190,13 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
     const uint64_t *const counts = m->state.counts;
     const double n = sum[S_ROWS];
     double *const r = qsae__alloc_array(m->ctx, m->features, sizeof *r);
-    if (!r)
-        return QSAE_ENOMEM;
+    double *const sorted = qsae__alloc_array(m->ctx, m->features, sizeof *sorted);
+    int64_t *const id = qsae__alloc_array(m->ctx, m->features, sizeof *id);
+    int32_t st = r && sorted && id ? QSAE_OK : QSAE_ENOMEM;
     int64_t active = 0;
     uint64_t all_r = 0, all_q = 0, both = 0, dead = 0, alive = 0, less = 0, more = 0;
     const double *const tokens = sum + S_HEAD + V_SUMS * m->features;
-    for (int64_t f = 0; f < m->features; f++) {
+    for (int64_t f = 0; f < m->features && st == QSAE_OK; f++) {
         const uint64_t *const c = counts + C_SUMS * f;
         all_r += c[C_R];
         all_q += c[C_Q];
@@ -202,12 +205,21 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
         alive += !c[C_R] && c[C_Q];
         if (!(n > 0) || !((double)c[C_R] / n > m->active_rate))
             continue;
-        r[active++] = pearson(sum + S_HEAD + V_SUMS * f, n);
+        id[active] = f;
+        r[active] = sorted[active] = qsae__pearson(sum + S_HEAD + V_SUMS * f, n);
+        active++;
         less += 2 * c[C_Q] < c[C_R];
         more += c[C_Q] > 2 * c[C_R];
     }
-    set_bands(m, v, r, active);
+    if (st == QSAE_OK) {
+        set_bands(m, v, sorted, active);
+        st = qsae__feature_intervals(m, v, id, r, active);
+    }
     qsae__free(m->ctx, r);
+    qsae__free(m->ctx, sorted);
+    qsae__free(m->ctx, id);
+    if (st != QSAE_OK)
+        return st;
     qsae__set(m, v, "cofire_jaccard_all",
               qsae__ratio((double)both, (double)(all_r + all_q - both)));
     qsae__set(m, v, "newly_dead", (double)dead);
@@ -264,7 +276,7 @@ static double feature_value(const qsae_metric *m, const double *sum, const char 
     const double *const s = sum + S_HEAD + V_SUMS * f;
     const uint64_t *const c = m->state.counts + C_SUMS * f;
     if (strcmp(name, "r") == 0)
-        return n > 0 ? pearson(s, n) : NAN;
+        return n > 0 ? qsae__pearson(s, n) : NAN;
     if (strcmp(name, "fire_r") == 0)
         return (double)c[C_R];
     if (strcmp(name, "fire_q") == 0)
@@ -315,7 +327,8 @@ int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *valu
                                          "mean_r", "mean_q", "max_r", "max_q", "gain", "cosine",
                                          "prompts_r", "prompts_q", "sum_r2", "sum_delta2",
                                          "relative_error", "mean_ratio", "r_on", "cofire_jaccard",
-                                         "precision", "recall", "rate_ratio", "top_overlap" };
+                                         "precision", "recall", "rate_ratio", "top_overlap",
+                                         "r_low", "r_high" };
     if (!metric || !name || (capacity > 0 && !values))
         return qsae__fail(QSAE_EINVAL, "qsae_metric_features: NULL argument");
     bool known = metric->kind == &qsae__kind_reconstruction && strcmp(name, "fire") == 0;
@@ -340,8 +353,11 @@ int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *valu
     }
     double *sum = NULL;
     const int32_t st = qsae__tree_fold(&metric->state.tree, &sum);
+    const bool bound = strncmp(name, "r_", 2) == 0;
     for (int64_t f = 0; st == QSAE_OK && f < metric->features; f++)
-        values[f] = feature_value(metric, sum, name, f);
+        values[f] = feature_value(metric, sum, bound ? "r" : name, f);
+    if (st == QSAE_OK && bound)
+        qsae__feature_bound(metric, strcmp(name, "r_high") == 0, values);
     qsae__free(metric->ctx, sum);
     return st;
 }

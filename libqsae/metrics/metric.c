@@ -31,6 +31,7 @@ void qsae__state_free(qsae_metric *m, qsae__state *s)
     qsae__free(m->ctx, s->counts);
     qsae__free(m->ctx, s->maxima);
     qsae__free(m->ctx, s->top);
+    qsae__blocks_free(m->ctx, &s->blocks);
     if (m->kind->batches)
         qsae__batches_free(m->ctx, &s->batches);
     memset(s, 0, sizeof *s);
@@ -60,7 +61,8 @@ int32_t qsae__state_init(qsae_metric *m, qsae__state *s)
     s->maxima = qsae__calloc(m->ctx, per_kind(m, m->kind->n_maxima), sizeof *s->maxima);
     if (m->top)
         s->top = qsae__calloc(m->ctx, 2 * m->features * m->top, sizeof *s->top);
-    if (!s->counts || !s->maxima || (m->top && !s->top)) {
+    const int32_t st = qsae__blocks_open(m->ctx, &s->blocks, m->features, m->documents_per_block);
+    if (st != QSAE_OK || !s->counts || !s->maxima || (m->top && !s->top)) {
         qsae__state_free(m, s);
         return QSAE_ENOMEM;
     }
@@ -88,6 +90,9 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     if (s.overlap_k < 0 || s.overlap_k > QSAE__OVERLAP_K_MOST)
         return qsae__fail(QSAE_EINVAL, "opening a %s metric: overlap_k: expected 0..%d, found "
                           "%lld", kind->name, QSAE__OVERLAP_K_MOST, (long long)s.overlap_k);
+    if (s.documents_per_block < 0 || s.documents_per_block > INT32_MAX)
+        return qsae__fail(QSAE_EINVAL, "opening a %s metric: documents_per_block: expected "
+                          "0..2^31 - 1, found %lld", kind->name, (long long)s.documents_per_block);
     if (d < 0 || d > INT32_MAX || features < 0 || features > INT32_MAX || s.batch_rows < 0 ||
         s.batch_rows > INT32_MAX || !(s.active_rate >= 0 && s.active_rate < 1))
         return qsae__fail(QSAE_EINVAL,
@@ -105,6 +110,7 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     m->top = kind == &qsae__kind_features ? s.top : 0;
     m->prompt_tokens = kind == &qsae__kind_features ? s.prompt_tokens : 0;
     m->overlap_k = s.overlap_k ? s.overlap_k : QSAE__OVERLAP_K;
+    m->documents_per_block = kind == &qsae__kind_features ? s.documents_per_block : 0;
     m->memory = s.memory ? s.memory : DEFAULT_MEMORY;
     m->active_rate = s.active_rate > 0 ? s.active_rate : 0.001;
     m->fingerprint = qsae__strdup(ctx, s.fingerprint ? s.fingerprint : "");
@@ -312,6 +318,7 @@ static int32_t check_same(const qsae_metric *a, const qsae_metric *b)
         { "top", a->top, b->top },
         { "prompt_tokens", a->prompt_tokens, b->prompt_tokens },
         { "overlap_k", a->overlap_k, b->overlap_k },
+        { "documents_per_block", a->documents_per_block, b->documents_per_block },
         { "memory", (int64_t)a->memory, (int64_t)b->memory },
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
@@ -386,6 +393,8 @@ static int32_t add_state(qsae_metric *m, qsae__state *s, const qsae__state *from
         s->maxima[i] = s->maxima[i] > from->maxima[i] ? s->maxima[i] : from->maxima[i];
     if (m->top)
         qsae__top_merge(m, s->top, from->top);
+    if (st == QSAE_OK)
+        st = qsae__blocks_merge(m->ctx, &s->blocks, &from->blocks);
     return st;
 }
 
@@ -422,6 +431,9 @@ void qsae_metric_reset(qsae_metric *metric)
     qsae__state *const s = &metric->state;
     qsae__state kept = { .counts = s->counts, .maxima = s->maxima, .top = s->top };
     kept.tree = s->tree;
+    qsae__blocks_reset(&s->blocks);
+    kept.blocks = s->blocks;
+    memset(&s->blocks, 0, sizeof s->blocks);
     kept.sample = s->sample;
     kept.sample.n = 0;
     kept.sample.stride = 1;

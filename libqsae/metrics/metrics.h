@@ -39,7 +39,8 @@ enum { QSAE__RECOVERED_CE, QSAE__RECOVERED_CE_MEAN, QSAE__RECOVERED_KL, QSAE__RE
 int32_t qsae__divergence_recovered(qsae_metric *sae, qsae_metric *zero, qsae_metric *mean,
                                    qsae__bounds out[QSAE__RECOVERED]);
 
-/* Whether result i has an interval over documents, given enough of them. After its value was read. */
+/* Whether result i has an interval over documents, given enough of them. After its value was read.
+ */
 bool qsae__metric_has_interval(const qsae_metric *metric, int32_t i);
 
 #endif

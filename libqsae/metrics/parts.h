@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/sums.h"
+#include "metrics/blocks.h"
 #include "metrics/metrics.h"
 
 /* ---- tree.c: sums over token ranges ---- */
@@ -169,6 +170,7 @@ typedef struct qsae__state {
     float *maxima;             /* [n_maxima]: the larger one, 0 at first */
     qsae__batches batches;     /* reconstruction only */
     qsae__top *top;            /* [features, 2, top]: features only, NULL = none */
+    qsae__blocks blocks;       /* features only */
 } qsae__state;
 
 typedef struct qsae__result {
@@ -206,6 +208,7 @@ struct qsae_metric {
     int64_t d, features, batch_rows;
     int64_t top;               /* largest activations kept of each feature; 0 = none */
     int64_t prompt_tokens;     /* features: 0 = prompts are not counted */
+    int64_t documents_per_block; /* features: 0 = no intervals of r */
     int64_t *last_prompt;      /* [features, 2] of the running update, NULL = not counted */
     int64_t overlap_k;         /* divergence */
     uint64_t memory;

@@ -10,8 +10,9 @@
  *   counts: n, words; maxima: n, f64 each,
  *   reconstruction only: the tree of finished batches, then the open ones: n, then per batch index,
  *   seen, rows, (1 + 2 d) f64 per row,
- *   features that keep their largest activations or count prompts only: top, then per feature and
- *   side `top` entries: token, value f32, 0; prompt_tokens,
+ *   features that keep their largest activations, count prompts or keep blocks only: top, then per
+ *   feature and side `top` entries: token, value f32, 0; prompt_tokens; with documents_per_block what
+ *   qsae__blocks_write writes,
  *   divergence with another overlap_k than 10 only: overlap_k.
  * A file is checked whole before any of it is used; nothing in it is trusted, the hash included.
  */
@@ -111,7 +112,7 @@ void qsae__metric_write(const qsae_metric *m, qsae__strbuf *b)
     }
     if (kind->batches)
         put_batches(b, m);
-    if (m->top || m->prompt_tokens) {
+    if (m->top || m->prompt_tokens || m->documents_per_block) {
         put(b, (uint64_t)m->top);
         if (m->top)
             qsae__strbuf_add(b, s->top, (size_t)(2 * m->features * m->top) * sizeof *s->top);
@@ -119,6 +120,8 @@ void qsae__metric_write(const qsae_metric *m, qsae__strbuf *b)
     }
     if (kind == &qsae__kind_divergence && m->overlap_k != QSAE__OVERLAP_K)
         put(b, (uint64_t)m->overlap_k);
+    if (m->documents_per_block)
+        qsae__blocks_write(&s->blocks, b);
     if (b->status != QSAE_OK)
         return;
     const uint64_t size = (uint64_t)(b->size - start);
@@ -423,6 +426,18 @@ static int32_t read_overlap(const qsae_metric *m, reader *r)
     return QSAE_OK;
 }
 
+static int32_t read_blocks(const qsae_metric *m, qsae__state *s, reader *r)
+{
+    size_t used;
+    if (!m->documents_per_block)
+        return r->left ? qsae__fail(QSAE_EMISMATCH, "metric state: documents_per_block: the metric "
+                                    "has none, the file goes on") : QSAE_OK;
+    const int32_t st = qsae__blocks_read(m->ctx, &s->blocks, r->at, r->left, &used);
+    r->at += used;
+    r->left -= used;
+    return st;
+}
+
 static int32_t read_state(qsae_metric *m, qsae__state *s, reader *r)
 {
     int32_t st = read_settings(m, r);
@@ -444,6 +459,8 @@ static int32_t read_state(qsae_metric *m, qsae__state *s, reader *r)
         st = read_top(m, s, r);
     if (st == QSAE_OK && m->kind == &qsae__kind_divergence)
         st = read_overlap(m, r);
+    if (st == QSAE_OK && m->kind == &qsae__kind_features)
+        st = read_blocks(m, s, r);
     return st == QSAE_OK && r->left ? bad("more data than expected") : st;
 }
 

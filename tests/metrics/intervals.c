@@ -289,6 +289,189 @@ static void test_few_documents(void **state)
     qsae_context_close(&ctx);
 }
 
+/* ---- blocks of documents ---- */
+
+#define BLOCK_ROWS 600
+#define BLOCK_FEATURES 9
+#define BLOCK_DOCUMENTS 44
+
+static struct {
+    float a[2][BLOCK_ROWS * BLOCK_FEATURES], value[2][BLOCK_ROWS * BLOCK_FEATURES];
+    int64_t indptr[2][BLOCK_ROWS + 1], document[BLOCK_ROWS];
+    int32_t index[2][BLOCK_ROWS * BLOCK_FEATURES];
+} acts;
+
+/* Feature 0 differs by rounding, 1 is equal, 2 never fires, 3 is silent in q, 4 fires in one
+ * document alone, 5 spans all exponents of f32. */
+static void make_acts(void)
+{
+    uint32_t seed = 11;
+    for (int64_t t = 0; t < BLOCK_ROWS; t++) {
+        acts.document[t] = t * BLOCK_DOCUMENTS / BLOCK_ROWS;
+        for (int f = 0; f < BLOCK_FEATURES; f++) {
+            const bool on = next_random(&seed) % 4 == 0 && f != 2 &&
+                            (f != 4 || acts.document[t] == 7);
+            const float x = on ? 2 + next_float(&seed) : 0, noise = next_float(&seed);
+            const float y = f == 0   ? x * (1 + 1e-6f)
+                            : f == 1 ? x
+                            : f == 3 ? 0
+                                     : x > 0 ? fmaxf(x + 0.2f * (float)f * noise, 0.01f) : 0;
+            const float up = f == 5 ? ldexpf(1, (int)(t % 31) - 15) : 1;
+            acts.a[0][t * BLOCK_FEATURES + f] = x * up;
+            acts.a[1][t * BLOCK_FEATURES + f] = y * up;
+        }
+    }
+    for (int k = 0; k < 2; k++)
+        for (int64_t t = 0, n = 0; t < BLOCK_ROWS; t++, acts.indptr[k][t] = n)
+            for (int32_t f = 0; f < BLOCK_FEATURES; f++)
+                if (acts.a[k][t * BLOCK_FEATURES + f] != 0) {
+                    acts.index[k][n] = f;
+                    acts.value[k][n++] = acts.a[k][t * BLOCK_FEATURES + f];
+                }
+}
+
+static void feed_acts(qsae_metric *m, int64_t a, int64_t n)
+{
+    const qsae_positions at = { .struct_size = sizeof at, .first_token = a,
+                                .document = acts.document + a, .n_rows = n };
+    qsae_sparse_rows s[2];
+    for (int k = 0; k < 2; k++)
+        s[k] = (qsae_sparse_rows){ sizeof s[k], n, acts.indptr[k] + a, acts.index[k],
+                                   acts.value[k] };
+    assert_ok(qsae_metric_update_features(m, &at, &s[0], &s[1]));
+}
+
+/* r of a feature without a block of two documents (-1: of all). */
+static double r_without(int f, int64_t block)
+{
+    double s[5] = { 0 }, n = 0;
+    for (int64_t t = 0; t < BLOCK_ROWS; t++) {
+        if (acts.document[t] / 2 == block)
+            continue;
+        const double x = acts.a[0][t * BLOCK_FEATURES + f], y = acts.a[1][t * BLOCK_FEATURES + f];
+        const double add[5] = { x, y, x * x, y * y, x * y };
+        for (int i = 0; i < 5; i++)
+            s[i] += add[i];
+        n++;
+    }
+    const double cov = s[4] - s[0] * s[1] / n, xx = s[2] - s[0] * s[0] / n,
+                 yy = s[3] - s[1] * s[1] / n;
+    return fmax(-1, fmin(1, cov / sqrt(fmax(xx * yy, 1e-12))));
+}
+
+static void check_features(qsae_metric *m)
+{
+    enum { BLOCKS = BLOCK_DOCUMENTS / 2 };
+    double low[BLOCK_FEATURES], high[BLOCK_FEATURES], squares = 0, crossing = 0;
+    double survived[BLOCKS] = { 0 }, mean = 0, m2 = 0;
+    for (int64_t g = 0; g < BLOCKS; g++) {
+        double rows_of = 0;
+        for (int64_t t = 0; t < BLOCK_ROWS; t++)
+            rows_of += acts.document[t] / 2 == g;
+        squares += rows_of * rows_of;
+    }
+    const double t = qsae__t975((double)BLOCK_ROWS * BLOCK_ROWS / squares - 1);
+    assert_ok(qsae_metric_features(m, "r_low", low, BLOCK_FEATURES));
+    assert_ok(qsae_metric_features(m, "r_high", high, BLOCK_FEATURES));
+    for (int f = 0; f < BLOCK_FEATURES; f++) {
+        const double most = 0x1.fffffffffffffp-1, r = r_without(f, -1);
+        double z[BLOCKS], sum = 0, sq = 0;
+        for (int g = 0; g < BLOCKS; g++) {
+            const double left = r_without(f, g);
+            z[g] = atanh(fmin(left, most));
+            sum += z[g] / BLOCKS;
+            survived[g] += f != 2 && left > 0.9; /* of the active features */
+        }
+        for (int g = 0; g < BLOCKS; g++)
+            sq += (z[g] - sum) * (z[g] - sum);
+        const double half = t * sqrt(sq * (BLOCKS - 1) / BLOCKS), at = atanh(fmin(r, most));
+        if (f == 1)
+            assert_true(low[f] == 1 && high[f] == 1);
+        else if (f == 2)
+            assert_true(isnan(low[f]) && isnan(high[f]));
+        else if (f != 0) {
+            check("r_low", low[f], tanh(at - half), 1);
+            check("r_high", high[f], tanh(at + half), 1);
+        }
+        crossing += f != 2 && low[f] <= 0.9 && high[f] > 0.9;
+    }
+    assert_true(low[0] > 0.999999 && high[0] <= 1);
+    assert_true(low[4] < 0 && high[4] > 0.5); /* one document says little */
+    for (int g = 0; g < BLOCKS; g++)
+        mean += survived[g] / BLOCKS;
+    for (int g = 0; g < BLOCKS; g++)
+        m2 += (survived[g] - mean) * (survived[g] - mean);
+    const double per = 100.0 / (BLOCK_FEATURES - 1);
+    const qsae_value v = value_of(m, "survived_percent");
+    check("survived", v.jackknife_se, per * sqrt(m2 * (BLOCKS - 1) / BLOCKS), 1);
+    check("low", v.low, fmax(0, v.value - t * v.jackknife_se), 1);
+    check("high", v.high, fmin(100, v.value + t * v.jackknife_se), 1);
+    check("undetermined", value_of(m, "undetermined").value, crossing, 0);
+    check("percent", value_of(m, "undetermined_percent").value, per * crossing, 0);
+    assert_true(crossing > 0);
+}
+
+/* The sums of blocks as they stand in a state file. */
+static void write_blocks(const qsae_metric *m, qsae__strbuf *b)
+{
+    qsae__strbuf_init(b, m->ctx);
+    qsae__blocks_write(&m->state.blocks, b);
+    assert_int_equal(b->status, QSAE_OK);
+}
+
+/* Rows in one update and, elsewhere, one by one from the last to the first in five metrics that are
+ * then merged: the same bytes. */
+static void test_blocks(void **state)
+{
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_metric_settings s;
+    qsae_metric *m = NULL, *parts[5] = { NULL };
+    double a[BLOCK_FEATURES], b[BLOCK_FEATURES];
+    qsae_metric_settings_init(&s, sizeof s);
+    s.documents_per_block = 2;
+    make_acts();
+    assert_ok(qsae_metric_open_features(ctx, BLOCK_FEATURES, &s, &m));
+    feed_acts(m, 0, BLOCK_ROWS);
+    check_features(m);
+    for (int i = 0; i < 5; i++)
+        assert_ok(qsae_metric_open_features(ctx, BLOCK_FEATURES, &s, &parts[i]));
+    for (int64_t t = BLOCK_ROWS; t-- > 0;)
+        feed_acts(parts[t % 5], t, 1);
+    for (int i = 1; i < 5; i++)
+        assert_ok(qsae_metric_merge(parts[0], parts[i]));
+    check_features(parts[0]);
+    qsae__strbuf one, many;
+    write_blocks(m, &one);
+    write_blocks(parts[0], &many);
+    assert_int_equal(one.size, many.size);
+    assert_memory_equal(one.data, many.data, (size_t)one.size);
+    qsae__strbuf_free(&one);
+    qsae__strbuf_free(&many);
+    assert_ok(qsae_metric_features(m, "r_low", a, BLOCK_FEATURES));
+    assert_ok(qsae_metric_features(parts[0], "r_low", b, BLOCK_FEATURES));
+    for (int f = 0; f < BLOCK_FEATURES; f++)
+        check("r_low", b[f], a[f], 1);
+    qsae_metric_reset(m);
+    assert_ok(qsae_metric_features(m, "r_low", a, BLOCK_FEATURES));
+    assert_true(isnan(a[1]));
+    feed_acts(m, 0, BLOCK_ROWS / 2); /* 11 blocks are too few */
+    assert_true(isnan(value_of(m, "mean_r").low) && isnan(value_of(m, "undetermined").value));
+    feed_acts(m, BLOCK_ROWS / 2, BLOCK_ROWS - BLOCK_ROWS / 2);
+    check_features(m);
+    for (int i = 0; i < 5; i++)
+        qsae_metric_close(&parts[i]);
+    qsae_metric_close(&m);
+    s.documents_per_block = 1;
+    assert_ok(qsae_metric_open_features(ctx, BLOCK_FEATURES, &s, &m));
+    const qsae_positions at = { .struct_size = sizeof at, .document = (const int64_t[]){ 32 },
+                                .n_rows = 1 };
+    const qsae_sparse_rows none = { sizeof none, 1, (const int64_t[]){ 0, 0 }, NULL, NULL };
+    assert_fails(qsae_metric_update_features(m, &at, &none, &none), QSAE_EINVAL, "document");
+    qsae_metric_close(&m);
+    qsae_context_close(&ctx);
+}
+
 static double uniform(uint32_t *seed)
 {
     return ((double)(next_random(seed) >> 4) + 0.5) / (double)(1 << 28);
@@ -348,6 +531,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference),
         cmocka_unit_test(test_few_documents),
+        cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_coverage),
     };
     return cmocka_run_group_tests_name("intervals", tests, NULL, NULL);

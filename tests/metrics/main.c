@@ -66,6 +66,7 @@ qsae_metric_settings test_settings(void)
     qsae_metric_settings_init(&s, sizeof s);
     s.batch_rows = BATCH;
     s.top = 7; /* of kind features */
+    s.documents_per_block = 2;
     s.fingerprint = "test";
     return s;
 }

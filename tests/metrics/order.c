@@ -184,16 +184,17 @@ static void test_mismatch(void **state)
         const char *part;
         qsae_metric_settings s;
     } cases[] = {
-        { "top", { sizeof s, BATCH, 0, "test", 0, 6, 0, 0 } }, /* of kind features alone, */
-        { "prompt_tokens", { sizeof s, BATCH, 0, "test", 0, 7, 16, 0 } }, /* and this */
-        { "batch_rows", { sizeof s, 601, 0, "test", 0, 7, 0, 0 } },
-        { "memory", { sizeof s, BATCH, 1000, "test", 0, 7, 0, 0 } },
-        { "fingerprint", { sizeof s, BATCH, 0, "Test", 0, 7, 0, 0 } },
-        { "active_rate", { sizeof s, BATCH, 0, "test", 0.01, 7, 0, 0 } },
+        { "top", { sizeof s, BATCH, 0, "test", 0, 6, 0, 0, 2 } }, /* of kind features alone, */
+        { "prompt_tokens", { sizeof s, BATCH, 0, "test", 0, 7, 16, 0, 2 } }, /* and this */
+        { "documents_per_block", { sizeof s, BATCH, 0, "test", 0, 7, 0, 0, 3 } }, /* and this */
+        { "batch_rows", { sizeof s, 601, 0, "test", 0, 7, 0, 0, 2 } },
+        { "memory", { sizeof s, BATCH, 1000, "test", 0, 7, 0, 0, 2 } },
+        { "fingerprint", { sizeof s, BATCH, 0, "Test", 0, 7, 0, 0, 2 } },
+        { "active_rate", { sizeof s, BATCH, 0, "test", 0.01, 7, 0, 0, 2 } },
     };
     for (int kind = 0; kind < KINDS; kind++) {
         qsae_metric *m = open_kind(ctx, kind, &s);
-        for (size_t i = kind == 3 ? 0 : 2; i < sizeof cases / sizeof cases[0]; i++) {
+        for (size_t i = kind == 3 ? 0 : 3; i < sizeof cases / sizeof cases[0]; i++) {
             qsae_metric *other = open_kind(ctx, kind, &cases[i].s);
             assert_fails(qsae_metric_merge(m, other), QSAE_EMISMATCH, cases[i].part);
             qsae_metric_close(&other);

@@ -354,6 +354,7 @@ static void test_top(void **state)
     (void)state;
     qsae_context *ctx = open_context(NULL, 2);
     qsae_metric_settings s = test_settings();
+    s.documents_per_block = 0;
     qsae_metric *m = open_kind(ctx, 3, &s);
     double gain[F], cosine[F];
     make_rows(29);

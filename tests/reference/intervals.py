@@ -215,6 +215,78 @@ def recovered(rows):
             "kl_recovered": interval(w, s, lambda s: 1 - s[..., 5] / s[..., 6], n)}
 
 
+# ---- features: block jackknife ----
+
+FEATURES = 12
+FIGURES = ("survived_percent", "degraded_percent", "damaged_percent", "mean_r", "median_r")
+
+
+def make_features(rng, rows):
+    """Dense activations [tokens, FEATURES] of r and q: one silent, one silent in q, one equal, one
+    that fires once, one that fires in two documents."""
+    document = rows["document"]
+    n = len(document)
+    effect = rng.exponential(1, (document.max() + 1, FEATURES))[document]
+    rate = 0.6 * np.exp(-0.3 * np.arange(FEATURES))
+    r = np.where(rng.random((n, FEATURES)) < rate, effect * rng.exponential(2, (n, FEATURES)), 0)
+    q = np.where(rng.random((n, FEATURES)) < 0.95, r, 0) + np.where(
+        r > 0, np.arange(FEATURES) * 0.1 * rng.exponential(1, (n, FEATURES)), 0)
+    r[:, 3], q[:, 3], q[:, 5], q[:, 7] = 0, 0, 0, r[:, 7]
+    r[:, 9], q[:, 9] = 0, 0
+    r[n // 2, 9] = q[n // 2, 9] = 3
+    r[:, 10] *= np.isin(document, document[[0, -1]])
+    return r.astype(np.float32), q.astype(np.float32)
+
+
+def correlation(s, n):
+    """s [..., 5]: sums of x, y, xx, yy, xy over n rows."""
+    x, y, xx, yy, xy = np.moveaxis(s, -1, 0)
+    cov, vx, vy = xy - x * y / n, xx - x * x / n, yy - y * y / n
+    return np.clip(cov / np.sqrt(np.maximum(vx * vy, 1e-12)), -1, 1)
+
+
+def shares(r):
+    """FIGURES of r [..., features]."""
+    n = r.shape[-1]
+    survived, damaged = (r > 0.9).sum(-1), (r < 0.5).sum(-1)
+    return np.stack([100 * survived / n, 100 * (n - survived - damaged) / n, 100 * damaged / n,
+                     r.mean(-1), np.sort(r, -1)[..., (n - 1) // 2]], -1)
+
+
+def features(document, r, q, per):
+    """r_low, r_high [features]; name -> (low, high, se) of FIGURES; threshold -> undetermined."""
+    r, q = r.astype(np.float64), q.astype(np.float64)
+    blocks, inverse = np.unique(document // per, return_inverse=True)
+    rows = np.bincount(inverse)
+    part = np.zeros((len(blocks), r.shape[1], 5))
+    for i, v in enumerate((r, q, r * r, q * q, r * q)):
+        np.add.at(part[..., i], inverse, v)
+    n, total = len(document), part.sum(0)
+    value = correlation(total, n)
+    left = np.stack([correlation(total - part[g], n - rows[g]) for g in range(len(blocks))])
+    t = stats.t.ppf(0.975, max(1, n**2 / (rows**2).sum() - 1))
+    g = len(blocks)
+
+    def scale(r):
+        return np.arctanh(np.clip(r, -(1 - 2**-53), 1 - 2**-53))
+
+    def error(x):
+        return np.sqrt((g - 1) / g * ((x - x.mean(0)) ** 2).sum(0))
+
+    se = error(scale(left))
+    low = np.where(se > 0, np.tanh(scale(value) - t * se), value)
+    high = np.where(se > 0, np.tanh(scale(value) + t * se), value)
+    fired = (total[:, :2] != 0).any(1)
+    low[~fired] = high[~fired] = np.nan
+    active = (r > 0).sum(0) / n > 0.001
+    out, se = shares(value[active]), error(shares(left[:, active]))
+    least, most = np.array([0, 0, 0, -1, -1]), np.array([100, 100, 100, 1, 1])
+    bounds = {name: (max(a - t * b, lo), min(a + t * b, hi), b)
+              for name, a, b, lo, hi in zip(FIGURES, out, se, least, most)}
+    crossing = {x: int(((low <= x) & (high > x))[active].sum()) for x in (0.5, 0.8, 0.9, 0.95)}
+    return low, high, bounds, crossing
+
+
 # ---- the library ----
 
 def acts(rows):
@@ -242,12 +314,46 @@ def library(qsae, ctx, rows, cuts=()):
             for kind, metric in m.items() for v in metric.values()}
 
 
+def live_features(qsae, ctx, rng, rows):
+    """Compares one stream; returns the number of figures and the largest error."""
+    _, document = np.unique(rows["document"], return_inverse=True)
+    rows = {"document": document}
+    r, q = make_features(rng, rows)
+    n, documents = len(document), document.max() + 1
+    per = -(-documents // 32)
+    parts = []
+    for a, b in ((0, n // 3), (n // 2, n), (n // 3, n // 2)):
+        m = qsae.metrics.Features(ctx, FEATURES, documents_per_block=per)
+        m.update(r[a:b], q[a:b], document=document[a:b], first=a)
+        parts.append(m)
+    for m in parts[1:]:
+        parts[0].merge(m)
+    m = parts[0]
+    low, high, bounds, crossing = features(document, r, q, per)
+    values = {v.name: v for v in m.values()}
+    compared, worst = 0, 0.0
+    for have, want in ((m.features("r_low"), low), (m.features("r_high"), high)):
+        assert (np.isnan(have) == np.isnan(want)).all(), (have, want)
+        ok = ~np.isnan(want)
+        compared, worst = compared + ok.sum(), max(worst, np.abs(have - want)[ok].max())
+    for name, want in bounds.items():
+        v = values[name]
+        have = np.array((v.low, v.high, v.jackknife_se))
+        compared, worst = compared + 3, max(worst, (np.abs(have - want) /
+                                                    np.maximum(1, np.abs(want))).max())
+    names = {0.5: "undetermined_0p5", 0.8: "undetermined_0p8", 0.9: "undetermined",
+             0.95: "undetermined_0p95"}
+    for x, count in crossing.items():
+        assert values[names[x]].value == count, (x, values[names[x]].value, count)
+    return compared + 4, worst
+
+
 def live(n):
     import qsae
     import qsae.metrics
 
     rng, ctx = np.random.default_rng(5), qsae.Context()
-    compared, worst = 0, 0.0
+    compared, worst, worst_r = 0, 0.0, 0.0
     for _ in range(n):
         rows = make(rng, int(rng.integers(20, 150)), sigma=rng.uniform(0.2, 1.5))
         total = len(rows["document"])
@@ -262,7 +368,11 @@ def live(n):
                     error = abs(a - b) / max(abs(b), abs(want[1] - want[0]))
                     worst, compared = max(worst, error), compared + 1
                     assert error < 1e-9, (kind, name, have, want)
-    print(f"{n} streams, {compared} numbers, largest relative error {worst:.1e}")
+        more, error = live_features(qsae, ctx, rng, rows)
+        compared, worst_r = compared + more, max(worst_r, error)
+        assert error < 1e-8, error
+    print(f"{n} streams, {compared} numbers, largest relative error {worst:.1e}, of r "
+          f"{worst_r:.1e}")
 
 
 def coverage(n):

@@ -221,7 +221,7 @@ class SaeActs(Struct):
 class MetricSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("batch_rows", c_int64), ("memory", c_uint64),
                 ("fingerprint", c_char_p), ("active_rate", c_double), ("top", c_int64),
-                ("prompt_tokens", c_int64), ("overlap_k", c_int64)]
+                ("prompt_tokens", c_int64), ("overlap_k", c_int64), ("documents_per_block", c_int64)]
 
 
 class DivergenceRows(Struct):

@@ -68,19 +68,23 @@ class Metric(Handle):
     prompt_tokens  Features: tokens of a prompt; features("prompts_r") counts the prompts each fires
                  in. Updates then begin with a prompt (0 = not counted)
     overlap_k    Divergence: k of topk_overlap (10)
+    documents_per_block  Features: intervals of r and of survival by leaving out blocks of this many
+                 documents (0 = none)
     """
 
     _close = lib.qsae_metric_close
 
     def __init__(self, ctx, *shape, batch_rows=0, memory=0, fingerprint=None, active_rate=0.0,
-                 top=0, prompt_tokens=0, overlap_k=0):
+                 top=0, prompt_tokens=0, overlap_k=0, documents_per_block=0):
         super().__init__()
         self._ctx = ctx
         settings = MetricSettings(batch_rows=count("batch_rows", batch_rows),
                                   memory=count("memory", memory, 0, 2**64 - 1),
                                   active_rate=active_rate, top=count("top", top),
                                   prompt_tokens=count("prompt_tokens", prompt_tokens),
-                                  overlap_k=count("overlap_k", overlap_k))
+                                  overlap_k=count("overlap_k", overlap_k),
+                                  documents_per_block=count("documents_per_block",
+                                                            documents_per_block))
         settings.fingerprint = None if fingerprint is None else string_bytes(fingerprint,
                                                                              "fingerprint")
         self._open(ctx.pointer, *shape, byref(settings), byref(self._handle))
@@ -252,7 +256,7 @@ class Features(Metric):
         """Per-feature results, float64 [n]: "r", "rate_r", "rate_q", "mean_r", "max_r", "max_q",
         "fire_r", "fire_q", "cofire", "mean_q", "gain", "cosine", "cofire_jaccard", "precision",
         "recall", "rate_ratio", "r_on", "relative_error", "mean_ratio", "sum_r2", "sum_delta2";
-        with top=20 or more "top_overlap"."""
+        with top=20 or more "top_overlap", with documents_per_block= "r_low", "r_high"."""
         return self._features(name, self._n)
 
     def top(self, feature, side=0):
