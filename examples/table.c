@@ -156,6 +156,24 @@ static void notes(FILE *out, const json_t *who)
         fprintf(out, "%s: no KL: %s\n", label, no_kl);
 }
 
+/* Features changed where the predictions do not show it. */
+static void hidden_damage(FILE *out, const json_t *who)
+{
+    size_t i;
+    const json_t *sae;
+    json_array_foreach(json_object_get(who, "saes"), i, sae) {
+        const json_t *const v = json_object_get(sae, "verdict"),
+                     *const range = json_object_get(v, "non_survivors_interval");
+        if (json_is_true(json_object_get(v, "hidden_damage")))
+            fprintf(out, "%s: hidden damage: dCE is not above 0, but of %s's features %.1f%% "
+                    "[%.1f%%, %.1f%%] do not survive\n",
+                    json_string_value(json_object_get(who, "label")),
+                    json_string_value(json_object_get(sae, "name")),
+                    get(v, "non_survivors_percent"), json_number_value(json_array_get(range, 0)),
+                    json_number_value(json_array_get(range, 1)));
+    }
+}
+
 static void footer(FILE *out, const json_t *result)
 {
     size_t i;
@@ -170,8 +188,10 @@ static void footer(FILE *out, const json_t *result)
                 change,
                 json_is_true(json_object_get(stable, "stable")) ? "stable" : "not yet stable");
     json_array_foreach(json_object_get(result, "conditions"), i, v)
-        if (!sweep_part(result, i))
+        if (!sweep_part(result, i)) {
             notes(out, v);
+            hidden_damage(out, v);
+        }
 }
 
 static void print_cells(FILE *out, const struct table *t)

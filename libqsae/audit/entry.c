@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "audit/uncertainty.h"
+#include "audit/verdicts.h"
 
 /* jansson refuses NaN and infinity: both are "not defined" here. */
 json_t *qsae__number(double v)
@@ -137,6 +138,8 @@ static int32_t add_pair(qsae_audit *a, struct participant *p, int64_t i, json_t 
         st = qsae__feature_metrics_json(a, p, i, &metrics);
     if (metrics)
         json_object_set_new(o, "feature_metrics", metrics);
+    if (st == QSAE_OK)
+        json_object_set_new(o, "verdict", qsae__sae_verdict_json(a, p, i));
     return st;
 }
 
@@ -332,5 +335,9 @@ int32_t qsae__entry_json(qsae_audit *a, struct participant *p, json_t **out)
         st = add_metric(o, p->divergence, true);
     }
     qsae__set_reason_json(o, p->cross_entropy);
-    return st == QSAE_OK ? add_saes(a, p, o) : st;
+    if (st == QSAE_OK)
+        st = add_saes(a, p, o);
+    if (p->divergence)
+        qsae__set_condition_verdict(o);
+    return st;
 }

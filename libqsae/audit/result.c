@@ -9,6 +9,7 @@
 
 #include "audit/probed.h"
 #include "audit/slices.h"
+#include "audit/verdicts.h"
 
 /* The few figures a snapshot keeps. */
 static json_t *snapshot_of(qsae_audit *a, struct participant *p)
@@ -127,6 +128,7 @@ static json_t *verdicts(qsae_audit *a)
         json_object_set_new(o, "min_ratio", qsae__number(low));
         json_object_set_new(o, "max_ratio", qsae__number(high));
         qsae__set_verdict(o, low, high);
+        json_object_set_new(o, "flat_fvu", qsae__flat_fvu_json(a, i));
         json_array_append_new(list, o);
     }
     return list;

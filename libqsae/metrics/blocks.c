@@ -301,18 +301,24 @@ static void sums_of(const qsae__cell *c, double *sum)
     }
 }
 
-bool qsae__blocks_left_out(const qsae__blocks *b, int64_t f, double *r)
+bool qsae__blocks_sums(const qsae__blocks *b, int64_t f,
+                       double part[QSAE__BLOCKS][QSAE__CELL_SUMS])
 {
-    double part[QSAE__BLOCKS][QSAE__CELL_SUMS] = { { 0 } }, total[QSAE__CELL_SUMS] = { 0 };
-    double left[QSAE__CELL_SUMS], n = 0;
     bool fired = false;
-    for (int64_t g = 0; g < QSAE__BLOCKS; g++) {
+    for (int g = 0; g < QSAE__BLOCKS; g++) {
         const qsae__cell *const c = cell_at(b, f, g);
+        sums_of(c ? c : &empty, part[g]);
+        fired |= c && !is_empty(c);
+    }
+    return fired;
+}
+
+void qsae__blocks_left_out(const qsae__blocks *b, double part[QSAE__BLOCKS][QSAE__CELL_SUMS],
+                           double *r)
+{
+    double total[QSAE__CELL_SUMS] = { 0 }, left[QSAE__CELL_SUMS], n = 0;
+    for (int g = 0; g < QSAE__BLOCKS; g++) {
         n += (double)b->rows[g];
-        if (!c || is_empty(c))
-            continue;
-        fired = true;
-        sums_of(c, part[g]);
         for (int s = 0; s < QSAE__CELL_SUMS; s++)
             total[s] += part[g][s];
     }
@@ -321,7 +327,6 @@ bool qsae__blocks_left_out(const qsae__blocks *b, int64_t f, double *r)
             left[s] = total[s] - part[g][s];
         r[g] = b->rows[g] > 0 ? qsae__pearson(left, n - (double)b->rows[g]) : NAN;
     }
-    return fired;
 }
 
 double qsae__blocks_error(const double *left_out)

@@ -57,11 +57,12 @@ int32_t qsae__blocks_read(qsae_context *ctx, qsae__blocks *b, const uint8_t *dat
 int64_t qsae__blocks_count(const qsae__blocks *b);
 /* Degrees of freedom of the jackknife: (sum of rows)^2 / sum of rows^2 - 1, at least 1. */
 double qsae__blocks_freedom(const qsae__blocks *b);
-/*
- * Pearson's r of feature f with block g left out, r [QSAE__BLOCKS]; NaN where g has no rows.
- * False: the feature never fired.
- */
-bool qsae__blocks_left_out(const qsae__blocks *b, int64_t f, double *r);
+/* Sums of feature f in each block. False: it never fired. */
+bool qsae__blocks_sums(const qsae__blocks *b, int64_t f,
+                       double part[QSAE__BLOCKS][QSAE__CELL_SUMS]);
+/* Pearson's r with block g left out, from those sums, r [QSAE__BLOCKS]; NaN where g has no rows. */
+void qsae__blocks_left_out(const qsae__blocks *b, double part[QSAE__BLOCKS][QSAE__CELL_SUMS],
+                           double *r);
 /* Standard error of a figure from its values with a block left out, NaN where it has no rows. */
 double qsae__blocks_error(const double *left_out);
 /* 95% interval of r on the scale of atanh. */

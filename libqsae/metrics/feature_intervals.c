@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Block jackknife of feature survival (methods.md section 9): r of each feature on the scale of
- * atanh, shares and means over the active features, which stay those of all tokens.
+ * Feature survival over blocks of documents (methods.md section 9). r of each feature: jackknife on
+ * the scale of atanh. Shares and means over the active features, which stay those of all tokens:
+ * bootstrap over the same blocks, since the jackknife of a share, which jumps where an r passes a
+ * threshold, is much too large.
  */
 #include "metrics/feature_intervals.h"
 
@@ -26,21 +28,79 @@ static const struct {
 } thresholds[THRESHOLDS] = { { "undetermined", 0.9 }, { "undetermined_0p5", 0.5 },
                              { "undetermined_0p8", 0.8 }, { "undetermined_0p95", 0.95 } };
 
-/* Figures over the active features with one block left out; r [n] is left sorted. */
-static void figures_of(double *r, int64_t n, double out[P_COUNT])
+/* Figures over the features with their r, NaN those that do not fire; r [all] is changed. */
+static void figures_of(double *r, int64_t all, double out[P_COUNT])
 {
     double survived = 0, damaged = 0, sum = 0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < all; i++)
+        if (!isnan(r[i]))
+            r[n++] = r[i];
     for (int64_t i = 0; i < n; i++) {
         survived += r[i] > 0.9;
         damaged += r[i] < 0.5;
         sum += r[i];
     }
     qsort(r, (size_t)n, sizeof *r, qsae__by_value);
-    out[P_SURVIVED] = 100 * survived / (double)n;
-    out[P_DAMAGED] = 100 * damaged / (double)n;
-    out[P_DEGRADED] = 100 * ((double)n - survived - damaged) / (double)n;
-    out[P_MEAN] = sum / (double)n;
-    out[P_MEDIAN] = r[(n - 1) / 2];
+    out[P_SURVIVED] = 100 * qsae__ratio(survived, (double)n);
+    out[P_DAMAGED] = 100 * qsae__ratio(damaged, (double)n);
+    out[P_DEGRADED] = 100 * qsae__ratio((double)n - survived - damaged, (double)n);
+    out[P_MEAN] = qsae__ratio(sum, (double)n);
+    out[P_MEDIAN] = n ? r[(n - 1) / 2] : NAN;
+}
+
+/* ---- bootstrap over blocks ---- */
+
+#define REPLICATES 500
+#define TILE 20
+
+typedef struct replicates {
+    const qsae__blocks *b;
+    const int64_t *id;             /* [n] active features */
+    int64_t n;
+    uint8_t weight[QSAE__BLOCKS][REPLICATES];
+    double rows[REPLICATES];
+    double figure[REPLICATES][P_COUNT];
+    double *scratch;               /* [threads, TILE, n] */
+} replicates;
+
+static int32_t run_tile(void *arg, int64_t tile, int32_t worker)
+{
+    replicates *const e = arg;
+    double *const r = e->scratch + worker * TILE * e->n;
+    for (int64_t i = 0; i < e->n; i++) {
+        double part[QSAE__BLOCKS][QSAE__CELL_SUMS];
+        qsae__blocks_sums(e->b, e->id[i], part);
+        for (int64_t k = 0; k < TILE; k++) {
+            const int64_t at = tile * TILE + k;
+            double sum[QSAE__CELL_SUMS] = { 0 };
+            for (int g = 0; g < QSAE__BLOCKS; g++)
+                for (int s = 0; s < QSAE__CELL_SUMS; s++)
+                    sum[s] += (double)e->weight[g][at] * part[g][s];
+            const bool fires = sum[QSAE__CELL_XX] > 0 || sum[QSAE__CELL_YY] > 0;
+            r[k * e->n + i] = fires ? qsae__pearson(sum, e->rows[at]) : NAN;
+        }
+    }
+    for (int64_t k = 0; k < TILE; k++)
+        figures_of(r + k * e->n, e->n, e->figure[tile * TILE + k]);
+    return QSAE_OK;
+}
+
+/* Standard deviation of each figure over the replicates in which it is defined. */
+static void deviations(const replicates *e, double sd[P_COUNT])
+{
+    for (int p = 0; p < P_COUNT; p++) {
+        double n = 0, mean = 0, m2 = 0;
+        for (int k = 0; k < REPLICATES; k++) {
+            const double x = e->figure[k][p], at = x - mean;
+            if (isnan(x))
+                continue;
+            n += 1;
+            mean += at / n;
+            m2 += at * (x - mean);
+        }
+        sd[p] = n > 1 ? sqrt(m2 / (n - 1)) : NAN;
+    }
 }
 
 static double value_of(const qsae_metric *m, const qsae__values *v, const char *name)
@@ -51,52 +111,60 @@ static double value_of(const qsae_metric *m, const qsae__values *v, const char *
     return NAN;
 }
 
-static void set_figures(const qsae_metric *m, qsae__values *v, double (*left)[P_COUNT], double t)
+static int32_t set_figures(const qsae_metric *m, qsae__values *v, const int64_t *id, int64_t n,
+                           double t)
 {
-    for (int p = 0; p < P_COUNT; p++) {
-        double of[QSAE__BLOCKS];
-        for (int g = 0; g < QSAE__BLOCKS; g++)
-            of[g] = left[g][p];
-        const double se = qsae__blocks_error(of), x = value_of(m, v, figures[p].name);
-        qsae__set_bounds(m, v, figures[p].name, fmax(figures[p].low, x - t * se),
-                         fmin(figures[p].high, x + t * se), se);
+    const qsae__blocks *const b = &m->state.blocks;
+    double sd[P_COUNT];
+    replicates *const e = qsae__calloc(m->ctx, 1, sizeof *e);
+    if (!e)
+        return QSAE_ENOMEM;
+    e->b = b;
+    e->id = id;
+    e->n = n;
+    e->scratch = qsae__alloc_array(m->ctx, n, (size_t)m->ctx->threads * TILE * sizeof(double));
+    int32_t st = e->scratch ? QSAE_OK : QSAE_ENOMEM;
+    for (int g = 0; g < QSAE__BLOCKS; g++) {
+        qsae__poisson_weights(g, 0, REPLICATES, e->weight[g]);
+        for (int k = 0; k < REPLICATES; k++)
+            e->rows[k] += (double)e->weight[g][k] * (double)b->rows[g];
     }
+    if (st == QSAE_OK)
+        st = qsae__parallel(m->ctx, REPLICATES / TILE, run_tile, e);
+    if (st == QSAE_OK)
+        deviations(e, sd);
+    for (int p = 0; p < P_COUNT && st == QSAE_OK; p++) {
+        const double x = value_of(m, v, figures[p].name);
+        qsae__set_bounds(m, v, figures[p].name, fmax(figures[p].low, x - t * sd[p]),
+                         fmin(figures[p].high, x + t * sd[p]), NAN);
+    }
+    qsae__free(m->ctx, e->scratch);
+    qsae__free(m->ctx, e);
+    return st;
 }
 
 int32_t qsae__feature_intervals(const qsae_metric *m, qsae__values *v, const int64_t *id,
                                 const double *r, int64_t n)
 {
     const qsae__blocks *const b = &m->state.blocks;
-    double left[QSAE__BLOCKS][P_COUNT], crossing[THRESHOLDS] = { 0 };
+    double crossing[THRESHOLDS] = { 0 };
     for (int p = 0; p < P_COUNT; p++)
         qsae__set_bounds(m, v, figures[p].name, NAN, NAN, NAN);
     if (!b->per || n == 0 || qsae__blocks_count(b) == 0)
         return QSAE_OK;
-    double *const all = qsae__alloc_array(m->ctx, n, QSAE__BLOCKS * sizeof *all); /* [blocks, n] */
-    if (!all)
-        return QSAE_ENOMEM;
     const double t = qsae__t975(qsae__blocks_freedom(b));
     for (int64_t i = 0; i < n; i++) {
-        double of[QSAE__BLOCKS], low, high;
-        qsae__blocks_left_out(b, id[i], of);
-        qsae__blocks_interval(of, r[i], t, &low, &high);
+        double part[QSAE__BLOCKS][QSAE__CELL_SUMS], left[QSAE__BLOCKS], low, high;
+        qsae__blocks_sums(b, id[i], part);
+        qsae__blocks_left_out(b, part, left);
+        qsae__blocks_interval(left, r[i], t, &low, &high);
         for (int k = 0; k < THRESHOLDS; k++)
             crossing[k] += low <= thresholds[k].r && high > thresholds[k].r;
-        for (int g = 0; g < QSAE__BLOCKS; g++)
-            all[g * n + i] = of[g];
     }
-    for (int g = 0; g < QSAE__BLOCKS; g++) {
-        for (int p = 0; p < P_COUNT; p++)
-            left[g][p] = NAN;
-        if (b->rows[g] > 0)
-            figures_of(all + g * n, n, left[g]);
-    }
-    qsae__free(m->ctx, all);
-    set_figures(m, v, left, t);
     for (int k = 0; k < THRESHOLDS; k++)
         qsae__set(m, v, thresholds[k].name, crossing[k]);
     qsae__set(m, v, "undetermined_percent", 100 * crossing[0] / (double)n);
-    return QSAE_OK;
+    return set_figures(m, v, id, n, t);
 }
 
 void qsae__feature_bound(const qsae_metric *m, bool high, double *r)
@@ -105,9 +173,11 @@ void qsae__feature_bound(const qsae_metric *m, bool high, double *r)
     const bool enough = b->per && qsae__blocks_count(b) > 0;
     const double t = enough ? qsae__t975(qsae__blocks_freedom(b)) : NAN;
     for (int64_t f = 0; f < m->features; f++) {
-        double left[QSAE__BLOCKS], bounds[2] = { NAN, NAN };
-        if (enough && qsae__blocks_left_out(b, f, left))
+        double part[QSAE__BLOCKS][QSAE__CELL_SUMS], left[QSAE__BLOCKS], bounds[2] = { NAN, NAN };
+        if (enough && qsae__blocks_sums(b, f, part)) {
+            qsae__blocks_left_out(b, part, left);
             qsae__blocks_interval(left, r[f], t, &bounds[0], &bounds[1]);
+        }
         r[f] = bounds[high];
     }
 }

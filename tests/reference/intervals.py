@@ -215,9 +215,10 @@ def recovered(rows):
             "kl_recovered": interval(w, s, lambda s: 1 - s[..., 5] / s[..., 6], n)}
 
 
-# ---- features: block jackknife ----
+# ---- features: blocks of documents ----
 
 FEATURES = 12
+BLOCK_REPLICATES = 500
 FIGURES = ("survived_percent", "degraded_percent", "damaged_percent", "mean_r", "median_r")
 
 
@@ -246,7 +247,7 @@ def correlation(s, n):
 
 
 def shares(r):
-    """FIGURES of r [..., features]."""
+    """FIGURES of r [features]."""
     n = r.shape[-1]
     survived, damaged = (r > 0.9).sum(-1), (r < 0.5).sum(-1)
     return np.stack([100 * survived / n, 100 * (n - survived - damaged) / n, 100 * damaged / n,
@@ -254,7 +255,7 @@ def shares(r):
 
 
 def features(document, r, q, per):
-    """r_low, r_high [features]; name -> (low, high, se) of FIGURES; threshold -> undetermined."""
+    """r_low, r_high [features]; name -> (low, high) of FIGURES; threshold -> undetermined."""
     r, q = r.astype(np.float64), q.astype(np.float64)
     blocks, inverse = np.unique(document // per, return_inverse=True)
     rows = np.bincount(inverse)
@@ -279,9 +280,15 @@ def features(document, r, q, per):
     fired = (total[:, :2] != 0).any(1)
     low[~fired] = high[~fired] = np.nan
     active = (r > 0).sum(0) / n > 0.001
-    out, se = shares(value[active]), error(shares(left[:, active]))
+    out = shares(value[active])
+    draws = weights(blocks, BLOCK_REPLICATES)
+    of = []
+    for w in draws.T:
+        sums = np.einsum("g,gfk->fk", w, part)
+        of.append(shares(correlation(sums, w @ rows)[active & (sums[:, 2:4] > 0).any(1)]))
+    se = np.std(of, 0, ddof=1)
     least, most = np.array([0, 0, 0, -1, -1]), np.array([100, 100, 100, 1, 1])
-    bounds = {name: (max(a - t * b, lo), min(a + t * b, hi), b)
+    bounds = {name: (max(a - t * b, lo), min(a + t * b, hi))
               for name, a, b, lo, hi in zip(FIGURES, out, se, least, most)}
     crossing = {x: int(((low <= x) & (high > x))[active].sum()) for x in (0.5, 0.8, 0.9, 0.95)}
     return low, high, bounds, crossing
@@ -338,8 +345,8 @@ def live_features(qsae, ctx, rng, rows):
         compared, worst = compared + ok.sum(), max(worst, np.abs(have - want)[ok].max())
     for name, want in bounds.items():
         v = values[name]
-        have = np.array((v.low, v.high, v.jackknife_se))
-        compared, worst = compared + 3, max(worst, (np.abs(have - want) /
+        have = np.array((v.low, v.high))
+        compared, worst = compared + 2, max(worst, (np.abs(have - want) /
                                                     np.maximum(1, np.abs(want))).max())
     names = {0.5: "undetermined_0p5", 0.8: "undetermined_0p8", 0.9: "undetermined",
              0.95: "undetermined_0p95"}
