@@ -58,7 +58,7 @@ typedef struct replicates {
     const qsae__blocks *b;
     const int64_t *id;             /* [n] active features */
     int64_t n;
-    uint8_t weight[QSAE__BLOCKS][REPLICATES];
+    double weight[QSAE__BLOCKS][REPLICATES];
     double rows[REPLICATES];
     double figure[REPLICATES][P_COUNT];
     double *scratch;               /* [threads, TILE, n] */
@@ -69,16 +69,20 @@ static int32_t run_tile(void *arg, int64_t tile, int32_t worker)
     replicates *const e = arg;
     double *const r = e->scratch + worker * TILE * e->n;
     for (int64_t i = 0; i < e->n; i++) {
-        double part[QSAE__BLOCKS][QSAE__CELL_SUMS];
+        double part[QSAE__BLOCKS][QSAE__CELL_SUMS], sums[QSAE__CELL_SUMS][TILE] = { { 0 } };
         qsae__blocks_sums(e->b, e->id[i], part);
-        for (int64_t k = 0; k < TILE; k++) {
-            const int64_t at = tile * TILE + k;
-            double sum[QSAE__CELL_SUMS] = { 0 };
-            for (int g = 0; g < QSAE__BLOCKS; g++)
-                for (int s = 0; s < QSAE__CELL_SUMS; s++)
-                    sum[s] += (double)e->weight[g][at] * part[g][s];
+        for (int g = 0; g < QSAE__BLOCKS; g++) {
+            const double *const w = e->weight[g] + tile * TILE;
+            for (int s = 0; s < QSAE__CELL_SUMS; s++)
+                for (int k = 0; k < TILE; k++)
+                    sums[s][k] += w[k] * part[g][s];
+        }
+        for (int k = 0; k < TILE; k++) {
+            double sum[QSAE__CELL_SUMS];
+            for (int s = 0; s < QSAE__CELL_SUMS; s++)
+                sum[s] = sums[s][k];
             const bool fires = sum[QSAE__CELL_XX] > 0 || sum[QSAE__CELL_YY] > 0;
-            r[k * e->n + i] = fires ? qsae__pearson(sum, e->rows[at]) : NAN;
+            r[k * e->n + i] = fires ? qsae__pearson(sum, e->rows[tile * TILE + k]) : NAN;
         }
     }
     for (int64_t k = 0; k < TILE; k++)
@@ -125,9 +129,12 @@ static int32_t set_figures(const qsae_metric *m, qsae__values *v, const int64_t 
     e->scratch = qsae__alloc_array(m->ctx, n, (size_t)m->ctx->threads * TILE * sizeof(double));
     int32_t st = e->scratch ? QSAE_OK : QSAE_ENOMEM;
     for (int g = 0; g < QSAE__BLOCKS; g++) {
-        qsae__poisson_weights(g, 0, REPLICATES, e->weight[g]);
-        for (int k = 0; k < REPLICATES; k++)
-            e->rows[k] += (double)e->weight[g][k] * (double)b->rows[g];
+        uint8_t weight[REPLICATES];
+        qsae__poisson_weights(g, 0, REPLICATES, weight);
+        for (int k = 0; k < REPLICATES; k++) {
+            e->weight[g][k] = weight[k];
+            e->rows[k] += e->weight[g][k] * (double)b->rows[g];
+        }
     }
     if (st == QSAE_OK)
         st = qsae__parallel(m->ctx, REPLICATES / TILE, run_tile, e);
