@@ -13,6 +13,7 @@
 
 #include "compat.h"
 #include "feature_lines.h"
+#include "llama_report.h"
 #include "paper.h"
 #include "predict.h"
 #include "table.h"
@@ -70,6 +71,10 @@ static const char usage[] =
     "  --exclude-tokens IDS       tokens that features do not count: special, or 2,106,107\n"
     "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
     "  --top N                    contexts of each feature (default: 10)\n"
+    "  --kl-divergence            print llama.cpp's report of each condition, too\n"
+    "  --kl-divergence-base FILE  the same of MODEL and the conditions against llama.cpp's base\n"
+    "                             logits; without --text on the tokens of FILE\n"
+    "  --save-logits FILE         write the base logits of MODEL as llama.cpp does\n"
     "  --overlap K                likeliest tokens whose overlap is measured (default: 10)\n"
     "  --state FILE               go on from this file if it exists, keep it up to date\n"
     "  --read-files               read files instead of mapping them\n"
@@ -178,7 +183,8 @@ struct options {
 };
 
 /* Options without a letter. */
-enum { OPT_SLIDING = 1000, OPT_PREDICT, OPT_PREDICT_CONDITION, OPT_PREDICT_FEATURES, OPT_AT_RISK };
+enum { OPT_SLIDING = 1000, OPT_PREDICT, OPT_PREDICT_CONDITION, OPT_PREDICT_FEATURES, OPT_AT_RISK, OPT_KL,
+       OPT_KL_BASE, OPT_SAVE_LOGITS };
 
 static const struct option longs[] = {
     { "sliding", required_argument, NULL, OPT_SLIDING },
@@ -210,6 +216,9 @@ static const struct option longs[] = {
     { "process", required_argument, NULL, 'R' },
     { "overlap", required_argument, NULL, 'v' },
     { "probes", required_argument, NULL, 'Q' },
+    { "kl-divergence", no_argument, NULL, OPT_KL },
+    { "kl-divergence-base", required_argument, NULL, OPT_KL_BASE },
+    { "save-logits", required_argument, NULL, OPT_SAVE_LOGITS },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
@@ -288,6 +297,9 @@ static void set_option(struct options *o, int c)
     case 'E': a->exclude_tokens = optarg; break;
     case 'e': o->features = optarg; break;
     case 'm': a->top_contexts = count("top", optarg, 1); break;
+    case OPT_KL: a->kl_divergence = 1; break;
+    case OPT_KL_BASE: a->kl_divergence_base = optarg; break;
+    case OPT_SAVE_LOGITS: a->save_logits = optarg; break;
     case 'v': a->overlap_k = count("overlap", optarg, 1); break;
     case 'r': o->context.files = QSAE_FILES_READ; break;
     case OPT_SLIDING: o->sliding = optarg; break;
@@ -335,7 +347,7 @@ static void parse(int argc, char **argv, struct options *o)
     check_predict(o);
     if (o->predict.from && optind == argc)
         return;
-    if (optind + 1 != argc || !o->audit.text) {
+    if (optind + 1 != argc || (!o->audit.text && !o->audit.kl_divergence_base)) {
         fprintf(stderr, "evaluate: expected one MODEL and --text\n");
         print_usage(stderr);
         exit(2);
@@ -416,6 +428,8 @@ static int finish(struct options *o, qsae_context *context, qsae_audit *audit)
     }
     if (result && !bad && o->compat)
         compat_print(stdout, result, o->compat - 1);
+    if (result)
+        llama_report_print(stdout, result);
     json_decref(result);
     if (!bad && o->json)
         bad = write_file(o->json, own ? own : text, own ? strlen(own) : size) != 0;

@@ -32,7 +32,7 @@ typedef struct qsae_audit qsae_audit;
 typedef struct qsae_audit_settings {
     size_t struct_size;
     const char *model;        /**< folder or GGUF file of the reference model */
-    const char *text;         /**< file or folder */
+    const char *text;         /**< file or folder; may be NULL with kl_divergence_base */
     const char *const *conditions; /**< [n_conditions]: condition strings, or other checkpoints
                                         (a folder or file that exists) */
     const char *const *saes;  /**< [n_saes]: FOLDER[@LAYER[:SITE]] */
@@ -97,6 +97,15 @@ typedef struct qsae_audit_settings {
     int32_t reserved3;        /**< 0 */
     const char *probes;       /**< file of a probe set (probe.h) that every model is asked after the
                                    text, with the bos_policy above; NULL = none */
+    const char *kl_divergence_base; /**< base-logit file of llama.cpp that the model and the
+                                         conditions are compared with; text may then be NULL: the
+                                         file's tokens are taken, each chunk a document; else they
+                                         must be those of the text */
+    const char *save_logits;  /**< base-logit file to write of the reference's predictions; not with
+                                   a state */
+    int32_t kl_divergence;    /**< non-zero: llama.cpp's report of each condition. Each of these
+                                   three cuts and scores the text as llama-perplexity does */
+    int32_t reserved4;        /**< 0 */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

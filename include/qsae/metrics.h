@@ -68,7 +68,8 @@ QSAE_API int32_t qsae_metric_open_drift(qsae_context *context, int64_t d,
 /** Closes *metric and NULLs it. NULL is fine. */
 QSAE_API void qsae_metric_close(qsae_metric **metric);
 
-/** "cross_entropy", "divergence", "reconstruction", "features" or "drift". Static storage. */
+/** "cross_entropy", "divergence", "reconstruction", "features", "drift" or "llama_cpp". Static
+ * storage. */
 QSAE_API const char *qsae_metric_kind(const qsae_metric *metric);
 
 /**
@@ -119,6 +120,120 @@ QSAE_API int32_t qsae_metric_update_cross_entropy_logits(qsae_metric *metric,
                                                          const qsae_positions *at,
                                                          const qsae_rows *logits,
                                                          const int32_t *label);
+
+/*
+ * llama.cpp's way: a file of the reference's predictions, made by llama-perplexity
+ * --kl-divergence-base or here, and the report of --kl-divergence against it. A file holds chunks
+ * of `context` token ids and, for the positions context / 2 .. context - 2 of each, the
+ * log-probabilities of the next token with 16 bits each, down to 16 nats below the likeliest.
+ */
+typedef struct qsae_logits_info {
+    size_t struct_size;
+    int64_t context;          /**< tokens of a chunk, >= 3 */
+    int64_t vocab;            /**< >= 1 */
+    int64_t chunks;           /**< >= 1 */
+    int64_t first;            /**< first position of a chunk with a row: context / 2 */
+    int64_t rows;             /**< of a chunk: context - 1 - context / 2; row r is position first +
+                                   r, its label the token after it */
+} qsae_logits_info;
+
+/** A base-logit file to read. Thread-safety: safe for reading. */
+typedef struct qsae_logits_reader qsae_logits_reader;
+
+/** Opens a base-logit file, which must not change meanwhile.
+ * @return QSAE_EFORMAT (no such file, cut off, too long, a token beyond the vocabulary: named),
+ *         QSAE_ENOENT, QSAE_EIO, QSAE_ENOMEM, QSAE_EINVAL */
+QSAE_API int32_t qsae_logits_reader_open(qsae_context *context, const char *path,
+                                         qsae_logits_reader **out);
+
+/** Closes *reader and NULLs it. NULL is fine. */
+QSAE_API void qsae_logits_reader_close(qsae_logits_reader **reader);
+
+/** Describes the file. info->struct_size set by the caller. QSAE_EINVAL. */
+QSAE_API int32_t qsae_logits_reader_get_info(const qsae_logits_reader *reader,
+                                             qsae_logits_info *info);
+
+/** The tokens of a chunk.
+ * @param ids  receives a view, [context], that belongs to the reader. llama.cpp runs them with BOS
+ *             in place of the first one if the vocabulary adds BOS
+ * @return QSAE_EINVAL (chunk out of range, NULL) */
+QSAE_API int32_t qsae_logits_reader_tokens(const qsae_logits_reader *reader, int64_t chunk,
+                                           const int32_t **ids);
+
+/** Log-probabilities of the rows of a chunk, natural log.
+ * @param log_p     [rows, vocab]
+ * @param capacity  of log_p in elements
+ * @return QSAE_EINVAL, QSAE_ESPACE, QSAE_EFORMAT (a row holds no numbers: named) */
+QSAE_API int32_t qsae_logits_reader_rows(const qsae_logits_reader *reader, int64_t chunk,
+                                         float *log_p, int64_t capacity);
+
+/** A base-logit file that is written. Thread-safety: one call at a time per handle. */
+typedef struct qsae_logits_writer qsae_logits_writer;
+
+/**
+ * Begins a base-logit file beside its place. With the logits that llama.cpp computes it has the
+ * bytes that llama.cpp writes.
+ * @param info    context, vocab and chunks
+ * @param tokens  [chunks, context] ids below vocab
+ * @return QSAE_EINVAL, QSAE_EOVERFLOW, QSAE_ENOENT, QSAE_EIO, QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_logits_writer_open(qsae_context *context, const char *path,
+                                         const qsae_logits_info *info, const int32_t *tokens,
+                                         qsae_logits_writer **out);
+
+/** Adds rows in order, chunk after chunk: logits [n, vocab] f32, any n. QSAE_EINVAL: too many rows,
+ * or a row with NaN, infinity or nothing but -infinity; QSAE_EMISMATCH (vocab), QSAE_EIO. On error
+ * nothing has been added. */
+QSAE_API int32_t qsae_logits_writer_add(qsae_logits_writer *writer, const qsae_rows *logits);
+
+/** The file takes its place. QSAE_EINVAL: rows are missing; QSAE_EIO. No more can be added. */
+QSAE_API int32_t qsae_logits_writer_finish(qsae_logits_writer *writer);
+
+/** Closes *writer and NULLs it; a file that was not finished is gone. NULL is fine. */
+QSAE_API void qsae_logits_writer_close(qsae_logits_writer **writer);
+
+/** The report of llama-perplexity --kl-divergence. settings.batch_rows: tokens of a chunk, for its
+ * running lines. */
+QSAE_API int32_t qsae_metric_open_llama_cpp(qsae_context *context, const qsae_metric_settings *s,
+                                            qsae_metric **out);
+
+/**
+ * Adds tokens from whole logit rows. The reference's go through the 16 bits of a file, as with
+ * llama.cpp.
+ * @param logits_r, logits_q  [n, vocab] f32
+ * @param label               [n], -100 = none: the row is left out
+ * @return as qsae_metric_update_divergence_logits
+ */
+QSAE_API int32_t qsae_metric_update_llama_cpp_logits(qsae_metric *metric, const qsae_positions *at,
+                                                     const qsae_rows *logits_r,
+                                                     const qsae_rows *logits_q,
+                                                     const int32_t *label);
+
+/**
+ * Adds the scored tokens of a chunk of a file, at their place in the stream of its tokens.
+ * @param logits_q  [rows, vocab] f32 of the positions first .. context - 2
+ * @return as above; QSAE_EFORMAT (a row of the file)
+ */
+QSAE_API int32_t qsae_metric_update_llama_cpp_base(qsae_metric *metric,
+                                                   const qsae_logits_reader *base, int64_t chunk,
+                                                   const qsae_rows *logits_q);
+
+#define QSAE_METRIC_LLAMA_LINE 10
+
+/** Value of the constant above, for bindings. */
+QSAE_API int64_t qsae_metric_llama_line(void);
+
+/**
+ * The running lines of kind "llama_cpp", one after each chunk: PPL, ln(PPL(Q)/PPL(base)), KLD, RMS
+ * dp, share of the same top token, each followed by its standard error, of all tokens so far.
+ * @param chunks    [capacity] index of the chunk
+ * @param lines     [capacity, QSAE_METRIC_LLAMA_LINE]
+ * @param capacity  0: only count; chunks and lines may be NULL then
+ * @param n         receives their number; 0 where settings.memory does not hold all tokens
+ * @return QSAE_EINVAL, QSAE_ESPACE
+ */
+QSAE_API int32_t qsae_metric_llama_lines(qsae_metric *metric, int64_t *chunks, double *lines,
+                                         int64_t capacity, int64_t *n);
 
 /** Sparse rows in CSR form. */
 typedef struct qsae_sparse_rows {

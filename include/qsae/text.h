@@ -87,6 +87,8 @@ QSAE_API int32_t qsae_bos_from_name(const char *name);
 #define QSAE_TEXT_JSONL 2   /**< one JSON object per line */
 #define QSAE_TEXT_IDS 3     /**< .npy: token ids (int32, int64, uint16, uint32); one document, or
                                  one per row where there are 2 axes */
+#define QSAE_TEXT_WHOLE 4   /**< by name as above, but each file of plain text is one document as it
+                                 is, without a line feed that ends it: llama.cpp's -f */
 
 /* How documents become rows. The last three give other libraries' rows, id by id. */
 #define QSAE_PACK_DEFAULT 0

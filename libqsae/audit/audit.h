@@ -112,6 +112,7 @@ struct audit_checkpoint {
 
 struct audit_slices;
 struct slice_metrics;
+struct audit_llama;
 
 /* The reference (index 0) or a condition. */
 struct participant {
@@ -124,6 +125,7 @@ struct participant {
     struct audit_place *place;   /* in a sweep, or NULL */
     qsae_metric *cross_entropy;
     qsae_metric *divergence;     /* NULL for the reference */
+    qsae_metric *llama;          /* llama.cpp's comparison, or NULL */
     struct audit_features *saes; /* [n_saes] */
     struct slice_metrics *slices; /* [slices], or NULL */
     int64_t width;               /* of its residual stream */
@@ -154,6 +156,7 @@ struct qsae_audit {
     int32_t compute, attention, sweep;
     int64_t top;                 /* contexts kept of each feature; 0 = none */
     struct audit_slices *slices; /* parts of the tokens with figures of their own, or NULL */
+    struct audit_llama *llama;   /* llama.cpp's files and comparison, or NULL */
     char *exclude_tokens;        /* as given, or NULL */
     int32_t *excluded;           /* [n_excluded] ids ascending */
     int64_t n_excluded;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "audit/llama.h"
 #include "audit/uncertainty.h"
 #include "audit/verdicts.h"
 
@@ -334,6 +335,7 @@ int32_t qsae__entry_json(qsae_audit *a, struct participant *p, json_t **out)
                             qsae__number(qsae__value(p->divergence, "same_top")));
         st = add_metric(o, p->divergence, true);
     }
+    json_object_set_new(o, "llama_cpp", qsae__llama_json(a, p));
     qsae__set_reason_json(o, p->cross_entropy);
     if (st == QSAE_OK)
         st = add_saes(a, p, o);

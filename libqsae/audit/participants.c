@@ -23,6 +23,7 @@ static void close_participant(qsae_audit *a, struct participant *p)
     qsae__free(a->ctx, p->outliers);
     qsae_metric_close(&p->cross_entropy);
     qsae_metric_close(&p->divergence);
+    qsae_metric_close(&p->llama);
     qsae_model_close(&p->model);
     qsae_weights_close(&p->weights);
     if (p->match)

@@ -10,6 +10,7 @@
  */
 #include <string.h>
 
+#include "audit/llama.h"
 #include "audit/pass.h"
 
 #define GROUP_BYTES ((int64_t)1 << 29) /* rows of the conditions kept at once */
@@ -478,6 +479,8 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, in
         if (st == QSAE_OK)
             st = qsae__slices_update_predictions(a, who, &p->batch, &d, NULL);
     }
+    if (st == QSAE_OK)
+        st = qsae__llama_update(a, p, who, member);
     const bool features = qsae__participant_features(who);
     if (st == QSAE_OK && features && who != a->participants)
         st = qsae__pass_encode_sets(a, p, who, own);
@@ -535,6 +538,8 @@ int32_t qsae__pass_finish(qsae_audit *a, struct pass *p, const int64_t *members,
     struct participant *const reference = &a->participants[0];
     const int64_t first = reference->next_chunk == a->next_chunk ? 0 : 1;
     int32_t st = run_heads(a, p, members, n);
+    if (st == QSAE_OK && a->llama)
+        st = qsae__llama_batch(a, p, members, n);
     for (int64_t j = first; j <= n && st == QSAE_OK && p->splice; j++)
         st = splice(a, p, &a->participants[j ? members[j - 1] : 0], j);
     for (int64_t j = first; j <= n && st == QSAE_OK; j++)

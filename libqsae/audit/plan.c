@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include "audit/llama.h"
 #include "audit/probed.h"
 #include "audit/slices.h"
 #include "text/probes.h"
@@ -62,7 +63,7 @@ const struct qsae__profile *qsae__profile_get(int32_t id)
 
 static int32_t check(const qsae_audit_settings *s)
 {
-    if (!s->model || !s->text)
+    if (!s->model || (!s->text && !s->kl_divergence_base))
         return qsae__fail(QSAE_EINVAL, "audit: %s is missing", s->model ? "text" : "model");
     if (s->n_conditions < 0 || s->n_saes < 0 || (s->n_conditions && !s->conditions) ||
         (s->n_saes && !s->saes))
@@ -137,6 +138,8 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
     int32_t st = qsae_metric_open_cross_entropy(a->ctx, &s, &p->cross_entropy);
     if (st == QSAE_OK && !first)
         st = qsae_metric_open_divergence(a->ctx, &s, &p->divergence);
+    if (st == QSAE_OK)
+        st = qsae__llama_metric(a, p, &s);
     p->saes = qsae__calloc(a->ctx, a->n_saes, sizeof *p->saes);
     if (!p->saes)
         return QSAE_ENOMEM;
@@ -201,6 +204,7 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
         for (int64_t i = 0; i < a->n_excluded; i++)
             qsae__hasher_i64(h, a->excluded[i]);
     }
+    qsae__llama_fingerprint(a, h);
     if (a->overlap_k != 10) {
         qsae__hasher_string(h, "overlap_k");
         qsae__hasher_i64(h, a->overlap_k);
@@ -268,12 +272,18 @@ static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
     c.progress_cookie = s->progress_cookie;
     c.cancel = s->cancel;
     int32_t st = qsae_tokenizer_open(a->ctx, s->model, &a->tokenizer);
+    if (st == QSAE_OK)
+        st = keep_selection(a, s);
+    if (st == QSAE_OK)
+        st = qsae__llama_text(a, s, &c);
+    if (st == QSAE_OK && !s->text)
+        return qsae__llama_corpus(a, false);
     if (st != QSAE_OK ||
-        (st = qsae_corpus_open(a->ctx, a->tokenizer, s->text, &c, &a->corpus)) != 0 ||
-        (st = keep_selection(a, s)) != QSAE_OK)
+        (st = qsae_corpus_open(a->ctx, a->tokenizer, s->text, &c, &a->corpus)) != 0)
         return st;
     a->corpus_info.struct_size = sizeof a->corpus_info;
-    return qsae_corpus_get_info(a->corpus, &a->corpus_info);
+    st = qsae_corpus_get_info(a->corpus, &a->corpus_info);
+    return st == QSAE_OK && a->llama ? qsae__llama_corpus(a, true) : st;
 }
 
 static void warn_bos(qsae_audit *a)
@@ -338,8 +348,10 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
         return QSAE_ENOMEM;
     if ((st = qsae__batch_exclude(a, s->exclude_tokens)) != QSAE_OK)
         return st;
-    if ((st = open_text(a, s)) == QSAE_OK)
+    if ((st = qsae__llama_open(a, s)) == QSAE_OK && (st = open_text(a, s)) == QSAE_OK)
         st = qsae__participants_open(a, s);
+    if (st == QSAE_OK)
+        st = qsae__llama_check(a);
     a->process = NULL; /* the caller's memory */
     if (st == QSAE_OK)
         st = qsae__probed_open(a, s->probes,

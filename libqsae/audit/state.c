@@ -92,6 +92,7 @@ int32_t qsae__state_save(qsae_audit *a)
         }
         put_metric(&b, a->ctx, p->cross_entropy);
         put_metric(&b, a->ctx, p->divergence);
+        put_metric(&b, a->ctx, p->llama);
         for (int64_t s = 0; s < a->n_saes; s++) {
             put_metric(&b, a->ctx, p->saes[s].reconstruction);
             put_metric(&b, a->ctx, p->saes[s].drift);
@@ -235,6 +236,8 @@ static int32_t get_participant(qsae_audit *a, struct reader *r, struct participa
         st = get_metric(r, p->cross_entropy);
     if (st == QSAE_OK)
         st = get_metric(r, p->divergence);
+    if (st == QSAE_OK)
+        st = get_metric(r, p->llama);
     for (int64_t s = 0; s < a->n_saes && st == QSAE_OK; s++) {
         st = get_metric(r, p->saes[s].reconstruction);
         if (st == QSAE_OK)

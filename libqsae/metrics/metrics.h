@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * metrics/: accumulators (cross-entropy, divergence, reconstruction, features, drift), their fixed
- * tree of sums, intervals and state files. Includes kernels/, core/ and itself; never model/, sae/
- * or text/.
+ * tree of sums, intervals and state files. Includes formats/ (base-logit files), kernels/, core/
+ * and itself; never model/, sae/ or text/.
  */
 #ifndef QSAE_METRICS_METRICS_H
 #define QSAE_METRICS_METRICS_H

@@ -200,7 +200,7 @@ typedef struct qsae__kind {
 } qsae__kind;
 
 extern const qsae__kind qsae__kind_cross_entropy, qsae__kind_divergence, qsae__kind_reconstruction,
-    qsae__kind_features, qsae__kind_drift;
+    qsae__kind_features, qsae__kind_drift, qsae__kind_llama_cpp;
 
 struct qsae_metric {
     qsae_context *ctx;

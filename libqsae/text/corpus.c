@@ -46,7 +46,7 @@ static int32_t check_settings(qsae_corpus_settings *s, const qsae_tokenizer *t)
     if (s->context < 2 || s->context > INT32_MAX || s->max_tokens < 0)
         return qsae__fail(QSAE_EINVAL, "corpus: context %lld, max_tokens %lld: expected at least 2 "
                           "and 0", (long long)s->context, (long long)s->max_tokens);
-    if (s->format < QSAE_TEXT_DEFAULT || s->format > QSAE_TEXT_IDS)
+    if (s->format < QSAE_TEXT_DEFAULT || s->format > QSAE_TEXT_WHOLE)
         return qsae__fail(QSAE_EINVAL, "corpus: format %d", s->format);
     if (s->bos_policy == QSAE_BOS_DEFAULT)
         s->bos_policy = t->bos >= 0 ? QSAE_BOS_CHUNK_START : QSAE_BOS_NONE;
@@ -138,7 +138,8 @@ static int32_t read_text(qsae_corpus *c, const qsae_tokenizer *t, const char *pa
     int32_t status;
 
     if (s->format == QSAE_TEXT_IDS ||
-        (s->format == QSAE_TEXT_DEFAULT && qsae__text_is_npy(path)))
+        ((s->format == QSAE_TEXT_DEFAULT || s->format == QSAE_TEXT_WHOLE) &&
+         qsae__text_is_npy(path)))
         return s->n_where > 0 || s->pack == QSAE_PACK_TL2
                    ? qsae__fail(QSAE_EINVAL, "%s: %s", path, s->n_where > 0
                                 ? "where: token ids have no metadata"
@@ -297,6 +298,7 @@ void qsae_corpus_close(qsae_corpus **corpus)
     qsae__free(ctx, c->labels);
     qsae__free(ctx, c->document);
     qsae__free(ctx, c->extents);
+    qsae__free(ctx, c->replaced);
     qsae__free(ctx, c);
     qsae__context_unref(ctx);
 }

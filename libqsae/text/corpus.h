@@ -31,6 +31,7 @@ struct qsae_corpus {
     int64_t score_from;         /* positions before it have no label */
     int32_t bos_policy, cross_labels, pack;
     char hash[QSAE__HASH_SIZE];
+    int32_t *replaced;          /* [chunks] ids that BOS took the place of; NULL = none */
 };
 
 /* The stream of all documents' ids, before it is cut. */
@@ -121,6 +122,14 @@ void qsae__stream_free(qsae_context *ctx, qsae__stream *stream);
 /* Cuts the stream into the corpus' chunks; bos: for QSAE_BOS_CHUNK_START, else -1. */
 int32_t qsae__pack(qsae_corpus *c, const qsae__stream *stream, int32_t bos, int64_t max_tokens,
                    bool keep_tail);
+
+/* As qsae_corpus_open_ids, of chunks whose first token BOS takes the place of (-1: none does) and
+ * whose positions before score_from are not scored. */
+int32_t qsae__corpus_from_chunks(qsae_context *ctx, const int32_t *ids, int64_t n_chunks,
+                                 int64_t chunk, int32_t bos, int64_t score_from,
+                                 qsae_corpus **out);
+/* The first token of a chunk, whether or not BOS took its place. */
+int32_t qsae__corpus_original(const qsae_corpus *c, int64_t chunk);
 
 /* extents [n] of a document's ids; text is what they were made from,
  * NULL: not known. */

@@ -62,7 +62,7 @@ static int32_t format_of(const char *path, int32_t format, bool *jsonl, bool *zs
 {
     *zst = has_ending(path, ".zst");
     *jsonl = format == QSAE_TEXT_JSONL;
-    if (format != QSAE_TEXT_DEFAULT)
+    if (format != QSAE_TEXT_DEFAULT && format != QSAE_TEXT_WHOLE)
         return QSAE_OK;
     if (has_ending(path, ".parquet") || has_ending(path, ".arrow"))
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: a table; `qsae corpus` makes JSON lines of it",
@@ -122,6 +122,8 @@ static int32_t add_file(qsae__documents *d, const char *path, int32_t format, co
     if (status != QSAE_OK)
         return status;
     d->bytes += size;
+    if (!jsonl && format == QSAE_TEXT_WHOLE)
+        return find_separated(d, text, size - (size > 0 && text[size - 1] == '\n'), "");
     return jsonl ? find_lines(d, text, size) : find_separated(d, text, size, separator);
 }
 

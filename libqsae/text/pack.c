@@ -68,8 +68,10 @@ static void fill(qsae_corpus *c, const qsae__stream *stream, const struct cut *c
         memcpy(c->document + to, stream->documents + from, (size_t)size * sizeof *c->document);
         memset(c->extents + to, 0, (size_t)size * sizeof *c->extents);
         memcpy(c->extents + to, stream->extents + from + 1, (size_t)known * sizeof *c->extents);
-        if (c->bos_policy == QSAE_BOS_CHUNK_REPLACE)
+        if (c->bos_policy == QSAE_BOS_CHUNK_REPLACE) {
+            c->replaced[chunk] = c->ids[to];
             c->ids[to] = bos;
+        }
         to += size;
         next[chunk] = end < cut->n ? stream->ids.data[end] : NO_LABEL;
     }
@@ -103,8 +105,12 @@ int32_t qsae__pack(qsae_corpus *c, const qsae__stream *stream, int32_t bos, int6
     if (status != QSAE_OK)
         return status;
     next = qsae__alloc_array(c->ctx, c->chunks, sizeof *next);
-    if (next == NULL)
+    if (c->bos_policy == QSAE_BOS_CHUNK_REPLACE)
+        c->replaced = qsae__alloc_array(c->ctx, c->chunks, sizeof *c->replaced);
+    if (next == NULL || (c->bos_policy == QSAE_BOS_CHUNK_REPLACE && c->replaced == NULL)) {
+        qsae__free(c->ctx, next);
         return QSAE_ENOMEM;
+    }
     fill(c, stream, &cut, bos, next);
     qsae__label(c, c->cross_labels ? next : NULL);
     qsae__free(c->ctx, next);

@@ -14,6 +14,7 @@ typedef struct wave {
     const qsae__filter *filter; /* NULL = all documents */
     bool blank_too;             /* texts of white space alone are documents */
     bool keep_text;             /* instead of encoding it */
+    bool as_is;                 /* plain text keeps its white space */
     const qsae__record *records;
     qsae__encoded *slots;
     qsae__encoder *encoders; /* [threads] */
@@ -110,7 +111,7 @@ static int32_t read_document(const wave *w, const qsae__record *r, const char *t
     out->empty = w->blank_too && r->jsonl ? size == 0 : stripped_size == 0;
     if (out->empty)
         return QSAE_OK;
-    if (!r->jsonl) {
+    if (!r->jsonl && !w->as_is) {
         text = stripped;
         size = stripped_size;
     }
@@ -218,7 +219,8 @@ int32_t qsae__stream_read(qsae_corpus *c, const qsae_tokenizer *t, const qsae_co
 {
     const int32_t threads = qsae_context_threads(c->ctx);
     wave w = { .ctx = c->ctx, .files = &c->files, .blank_too = c->pack != QSAE_PACK_STREAM,
-               .keep_text = c->pack == QSAE_PACK_TL2 };
+               .keep_text = c->pack == QSAE_PACK_TL2,
+               .as_is = s->format == QSAE_TEXT_WHOLE };
     qsae__filter *filter = NULL;
     int32_t status = qsae__filter_open(c->ctx, s, &filter);
 

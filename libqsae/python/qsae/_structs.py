@@ -18,7 +18,7 @@ CONSTANTS = {
     "QSAE_PACK_DEFAULT": 0, "QSAE_PACK_STREAM": 1, "QSAE_PACK_TL": 2, "QSAE_PACK_SAELENS": 3,
     "QSAE_PACK_TL2": 4,
     "QSAE_TEXT_DEFAULT": 0, "QSAE_TEXT_PLAIN": 1, "QSAE_TEXT_JSONL": 2,
-    "QSAE_TEXT_IDS": 3,
+    "QSAE_TEXT_IDS": 3, "QSAE_TEXT_WHOLE": 4,
     "QSAE_COMPUTE_DEFAULT": 0, "QSAE_COMPUTE_F32": 1, "QSAE_COMPUTE_BF16": 2,
     "QSAE_ATTN_DEFAULT": 0, "QSAE_ATTN_EAGER": 1, "QSAE_ATTN_SDPA": 2, "QSAE_ATTN_FP32": 3,
     "QSAE_SITE_RESID_POST": 1,
@@ -36,7 +36,7 @@ CONSTANTS = {
     "QSAE_SITE_LN1_NORMALIZED": 12,
     "QSAE_SITE_MLP_POST": 13,
     "QSAE_SITE_POS_EMBED": 14,
-    "QSAE_METRIC_LEAF": 256,
+    "QSAE_METRIC_LEAF": 256, "QSAE_METRIC_LLAMA_LINE": 10,
     "QSAE_PROFILE_DEFAULT": 0, "QSAE_PROFILE_ARTICLE": 1, "QSAE_PROFILE_PAPER": 2,
     "QSAE_MEMORY_DEFAULT": 0, "QSAE_MEMORY_RESIDENT": 1, "QSAE_MEMORY_STREAMED": 2,
     "QSAE_SWEEP_NONE": 0, "QSAE_SWEEP_LAYERS": 1, "QSAE_SWEEP_MODULES": 2, "QSAE_SWEEP_KINDS": 3,
@@ -230,6 +230,11 @@ class DivergenceRows(Struct):
                 ("entropy_r", c_void_p), ("entropy_q", c_void_p), ("topk_overlap", c_void_p)]
 
 
+class LogitsInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("context", c_int64), ("vocab", c_int64),
+                ("chunks", c_int64), ("first", c_int64), ("rows", c_int64)]
+
+
 class SparseRows(Struct):
     _fields_ = [("struct_size", c_size_t), ("n", c_int64), ("indptr", c_void_p),
                 ("indices", c_void_p), ("values", c_void_p)]
@@ -261,7 +266,8 @@ class AuditSettings(Struct):
                 ("overlap_k", c_int64),
                 ("controls", c_int32), ("reserved_controls", c_int32),
                 ("reference_only", c_int32), ("reserved3", c_int32),
-                ("probes", c_char_p)]
+                ("probes", c_char_p), ("kl_divergence_base", c_char_p),
+                ("save_logits", c_char_p), ("kl_divergence", c_int32), ("reserved4", c_int32)]
 
 
 class ProbeSettings(Struct):
@@ -301,6 +307,7 @@ STRUCTS = {
     "qsae_sae_info": SaeInfo, "qsae_feature_edit": FeatureEdit,
     "qsae_sae_layers_info": SaeLayersInfo, "qsae_sae_acts": SaeActs,
     "qsae_metric_settings": MetricSettings,
+    "qsae_logits_info": LogitsInfo,
     "qsae_divergence_rows": DivergenceRows, "qsae_sparse_rows": SparseRows,
     "qsae_value": MetricValue, "qsae_audit_settings": AuditSettings,
     "qsae_probe_settings": ProbeSettings, "qsae_probes_info": ProbesInfo, "qsae_probe": Probe,
@@ -445,6 +452,20 @@ PROTOTYPES = {
     "qsae_metric_update_divergence": (Status, _ptr, _at, POINTER(DivergenceRows)),
     "qsae_metric_update_divergence_logits": (Status, _ptr, _at, _rows, _rows, _ptr),
     "qsae_metric_update_cross_entropy_logits": (Status, _ptr, _at, _rows, _ptr),
+    "qsae_logits_reader_open": (Status, _ptr, _text, _ref),
+    "qsae_logits_reader_close": (None, _ref),
+    "qsae_logits_reader_get_info": (Status, _ptr, POINTER(LogitsInfo)),
+    "qsae_logits_reader_tokens": (Status, _ptr, _i64, _ref),
+    "qsae_logits_reader_rows": (Status, _ptr, _i64, _ptr, _i64),
+    "qsae_logits_writer_open": (Status, _ptr, _text, POINTER(LogitsInfo), _ptr, _ref),
+    "qsae_logits_writer_add": (Status, _ptr, _rows),
+    "qsae_logits_writer_finish": (Status, _ptr),
+    "qsae_logits_writer_close": (None, _ref),
+    "qsae_metric_open_llama_cpp": (Status, _ptr, POINTER(MetricSettings), _ref),
+    "qsae_metric_update_llama_cpp_logits": (Status, _ptr, _at, _rows, _rows, _ptr),
+    "qsae_metric_update_llama_cpp_base": (Status, _ptr, _ptr, _i64, _rows),
+    "qsae_metric_llama_line": (_i64,),
+    "qsae_metric_llama_lines": (Status, _ptr, _ptr, _ptr, _i64, _out_i64),
     "qsae_metric_update_reconstruction": (Status, _ptr, _at, _rows, _rows, POINTER(SparseRows)),
     "qsae_metric_update_features": (Status, _ptr, _at, POINTER(SparseRows), POINTER(SparseRows)),
     "qsae_metric_update_drift": (Status, _ptr, _at, _rows, _rows, _rows, _rows),

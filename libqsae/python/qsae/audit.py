@@ -35,6 +35,7 @@ class Audit(Handle):
 
     _close = lib.qsae_audit_close
 
+<<<<<<< HEAD
     def __init__(self, ctx, model_path, text, saes=(), conditions=(), profile=None, compute=None,
                  attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
                  cross_labels=False, keep_tail=False, progress=None, sweep=None, stride=0,
@@ -42,6 +43,15 @@ class Audit(Handle):
                  exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
                  memory=None, stream_bytes=0, overlap_k=0, controls=False, reference_only=False,
                  probes=None):
+=======
+    def __init__(self, ctx, model_path, text=None, saes=(), conditions=(), profile=None,
+                 compute=None, attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
+                 cross_labels=False, keep_tail=False, progress=None, sweep=None,
+                 stride=0, score_from=0, order=None, shuffle=None, splice=False,
+                 top_contexts=0, exclude_tokens=None, slices=(), where=(), documents=None,
+                 pack=None, process=None, memory=None, stream_bytes=0, overlap_k=0,
+                 kl_divergence=False, kl_divergence_base=None, save_logits=None):
+>>>>>>> a9785f2 (audit, metrics: llama.cpp's report and base-logit files)
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -49,7 +59,12 @@ class Audit(Handle):
         # The audit keeps this callback for run(), so it leads to whichever desk is waiting.
         self._report = PROGRESS(lambda *args: self._relay(*args)) if progress else PROGRESS()
         settings = AuditSettings(progress=self._report, cancel=desk.token._handle)
-        settings.model, settings.text = path_bytes(model_path), path_bytes(text)
+        settings.model = path_bytes(model_path)
+        settings.text = None if text is None else path_bytes(text)
+        settings.kl_divergence = bool(kl_divergence)
+        settings.kl_divergence_base = None if kl_divergence_base is None else path_bytes(
+            kl_divergence_base)
+        settings.save_logits = None if save_logits is None else path_bytes(save_logits)
         settings.conditions, settings.n_conditions = _strings(
             conditions, _condition, "conditions")
         settings.saes, settings.n_saes = _strings(saes, path_bytes, "saes")
@@ -128,7 +143,12 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
              exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
+<<<<<<< HEAD
              memory=None, stream_bytes=0, controls=False, probes=None):
+=======
+             memory=None, stream_bytes=0, overlap_k=0, kl_divergence=False,
+             kl_divergence_base=None, save_logits=None):
+>>>>>>> a9785f2 (audit, metrics: llama.cpp's report and base-logit files)
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -162,11 +182,19 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                   "class", "frequency", "length", or a key of the documents' metadata
     process       what is done to the weights first: "tl" (all that TransformerLens does to a model
                   it loads), some of its steps as in Weights, "none"; None = the profile's
+<<<<<<< HEAD
     probes        file of a probe set that every model is asked after the text (doc/probes.md)
+=======
+    overlap_k     number of likeliest tokens whose overlap is measured (10)
+    kl_divergence  True: llama.cpp's report of each condition (llama_cpp), on its chunks
+    kl_divergence_base  base-logit file of llama.cpp that the model and the conditions are compared
+                  with; text may then be None
+    save_logits   base-logit file to write of the reference
+>>>>>>> a9785f2 (audit, metrics: llama.cpp's report and base-logit files)
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
     """
-    if text is None:
+    if text is None and kl_divergence_base is None:
         fail("QSAE_EINVAL", "evaluate: text is missing")
     if ctx is not None and not (threads is None and cpu is None):
         fail("QSAE_EINVAL", "evaluate: threads and cpu belong to ctx, which is given")
@@ -176,7 +204,12 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
                    progress, sweep, stride, score_from, order, shuffle, splice,
                    0, exclude_tokens, slices, where, documents, pack, process, memory,
+<<<<<<< HEAD
                    stream_bytes, controls=controls, probes=probes) as audit:
+=======
+                   stream_bytes, overlap_k, kl_divergence, kl_divergence_base,
+                   save_logits) as audit:
+>>>>>>> a9785f2 (audit, metrics: llama.cpp's report and base-logit files)
             audit.run()
             return audit.result()
     finally:

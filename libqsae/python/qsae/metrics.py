@@ -7,7 +7,7 @@ first, rows follow the previous update. With first, updates may come in any orde
 to the same bytes.
 """
 
-from ctypes import byref, c_double, c_int64
+from ctypes import byref, c_double, c_int32, c_int64, c_void_p
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from ._arrays import address, matrix, sparse, vector
 from ._handle import Handle
 from ._lib import count, fail, lib, path_bytes, string_bytes, text
-from ._structs import CONSTANTS, DivergenceRows, MetricSettings, MetricValue, Positions
+from ._structs import (CONSTANTS, DivergenceRows, LogitsInfo, MetricSettings, MetricValue,
+                       Positions)
 
 EXCLUDED = CONSTANTS["QSAE_MASK_EXCLUDED"]
 SPECIAL = CONSTANTS["QSAE_MASK_SPECIAL"]
@@ -207,6 +208,98 @@ class Divergence(Metric):
         with self._use() as handle:
             lib.qsae_metric_update_divergence_logits(handle, where.ref, r.ref, q.ref,
                                                      address(labels))
+
+
+class LlamaCpp(Metric):
+    """The report of llama.cpp's llama-perplexity --kl-divergence (doc/result.md, llama_cpp).
+    batch_rows: tokens of a chunk."""
+
+    _open = lib.qsae_metric_open_llama_cpp
+
+    def update(self, logits_r, logits_q, labels, **at):
+        """logits_r, logits_q [..., vocab], labels (-100 = none)."""
+        r, q = matrix(logits_r, "logits_r", ("F32",)), matrix(logits_q, "logits_q", ("F32",))
+        labels = vector(labels, "labels", len(r.array), np.int32)
+        where = _At(len(r.array), **at)
+        with self._use() as handle:
+            lib.qsae_metric_update_llama_cpp_logits(handle, where.ref, r.ref, q.ref,
+                                                    address(labels))
+
+    def update_base(self, base, chunk, logits_q):
+        """logits_q [rows, vocab] of the scored positions of a chunk of base, a LogitsReader."""
+        q = matrix(logits_q, "logits_q", ("F32",))
+        with self._use() as handle, base._use() as reader:
+            lib.qsae_metric_update_llama_cpp_base(handle, reader, count("chunk", chunk), q.ref)
+
+    def lines(self):
+        """The running lines: index of each chunk, float64 [chunks, 10] of values and errors."""
+        n = c_int64()
+        with self._use() as handle:
+            lib.qsae_metric_llama_lines(handle, None, None, 0, byref(n))
+            chunks = np.empty(n.value, np.int64)
+            lines = np.empty((n.value, CONSTANTS["QSAE_METRIC_LLAMA_LINE"]), np.float64)
+            if n.value:
+                lib.qsae_metric_llama_lines(handle, address(chunks), address(lines), n.value,
+                                            byref(n))
+        return chunks, lines
+
+
+class LogitsReader(Handle):
+    """A base-logit file of llama.cpp: context, vocab, chunks, first (position with a row), rows
+    (of a chunk)."""
+
+    _close = lib.qsae_logits_reader_close
+
+    def __init__(self, ctx, path):
+        super().__init__()
+        self._ctx = ctx
+        info = LogitsInfo()
+        lib.qsae_logits_reader_open(ctx.pointer, path_bytes(path), byref(self._handle))
+        lib.qsae_logits_reader_get_info(self._handle, byref(info))
+        self.context, self.vocab, self.chunks = info.context, info.vocab, info.chunks
+        self.first, self.rows = info.first, info.rows
+
+    def tokens(self, chunk):
+        """Ids of a chunk, int32 [context]."""
+        ids = c_void_p()
+        with self._use() as handle:
+            lib.qsae_logits_reader_tokens(handle, count("chunk", chunk), byref(ids))
+            return np.array((c_int32 * self.context).from_address(ids.value), np.int32)
+
+    def log_p(self, chunk):
+        """Log-probabilities of a chunk's rows, float32 [rows, vocab]."""
+        out = np.empty((self.rows, self.vocab), np.float32)
+        with self._use() as handle:
+            lib.qsae_logits_reader_rows(handle, count("chunk", chunk), address(out), out.size)
+        return out
+
+
+class LogitsWriter(Handle):
+    """A base-logit file that is written; tokens [chunks, context]. It takes its place at finish()
+    and is gone if it is closed before."""
+
+    _close = lib.qsae_logits_writer_close
+
+    def __init__(self, ctx, path, tokens, vocab):
+        super().__init__()
+        self._ctx = ctx
+        tokens = np.ascontiguousarray(tokens, np.int32)
+        if tokens.ndim != 2:
+            fail("QSAE_EINVAL", f"tokens: expected 2 axes, found {tokens.ndim}")
+        info = LogitsInfo(context=tokens.shape[1], vocab=count("vocab", vocab),
+                          chunks=tokens.shape[0])
+        lib.qsae_logits_writer_open(ctx.pointer, path_bytes(path), byref(info), address(tokens),
+                                    byref(self._handle))
+
+    def add(self, logits):
+        """Rows [..., vocab] of the scored positions in order."""
+        rows = matrix(logits, "logits", ("F32",))
+        with self._use() as handle:
+            lib.qsae_logits_writer_add(handle, rows.ref)
+
+    def finish(self):
+        with self._use() as handle:
+            lib.qsae_logits_writer_finish(handle)
 
 
 class Reconstruction(Metric):

@@ -15,7 +15,7 @@ from ._lib import (bos_policy, choose, choose_documents, count, fail, lib, path_
 from ._structs import CONSTANTS, CorpusInfo, CorpusSettings, DocumentInfo, TokenizerInfo
 
 _FORMATS = {"plain": CONSTANTS["QSAE_TEXT_PLAIN"], "jsonl": CONSTANTS["QSAE_TEXT_JSONL"],
-            "ids": CONSTANTS["QSAE_TEXT_IDS"]}
+            "ids": CONSTANTS["QSAE_TEXT_IDS"], "whole": CONSTANTS["QSAE_TEXT_WHOLE"]}
 
 
 def _id(value):
@@ -85,7 +85,7 @@ class Corpus(Handle):
     max_tokens    stop after the first chunk that reaches this many; 0 = all
     bos           "none", "stream_start", "doc_start", "chunk_start" or "chunk_replace"; None =
                   chunk_start, or none if the tokenizer has no BOS
-    format        "plain", "jsonl" or "ids" (.npy); None = by name
+    format        "plain", "jsonl", "ids" (.npy) or "whole"; None = by name
     text_field    key of the text in JSON lines ("text")
     separator     between documents of plain text ("<|endoftext|>")
     keep_tail     keep a last, shorter chunk
