@@ -35,23 +35,13 @@ class Audit(Handle):
 
     _close = lib.qsae_audit_close
 
-<<<<<<< HEAD
-    def __init__(self, ctx, model_path, text, saes=(), conditions=(), profile=None, compute=None,
-                 attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
-                 cross_labels=False, keep_tail=False, progress=None, sweep=None, stride=0,
-                 score_from=0, order=None, shuffle=None, splice=False, top_contexts=0,
+    def __init__(self, ctx, model_path, text=None, saes=(), conditions=(), profile=None,
+                 compute=None, attn=None, context=0, batch=0, bos=None, tokens=0, state=None,
+                 text_field=None, cross_labels=False, keep_tail=False, progress=None, sweep=None,
+                 stride=0, score_from=0, order=None, shuffle=None, splice=False, top_contexts=0,
                  exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
                  memory=None, stream_bytes=0, overlap_k=0, controls=False, reference_only=False,
-                 probes=None):
-=======
-    def __init__(self, ctx, model_path, text=None, saes=(), conditions=(), profile=None,
-                 compute=None, attn=None, context=0, batch=0, bos=None, tokens=0, state=None, text_field=None,
-                 cross_labels=False, keep_tail=False, progress=None, sweep=None,
-                 stride=0, score_from=0, order=None, shuffle=None, splice=False,
-                 top_contexts=0, exclude_tokens=None, slices=(), where=(), documents=None,
-                 pack=None, process=None, memory=None, stream_bytes=0, overlap_k=0,
-                 kl_divergence=False, kl_divergence_base=None, save_logits=None):
->>>>>>> a9785f2 (audit, metrics: llama.cpp's report and base-logit files)
+                 probes=None, kl_divergence=False, kl_divergence_base=None, save_logits=None):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -143,12 +133,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              progress=None, ctx=None, text_field=None, cross_labels=False, keep_tail=False,
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
              exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
-<<<<<<< HEAD
-             memory=None, stream_bytes=0, controls=False, probes=None):
-=======
-             memory=None, stream_bytes=0, overlap_k=0, kl_divergence=False,
-             kl_divergence_base=None, save_logits=None):
->>>>>>> a9785f2 (audit, metrics: llama.cpp's report and base-logit files)
+             memory=None, stream_bytes=0, controls=False, probes=None, overlap_k=0,
+             kl_divergence=False, kl_divergence_base=None, save_logits=None):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -182,15 +168,12 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                   "class", "frequency", "length", or a key of the documents' metadata
     process       what is done to the weights first: "tl" (all that TransformerLens does to a model
                   it loads), some of its steps as in Weights, "none"; None = the profile's
-<<<<<<< HEAD
     probes        file of a probe set that every model is asked after the text (doc/probes.md)
-=======
     overlap_k     number of likeliest tokens whose overlap is measured (10)
     kl_divergence  True: llama.cpp's report of each condition (llama_cpp), on its chunks
     kl_divergence_base  base-logit file of llama.cpp that the model and the conditions are compared
                   with; text may then be None
     save_logits   base-logit file to write of the reference
->>>>>>> a9785f2 (audit, metrics: llama.cpp's report and base-logit files)
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
     """
@@ -204,12 +187,9 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
                    progress, sweep, stride, score_from, order, shuffle, splice,
                    0, exclude_tokens, slices, where, documents, pack, process, memory,
-<<<<<<< HEAD
-                   stream_bytes, controls=controls, probes=probes) as audit:
-=======
-                   stream_bytes, overlap_k, kl_divergence, kl_divergence_base,
-                   save_logits) as audit:
->>>>>>> a9785f2 (audit, metrics: llama.cpp's report and base-logit files)
+                   stream_bytes, overlap_k, controls, probes=probes,
+                   kl_divergence=kl_divergence, kl_divergence_base=kl_divergence_base,
+                   save_logits=save_logits) as audit:
             audit.run()
             return audit.result()
     finally:
