@@ -71,10 +71,6 @@ static const char usage[] =
     "  --exclude-tokens IDS       tokens that features do not count: special, or 2,106,107\n"
     "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
     "  --top N                    contexts of each feature (default: 10)\n"
-    "  --kl-divergence            print llama.cpp's report of each condition, too\n"
-    "  --kl-divergence-base FILE  the same of MODEL and the conditions against llama.cpp's base\n"
-    "                             logits; without --text on the tokens of FILE\n"
-    "  --save-logits FILE         write the base logits of MODEL as llama.cpp does\n"
     "  --overlap K                likeliest tokens whose overlap is measured (default: 10)\n"
     "  --state FILE               go on from this file if it exists, keep it up to date\n"
     "  --read-files               read files instead of mapping them\n"
@@ -88,7 +84,11 @@ static const char usage_studies[] =
     "  --predict RESULT           features at risk, by the fit in an earlier result and a pass of\n"
     "                             MODEL alone; --predict-condition LABEL: the fit on that one\n"
     "  --predict-features FILE    the same of the lines that --features wrote, without a MODEL\n"
-    "  --at-risk OUT              write all of them, ranked: JSON lines, or OUT.csv\n";
+    "  --at-risk OUT              write all of them, ranked: JSON lines, or OUT.csv\n"
+    "  --kl-divergence            print llama.cpp's report of each condition, too\n"
+    "  --kl-divergence-base FILE  the same of MODEL and the conditions against llama.cpp's base\n"
+    "                             logits; without --text on the tokens of FILE\n"
+    "  --save-logits FILE         write the base logits of MODEL as llama.cpp does\n";
 
 static void print_usage(FILE *out)
 {

@@ -48,13 +48,22 @@ static int32_t table_read(qsae_audit *a, qsae_metric *m, int64_t sae, struct tab
     return st == QSAE_OK ? qsae__decoder_norms(a, sae, &t->norm) : st;
 }
 
+int32_t qsae__sae_figures(const struct audit_sae *s, const char *name, double *values)
+{
+    const int32_t st = qsae_sae_features(s->sae, name, values, s->info.features);
+    if (st != QSAE_EUNSUPPORTED)
+        return st;
+    for (int64_t i = 0; i < s->info.features; i++)
+        values[i] = NAN;
+    return QSAE_OK;
+}
+
 int32_t qsae__decoder_norms(qsae_audit *a, int64_t sae, const double **out)
 {
     struct audit_sae *const s = &a->saes[sae];
     if (!s->decoder_norm) {
         double *const norm = qsae__alloc_array(a->ctx, s->info.features, sizeof *norm);
-        const int32_t st = norm ? qsae_sae_features(s->sae, "decoder_norm", norm, s->info.features)
-                                : QSAE_ENOMEM;
+        const int32_t st = norm ? qsae__sae_figures(s, "decoder_norm", norm) : QSAE_ENOMEM;
         if (st != QSAE_OK) {
             qsae__free(a->ctx, norm);
             return st;

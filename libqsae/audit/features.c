@@ -230,8 +230,7 @@ static int32_t weights_read(qsae_audit *a, struct export *e)
     int32_t st = QSAE_OK;
     for (int k = 0; k < N_WEIGHT_NAMES && st == QSAE_OK; k++) {
         e->weights[k] = qsae__alloc_array(a->ctx, n, sizeof *e->weights[k]);
-        st = e->weights[k] ? qsae_sae_features(sae->sae, weight_names[k], e->weights[k], n)
-                           : QSAE_ENOMEM;
+        st = e->weights[k] ? qsae__sae_figures(sae, weight_names[k], e->weights[k]) : QSAE_ENOMEM;
     }
     return st;
 }

@@ -353,7 +353,7 @@ int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *valu
     }
     double *sum = NULL;
     const int32_t st = qsae__tree_fold(&metric->state.tree, &sum);
-    const bool bound = strncmp(name, "r_", 2) == 0;
+    const bool bound = strcmp(name, "r_low") == 0 || strcmp(name, "r_high") == 0;
     for (int64_t f = 0; st == QSAE_OK && f < metric->features; f++)
         values[f] = feature_value(metric, sum, bound ? "r" : name, f);
     if (st == QSAE_OK && bound)
