@@ -110,6 +110,72 @@ static void print_model(const char *path, const json_t *m, const json_t *tensors
     printf("  hash          %s\n", TEXT(m, "hash"));
 }
 
+/* What evaluate --sae does with it. */
+static const char *audits_of(const qsae_sae_info *s)
+{
+    if (s->encode_only)
+        return "no: a layer of a cross-layer transcoder; the whole folder is measured";
+    if (s->transcoder && strcmp(s->hook, s->hook_out) == 0)
+        return "yes, with @LAYER:SITE:SITE_OUT: the files do not say where its output belongs";
+    if (!*s->hook)
+        return "yes, with @LAYER[:SITE]: the files name no hook";
+    if (s->center_input)
+        return "yes, of models processed with center_writing_weights";
+    return s->transcoder ? "yes: it reconstructs the rows of its output hook" : "yes";
+}
+
+/* Layers that belong together, or NULL: the folder holds none. */
+static json_t *layers_of(qsae_context *context, const char *path, int32_t *status)
+{
+    qsae_sae_layers *layers;
+    qsae_sae_layers_info s = { .struct_size = sizeof s };
+    json_t *out = NULL, *list = json_array();
+    *status = qsae_sae_layers_open(context, path, NULL, &layers);
+    if (*status == QSAE_OK && (*status = qsae_sae_layers_get_info(layers, &s)) == QSAE_OK)
+        out = json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:O}", "kind", s.kind, "format",
+                        s.format, "width", (json_int_t)s.width, "width_out",
+                        (json_int_t)s.width_out, "features", (json_int_t)s.features, "model_name",
+                        s.model_name, "hash", s.hash, "layers", list);
+    for (int64_t i = 0; out && i < s.layers; i++) {
+        int64_t layer;
+        qsae_sae *sae;
+        qsae_sae_info one = { .struct_size = sizeof one };
+        if (qsae_sae_layers_get(layers, i, &layer, &sae) == QSAE_OK &&
+            qsae_sae_get_info(sae, &one) == QSAE_OK)
+            json_array_append_new(list, json_pack("{s:I, s:s, s:I, s:s, s:s}", "layer",
+                                                  (json_int_t)layer, "architecture",
+                                                  one.architecture, "features",
+                                                  (json_int_t)one.features, "hook", one.hook,
+                                                  "hook_out", one.hook_out));
+    }
+    qsae_sae_layers_close(&layers);
+    json_decref(list);
+    return out;
+}
+
+static void print_layers(const char *path, const json_t *s)
+{
+    size_t i;
+    const json_t *l;
+    printf("%s: %s of %zu layers, runs\n", path,
+           !strcmp(TEXT(s, "kind"), "clt") ? "cross-layer transcoder" :
+           !strcmp(TEXT(s, "kind"), "crosscoder") ? "crosscoder" : "set of transcoders",
+           json_array_size(json_object_get(s, "layers")));
+    printf("  format        %s\n", TEXT(s, "format"));
+    printf("  width         %lld in, %lld features, %lld out\n", NUMBER(s, "width"),
+           NUMBER(s, "features"), NUMBER(s, "width_out"));
+    if (*TEXT(s, "model_name"))
+        printf("  model         %s\n", TEXT(s, "model_name"));
+    json_array_foreach(json_object_get(s, "layers"), i, l)
+        printf("  layer %-7lld %s, %lld features, %s to %s\n", NUMBER(l, "layer"),
+               TEXT(l, "architecture"), NUMBER(l, "features"),
+               *TEXT(l, "hook") ? TEXT(l, "hook") : "(the files do not say)", TEXT(l, "hook_out"));
+    const json_t *const first = json_array_get(json_object_get(s, "layers"), 0);
+    printf("  audits        yes, all layers together%s\n", first && *TEXT(first, "hook") ? "" :
+           ", with @0:SITE:SITE_OUT: the files name no hooks");
+    printf("  hash          %s\n", TEXT(s, "hash"));
+}
+
 static json_t *sae_of(qsae_context *context, const char *path, int32_t *status)
 {
     qsae_sae *sae;
@@ -127,11 +193,14 @@ static json_t *sae_of(qsae_context *context, const char *path, int32_t *status)
                         "prepend_bos", (int)s.prepend_bos, "hash", s.hash);
     if (out)
         json_object_update_new(
-            out, json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:b, s:b, s:b}", "hook_out",
+            out, json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:b, s:b, s:b, s:b, s:i, s:s}",
+                           "hook_out",
                            s.hook_out, "model_name", s.model_name, "neuronpedia_id",
                            s.neuronpedia_id, "min_threshold", (double)s.min_threshold, "scale",
                            s.scale, "norm_in", s.norm_in, "norm_out", s.norm_out, "skip", s.skip,
-                           "center_input", s.center_input, "encode_only", s.encode_only));
+                           "center_input", s.center_input, "encode_only", s.encode_only,
+                           "transcoder", s.transcoder, "head", (int)s.head, "audits",
+                           audits_of(&s)));
     qsae_sae_close(&sae);
     return out;
 }
@@ -155,6 +224,9 @@ static void print_sae(const char *path, const json_t *s)
     printf("  hook          %s\n", *TEXT(s, "hook") ? TEXT(s, "hook") : "(the files do not say)");
     if (strcmp(TEXT(s, "hook"), TEXT(s, "hook_out")) != 0)
         printf("  output hook   %s\n", TEXT(s, "hook_out"));
+    if (NUMBER(s, "head") >= 0)
+        printf("  head          %lld: its columns of the hook\n", NUMBER(s, "head"));
+    printf("  audits        %s\n", TEXT(s, "audits"));
     if (*TEXT(s, "neuronpedia_id"))
         printf("  neuronpedia   %s\n", TEXT(s, "neuronpedia_id"));
     printf("  input         normalize %s, b_dec %s%s\n", TEXT(s, "normalize"),
@@ -220,20 +292,28 @@ struct options {
 /* Describes one path; prints it unless JSON is wanted. *runs: whether all of it went well. */
 static json_t *inspect(qsae_context *context, const char *path, const struct options *o, int *runs)
 {
-    int32_t as_model, as_sae = QSAE_OK;
+    int32_t as_model, as_sae = QSAE_OK, as_layers = QSAE_OK;
     char why[1024], why_sae[1024];
     json_t *const out = json_pack("{s:s}", "path", path);
     json_t *const model = model_of(context, path, &as_model);
     snprintf(why, sizeof why, "%s", qsae_error_message());
-    json_t *const sae = model ? NULL : sae_of(context, path, &as_sae);
+    json_t *sae = model ? NULL : sae_of(context, path, &as_sae);
     snprintf(why_sae, sizeof why_sae, "%s", qsae_error_message());
+    json_t *const layers =
+        model || (sae && !YES(sae, "encode_only")) ? NULL : layers_of(context, path, &as_layers);
+    if (layers) { /* the whole folder, rather than one of its layers */
+        json_decref(sae);
+        sae = NULL;
+    }
     json_t *const tensors = tensor_list(context, path);
     json_t *const tokenizer = model ? tokenizer_of(context, path) : NULL;
-    *runs = model || sae;
+    *runs = model || sae || layers;
     if (model && !o->json)
         print_model(path, model, tensors);
     if (sae && !o->json)
         print_sae(path, sae);
+    if (layers && !o->json)
+        print_layers(path, layers);
     if (!o->json)
         print_tokenizer(tokenizer);
     if (!*runs && !o->json)
@@ -244,8 +324,8 @@ static json_t *inspect(qsae_context *context, const char *path, const struct opt
                                               why_sae));
     if (o->tensors && !o->json)
         print_tensors(tensors);
-    json_object_update_new(out, json_pack("{s:o*, s:o*, s:o*}", "model", model, "sae", sae,
-                                          "tokenizer", tokenizer));
+    json_object_update_new(out, json_pack("{s:o*, s:o*, s:o*, s:o*}", "model", model, "sae", sae,
+                                          "sae_layers", layers, "tokenizer", tokenizer));
     if (o->tensors)
         json_object_set(out, "tensors", tensors);
     json_decref(tensors);

@@ -122,5 +122,6 @@ int main(void)
     add(sae_tests, &n, geometry_tests, n_geometry_tests);
     add(sae_tests, &n, kind_tests, n_kind_tests);
     add(sae_tests, &n, format_tests, n_format_tests);
+    add(sae_tests, &n, layer_tests, n_layer_tests);
     return _cmocka_run_group_tests("sae", sae_tests, n, NULL, NULL);
 }
