@@ -35,7 +35,7 @@ typedef struct qsae_audit_settings {
     const char *text;         /**< file or folder; may be NULL with kl_divergence_base */
     const char *const *conditions; /**< [n_conditions]: condition strings, or other checkpoints
                                         (a folder or file that exists) */
-    const char *const *saes;  /**< [n_saes]: FOLDER[@LAYER[:SITE]] */
+    const char *const *saes;  /**< [n_saes]: FOLDER[@LAYER[:SITE[:SITE_OUT]]] */
     int64_t n_conditions;
     int64_t n_saes;
     const char *text_field;   /**< as in text.h */
