@@ -20,8 +20,8 @@ int32_t qsae__changes_json(json_t *o, qsae_metric *r, qsae_metric *q);
 int32_t qsae__recovered_json(json_t *o, const struct audit_features *f);
 /* Why a metric has no intervals, or NULL. */
 const char *qsae__intervals_reason(qsae_metric *m);
-/* Documents in a block, for intervals of r: 16 to 32 blocks, of SAEs wider than 65,536 features 16 to
- * 31 and as few as that allows; 0 with fewer than 20 documents. */
+/* Documents in a block, for intervals of r: 16 to 32 blocks, of SAEs wider than 65,536 features 16
+ * to 31 and as few as that allows; 0 with fewer than 20 documents. */
 int64_t qsae__documents_per_block(const qsae_audit *a, int64_t features);
 /* Intervals of survival, why there are none; m: of the same condition, counts documents. */
 void qsae__survival_reason_json(json_t *survival, qsae_metric *m);

@@ -46,8 +46,8 @@ void qsae__blocks_add(qsae__blocks *b, int64_t document, const qsae_sparse_rows 
                       const qsae_sparse_rows *q, int64_t t);
 int32_t qsae__blocks_merge(qsae_context *ctx, qsae__blocks *to, const qsae__blocks *from);
 
-/* State files: words per, rows [QSAE__BLOCKS], n, then per cell feature QSAE__BLOCKS + block and the
- * cell, ascending, empty ones left out. */
+/* State files: words per, rows [QSAE__BLOCKS], n, then per cell feature QSAE__BLOCKS + block and
+ * the cell, ascending, empty ones left out. */
 void qsae__blocks_write(const qsae__blocks *b, qsae__strbuf *out);
 /* What write wrote, from hostile bytes; *used: how many of them. */
 int32_t qsae__blocks_read(qsae_context *ctx, qsae__blocks *b, const uint8_t *data, size_t size,
@@ -68,8 +68,8 @@ double qsae__blocks_error(const double *left_out);
 /* 95% interval of r on the scale of atanh. */
 void qsae__blocks_interval(const double *left_out, double r, double t, double *low, double *high);
 
-/* r = (Sxy - Sx Sy / n) / sqrt(max((Sxx - Sx^2 / n)(Syy - Sy^2 / n), 1e-12)) in [-1, 1]; s: x, y, xx,
- * yy, xy. */
+/* r = (Sxy - Sx Sy / n) / sqrt(max((Sxx - Sx^2 / n)(Syy - Sy^2 / n), 1e-12)) in [-1, 1]; s: x, y,
+ * xx, yy, xy. */
 static inline double qsae__pearson(const double *s, double n)
 {
     const double cov = s[QSAE__CELL_XY] - s[QSAE__CELL_X] * s[QSAE__CELL_Y] / n;

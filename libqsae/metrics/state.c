@@ -11,8 +11,8 @@
  *   reconstruction only: the tree of finished batches, then the open ones: n, then per batch index,
  *   seen, rows, (1 + 2 d) f64 per row,
  *   features that keep their largest activations, count prompts or keep blocks only: top, then per
- *   feature and side `top` entries: token, value f32, 0; prompt_tokens; with documents_per_block what
- *   qsae__blocks_write writes,
+ *   feature and side `top` entries: token, value f32, 0; prompt_tokens; with documents_per_block
+ *   what qsae__blocks_write writes,
  *   divergence with another overlap_k than 10 only: overlap_k.
  * A file is checked whole before any of it is used; nothing in it is trusted, the hash included.
  */

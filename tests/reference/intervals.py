@@ -416,6 +416,45 @@ def coverage(n):
                                                  for k, v in hits.items()), flush=True)
 
 
+def paired_features(rng, documents, spread):
+    """Documents' effects exp(spread t5) on activations that noise of 0.1 to 1.2 changes."""
+    width = 60
+    length = np.maximum(1, np.round(np.exp(rng.normal(3, 1.2, documents)))).astype(int)
+    at = np.repeat(np.arange(documents), length)
+    effect = np.exp(spread * rng.standard_t(5, (documents, width)).clip(-6, 6))[at]
+    fires = rng.random((len(at), width)) < 0.3
+    r = np.where(fires, effect * rng.exponential(1, fires.shape), 0)
+    noise = np.linspace(0.1, 1.2, width) * rng.normal(0, 1, fires.shape)
+    return at, r, np.where(fires, (r + noise).clip(0.001), 0)
+
+
+def coverage_features(n):
+    import qsae
+    import qsae.metrics
+
+    ctx = qsae.Context()
+    for spread in (0.1, 0.3):
+        for documents in (30, 100, 400):
+            rng = np.random.default_rng(documents)
+            total, tokens, hits = 0, 0, []
+            for _ in range(60):
+                at, r, q = paired_features(rng, 400, spread)
+                total = total + np.stack([v.sum(0) for v in (r, q, r * r, q * q, r * q)], 1)
+                tokens += len(at)
+            truth = correlation(total, tokens)
+            share = 100 * (truth > 0.9).mean()
+            for _ in range(n):
+                at, r, q = paired_features(rng, documents, spread)
+                m = qsae.metrics.Features(ctx, r.shape[1], documents_per_block=-(-documents // 32))
+                m.update(r.astype(np.float32), q.astype(np.float32), document=at, first=0)
+                low, high = m.features("r_low"), m.features("r_high")
+                v = next(v for v in m.values() if v.name == "survived_percent")
+                hits.append([((low <= truth) & (truth <= high)).mean(), v.low <= share <= v.high])
+            of_r, of_share = 100 * np.mean(hits, 0)
+            print(f"effects exp({spread} t5), {documents} documents: r {of_r:.1f}, "
+                  f"survived_percent {of_share:.1f}", flush=True)
+
+
 # ---- the fixture ----
 
 def number(v):
@@ -461,6 +500,7 @@ def main():
         live(args.live)
     elif args.coverage:
         coverage(args.coverage)
+        coverage_features(args.coverage)
     else:
         fixture(args.out)
 
