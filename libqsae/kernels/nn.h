@@ -15,6 +15,8 @@ typedef struct qsae__nn {
      * vectors added in f32, then f64 in 16 lanes. e: [n] terms, or NULL.
      */
     double (*logit_sum)(float *x, float m, int64_t n, int32_t bf16, float *e);
+    /* The same, and *over: sum of exp(x[i] - m) (x[i] - m), term by term in f32 as above. */
+    double (*logit_sums)(float *x, float m, int64_t n, int32_t bf16, float *e, double *over);
     /* Sum of e[i] (x[i] - y[i]): difference f32, product exact, sum f64 in 16 lanes. */
     double (*logit_diff)(const float *e, const float *x, const float *y, int64_t n);
     /* Index of the first x that equals value, n if none does. */

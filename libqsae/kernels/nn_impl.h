@@ -82,9 +82,16 @@ INLINE void logit_terms(v16 *x, v16 *e, float m, const int bf16, const int count
     exp_terms(e, count);
 }
 
-INLINE double logit_sum(float *x, float m, int64_t n, float *e, const int bf16, const int keep)
+/* exp(x - m) (x - m), the argument as logit_terms has it. */
+INLINE v16 over_term(v16 x, v16 t, float m)
 {
-    d_lanes sum = { { { 0 } } };
+    return t * v_max(x - m, v_set(-86.0f));
+}
+
+INLINE double logit_sum(float *x, float m, int64_t n, float *e, double *over, const int bf16,
+                        const int keep, const int both)
+{
+    d_lanes sum = { { { 0 } } }, more = { { { 0 } } };
     int64_t i = 0;
     for (; i + UNIT <= n; i += UNIT) {
         v16 v[4], t[4];
@@ -99,6 +106,10 @@ INLINE double logit_sum(float *x, float m, int64_t n, float *e, const int bf16, 
                 v_store(e + i + k * LANES, t[k]);
         }
         d_add(&sum, (t[0] + t[1]) + (t[2] + t[3]));
+        for (int k = 0; k < 4 && both; k++)
+            v[k] = over_term(v[k], t[k], m);
+        if (both)
+            d_add(&more, (v[0] + v[1]) + (v[2] + v[3]));
     }
     for (; i < n; i += LANES) {
         const int64_t w = n - i < LANES ? n - i : LANES;
@@ -110,15 +121,26 @@ INLINE double logit_sum(float *x, float m, int64_t n, float *e, const int bf16, 
             v_store_part(e + i, t, w);
         memcpy(&rest, &t, (size_t)w * sizeof(float));
         d_add(&sum, rest);
+        if (both)
+            d_add(&more, over_term(v, rest, m));
     }
+    if (both)
+        *over = d_fold_lanes(more);
     return d_fold_lanes(sum);
 }
 
 static double nn_logit_sum(float *x, float m, int64_t n, int32_t bf16, float *e)
 {
     if (bf16)
-        return e ? logit_sum(x, m, n, e, 1, 1) : logit_sum(x, m, n, e, 1, 0);
-    return e ? logit_sum(x, m, n, e, 0, 1) : logit_sum(x, m, n, e, 0, 0);
+        return e ? logit_sum(x, m, n, e, NULL, 1, 1, 0) : logit_sum(x, m, n, e, NULL, 1, 0, 0);
+    return e ? logit_sum(x, m, n, e, NULL, 0, 1, 0) : logit_sum(x, m, n, e, NULL, 0, 0, 0);
+}
+
+static double nn_logit_sums(float *x, float m, int64_t n, int32_t bf16, float *e, double *over)
+{
+    if (bf16)
+        return e ? logit_sum(x, m, n, e, over, 1, 1, 1) : logit_sum(x, m, n, e, over, 1, 0, 1);
+    return e ? logit_sum(x, m, n, e, over, 0, 1, 1) : logit_sum(x, m, n, e, over, 0, 0, 1);
 }
 
 static double nn_logit_diff(const float *e, const float *x, const float *y, int64_t n)
@@ -151,6 +173,7 @@ static int64_t nn_find(const float *x, float value, int64_t n)
 const qsae__nn OPS = {
     .logit_max = nn_logit_max,
     .logit_sum = nn_logit_sum,
+    .logit_sums = nn_logit_sums,
     .logit_diff = nn_logit_diff,
     .find = nn_find,
 };

@@ -24,6 +24,7 @@
 #define PAD 16            /* columns: rows of a tile do not meet in one cache set */
 #define STACKED_ROWS 768  /* f32 panels: rows of all participants in an item */
 #define MAX_BLOCK 512     /* f32 panels: rows of an item */
+#define BEST_PART 32      /* logits that are looked at together for a list */
 #define STRIPS_ROWS 64    /* packed: rows of a tile; half of it from three participants on */
 
 /* State of one row of one participant over some columns. */
@@ -96,16 +97,10 @@ static double move_over(double over, double sum, float from, float to)
     return rescale(from, to) * (over + ((double)from - (double)to) * sum);
 }
 
-/* Sum of exp(z - max) (z - max), a term with -inf being 0. e: the terms exp(z - max), or NULL. */
-static double sum_over(const struct head_job *j, const float *z, float max, int64_t n,
-                       const float *e)
+/* Sum of exp(z - max) (z - max) of any logits, a term with -inf being 0. */
+static double sum_over(const float *z, float max, int64_t n)
 {
-    _Alignas(64) float at[MOST];
     double sum = 0;
-    for (int64_t i = 0; e && i < n; i++)
-        at[i] = max;
-    if (e)
-        return j->nn->logit_diff(e, z, at, n);
     for (int64_t i = 0; i < n; i++)
         if (z[i] != -INFINITY)
             sum += exp((double)z[i] - (double)max) * ((double)z[i] - (double)max);
@@ -116,9 +111,10 @@ static double sum_over(const struct head_job *j, const float *z, float max, int6
  * NULL. Returns whether the terms were written: not where a logit is NaN, infinite or huge. *grown:
  * whether the maximum has changed. */
 static bool fold_sums(const struct head_job *j, float *z, int64_t n, int32_t bf16, bool sums,
-                      float *e, struct fold *f, bool *grown)
+                      float *e, struct fold *f, bool *grown, float *largest)
 {
     int32_t tame;
+    double over = 0;
     float m = j->nn->logit_max(z, n, &tame);
     if (!tame || !sums) {
         if (bf16)
@@ -127,6 +123,7 @@ static bool fold_sums(const struct head_job *j, float *z, int64_t n, int32_t bf1
     } else if (bf16) {
         m = qsae__round_bf16(m); /* rounding keeps the order */
     }
+    *largest = m;
     *grown = m > f->max;
     if (*grown) {
         f->over = move_over(f->over, f->sum, f->max, m);
@@ -135,11 +132,30 @@ static bool fold_sums(const struct head_job *j, float *z, int64_t n, int32_t bf1
     }
     if (!sums)
         return false;
-    if (tame)
+    if (tame && j->entropy)
+        f->sum += j->nn->logit_sums(z, f->max, n, bf16, e, &over);
+    else if (tame)
         f->sum += j->nn->logit_sum(z, f->max, n, bf16, e);
     else /* with nothing but -inf so far any finite reference gives the sum: 0, or NaN */
         f->sum += j->ops->sum_exp(z, isinf(f->max) && f->max < 0 ? 0 : f->max, n);
+    if (!tame && j->entropy)
+        over = sum_over(z, f->max, n);
+    f->over += over;
     return tame;
+}
+
+/* Takes the largest logits of a tile into a list: parts of it that have none above the last are
+ * passed over at the speed of a maximum. */
+static void add_best(const struct head_job *j, qsae__best *list, const float *z, int64_t n,
+                     int64_t v0, float largest)
+{
+    if (!(largest > list[j->most - 1].value))
+        return;
+    for (int64_t i = 0; i < n; i += BEST_PART) {
+        const int64_t part = qsae__min_i64(BEST_PART, n - i);
+        if (j->ops->max(z + i, part) > list[j->most - 1].value)
+            qsae__best_add(list, j->most, z + i, part, (int32_t)(v0 + i));
+    }
 }
 
 /* One row of one tile: participant order[i]'s n logits of columns v0.. are at tile + i * stride. */
@@ -148,7 +164,6 @@ static void fold_row(const struct head_job *j, int64_t row, int64_t v0, int64_t 
 {
     const int32_t label = j->labels ? j->labels[row] : -1;
     _Alignas(64) float e[MOST]; /* terms of participant 0, which is first in order */
-    _Alignas(64) float own[MOST]; /* of another, for its entropy */
     bool terms = false;
     double shrink0 = 1;
     for (int64_t i = 0; i < j->k; i++) {
@@ -157,6 +172,7 @@ static void fold_row(const struct head_job *j, int64_t row, int64_t v0, int64_t 
         const float cap = (float)m->config->final_cap, before = f[p].max;
         const double diff = f[p].diff * shrink0;
         float *const z = tile + i * stride;
+        float largest;
         bool grown;
         if (m->head_bias)
             j->ops->add(z, m->head_bias + v0, z, n, 0);
@@ -165,12 +181,10 @@ static void fold_row(const struct head_job *j, int64_t row, int64_t v0, int64_t 
                 j->ops->round_bf16(z, n);
             qsae__soft_cap(j->ops, cap, m->bf16, z, n);
         }
-        float *const keep = p == 0 && (j->kl || j->entropy) ? e : p && j->entropy ? own : NULL;
-        const bool tame = fold_sums(j, z, n, m->bf16 && !(cap > 0), j->sums, keep, &f[p], &grown);
-        if (j->entropy)
-            f[p].over += sum_over(j, z, f[p].max, n, tame ? keep : NULL);
+        const bool tame = fold_sums(j, z, n, m->bf16 && !(cap > 0), j->sums,
+                                    p == 0 && j->kl ? e : NULL, &f[p], &grown, &largest);
         if (j->most)
-            qsae__best_add(best + p * j->most, j->most, z, n, (int32_t)v0);
+            add_best(j, best + p * j->most, z, n, v0, largest);
         if (j->p[p].logits)
             memcpy(j->p[p].logits + row * j->vocab + v0, z, (size_t)n * sizeof *z);
         if (label >= v0 && label < v0 + n)

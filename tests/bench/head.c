@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The head: nanoseconds per logit of nll alone (1 participant) and of nll, KL and arg-max over 1
- * and 3 participants, on final rows as a norm leaves them. */
+/* The head: nanoseconds per logit of nll alone (1 participant), of nll, KL and arg-max over 1 and 3
+ * participants, and of these with entropies and overlaps of the 10 likeliest tokens, on final rows
+ * as a norm leaves them. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -22,26 +23,34 @@ static int32_t run_head(void *arg)
     return qsae__head_run(j->ctx, j->rows, j->labels, j->k, j->p, NULL);
 }
 
-static void measure(const bench *b, qsae_context *ctx, struct head_job *j, int64_t k, bool all,
-                    int64_t vocab, int64_t width)
+enum what { NLL, KL, EVERYTHING };
+
+static void measure(const bench *b, qsae_context *ctx, struct head_job *j, int64_t k,
+                    enum what what, int64_t vocab, int64_t width)
 {
-    float *out[2 * MAX_K];
+    static const char *const names[] = { "nll", "nll, kl, arg-max",
+                                         "nll, kl, arg-max, entropy, overlap" };
+    const bool all = what >= KL, more = what == EVERYTHING;
+    float *out[4 * MAX_K];
     int32_t *const top = bench_alloc(j->rows * MAX_K, sizeof *top);
-    for (int i = 0; i < 2 * MAX_K; i++)
+    for (int i = 0; i < 4 * MAX_K; i++)
         out[i] = bench_alloc(j->rows, sizeof(float));
     for (int i = 0; i < MAX_K; i++) {
         j->p[i].nll = out[i];
         j->p[i].kl = all && i > 0 ? out[MAX_K + i] : NULL;
         j->p[i].top = all ? top + i * j->rows : NULL;
+        j->p[i].entropy = more ? out[2 * MAX_K + i] : NULL;
+        j->p[i].overlap = more ? out[3 * MAX_K + i] : NULL;
+        j->p[i].overlap_k = 10;
     }
     j->k = k;
     const bench_stats t = bench_time(b, run_head, j);
     const double logits = (double)j->rows * (double)vocab * (double)k;
-    bench_cost(b, ctx, t, 1e9 / logits, "ns/logit", all ? "nll, kl, arg-max" : "nll",
+    bench_cost(b, ctx, t, 1e9 / logits, "ns/logit", names[what],
                "\"participants\": %lld, \"rows\": %lld, \"vocab\": %lld, \"width\": %lld, "
                "\"gflops\": %.1f", (long long)k, (long long)j->rows, (long long)vocab,
                (long long)width, 2e-9 * logits * (double)width / t.median);
-    for (int i = 0; i < 2 * MAX_K; i++)
+    for (int i = 0; i < 4 * MAX_K; i++)
         free(out[i]);
     free(top);
 }
@@ -72,9 +81,10 @@ static void run(const bench *b, qsae_context *ctx)
     for (int64_t i = 0; i < j.rows; i++)
         labels[i] = (int32_t)((uint64_t)i * 7919 % (uint64_t)info.vocab);
     j.labels = labels;
-    measure(b, ctx, &j, 1, false, info.vocab, info.width);
-    measure(b, ctx, &j, 1, true, info.vocab, info.width);
-    measure(b, ctx, &j, MAX_K, true, info.vocab, info.width);
+    measure(b, ctx, &j, 1, NLL, info.vocab, info.width);
+    measure(b, ctx, &j, 1, KL, info.vocab, info.width);
+    measure(b, ctx, &j, MAX_K, KL, info.vocab, info.width);
+    measure(b, ctx, &j, MAX_K, EVERYTHING, info.vocab, info.width);
     for (int i = 0; i < MAX_K; i++)
         free(final[i]);
     free(labels);

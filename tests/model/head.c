@@ -188,10 +188,12 @@ static void fill(float *x, int64_t n, float scale, bool bf16)
 /* Everything the fold computes of n logits, to out; returns how much. */
 static int64_t fold_ops(const qsae__nn *nn, const float *x, const float *y, int64_t n, float *out)
 {
-    double sums[5];
+    double sums[7];
+    float copy[200], terms[200];
     int32_t tame;
     const float m = nn->logit_max(x, n, &tame);
     assert_int_equal(tame, 1);
+    memcpy(copy, x, (size_t)n * sizeof *x);
     memcpy(out, x, (size_t)n * sizeof *x);
     memcpy(out + n, x, (size_t)n * sizeof *x);
     sums[0] = nn->logit_sum(out, qsae__round_bf16(m), n, 1, NULL);
@@ -199,14 +201,19 @@ static int64_t fold_ops(const qsae__nn *nn, const float *x, const float *y, int6
     sums[2] = nn->logit_diff(out + 2 * n, out + n, y, n);
     sums[3] = (double)m;
     sums[4] = (double)nn->find(x, m, n);
+    /* the sum of both kinds is the same, bit by bit, and so are its terms */
+    assert_true(nn->logit_sums(copy, m, n, 0, terms, &sums[5]) == sums[1]);
+    assert_memory_equal(terms, out + 2 * n, (size_t)n * sizeof *terms);
+    assert_true(nn->logit_sums(copy, qsae__round_bf16(m), n, 1, NULL, &sums[6]) == sums[0]);
+    assert_memory_equal(copy, out, (size_t)n * sizeof *copy);
     memcpy(out + 3 * n, sums, sizeof sums);
-    return 3 * n + 10;
+    return 3 * n + 14;
 }
 
 /* The operations of the fold: right in f64, the same bits at every level, no writes beyond. */
 static void test_fold_operations(void **state)
 {
-    enum { N = 200, OUT = 3 * N + 16 };
+    enum { N = 200, OUT = 3 * N + 20 };
     static float x[N + 2], y[N + 2], first[OUT], out[OUT];
     (void)state;
     for (int64_t n = 1; n <= N; n++) {
@@ -228,7 +235,7 @@ static void test_fold_operations(void **state)
             if (best)
                 break;
         }
-        double sums[5], m = -INFINITY, sum[2] = { 0 }, diff = 0;
+        double sums[7], m = -INFINITY, sum[2] = { 0 }, diff = 0, over[2] = { 0 };
         memcpy(sums, first + 3 * n, sizeof sums);
         for (int64_t i = 0; i < n; i++)
             m = fmax(m, (double)a[i]);
@@ -236,6 +243,9 @@ static void test_fold_operations(void **state)
             const float r = qsae__round_bf16(a[i]);
             assert_true(first[i] == r && first[n + i] == a[i]);
             sum[0] += exp((double)r - (double)qsae__round_bf16((float)m));
+            over[1] += exp((double)r - (double)qsae__round_bf16((float)m)) *
+                       ((double)r - (double)qsae__round_bf16((float)m));
+            over[0] += exp((double)a[i] - m) * ((double)a[i] - m);
             sum[1] += exp((double)a[i] - m);
             diff += exp((double)a[i] - m) * ((double)a[i] - (double)b[i]);
             if ((double)a[i] == m && sum[1] >= 1 && i < (int64_t)sums[4])
@@ -244,6 +254,8 @@ static void test_fold_operations(void **state)
         assert_true(sums[3] == m && (double)a[(int64_t)sums[4]] == m);
         for (int i = 0; i < 2; i++)
             assert_true(fabs(sums[i] - sum[i]) < 2e-7 * sum[i]);
+        for (int i = 0; i < 2; i++)
+            assert_true(fabs(sums[5 + i] - over[i]) < 4e-7 * (fabs(over[i]) + sum[1]));
         assert_true(fabs(sums[2] - diff) < 2e-6 * sum[1] * (n % 7 ? 8 : 100));
     }
 }
