@@ -29,7 +29,7 @@ static int32_t add_matched(qsae_audit *a, const char *condition, struct audit_li
     if (st != QSAE_OK)
         return qsae__fail_in(st, "condition %s", condition);
     const bool has = c.control == QSAE__CONTROL_NONE && qsae__condition_encodes(&c) &&
-                     !c.prune_target && !(c.prune_match > 0);
+                     !c.n_parts && !c.prune_target && !(c.prune_match > 0);
     for (size_t k = 0; k < sizeof kinds / sizeof kinds[0] && st == QSAE_OK && has; k++) {
         char *control = NULL;
         st = qsae__condition_with_control(a->ctx, &c, kinds[k], &control);
@@ -67,7 +67,8 @@ static double number_at(const json_t *o, const char *key)
 static double reach(const json_t *o, const char *key, double about)
 {
     const json_t *const interval = json_object_get(json_object_get(o, "intervals"), key);
-    const json_t *const low = json_array_get(interval, 0), *const high = json_array_get(interval, 1);
+    const json_t *const low = json_array_get(interval, 0),
+                 *const high = json_array_get(interval, 1);
     if (!json_is_number(low) || !json_is_number(high))
         return fabs(number_at(o, key) - about);
     return fmax(fabs(json_number_value(low) - about), fabs(json_number_value(high) - about));
@@ -153,7 +154,7 @@ static int32_t find_matched(qsae_audit *a, const json_t *list, const struct part
     int32_t st = qsae__condition_parse(a->ctx, p->cost.condition, &c);
     if (st != QSAE_OK)
         return st;
-    if (qsae__condition_encodes(&c))
+    if (qsae__condition_encodes(&c) && !c.n_parts)
         st = qsae__condition_with_control(a->ctx, &c, kind, &canonical);
     if (st == QSAE_OK && canonical)
         *out = find(a, list, kind, canonical);

@@ -183,6 +183,9 @@ int32_t qsae__list_sweep(qsae_audit *a, const char *condition, struct audit_list
     if (c.prune_match > 0 || c.prune_target)
         st = qsae__fail(QSAE_EINVAL, "sweep: %s: the sparsity is searched for; give the one that "
                         "is to be swept", c.canonical);
+    else if (c.n_parts)
+        st = qsae__fail(QSAE_EINVAL, "sweep: %.200s: a mix has no single codec to sweep",
+                        c.canonical);
     else if (!qsae__condition_encodes(&c) || c.control == QSAE__CONTROL_NULL)
         st = qsae__fail(QSAE_EINVAL, "sweep: %s changes no weights", c.canonical);
     if (st == QSAE_OK)

@@ -10,7 +10,7 @@
 
 #include "codecs/parser.h"
 
-#define MAX_TEXT 4096
+#define MAX_TEXT 65536 /* a mix of a condition per linear layer */
 #define MAX_DEPTH 4
 
 bool qsae__word_is(qsae__word w, const char *s)
@@ -255,7 +255,7 @@ static void print_all(const qsae__condition *c, qsae__strbuf *b)
 {
     const bool control = c->control != QSAE__CONTROL_NONE;
     qsae__print_codec(c, b);
-    if (!control)
+    if (!control && !c->n_parts)
         qsae__print_selectors(c, b);
     if (c->model_compute)
         qsae__strbuf_addf(b, "@compute=%s", c->model_compute == QSAE_COMPUTE_F32 ? "f32" : "bf16");
@@ -355,9 +355,9 @@ int32_t qsae__condition_with_control(qsae_context *ctx, const qsae__condition *c
     qsae__condition copy = *c;
     *out = NULL;
     if (c->control != QSAE__CONTROL_NONE || !qsae__condition_encodes(c) || c->prune_target ||
-        c->prune_match > 0)
-        return qsae__fail(QSAE_EINVAL, "condition %s: expected one that changes weights, as it "
-                          "stands", c->canonical);
+        c->prune_match > 0 || c->n_parts)
+        return qsae__fail(QSAE_EINVAL, "condition %.200s: expected one that changes weights, as "
+                          "it stands, and is no mix", c->canonical);
     copy.control = control;
     copy.seed = 0;
     return print(ctx, &copy, print_all, out);
@@ -370,22 +370,35 @@ void qsae__condition_free(qsae_context *ctx, qsae__condition *c)
     qsae__free(ctx, c->prune_target);
     qsae__free(ctx, c->canonical);
     qsae__free(ctx, c->codec_canonical);
+    for (int64_t i = 0; i < c->n_parts; i++)
+        qsae__condition_free(ctx, &c->parts[i]);
+    qsae__free(ctx, c->parts);
     memset(c, 0, sizeof *c);
 }
 
 bool qsae__condition_encodes(const qsae__condition *c)
 {
-    return c->codec != QSAE__NONE || c->prune.kind != QSAE__PRUNE_NONE;
+    return c->codec != QSAE__NONE || c->prune.kind != QSAE__PRUNE_NONE || c->n_parts > 0;
 }
 
 bool qsae__condition_selects(const qsae__condition *c, const qsae__place *place)
 {
     if (!qsae__condition_encodes(c))
         return false;
+    if (c->n_parts)
+        return qsae__condition_at(c, place) != NULL;
     if (place->layer < 0)
         return !strcmp(place->group, "head") ? c->with_head : c->with_embed;
     if (place->layer < c->layer_first || place->layer > c->layer_last)
         return false;
     return (!c->only || qsae__names_match(c->only, place)) &&
            (!c->skip || !qsae__names_match(c->skip, place));
+}
+
+const qsae__condition *qsae__condition_at(const qsae__condition *c, const qsae__place *place)
+{
+    for (int64_t i = 0; i < c->n_parts; i++)
+        if (qsae__condition_selects(&c->parts[i], place))
+            return &c->parts[i];
+    return !c->n_parts && qsae__condition_selects(c, place) ? c : NULL;
 }

@@ -25,8 +25,8 @@ typedef struct qsae__prune {
     bool apart;               /* tensor: Q, K and V that are one matrix each by themselves */
 } qsae__prune;
 
-/* FLOOR: the weights as they are, sums over a layer's inputs from the last to the first. SHUFFLE: as
- * NULL; what pairs the rows takes them from elsewhere. */
+/* FLOOR: the weights as they are, sums over a layer's inputs from the last to the first.
+ * SHUFFLE: as NULL; what pairs the rows takes them from elsewhere. */
 enum qsae__control { QSAE__CONTROL_NONE, QSAE__CONTROL_NULL, QSAE__CONTROL_GAUSS,
                      QSAE__CONTROL_PERMUTE, QSAE__CONTROL_FLOOR, QSAE__CONTROL_SHUFFLE };
 
@@ -80,6 +80,8 @@ typedef struct qsae__condition {
     char *codec_canonical;    /* without selectors and kv */
     int64_t codec_end;        /* offset in the text of what follows the codec */
     char decimal[3][24];      /* as written: threshold, sparsity, perplexity */
+    struct qsae__condition *parts; /* [n_parts] mix: a matrix takes the first that selects it */
+    int64_t n_parts;
 } qsae__condition;
 
 int32_t qsae__condition_parse(qsae_context *ctx, const char *text, qsae__condition *out);
@@ -108,5 +110,7 @@ typedef struct qsae__place {
 bool qsae__condition_encodes(const qsae__condition *c);
 /* Whether those of this layer are. Embedding and head only if asked for. */
 bool qsae__condition_selects(const qsae__condition *c, const qsae__place *place);
+/* What changes those of this layer: c, a part of a mix, or NULL. */
+const qsae__condition *qsae__condition_at(const qsae__condition *c, const qsae__place *place);
 
 #endif

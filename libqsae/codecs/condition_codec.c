@@ -146,7 +146,7 @@ static const struct codec codecs[] = {
       {"arith", set_arith}}},
 };
 #define N_CODECS (sizeof codecs / sizeof codecs[0])
-#define CODEC_NAMES "none, llm.int8, nf4, fp4, rtn, ggml:TYPE, control:KIND"
+#define CODEC_NAMES "none, llm.int8, nf4, fp4, rtn, ggml:TYPE, control:KIND, mix(SPEC)..."
 
 /* Names users will try: told apart from typing errors. */
 static const char *const unsupported[] = {
@@ -215,7 +215,7 @@ static int32_t parse_control(qsae__parser *p, qsae__word name)
         if (st != QSAE_OK)
             return st;
         const bool plain = inner.control == QSAE__CONTROL_NONE && !inner.model_compute &&
-                           !inner.prune_target && inner.prune_match == 0 &&
+                           !inner.n_parts && !inner.prune_target && inner.prune_match == 0 &&
                            inner.kv_k.kind == QSAE__KV_NONE && inner.kv_v.kind == QSAE__KV_NONE;
         if (!plain || !qsae__condition_encodes(&inner)) {
             qsae__condition_free(p->ctx, &inner);
@@ -236,6 +236,49 @@ static int32_t parse_control(qsae__parser *p, qsae__word name)
     return qsae__parse_options(p, options, "seed");
 }
 
+#define PARTS_MOST 4096
+
+/* A part of a mix: what changes weights as it stands. */
+static int32_t parse_mixed(qsae__parser *p, int64_t *capacity)
+{
+    qsae__condition *const c = p->c;
+    qsae__word inside;
+    qsae__condition part;
+    int32_t st = qsae__parse_parentheses(p, &inside);
+    if (st == QSAE_OK && c->n_parts == PARTS_MOST)
+        st = qsae__fail(QSAE_EINVAL, "mix: at most %d conditions", PARTS_MOST);
+    if (st == QSAE_OK)
+        st = qsae__grow(p->ctx, &c->parts, capacity, c->n_parts + 1, sizeof *c->parts);
+    if (st == QSAE_OK)
+        st = qsae__parse_inner(p, inside, &part);
+    if (st != QSAE_OK)
+        return st;
+    const bool plain = part.control == QSAE__CONTROL_NONE && !part.model_compute &&
+                       !part.prune_target && part.prune_match == 0 && !part.n_parts &&
+                       part.kv_k.kind == QSAE__KV_NONE && part.kv_v.kind == QSAE__KV_NONE;
+    if (!plain || !qsae__condition_encodes(&part)) {
+        qsae__condition_free(p->ctx, &part);
+        return qsae__parse_bad(p, inside, "in a mix",
+                               "a codec or +prune, @layers=, @only=, @skip=, @with=");
+    }
+    c->with_embed = c->with_embed || part.with_embed;
+    c->with_head = c->with_head || part.with_head;
+    c->parts[c->n_parts++] = part;
+    return QSAE_OK;
+}
+
+/* mix(SPEC)(SPEC)... */
+static int32_t parse_mix(qsae__parser *p)
+{
+    int64_t capacity = 0;
+    int32_t st;
+    do
+        st = parse_mixed(p, &capacity);
+    while (st == QSAE_OK && qsae__parse_peek(p) == '(');
+    p->selectors |= 0xfu | 1u << 8; /* the selectors and +prune are inside */
+    return st;
+}
+
 static int32_t parse_named(qsae__parser *p)
 {
     const qsae__word name = qsae__parse_take(p, ":@+,=(");
@@ -243,6 +286,8 @@ static int32_t parse_named(qsae__parser *p)
         return parse_ggml(p, name);
     if (qsae__word_is(name, "control"))
         return parse_control(p, name);
+    if (qsae__word_is(name, "mix"))
+        return parse_mix(p);
     for (size_t i = 0; i < sizeof unsupported / sizeof unsupported[0]; i++)
         if (qsae__word_is(name, unsupported[i]))
             return qsae__fail(QSAE_EUNSUPPORTED, "condition \"%.200s\", offset %td: \"%s\" is not "
@@ -348,6 +393,10 @@ void qsae__print_codec(const qsae__condition *c, qsae__strbuf *b)
         qsae__print_selectors(c, b);
         qsae__print_prune(c, b);
         qsae__strbuf_addf(b, ")");
+    } else if (c->n_parts) {
+        qsae__strbuf_addf(b, "mix");
+        for (int64_t i = 0; i < c->n_parts; i++)
+            qsae__strbuf_addf(b, "(%s)", c->parts[i].canonical);
     } else {
         print_named(c, b);
     }

@@ -28,6 +28,11 @@ int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quanti
         return status;
     }
     q->ctx = qsae__context_ref(context);
+    if (q->condition.n_parts) {
+        qsae_quantizer_close(&q);
+        return qsae__fail(QSAE_EINVAL, "quantizer \"%.200s\": a mix is of many codecs; expected "
+                          "one", spec);
+    }
     if (spec[q->condition.codec_end]) {
         status = qsae__fail(QSAE_EINVAL, "quantizer \"%.200s\", offset %lld: selectors and parts "
                             "belong to a condition; allowed: %s", spec,

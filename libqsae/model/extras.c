@@ -156,10 +156,10 @@ static int32_t open_projection(qsae_model *m)
     const qsae__source source = qsae__matrix_source(m->weights, matrix, 0);
     char path[512];
     const qsae__place seen = qsae__linear_place(m->weights, place, path, sizeof path);
-    const bool changes = qsae__condition_encodes(&m->condition)
-                             ? qsae__condition_selects(&m->condition, &seen)
-                             : m->condition.weights != 0 ||
-                                   m->condition.control == QSAE__CONTROL_FLOOR;
+    const bool all = !qsae__condition_encodes(&m->condition) &&
+                     (m->condition.weights || m->condition.control == QSAE__CONTROL_FLOOR);
+    const qsae__condition *const changes =
+        all ? &m->condition : qsae__condition_at(&m->condition, &seen);
     const qsae__linear_weight w = {
         .stored = matrix->stored,
         .data = source.data,
@@ -172,7 +172,7 @@ static int32_t open_projection(qsae_model *m)
         .shared = &m->weights->packed[place],
     };
     pthread_mutex_lock(&m->weights->mutex);
-    const int32_t st = qsae__linear_open(m->ctx, changes ? &m->condition : NULL, &w,
+    const int32_t st = qsae__linear_open(m->ctx, changes, &w,
                                          m->bf16 ? QSAE_BF16 : QSAE_F32, &m->extras->projection);
     pthread_mutex_unlock(&m->weights->mutex);
     if (st != QSAE_OK)

@@ -206,8 +206,9 @@ void qsae__model_close_kv(qsae_model *m);
 /* Floats of scratch that coding keys and values takes per worker. */
 int64_t qsae__kv_worker_floats(const qsae_model *m);
 
-/* Whether the condition has a say on a projection: where its codec is selected; rounding to
- * weights= everywhere. */
+/* What changes a projection, or NULL: the condition where its codec is selected, a part of a mix,
+ * and everywhere one that rounds to weights=. */
+const qsae__condition *qsae__model_condition(const qsae_model *m, int64_t layer, int p);
 bool qsae__model_changes(const qsae_model *m, int64_t layer, int p);
 
 /* A projection as qsae__linear_* take it. bias: [rows] f32, or NULL. */

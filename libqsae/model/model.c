@@ -99,18 +99,24 @@ static void count_proj(qsae_model *m, const qsae__linear *linear, const qsae__la
         m->cost.batch_dependent = 1;
 }
 
-bool qsae__model_changes(const qsae_model *m, int64_t layer, int p)
+const qsae__condition *qsae__model_condition(const qsae_model *m, int64_t layer, int p)
 {
     const qsae__proj_slot *const slot = qsae__proj_slot_of(m->config, p);
     const char *const name = m->weights->layers[layer].weight[p].name;
     char path[512];
     if (!name) /* the layer has none */
-        return false;
+        return NULL;
     snprintf(path, sizeof path, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
     const qsae__place place = { layer, path, slot->module, slot->group };
-    return qsae__condition_encodes(&m->condition) ? qsae__condition_selects(&m->condition, &place)
-                                                  : m->condition.weights != 0 ||
-                                                        m->condition.control == QSAE__CONTROL_FLOOR;
+    if (qsae__condition_encodes(&m->condition))
+        return qsae__condition_at(&m->condition, &place);
+    const bool all = m->condition.weights || m->condition.control == QSAE__CONTROL_FLOOR;
+    return all ? &m->condition : NULL;
+}
+
+bool qsae__model_changes(const qsae_model *m, int64_t layer, int p)
+{
+    return qsae__model_condition(m, layer, p) != NULL;
 }
 
 qsae__linear_weight qsae__model_weight(const qsae_model *m, int64_t layer, int p,
@@ -148,7 +154,7 @@ static int32_t plan_proj(qsae_model *m, int64_t layer, int p, float **bias)
     const qsae__linear_weight w = qsae__model_weight(m, layer, p, t->bias[p] ? *bias : NULL);
     qsae__linear **const out = &m->layers[layer].proj[p];
     const int32_t st =
-        qsae__linear_plan(m->ctx, qsae__model_changes(m, layer, p) ? &m->condition : NULL, &w,
+        qsae__linear_plan(m->ctx, qsae__model_condition(m, layer, p), &w,
                           m->bf16 ? QSAE_BF16 : QSAE_F32, out);
     if (st != QSAE_OK)
         return qsae__fail_in(st, "%s", t->weight[p].name);
@@ -283,18 +289,20 @@ static int32_t open_encoded(qsae_model *m, const qsae__matrix *matrix, const cha
     const qsae__place place = { -1, NULL, NULL, group };
     qsae__source src = qsae__matrix_source(m->weights, matrix, dtype);
     src.stream = stream;
+    const qsae__condition *const at = qsae__condition_at(&m->condition, &place),
+                          *const c = at ? at : &m->condition;
     const bool encodes = qsae__condition_encodes(&m->condition)
-                             ? qsae__condition_selects(&m->condition, &place)
+                             ? at != NULL
                              : matrix->stored && m->condition.weights;
     int32_t st = QSAE_OK;
     if (!encodes)
         *out = qsae__qmatrix_ref(matrix->stored);
-    else if (m->condition.codec == QSAE__INT8 && m->condition.control == QSAE__CONTROL_NONE)
+    else if (c->codec == QSAE__INT8 && c->control == QSAE__CONTROL_NONE)
         return qsae__fail(QSAE_EUNSUPPORTED, "condition %s: LLM.int8 is for the linear layers of "
                           "blocks; embedding and head take every other codec",
                           m->condition.canonical);
     else
-        st = qsae__qmatrix_encode(m->ctx, &m->condition, &src, 0, out);
+        st = qsae__qmatrix_encode(m->ctx, c, &src, 0, out);
     if (st != QSAE_OK)
         return qsae__fail_in(st, "%s", matrix->name);
     if (!*out)
@@ -303,7 +311,7 @@ static int32_t open_encoded(qsae_model *m, const qsae__matrix *matrix, const cha
     const int64_t weights = matrix->rows * matrix->cols;
     const int32_t bits = qsae_dtype_bits(m->condition.weights ? m->condition.weights : src.dtype);
     const bool values =
-        encodes && (m->condition.codec == QSAE__NONE || m->condition.control != QSAE__CONTROL_NONE);
+        encodes && (c->codec == QSAE__NONE || c->control != QSAE__CONTROL_NONE);
     count_encoded(m, values ? (uint64_t)weights * (uint64_t)bits / 8 : qsae_qmatrix_bytes(*out),
                   weights);
     return QSAE_OK;
@@ -322,6 +330,14 @@ static int32_t open_head_bias(qsae_model *m)
     return QSAE_OK;
 }
 
+/* Whether embedding and head are encoded by the same condition. */
+static bool same_vocabulary(const qsae_model *m)
+{
+    const qsae__place embed = { -1, NULL, NULL, "embed" }, head = { -1, NULL, NULL, "head" };
+    const qsae__condition *const at = qsae__condition_at(&m->condition, &head);
+    return at && at == qsae__condition_at(&m->condition, &embed);
+}
+
 /* A tied matrix is encoded once if both of its uses are. */
 static int32_t open_vocabulary(qsae_model *m)
 {
@@ -335,7 +351,7 @@ static int32_t open_vocabulary(qsae_model *m)
         m->cost.weight_bytes += stored_bytes(m, w->embed.tensor);
     if (w->positions)
         m->cost.weight_bytes += stored_bytes(m, w->positions);
-    if (tied && m->embed_q && (w->embed.stored == m->embed_q || m->condition.with_head))
+    if (tied && m->embed_q && (w->embed.stored == m->embed_q || same_vocabulary(m)))
         m->head_q = qsae__qmatrix_ref(m->embed_q);
     else
         st = open_encoded(m, qsae__weights_head(w), "head", tied ? stream : stream + 1, &m->head_q);

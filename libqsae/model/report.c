@@ -64,6 +64,27 @@ static bool changes(const qsae__condition *c, const qsae_weights *w, const struc
     return qsae__condition_selects(c, &place);
 }
 
+/* The part of a mix that changes the matrix, or the condition itself. */
+static const qsae__condition *part_of(const qsae__condition *c, const qsae_weights *w,
+                                      const struct spot *s)
+{
+    const qsae__place embed = { -1, NULL, NULL, "embed" }, head = { -1, NULL, NULL, "head" };
+    char path[512];
+    const qsae__condition *at;
+    if (!c->n_parts)
+        return c;
+    if (!s->place.group) {
+        const qsae__place place = qsae__linear_place(w, s->linear, path, sizeof path);
+        at = qsae__condition_at(c, &place);
+    } else if (w->config.tied) {
+        at = qsae__condition_at(c, &embed);
+        at = at ? at : qsae__condition_at(c, &head);
+    } else {
+        at = qsae__condition_at(c, &s->place);
+    }
+    return at ? at : c;
+}
+
 static int32_t compare(const qsae__condition *c, const qsae__source *reference,
                        const qsae_weights *w, const struct spot *s, qsae_weight_error *out)
 {
@@ -79,7 +100,7 @@ static int32_t compare(const qsae__condition *c, const qsae__source *reference,
         qsae__source src = qsae__matrix_source(w, s->matrix, round);
         src.stream = s->stream;
         src.qkv_runs = s->qkv_runs;
-        st = qsae__qmatrix_encode(w->ctx, c, &src, s->heads, &encoded);
+        st = qsae__qmatrix_encode(w->ctx, part_of(c, w, s), &src, s->heads, &encoded);
         if (st != QSAE_OK)
             return st;
         q = encoded;

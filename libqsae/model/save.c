@@ -443,6 +443,11 @@ int32_t qsae_weights_save(qsae_weights *weights, const char *condition, const ch
     st = qsae__condition_parse(v.ctx, condition ? condition : "none", &v.c);
     if (st != QSAE_OK)
         return st;
+    if (v.c.n_parts) {
+        qsae__condition_free(v.ctx, &v.c);
+        return qsae__fail(QSAE_EUNSUPPORTED, "qsae_weights_save: a mix of codecs is not stored; "
+                          "expected a condition with one");
+    }
     v.encodes = qsae__condition_encodes(&v.c) && v.c.control != QSAE__CONTROL_NULL;
     v.bnb = v.c.control == QSAE__CONTROL_NONE &&
             (v.c.codec == QSAE__INT8 || v.c.codec == QSAE__NF4 || v.c.codec == QSAE__FP4);

@@ -23,7 +23,7 @@ static int32_t load_proj(qsae_model *m, int64_t layer, int p)
     qsae__linear *const linear = m->layers[layer].proj[p];
     pthread_mutex_lock(&m->weights->mutex);
     const int32_t st = qsae__linear_load(
-        linear, qsae__model_changes(m, layer, p) ? &m->condition : NULL, &w);
+        linear, qsae__model_condition(m, layer, p), &w);
     pthread_mutex_unlock(&m->weights->mutex);
     if (st != QSAE_OK)
         return qsae__fail_in(st, "%s", matrix->name);

@@ -249,6 +249,7 @@ int main(int argc, char **argv)
     failed += run("memory", memory_tests, n_memory_tests);
     failed += run("streamed", streamed_tests, n_streamed_tests);
     failed += run("floor", floor_tests, n_floor_tests);
+    failed += run("mix", mix_tests, n_mix_tests);
     failed += run("stories", stories_tests, n_stories_tests);
     failed += run("stored", stored_tests, n_stored_tests);
     failed += run("processing", process_tests, n_process_tests);

@@ -21,8 +21,8 @@
 
 extern const struct CMUnitTest gemma4_tests[];
 extern const size_t n_gemma4_tests;
-extern const struct CMUnitTest floor_tests[];
-extern const size_t n_floor_tests;
+extern const struct CMUnitTest floor_tests[], mix_tests[];
+extern const size_t n_floor_tests, n_mix_tests;
 extern const struct CMUnitTest reference_tests[], operation_tests[], invariance_tests[],
     config_tests[], gguf_tests[], pass_tests[], encoded_tests[], stored_tests[], save_tests[],
     report_tests[], kv_tests[], head_tests[], memory_tests[], stories_tests[], process_tests[],
