@@ -15,6 +15,7 @@
 #include "feature_lines.h"
 #include "llama_report.h"
 #include "paper.h"
+#include "plan.h"
 #include "predict.h"
 #include "table.h"
 
@@ -32,6 +33,10 @@ static const char usage[] =
     "                             every condition on one layer, module or kind of module at a\n"
     "                             time, ranked by what it costs\n"
     "  --splice                   run every model with each SAE spliced in, too: CE recovered\n"
+    "  --plan BITS                a mixed-precision plan within BITS per weight, made of the\n"
+    "                             conditions and the weights as they are, and its measurement;\n"
+    "                             parts are those of --sweep (default: layers)\n"
+    "  --plan-by kl|dce           what the plan keeps small (default: kl)\n"
     "  --controls                 noise controls beside the conditions: how much is nothing?\n"
     "  --profile NAME             default, article or paper\n"
     "  --process WHAT             weights processed first: fold_ln, center_writing_weights,\n"
@@ -171,6 +176,19 @@ static int64_t count(const char *option, const char *text, int64_t low)
     return v;
 }
 
+static double decimal(const char *option, const char *text)
+{
+    char *end;
+    errno = 0;
+    const double v = strtod(text, &end);
+    if (errno || end == text || *end || !(v > 0 && v <= 64)) {
+        fprintf(stderr, "evaluate: --%s: expected a number above 0 and at most 64, found \"%s\"\n",
+                option, text);
+        exit(2);
+    }
+    return v;
+}
+
 struct options {
     qsae_audit_settings audit;
     qsae_context_settings context;
@@ -180,6 +198,7 @@ struct options {
     struct predict predict;
     int compat; /* 1 + index into compat_names; 0 = none */
     int quiet;
+    struct plan plan;
 };
 
 /* Options without a letter. */
@@ -209,6 +228,8 @@ static const struct option longs[] = {
     { "text-field", required_argument, NULL, 'f' }, { "cross-labels", no_argument, NULL, 'x' },
     { "sweep", required_argument, NULL, 'w' },     { "splice", no_argument, NULL, 'l' },
     { "controls", no_argument, NULL, '3' },
+    { "plan", required_argument, NULL, '4' },
+    { "plan-by", required_argument, NULL, '5' },
     { "slice", required_argument, NULL, 'L' },
     { "compat", required_argument, NULL, '2' },
     { "exclude-tokens", required_argument, NULL, 'E' },
@@ -226,6 +247,7 @@ static const struct option longs[] = {
 
 static const char *const profiles[] = { "default", "article", "paper", NULL };
 static const char *const sweeps[] = { "layers", "modules", "kinds", NULL };
+static const char *const figures[] = { "kl", "dce", NULL };
 static const char *const computes[] = { "f32", "bf16", NULL };
 static const char *const memories[] = { "auto", "resident", "streamed", NULL };
 static const char *const attentions[] = { "eager", "sdpa", "fp32", NULL };
@@ -292,6 +314,8 @@ static void set_option(struct options *o, int c)
     case 'w': a->sweep = choice("sweep", optarg, sweeps); break;
     case 'l': a->splice = 1; break;
     case '3': a->controls = 1; break;
+    case '4': o->plan.bits = decimal("plan", optarg); break;
+    case '5': o->plan.by_dce = choice("plan-by", optarg, figures) == 2; break;
     case 'L': o->slices[a->n_slices++] = optarg; break;
     case '2': o->compat = choice("compat", optarg, compat_names); break;
     case 'E': a->exclude_tokens = optarg; break;
@@ -354,6 +378,10 @@ static void parse(int argc, char **argv, struct options *o)
     }
     if (o->features && o->audit.n_saes == 0) {
         fprintf(stderr, "evaluate: --features: there is no SAE; give --sae\n");
+        exit(2);
+    }
+    if (o->plan.bits > 0 && o->audit.n_conditions == 0) {
+        fprintf(stderr, "evaluate: --plan: there is nothing to choose from; give --condition\n");
         exit(2);
     }
     if (o->features && o->audit.top_contexts == 0)
@@ -475,6 +503,8 @@ int main(int argc, char **argv)
     }
     if (st == QSAE_OK && !o.audit.model)
         return predict_alone(&o, context);
+    if (st == QSAE_OK && o.plan.bits > 0)
+        st = plan_make(context, &o.plan, &o.audit);
     if (st == QSAE_OK)
         st = qsae_audit_open(context, &o.audit, &audit);
     if (st == QSAE_OK)
@@ -494,6 +524,7 @@ int main(int argc, char **argv)
     qsae_audit_close(&audit);
     qsae_context_close(&context);
     qsae_cancel_token_close(&cancel);
+    plan_free(&o.plan);
     free(o.conditions);
     free(o.saes);
     free(o.slices);

@@ -50,7 +50,9 @@ static void predictions(char (*row)[CELL], const json_t *who)
 {
     const json_t *interval = json_object_get(json_object_get(who, "intervals"), "dce");
     const double dce = get(who, "dce");
-    snprintf(row[0], CELL, "%.120s", json_string_value(json_object_get(who, "label")));
+    const char *const label = json_string_value(json_object_get(who, "label"));
+    const int mix = strncmp(label, "mix(", 4) == 0 && strlen(label) > 60;
+    snprintf(row[0], CELL, "%.*s%s", mix ? 57 : 120, label, mix ? "..." : "");
     put(row[1], "%.3f", get(who, "bits_per_weight"));
     put_bytes(row[2], get(who, "weight_bytes"));
     put(row[3], "%.5f", get(who, "ce"));
@@ -233,5 +235,6 @@ void table_print(FILE *out, const json_t *result)
     slices_print(out, result);
     controls_print(out, result);
     probes_print(out, result);
+    plan_print(out, result);
     footer(out, result);
 }

@@ -18,6 +18,9 @@ void sweep_print(FILE *out, const json_t *result);
 /* Figures of each part of the tokens, where there are such (slices.c). */
 void slices_print(FILE *out, const json_t *result);
 
+/* A mixed-precision plan and what it came to; nothing without one (plan.c). */
+void plan_print(FILE *out, const json_t *result);
+
 /* Each condition beside its noise controls; nothing without a numeric floor (controls.c). */
 void controls_print(FILE *out, const json_t *result);
 /* What each model makes of a probe set, where there is one (probes.c). */

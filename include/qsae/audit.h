@@ -106,6 +106,9 @@ typedef struct qsae_audit_settings {
     int32_t kl_divergence;    /**< non-zero: llama.cpp's report of each condition. Each of these
                                    three cuts and scores the text as llama-perplexity does */
     int32_t reserved4;        /**< 0 */
+    const char *plan;         /**< what qsae_audit_plan of an earlier audit gave: goes into the
+                                   result with what this one measures of its condition, which must
+                                   be among the conditions, and of the others; or NULL */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */
@@ -136,6 +139,20 @@ QSAE_API int32_t qsae_audit_run(qsae_audit *audit);
  * @param json  receives a NUL-terminated string of the audit's, valid until its next call
  */
 QSAE_API int32_t qsae_audit_result(qsae_audit *audit, const char **json, size_t *n_bytes);
+
+/**
+ * A mixed-precision plan from an audit with a sweep, as far as it has run: for each part one of the
+ * swept conditions, or the weights as they are, such that their mean KL (by_dce non-zero: rise in
+ * cross-entropy) adds up to the least within a budget. Parts' costs are taken to add up; measure
+ * the plan's condition to know. See doc/evaluate.md.
+ * @param bits  budget in bits per weight, scales included, over all weights that the sweep changes
+ * @param json  receives a JSON object with the condition (doc/result.md), of the audit's, valid
+ *              until the next call
+ * @return QSAE_EINVAL: no sweep, nothing measured, a budget that no choice fits, conditions that
+ *         select different weights; QSAE_EOVERFLOW, QSAE_ENOMEM
+ */
+QSAE_API int32_t qsae_audit_plan(qsae_audit *audit, double bits, int32_t by_dce,
+                                 const char **json);
 
 /** Receives a line of text, [n_bytes] without line end, NUL-terminated, valid during the call.
  * @return 0, or any value to stop with it */

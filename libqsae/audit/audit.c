@@ -77,6 +77,8 @@ void qsae_audit_close(qsae_audit **audit)
     qsae__free(ctx, a->excluded);
     qsae__free(ctx, a->state_path);
     free(a->json);
+    free(a->plan_json);
+    json_decref(a->plan);
     qsae__free(ctx, a);
     qsae__context_unref(ctx);
     *audit = NULL;

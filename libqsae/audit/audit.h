@@ -180,6 +180,8 @@ struct qsae_audit {
     struct pass *pass;           /* buffers, opened on the first run */
     char *json;                  /* last result document */
     struct audit_probes *probes; /* asked after the text, or NULL */
+    char *plan_json;             /* last plan made of a sweep */
+    json_t *plan;                /* of the settings: goes into the result, or NULL */
 };
 
 /* plan.c: fills an audit from settings. */
@@ -279,6 +281,11 @@ int32_t qsae__decoder_norms(qsae_audit *a, int64_t sae, const double **out);
 int32_t qsae__controls_add(qsae_audit *a, struct audit_list *list);
 /* Adds to the entries of the conditions what the controls say; list: [n_participants - 1]. */
 int32_t qsae__controls_json(qsae_audit *a, json_t *list);
+
+/* mixed_json.c: reads a plan of the settings (NULL: none); the result's block with what was
+ * measured of it, null without one. list: the entries of the conditions. */
+int32_t qsae__plan_read(qsae_audit *a, const char *text);
+int32_t qsae__mixed_json(qsae_audit *a, const json_t *list, json_t **out);
 
 /* splice.c: predictions with an SAE spliced in, or its input ablated. */
 struct audit_splice;

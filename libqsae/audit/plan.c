@@ -346,7 +346,8 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
         return qsae__fail(QSAE_ENOMEM, "out of memory: an audit");
     if (s->state && !(a->state_path = qsae__strdup(a->ctx, s->state)))
         return QSAE_ENOMEM;
-    if ((st = qsae__batch_exclude(a, s->exclude_tokens)) != QSAE_OK)
+    if ((st = qsae__batch_exclude(a, s->exclude_tokens)) != QSAE_OK ||
+        (st = qsae__plan_read(a, s->plan)) != QSAE_OK)
         return st;
     if ((st = qsae__llama_open(a, s)) == QSAE_OK && (st = open_text(a, s)) == QSAE_OK)
         st = qsae__participants_open(a, s);

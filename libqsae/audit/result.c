@@ -229,6 +229,8 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
         json_object_set_new(o, "probes", p);
     json_object_set_new(o, "verdicts", verdicts(a));
     json_object_set_new(o, "sweep", qsae__sweep_json(a));
+    if (st == QSAE_OK && (st = qsae__mixed_json(a, list, &p)) == QSAE_OK)
+        json_object_set_new(o, "plan", p);
     json_object_set(o, "snapshots", a->snapshots);
     json_object_set_new(o, "stabilization", stabilization(a));
     json_object_set_new(o, "numerics", numerics_json(a));

@@ -52,6 +52,38 @@ class Evaluate(Case):
         with self.assertRaisesRegex(qsae.Error, "memory"):
             qsae.evaluate(MODEL, memory="mapped", **SMALL)
 
+    def planned(self, **more):
+        """A plan of layers, and the document of its measurement."""
+        more.pop("threads")
+        ctx = qsae.Context(threads=2)
+        with qsae.Audit(ctx, MODEL, sweep="layers", **more) as audit:
+            audit.run()
+            plan = audit.plan(10)
+            self.assertEqual(audit.plan(10, by="dce")["figure"], "dce")
+            with self.assertRaisesRegex(qsae.Error, "at least"):
+                audit.plan(1)
+        more["conditions"] = [*more["conditions"], plan["condition"]]
+        with qsae.Audit(ctx, MODEL, plan=plan, **more) as audit:
+            audit.run()
+            return plan, audit.result()
+
+    def test_plan(self):
+        plan, result = self.planned(**SMALL)
+        self.assertLessEqual(plan["bits"], 10)
+        self.assertEqual(result["plan"]["parts"], plan["parts"])
+        measured = result["plan"]["measured"]
+        condition = result["conditions"][measured["condition"]]
+        self.assertEqual(condition["label"], plan["condition"])
+        self.assertEqual(measured["dce"], condition["dce"])
+        self.assertLess(measured["kl_mean"], result["plan"]["uniform"][0]["kl_mean"])
+
+    def test_controls(self):
+        result = qsae.evaluate(MODEL, controls=True, **SMALL)
+        controls = result["conditions"][0]["controls"]
+        self.assertEqual(controls["null"]["kl_mean"], 0)
+        self.assertTrue(controls["beyond_floor"]["kl_mean"])
+        self.assertEqual(controls["gauss"]["label"], result["conditions"][1]["label"])
+
     def test_every_key_is_described(self):
         def keys(value):
             if isinstance(value, list):
@@ -68,6 +100,8 @@ class Evaluate(Case):
         found |= keys(qsae.evaluate(MODEL, **{**more, "conditions": [match, MODEL]}))
         found |= keys(qsae.evaluate(MODEL, sweep="kinds", **more))
         found |= keys(qsae.evaluate(MODEL, splice=True, **more))
+        found |= keys(qsae.evaluate(MODEL, controls=True, **more))
+        found |= keys(self.planned(**more)[1])
         self.assertGreater(len(found), 170)
         self.assertEqual([key for key in sorted(found) if f"`{key}`" not in page], [])
 

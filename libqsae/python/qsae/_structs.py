@@ -267,7 +267,8 @@ class AuditSettings(Struct):
                 ("controls", c_int32), ("reserved_controls", c_int32),
                 ("reference_only", c_int32), ("reserved3", c_int32),
                 ("probes", c_char_p), ("kl_divergence_base", c_char_p),
-                ("save_logits", c_char_p), ("kl_divergence", c_int32), ("reserved4", c_int32)]
+                ("save_logits", c_char_p), ("kl_divergence", c_int32), ("reserved4", c_int32),
+                ("plan", c_char_p)]
 
 
 class ProbeSettings(Struct):
@@ -498,4 +499,5 @@ PROTOTYPES = {
     "qsae_probes_tag": (_text, _ptr, _i64),
     "qsae_probes_item": (Status, _ptr, _i64, POINTER(Probe)),
     "qsae_probes_run": (Status, _ptr, _ptr, _ptr, PROBE_SCORE, _ptr),
+    "qsae_audit_plan": (Status, _ptr, c_double, c_int32, _out_text),
 }

@@ -41,7 +41,8 @@ class Audit(Handle):
                  stride=0, score_from=0, order=None, shuffle=None, splice=False, top_contexts=0,
                  exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
                  memory=None, stream_bytes=0, overlap_k=0, controls=False, reference_only=False,
-                 probes=None, kl_divergence=False, kl_divergence_base=None, save_logits=None):
+                 probes=None, kl_divergence=False, kl_divergence_base=None, save_logits=None,
+                 plan=None):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -76,6 +77,9 @@ class Audit(Handle):
         settings.sweep = choose("sweep", sweep, _SWEEPS)
         settings.splice = bool(splice)
         settings.controls = bool(controls)
+        if plan is not None:
+            settings.plan = string_bytes(plan if isinstance(plan, str) else json.dumps(plan),
+                                         "plan")
         if exclude_tokens is not None:
             if not isinstance(exclude_tokens, str):
                 exclude_tokens = ",".join(str(count("exclude_tokens", i)) for i in exclude_tokens)
@@ -113,6 +117,16 @@ class Audit(Handle):
         with self._use() as handle:
             lib.qsae_audit_result(handle, byref(data), byref(size))
             return data.value.decode("utf-8")
+
+    def plan(self, bits, by="kl"):
+        """A mixed-precision plan from what a sweep has measured (doc/result.md, plan), a dict: the
+        least mean KL (by "dce": rise in cross-entropy) within bits per weight. Its "condition" goes
+        among the conditions of another audit, and itself into that one's argument plan."""
+        data = c_char_p()
+        with self._use() as handle:
+            lib.qsae_audit_plan(handle, float(bits), choose("by", by, {"kl": 0, "dce": 1}),
+                                byref(data))
+            return json.loads(data.value)
 
     def features(self, sae=0):
         """What has been measured of every feature of an SAE (doc/result.md, features): a list of
