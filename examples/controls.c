@@ -44,7 +44,7 @@ static void condition(FILE *out, const json_t *who, const json_t *c)
     json_object_set(s, "median_r", json_object_get(survival, "median_r"));
     if (saes)
         json_array_append(list, s);
-    fprintf(out, "%s and its controls%s:\n", json_string_value(json_object_get(who, "label")),
+    fprintf(out, "%.80s and its controls%s:\n", json_string_value(json_object_get(who, "label")),
             saes ? " (first SAE)" : "");
     line(out, "itself", own);
     for (const char *const *k = (const char *const[]){ "gauss", "permute", "floor", "null",

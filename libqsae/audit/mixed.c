@@ -269,15 +269,51 @@ static json_t *part_json(const struct mixed *m, const struct part *p)
     return o;
 }
 
-/* mix(...)(...) of what was chosen; "none" where all is kept. */
+static const struct participant *chosen_of(const struct part *p)
+{
+    return p->options[p->chosen].who;
+}
+
+/* The part like p in a layer, if the same condition was chosen for it; NULL: there is none. */
+static const struct part *like(const struct mixed *m, const struct part *p, int64_t layer)
+{
+    const struct participant *const who = chosen_of(p);
+    for (int64_t i = 0; i < m->n && who && p->layer >= 0; i++) {
+        const struct part *const o = &m->parts[i];
+        if (o->layer == layer && strcmp(o->module, p->module) == 0)
+            return chosen_of(o) && strcmp(chosen_of(o)->place->origin, who->place->origin) == 0
+                       ? o : NULL;
+    }
+    return NULL;
+}
+
+/* A part's condition, its layer widened to `last`. */
+static void add_condition(const struct part *p, int64_t last, qsae__strbuf *b)
+{
+    static const char mark[] = "@layers=";
+    const char *const text = chosen_of(p)->cost.condition, *const at = strstr(text, mark);
+    if (p->layer < 0 || !at) {
+        qsae__strbuf_addf(b, "(%s)", text);
+        return;
+    }
+    qsae__strbuf_addf(b, "(%.*s%s%" PRId64 "-%" PRId64 "%s)", (int)(at - text), text, mark,
+                      p->layer, last, at + strlen(mark) + strspn(at + strlen(mark), "0123456789-"));
+}
+
+/* mix(...)(...) of what was chosen, neighbouring layers together; "none" where all is kept. */
 static int32_t condition_of(const struct mixed *m, qsae__strbuf *b)
 {
     int64_t n = 0;
     qsae__strbuf_init(b, m->a->ctx);
     for (int64_t i = 0; i < m->n; i++) {
-        const struct participant *const who = m->parts[i].options[m->parts[i].chosen].who;
-        if (who)
-            qsae__strbuf_addf(b, "%s(%s)", n++ ? "" : "mix", who->cost.condition);
+        const struct part *const p = &m->parts[i];
+        int64_t last = p->layer;
+        if (!chosen_of(p) || like(m, p, p->layer - 1)) /* kept, or said already */
+            continue;
+        while (like(m, p, last + 1))
+            last++;
+        qsae__strbuf_addf(b, "%s", n++ ? "" : "mix");
+        add_condition(p, last, b);
     }
     if (n == 0)
         qsae__strbuf_addf(b, "none");
