@@ -264,6 +264,9 @@ int64_t qsae__stream_fit(const qsae_audit *a, int64_t floats);
  * too many. */
 int32_t qsae__survival_json(qsae_audit *a, struct participant *p, int64_t sae, json_t *to);
 int32_t qsae__overlaps_json(qsae_audit *a, json_t **out);
+/* Features that two conditions, with r of a [features] and of b, have in common below a limit. */
+json_t *qsae__overlap_json(const double *a, const double *b, int64_t features, double limit,
+                           bool inclusive);
 /* x [QSAE__INPUTS_MOST] of the survival predictor: -ln rate, ln mean, ln max, ln (max / mean);
  * arguments floored at 1e-8, the ratio at 1. Index of an input by its name, -1: there is none. */
 void qsae__survival_inputs(double rate, double mean, double max, double *x);

@@ -280,18 +280,18 @@ int32_t qsae__survival_json(qsae_audit *a, struct participant *p, int64_t sae, j
 
 /* ---- overlap ---- */
 
-/* Features that two conditions have in common below a limit of r. */
-static json_t *common(const struct active *a, const struct active *b, double limit, bool inclusive)
+json_t *qsae__overlap_json(const double *a, const double *b, int64_t features, double limit,
+                           bool inclusive)
 {
     double na = 0, nb = 0, both = 0;
-    for (int64_t i = 0; i < a->n; i++) {
-        const bool in_a = inclusive ? a->r[i] <= limit : a->r[i] < limit;
-        const bool in_b = inclusive ? b->r[i] <= limit : b->r[i] < limit;
+    for (int64_t i = 0; i < features; i++) {
+        const bool in_a = inclusive ? a[i] <= limit : a[i] < limit;
+        const bool in_b = inclusive ? b[i] <= limit : b[i] < limit;
         na += in_a;
         nb += in_b;
         both += in_a && in_b;
     }
-    const double n = (double)a->n, chance = na * nb / n, either = na + nb - both;
+    const double n = (double)features, chance = na * nb / n, either = na + nb - both;
     json_t *const o = json_object();
     json_object_set_new(o, "a", json_integer((json_int_t)na));
     json_object_set_new(o, "b", json_integer((json_int_t)nb));
@@ -307,8 +307,9 @@ static int32_t pair(qsae_audit *a, const struct active *x, const struct active *
 {
     double spearman = NAN;
     json_object_set_new(o, "active", json_integer(x->n));
-    json_object_set_new(o, "non_survivors", common(x, y, SURVIVES, true));
-    json_object_set_new(o, "damaged", common(x, y, DAMAGED, false));
+    json_object_set_new(o, "non_survivors",
+                        qsae__overlap_json(x->r, y->r, x->n, SURVIVES, true));
+    json_object_set_new(o, "damaged", qsae__overlap_json(x->r, y->r, x->n, DAMAGED, false));
     /* Of the damage scores 1 - r, which correlate as r does. */
     json_object_set_new(o, "damage_pearson", qsae__number(qsae__correlation(x->r, y->r, x->n)));
     const int32_t st = qsae__spearman(a->ctx, x->r, y->r, x->n, &spearman);

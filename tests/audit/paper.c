@@ -4,6 +4,8 @@
 
 #include "document.h"
 
+#include "audit/audit.h"
+
 #define FEATURES 4096
 
 static const char *const sweep[] = { "rtn:bits=8,axis=tl", "rtn:bits=7,axis=tl",
@@ -325,9 +327,138 @@ static void test_unseen(void **state)
     qsae_context_close(&ctx);
 }
 
+/* ---- the studies' own arithmetic (methods.md 11) ---- */
+
+/* r of two conditions with so many features below the limit in one, the other and both. */
+static void check_overlap(int64_t n, int64_t a, int64_t b, int64_t both, double limit,
+                          const double *want)
+{
+    static double x[8192], y[8192];
+    static const char *const keys[] = { "union", "jaccard", "ceiling", "chance" };
+    assert_true(n <= 8192);
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = i < a ? limit - 0.1 : 1;
+        y[i] = i < both || (i >= a && i < a + b - both) ? limit - 0.1 : 1;
+    }
+    json_t *const o = qsae__overlap_json(x, y, n, limit, limit > 0.6);
+    near("a", at(o, "a"), (double)a, 0);
+    near("b", at(o, "b"), (double)b, 0);
+    near("both", at(o, "both"), (double)both, 0);
+    for (int k = 0; k < 4; k++)
+        if (isnan(want[k]))
+            assert_true(null_at(o, keys[k]));
+        else
+            near(keys[k], at(o, keys[k]), want[k], 5e-8);
+    json_decref(o);
+}
+
+static void test_overlaps(void **state)
+{
+    (void)state;
+    /* Pythia and Gemma, non-survivors and damaged, and none at all. */
+    const double p = 2139.0 * 2220 / 5688, g = 3479.0 * 4388 / 7144, d = 58.0 * 17 / 5688;
+    check_overlap(5688, 2139, 2220, 2016, 0.9,
+                  (double[]){ 2343, 0.8604353, 2139.0 / 2220, p / (2139 + 2220 - p) });
+    check_overlap(7144, 3479, 4388, 3478, 0.9,
+                  (double[]){ 4389, 0.7924356, 3479.0 / 4388, g / (3479 + 4388 - g) });
+    check_overlap(5688, 58, 17, 13, 0.5,
+                  (double[]){ 62, 13.0 / 62, 17.0 / 58, d / (58 + 17 - d) });
+    check_overlap(7144, 0, 17, 0, 0.5, (double[]){ 17, 0, 0, 0 });
+    check_overlap(100, 0, 0, 0, 0.9, (double[]){ 0, NAN, NAN, NAN });
+    near("chance, Pythia", p / (2139 + 2220 - p), 0.24, 0.005);
+    near("chance, Gemma", g / (3479 + 4388 - g), 0.37, 0.005);
+    near("Jaccard of the damaged", 13.0 / 62, 0.210, 5e-4);
+}
+
+/* The published value of a figure; NaN: there is none. */
+static double published(const json_t *list, const char *run, const char *figure)
+{
+    size_t i;
+    const json_t *f;
+    json_array_foreach(list, i, f)
+        if (strcmp(text_at(f, "run"), run) == 0 && strcmp(text_at(f, "figure"), figure) == 0)
+            return json_number_value(json_object_get(f, "published"));
+    fail_msg("%s: no figure %s", run, figure);
+    return NAN;
+}
+
+static double of_condition(const json_t *list, const char *run, const char *what, const char *name)
+{
+    char figure[64];
+    snprintf(figure, sizeof figure, "%s, %s", what, name);
+    return published(list, run, figure);
+}
+
+/* A row of the table agrees with itself: shares are of whole features and add up, the rise is that
+ * of the perplexities. */
+static void check_row(const json_t *list, const char *run, const char *name)
+{
+    static const char *const bands[] = { "survived%", "degraded%", "damaged%" };
+    const double n = published(list, run, "active features"),
+                 base = published(list, run, "PPL, reference");
+    double sum = 0;
+    for (int k = 0; k < 3; k++) {
+        const double share = of_condition(list, run, bands[k], name), count = share * n / 100;
+        near(bands[k], count, round(count), 0.0005 * n / 100 + 1e-9);
+        sum += share;
+    }
+    near("bands", sum, 100, 0.0015);
+    near("dPPL%", 100 * (of_condition(list, run, "PPL", name) / base - 1),
+         of_condition(list, run, "dPPL%", name), 0.005 + 100 * 0.001 / base);
+}
+
+static void check_study(const json_t *list, const char *run)
+{
+    static const char *const rows[] = { "INT8", "INT7", "INT6", "INT5", "INT4", "pruned" };
+    const double n = published(list, run, "active features"),
+                 quantized = published(list, run, "non-survivors: INT6"),
+                 pruned = published(list, run, "non-survivors: pruned"),
+                 both = published(list, run, "non-survivors: both"),
+                 either = published(list, run, "non-survivors: union"),
+                 steps = 80 * published(list, run, "sparsity matched to INT6");
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        check_row(list, run, rows[i]);
+    near("union", either, quantized + pruned - both, 0);
+    near("Jaccard", both / either, published(list, run, "non-survivors: Jaccard"), 5e-5);
+    near("INT6", n - round(n * of_condition(list, run, "survived%", "INT6") / 100), quantized, 0);
+    near("pruned", n - round(n * of_condition(list, run, "survived%", "pruned") / 100), pruned, 0);
+    near("sparsity", steps, round(steps), 1e-9); /* one that bisection visits */
+    near("PPL", exp(published(list, run, "CE, reference")), published(list, run, "PPL, reference"),
+         0.00001 * published(list, run, "PPL, reference"));
+}
+
+static void test_published(void **state)
+{
+    (void)state;
+    json_error_t error;
+    json_t *const table = json_load_file(DATA "/../published.json", JSON_REJECT_DUPLICATES, &error);
+    if (!table)
+        fail_msg("published.json: line %d: %s", error.line, error.text);
+    const json_t *const paper_list = json_object_get(table, "paper"),
+                 *const article = json_object_get(table, "article");
+    check_study(paper_list, "pythia-70m-deduped");
+    check_study(paper_list, "gemma-2-2b");
+    near("PPL", exp(4.217151797547633), 67.840, 5e-4);
+    /* Snapshots: the first batch of 4 x 512 that reaches a budget; the corpus ends with a chunk. */
+    static const int64_t targets[] = { 5000, 20000, 50000, 100000, 200000 };
+    for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
+        char figure[32];
+        snprintf(figure, sizeof figure, "tokens at %dk", (int)(targets[i] / 1000));
+        near(figure, published(article, "gemma-3-4b-pt", figure),
+             (double)((targets[i] + 2047) / 2048 * 2048), 0);
+        assert_int_equal(qsae__profile_get(QSAE_PROFILE_ARTICLE)->budgets[i], targets[i]);
+    }
+    near("chunks", 500224, (500000 + 511) / 512 * 512, 0);
+    near("predicted", published(article, "gemma-3-4b-pt", "predicted tokens at 200k"), 98 * 4 * 511,
+         0);
+    json_decref(table);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_overlaps),
+        cmocka_unit_test(test_published),
         cmocka_unit_test(test_sweep),
         cmocka_unit_test(test_predictor),
         cmocka_unit_test(test_unseen),
