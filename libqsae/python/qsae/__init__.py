@@ -11,6 +11,7 @@ from .audit import Audit, evaluate
 from .context import Context, cpu_best
 from .model import EditInfo, Model, Output, Weights
 from .probes import Probes
+from .predictor import Predictor
 from .quantizer import QMatrix, Quantizer, int8_quantize
 from .sae import SAE
 from .sae_layers import SAELayers
@@ -20,6 +21,6 @@ from .text import Chunk, Corpus, Tokenizer
 __version__ = _version()
 
 __all__ = ["Audit", "Chunk", "Context", "Corpus", "EditInfo", "Error", "LIBRARY_PATH", "Model",
-           "Output", "Probes", "QMatrix", "Quantizer", "SAE", "SAELayers", "Sparse", "Tensors",
-           "Tokenizer", "Weights", "cpu_best",
-           "edits", "evaluate", "from_bf16", "int8_quantize", "metrics", "to_bf16"]
+           "Output", "Predictor", "Probes", "QMatrix", "Quantizer", "SAE", "SAELayers", "Sparse",
+           "Tensors", "Tokenizer", "Weights", "cpu_best", "edits", "evaluate", "from_bf16",
+           "int8_quantize", "metrics", "to_bf16"]

@@ -148,7 +148,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
              exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
              memory=None, stream_bytes=0, controls=False, probes=None, overlap_k=0,
-             kl_divergence=False, kl_divergence_base=None, save_logits=None):
+             kl_divergence=False, kl_divergence_base=None, save_logits=None, reference_only=False):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -188,6 +188,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     kl_divergence_base  base-logit file of llama.cpp that the model and the conditions are compared
                   with; text may then be None
     save_logits   base-logit file to write of the reference
+    reference_only  True: without conditions, profiles article and paper run none of their own
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
     """
@@ -201,9 +202,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                    batch, bos, tokens, state, text_field, cross_labels, keep_tail,
                    progress, sweep, stride, score_from, order, shuffle, splice,
                    0, exclude_tokens, slices, where, documents, pack, process, memory,
-                   stream_bytes, overlap_k, controls, probes=probes,
-                   kl_divergence=kl_divergence, kl_divergence_base=kl_divergence_base,
-                   save_logits=save_logits) as audit:
+                   stream_bytes, overlap_k, controls, reference_only, probes,
+                   kl_divergence, kl_divergence_base, save_logits) as audit:
             audit.run()
             return audit.result()
     finally:
