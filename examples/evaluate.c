@@ -419,19 +419,23 @@ static int write_file(const char *path, const char *text, size_t size)
     return bad ? -1 : 0;
 }
 
-/* The result with the second measurement in it, as text; NULL after a message. */
-static char *with_sliding(const struct options *o, qsae_context *context, json_t *result)
+/* The result with the second measurement in it, as text that the caller frees; an exit status. */
+static int with_sliding(const struct options *o, qsae_context *context, json_t *result,
+                        char **text)
 {
     json_t *second;
-    if (sliding_run(context, &o->audit, result, o->sliding, &second) != QSAE_OK) {
+    const int32_t st = sliding_run(context, &o->audit, result, o->sliding, &second);
+    if (o->audit.progress)
+        fprintf(stderr, "\r\033[K");
+    if (st != QSAE_OK) {
         fprintf(stderr, "evaluate: --sliding: %s\n", qsae_error_message());
-        return NULL;
+        return st == QSAE_ECANCELED ? 130 : 1;
     }
     json_object_set_new(result, "sliding", second);
-    char *const text = json_dumps(result, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
-    if (!text)
+    *text = json_dumps(result, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+    if (!*text)
         fprintf(stderr, "evaluate: out of memory: the result\n");
-    return text;
+    return *text ? 0 : 1;
 }
 
 static int finish(struct options *o, qsae_context *context, qsae_audit *audit)
@@ -446,10 +450,8 @@ static int finish(struct options *o, qsae_context *context, qsae_audit *audit)
     }
     json_t *result = json_loadb(text, size, 0, &error);
     int bad = 0;
-    if (result && o->sliding) {
-        own = with_sliding(o, context, result);
-        bad = own == NULL;
-    }
+    if (result && o->sliding)
+        bad = with_sliding(o, context, result, &own);
     if (result && !bad) {
         table_print(stdout, result);
         paper_print(stdout, result);

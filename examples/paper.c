@@ -240,13 +240,23 @@ static const json_t *in_snapshot(const json_t *snapshot, int64_t condition)
                          : condition_at(snapshot, condition);
 }
 
+/* What the study's figures are quoted at: the snapshot of that budget, or a shorter run's end. */
+static const json_t *headline(const json_t *result)
+{
+    enum { HEADLINE = 200000 };
+    size_t i;
+    const json_t *s;
+    json_array_foreach(json_object_get(result, "snapshots"), i, s)
+        if (get(s, "budget") == HEADLINE)
+            return s;
+    return result;
+}
+
 static void article_row(FILE *out, const json_t *result, int64_t i, size_t sae)
 {
     char name[NAME];
     size_t k;
-    const json_t *const who = i < 0 ? json_object_get(result, "reference")
-                                    : condition_at(result, i),
-                 *s;
+    const json_t *const who = in_snapshot(headline(result), i), *s;
     const json_t *const noise = json_object_get(sae_at(who, sae), "noise");
     short_name(who, name);
     fprintf(out, "%-16s", i < 0 ? text_of(result, "compute") : name);
@@ -267,13 +277,15 @@ static void article_tables(FILE *out, const json_t *result)
                  *const saes = json_object_get(json_object_get(result, "reference"), "saes");
     const int64_t conditions = (int64_t)json_array_size(json_object_get(result, "conditions"));
     const size_t n = json_array_size(saes);
+    const json_t *const at = headline(result);
+    const double tokens = get(at == result ? json_object_get(result, "corpus") : at, "tokens");
     size_t k;
     const json_t *s;
     for (size_t i = 0; i < (n ? n : 1); i++) {
         const json_t *const sae = json_array_get(saes, i);
-        fprintf(out, "\n\"A Black Box Made Less Opaque (part 4)\"");
+        fprintf(out, "\n\"A Black Box Made Less Opaque (part 4)\", at %.0f tokens", tokens);
         if (sae)
-            fprintf(out, ": %s, layer %.0f, %s; FVU with one mean, at a number of tokens",
+            fprintf(out, ": %s, layer %.0f, %s; then FVU with one mean, by tokens",
                     text_of(sae, "name"), get(sae, "layer"), text_of(sae, "site"));
         fprintf(out, "\n%-16s %11s %11s %11s %11s %11s %11s", "", "CE", "PPL", "dCE%", "drift P",
                 "error R", "P/R");

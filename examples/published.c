@@ -15,8 +15,8 @@ static const char usage[] =
     "  TABLE    file of published figures (examples/published.json)\n"
     "  STUDY    article or paper\n"
     "  RUN      name of a run of that study: gemma-3-4b-pt, pythia-70m-deduped, ...\n"
-    "Prints every figure: published, measured, and whether it is within the tolerance. Exit status\n"
-    "0: none is outside; 1: one is; 2: wrong usage, or a file that cannot be read.\n";
+    "Prints every figure: published, measured, whether it is within the tolerance. Exit status 0:\n"
+    "none is outside; 1: one is; 2: wrong usage, or a file that cannot be read.\n";
 
 enum { RUNS_MOST = 32, PART = 64, TEXT = 40, DEPTH_MOST = 16 };
 

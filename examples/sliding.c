@@ -5,6 +5,8 @@
 
 #include "paper.h"
 
+#define SUFFIX ".sliding" /* of its state file */
+
 enum { MOST = 8, SPEC = 128, WINDOW = 2048, STRIDE = 512 };
 
 /* The conditions of a result that round to nearest the whole model, one scale per row. */
@@ -58,6 +60,11 @@ int32_t sliding_run(qsae_context *context, const qsae_audit_settings *main, cons
     s.n_conditions = by_row(result, specs);
     for (int64_t i = 0; i < s.n_conditions; i++)
         conditions[i] = specs[i];
+    char *const state = main->state ? malloc(strlen(main->state) + sizeof SUFFIX) : NULL;
+    if (main->state && !state)
+        return QSAE_ENOMEM;
+    if (state)
+        s.state = strcat(strcpy(state, main->state), SUFFIX);
     int32_t st = qsae_audit_open(context, &s, &audit);
     if (st == QSAE_OK)
         st = qsae_audit_run(audit);
@@ -66,5 +73,6 @@ int32_t sliding_run(qsae_context *context, const qsae_audit_settings *main, cons
     if (st == QSAE_OK && !(*out = json_loadb(json, size, 0, &error)))
         st = QSAE_ENOMEM;
     qsae_audit_close(&audit);
+    free(state);
     return st;
 }

@@ -10,7 +10,10 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 n=0
 
-python3 -c 'import numpy' 2>/dev/null || { echo "1..0 # SKIP python3 with NumPy makes the checkpoints"; exit 0; }
+python3 -c 'import numpy' 2>/dev/null || {
+    echo "1..0 # SKIP python3 with NumPy makes the checkpoints"
+    exit 0
+}
 
 # check NAME COMMAND...: one case, passed if the command succeeds
 check() {

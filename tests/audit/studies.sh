@@ -43,8 +43,8 @@ paper() {
     head -n 6 "$data/eval.jsonl" >"$tmp/other.jsonl"
     evaluate --sae "$data/tiny-gemma3-sae" --profile paper --tokens 2048 \
         --sliding "$tmp/other.jsonl" --json "$tmp/p.json" >"$tmp/table" || return 1
-    for row in 'reference  *[0-9.]*  *0.00  *1.000  *1.000  *100.000' 'INT8  ' 'INT7  ' 'INT6   .* [+-][0-9.]*$' \
-        'INT5  ' 'INT4  ' 'pruned [0-9.]*% .* -$'; do
+    for row in 'reference  *[0-9.]*  *0.00  *1.000  *1.000  *100.000' 'INT8  ' 'INT7  ' \
+        'INT6   .* [+-][0-9.]*$' 'INT5  ' 'INT4  ' 'pruned [0-9.]*% .* -$'; do
         lines 1 "^$row" || return 1
     done
     lines 1 'arXiv 2606.03002, reference CE' && lines 1 '^overlap of INT6 and pruned' &&
@@ -69,7 +69,8 @@ predict() {
         lines 1 '^features at risk of tiny-gemma3-sae @3' && lines 1 '^       1  ' &&
         lines 0 'rtn:bits=8' &&
         "$bin/evaluate" --predict "$tmp/f.json" --predict-features "$tmp/f.jsonl" \
-            --at-risk "$tmp/risk2.jsonl" >"$tmp/table" && cmp "$tmp/risk.jsonl" "$tmp/risk2.jsonl" &&
+            --at-risk "$tmp/risk2.jsonl" >"$tmp/table" &&
+        cmp "$tmp/risk.jsonl" "$tmp/risk2.jsonl" &&
         [ "$(wc -l <"$tmp/risk.jsonl")" = "$(wc -l <"$tmp/f.jsonl")" ] &&
         head -n 1 "$tmp/risk.jsonl" | grep -q '"rank":1,"probability":0\..*"risk":0\.' &&
         "$bin/evaluate" --predict "$tmp/f.json" --predict-features "$tmp/f.jsonl" \
@@ -80,18 +81,41 @@ predict() {
 }
 
 bad_lines() {
-    printf '{"name":"x","layer":1,"feature":0,"density":0.1,"mean":1,"max":2}\n{"name":\n' >"$tmp/bad"
+    printf '{"name":"x","layer":1,"feature":0,"density":0.1,"mean":1,"max":2}\n{"name":\n' \
+        >"$tmp/bad"
     fails_with 1 'line 2: expected a feature' "$bin/evaluate" --predict "$tmp/f.json" \
         --predict-features "$tmp/bad"
 }
 
-echo 1..8
+# Interrupted in the second measurement: it goes on from its own state file, to the same result.
+interrupted() {
+    set -- --condition rtn:bits=4,axis=tl --profile paper --tokens 2048 --sliding "$data/eval.jsonl"
+    evaluate "$@" --json "$tmp/whole.json" >"$tmp/table" || return 1
+    evaluate "$@" --threads 1 --state "$tmp/state" --json "$tmp/i.json" >"$tmp/table" 2>"$tmp/err" &
+    pid=$!
+    while kill -0 $pid 2>/dev/null && [ ! -f "$tmp/state" ]; do sleep 0.02; done
+    kill -INT $pid 2>/dev/null
+    wait $pid
+    code=$?
+    if [ $code != 0 ]; then # a fast machine has nothing to interrupt
+        [ $code = 130 ] && [ ! -e "$tmp/i.json" ] && grep -q canceled "$tmp/err" || return 1
+    fi
+    evaluate "$@" --state "$tmp/state" --json "$tmp/i.json" >"$tmp/table" || return 1
+    for file in whole i; do
+        sed '/"seconds"/d; /tokens_per_second/d; /peak_rss_bytes/d; /"threads"/d' \
+            "$tmp/$file.json" >"$tmp/$file.figures"
+    done
+    cmp "$tmp/whole.figures" "$tmp/i.figures" && [ -s "$tmp/state.sliding" ]
+}
+
+echo 1..9
+check "interrupted in the second measurement" interrupted
 check "the paper's sweep and tables" paper
 check "the article's tables" article
 check "features at risk" predict
 check "a damaged line of features" bad_lines
-check "no such fit" fails_with 1 'no condition begins with' "$bin/evaluate" --predict "$tmp/f.json" \
-    --predict-features "$tmp/f.jsonl" --predict-condition nf4
+check "no such fit" fails_with 1 'no condition begins with' "$bin/evaluate" \
+    --predict "$tmp/f.json" --predict-features "$tmp/f.jsonl" --predict-condition nf4
 check "prediction takes no condition" fails_with 2 'takes no condition' evaluate \
     --predict "$tmp/f.json" --condition nf4
 check "prediction needs an SAE" fails_with 2 'there is no SAE' evaluate --predict "$tmp/f.json"

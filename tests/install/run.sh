@@ -82,7 +82,8 @@ fi
 if [ -d "$prefix/bin" ]; then
     # shellcheck disable=SC2012
     names=$(ls "$prefix/bin" | tr '\n' ' ')
-    if [ "$names" = "qsae-evaluate qsae-inspect qsae-quantize qsae-stream-residuals " ]; then
+    if [ "$names" = "qsae-evaluate qsae-inspect qsae-published qsae-quantize \
+qsae-stream-residuals " ]; then
         pass "installed program names"
     else
         no "installed program names" "found $names"
@@ -92,6 +93,7 @@ if [ -d "$prefix/bin" ]; then
     }
     installed qsae-evaluate --version
     installed qsae-inspect "$sae"
+    installed qsae-published --version
     installed qsae-quantize --help
     installed qsae-stream-residuals "$sae"
 else
