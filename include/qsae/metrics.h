@@ -27,7 +27,9 @@ typedef struct qsae_metric_settings {
     size_t struct_size;
     int64_t batch_rows;        /**< rows of a batch, for the variants V3..V7; 0 = 2048 */
     uint64_t memory;           /**< bytes for values kept per token (quantiles) and rows kept for
-                                    medians; beyond it a systematic sample is kept; 0 = 256 MiB */
+                                    medians; beyond it a systematic sample is kept, and quantiles
+                                    of a divergence come from a histogram of all tokens (below
+                                    64 KiB: from the sample); 0 = 256 MiB */
     const char *fingerprint;   /**< measurement fingerprint, part of the state; NULL = "" */
     double active_rate;        /**< features: active if firing rate > this; 0 = 0.001 */
     int64_t top;               /**< features: largest activations kept of each, with their tokens

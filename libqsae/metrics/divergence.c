@@ -17,8 +17,6 @@ enum {
 };
 enum { D_ROWS, D_N, D_NLL_R, D_NLL_Q, D_KL_N, D_KL, D_TOP_N, D_SAME, D_FLIP_N, D_RIGHT_WRONG,
        D_WRONG_RIGHT, D_DP, D_DP2, D_SUMS };
-/* Record: nll_r, nll_q, kl, entropy_r as f32 in two words; NaN = not known. */
-enum { O_NLL_R = D_SUMS, O_NLL_Q, O_KL, O_H_R, O_WORDS };
 
 static const qsae__result results[] = {
     QSAE__COMMON_RESULTS,
@@ -54,6 +52,13 @@ static const qsae__result results[] = {
     { "entropy_r", "nats", "mean entropy of the reference's distribution" },
     { "entropy_q", "nats", "mean entropy of the compressed model's distribution" },
     { "topk_overlap", "1", "mean share of the overlap_k likeliest tokens that both models have" },
+    { "dnll_median", "nats", "median of nll_q - nll_r" },
+    { "dnll_q90", "nats", "90% quantile of nll_q - nll_r" },
+    { "dnll_q95", "nats", "95% quantile of nll_q - nll_r" },
+    { "dnll_q999", "nats", "99.9% quantile of nll_q - nll_r" },
+    { "dnll_cvar_0p1pct", "nats", "mean nll_q - nll_r of the worst 0.1% of tokens" },
+    { "kl_cvar_0p1pct", "nats", "mean of the worst 0.1% of tokens" },
+    { "quantile_error", "1", "bound of the relative error of quantiles; 0: exact" },
 };
 
 static int64_t width(const qsae_metric *m)
@@ -65,7 +70,13 @@ static int64_t width(const qsae_metric *m)
 static int64_t record_words(const qsae_metric *m)
 {
     (void)m;
-    return 2;
+    return QSAE__TOKEN_WORDS;
+}
+
+/* Two histograms: of KL and of the rise of nll. */
+static int64_t n_counts(const qsae_metric *m)
+{
+    return qsae__metric_keeps(m) ? 2 * QSAE__HISTOGRAM : 0;
 }
 
 static void combine_moment(double *a, const double *b, int64_t n, int64_t mean, int64_t m2)
@@ -135,17 +146,15 @@ static enum qsae__row_state row(const qsae__update *u, int64_t i, double *v, dou
         not_finite(in->topk_overlap, i))
         return QSAE__ROW_NONFINITE;
     out[D_ROWS] = 1;
-    out[O_NLL_R] = out[O_NLL_Q] = out[O_KL] = NAN;
-    out[O_H_R] = in->entropy_r ? in->entropy_r[i] : NAN;
     add_mean(v, V_H_R_N, V_H_R, in->entropy_r, i);
     add_mean(v, V_H_Q_N, V_H_Q, in->entropy_q, i);
     add_mean(v, V_OVERLAP_N, V_OVERLAP, in->topk_overlap, i);
     if (both) {
         add_nll(v, in->nll_r[i], in->nll_q[i]);
         out[D_N] = 1;
-        out[D_NLL_R] = out[O_NLL_R] = in->nll_r[i];
-        out[D_NLL_Q] = out[O_NLL_Q] = in->nll_q[i];
-        out[D_DP] = exp(-(double)in->nll_q[i]) - exp(-(double)in->nll_r[i]);
+        out[D_NLL_R] = in->nll_r[i];
+        out[D_NLL_Q] = in->nll_q[i];
+        out[D_DP] = exp(-out[D_NLL_Q]) - exp(-out[D_NLL_R]);
         out[D_DP2] = out[D_DP] * out[D_DP];
     }
     if (in->kl) {
@@ -155,7 +164,7 @@ static enum qsae__row_state row(const qsae__update *u, int64_t i, double *v, dou
         v[V_KL] += kl;
         v[V_KL_M2] += qsae__welford_sum(&v[V_KL_MEAN], &kl, 1 / v[V_KL_N], 1);
         out[D_KL_N] = 1;
-        out[D_KL] = out[O_KL] = kl;
+        out[D_KL] = kl;
     }
     if (in->top_r && in->top_q) {
         out[D_TOP_N] = 1;
@@ -175,13 +184,47 @@ static enum qsae__row_state row(const qsae__update *u, int64_t i, double *v, dou
     return QSAE__ROW_COUNTED;
 }
 
+static qsae__token token_at(const qsae__update *u, int64_t r)
+{
+    const qsae_divergence_rows *const in = u->rows;
+    const bool both = in->nll_r && in->nll_q;
+    return (qsae__token){
+        .token = u->first + r,
+        .nll_r = both ? in->nll_r[r] : NAN,
+        .nll_q = both ? in->nll_q[r] : NAN,
+        .kl = in->kl ? in->kl[r] : NAN,
+        .entropy_r = in->entropy_r ? in->entropy_r[r] : NAN,
+        .top_r = in->top_r ? in->top_r[r] : -1,
+        .top_q = in->top_q ? in->top_q[r] : -1,
+    };
+}
+
 static void record(const qsae__update *u, int64_t r, const double *out, uint64_t *words)
 {
-    (void)u;
-    (void)r;
-    const float f[4] = { (float)out[O_NLL_R], (float)out[O_NLL_Q], (float)out[O_KL],
-                         (float)out[O_H_R] };
-    memcpy(words, f, sizeof f);
+    const qsae__token t = token_at(u, r);
+    uint64_t all[1 + QSAE__TOKEN_WORDS];
+    (void)out;
+    qsae__token_write(&t, all);
+    memcpy(words, all + 1, QSAE__TOKEN_WORDS * sizeof *words);
+}
+
+/* Whole numbers, and an order of its own: neither depends on the order of updates. */
+static void finish(qsae__update *u)
+{
+    qsae__state *const s = &u->m->state;
+    for (int64_t r = 0; r < u->n && qsae__metric_keeps(u->m); r++) {
+        const qsae__token t = token_at(u, r);
+        uint64_t words[1 + QSAE__TOKEN_WORDS];
+        if (u->state[r] != QSAE__ROW_COUNTED)
+            continue;
+        if (!isnan(t.kl))
+            qsae__histogram_add(s->counts, t.kl);
+        if (isnan(t.nll_r))
+            continue;
+        qsae__histogram_add(s->counts + QSAE__HISTOGRAM, t.nll_q - t.nll_r);
+        qsae__token_write(&t, words);
+        qsae__worst_add(&s->worst, words);
+    }
 }
 
 static double dce_of(const qsae_metric *m, const double *s)
@@ -266,48 +309,63 @@ static int32_t compute_intervals(qsae_metric *m, double flips, qsae__values *v)
     return qsae__document_intervals(m, v, list, sizeof list / sizeof list[0]);
 }
 
-/* Mean of the largest ceil(n / 100) values. */
-static double worst(const double *sorted, int64_t n, double *share)
-{
-    const int64_t k = qsae__ceil_div(n, 100);
-    double tail = 0, all = 0;
-    for (int64_t i = 0; i < n; i++) {
-        all += sorted[i];
-        tail += i >= n - k ? sorted[i] : 0;
-    }
-    *share = qsae__ratio(tail, all);
-    return qsae__ratio(tail, (double)k);
-}
-
-static int32_t quantiles(qsae_metric *m, qsae__values *v)
+/* Values of the kept tokens in order; *n_kl, *n_d: how many there are. */
+static void sort_kept(const qsae_metric *m, double *kl, double *d, int64_t *n_kl, int64_t *n_d)
 {
     const qsae__sample *const s = &m->state.sample;
+    *n_kl = *n_d = 0;
+    for (int64_t i = 0; i < s->n; i++) {
+        const qsae__token t = qsae__token_read(s->data + i * s->words);
+        if (!isnan(t.nll_r))
+            d[(*n_d)++] = (double)t.nll_q - (double)t.nll_r;
+        if (!isnan(t.kl))
+            kl[(*n_kl)++] = t.kl;
+    }
+    qsort(kl, (size_t)*n_kl, sizeof *kl, qsae__by_value);
+    qsort(d, (size_t)*n_d, sizeof *d, qsae__by_value);
+}
+
+static void set_tails(qsae_metric *m, const qsae__tail *kl, const qsae__tail *d, qsae__values *v)
+{
+    qsae__set(m, v, "kl_median", kl->median);
+    qsae__set(m, v, "kl_q90", kl->q90);
+    qsae__set(m, v, "kl_q95", kl->q95);
+    qsae__set(m, v, "kl_q99", kl->q99);
+    qsae__set(m, v, "kl_q999", kl->q999);
+    qsae__set(m, v, "kl_cvar_1pct", kl->cvar_1pct);
+    qsae__set(m, v, "kl_cvar_0p1pct", kl->cvar_0p1pct);
+    qsae__set(m, v, "kl_share_worst_1pct", kl->share_1pct);
+    qsae__set(m, v, "dnll_median", d->median);
+    qsae__set(m, v, "dnll_q90", d->q90);
+    qsae__set(m, v, "dnll_q95", d->q95);
+    qsae__set(m, v, "dnll_q99", d->q99);
+    qsae__set(m, v, "dnll_q999", d->q999);
+    qsae__set(m, v, "dnll_cvar_1pct", d->cvar_1pct);
+    qsae__set(m, v, "dnll_cvar_0p1pct", d->cvar_0p1pct);
+}
+
+/* Of all tokens while their values fit the memory; beyond it from the histogram of all. */
+static int32_t quantiles(qsae_metric *m, const double *sum, qsae__values *v)
+{
+    const qsae__sample *const s = &m->state.sample;
+    const bool exact = s->stride == 1 || !qsae__metric_keeps(m);
     double *const kl = qsae__alloc_array(m->ctx, s->n, sizeof *kl);
     double *const d = qsae__alloc_array(m->ctx, s->n, sizeof *d);
     const int32_t st = kl && d ? QSAE_OK : QSAE_ENOMEM;
-    int64_t n_kl = 0, n_d = 0;
-    double share;
-    for (int64_t i = 0; st == QSAE_OK && i < s->n; i++) {
-        float f[4];
-        memcpy(f, s->data + i * s->words + 1, sizeof f);
-        if (!isnan(f[0]))
-            d[n_d++] = (double)f[1] - (double)f[0];
-        if (!isnan(f[2]))
-            kl[n_kl++] = f[2];
+    qsae__tail tail_kl, tail_d;
+    int64_t n_kl, n_d;
+    if (st == QSAE_OK && exact) {
+        sort_kept(m, kl, d, &n_kl, &n_d);
+        qsae__tail_sorted(kl, n_kl, &tail_kl);
+        qsae__tail_sorted(d, n_d, &tail_d);
+    } else if (st == QSAE_OK) {
+        qsae__histogram_tail(m->state.counts, sum[V_KL_MAX], &tail_kl);
+        qsae__histogram_tail(m->state.counts + QSAE__HISTOGRAM, sum[V_D_MAX], &tail_d);
     }
     if (st == QSAE_OK) {
-        qsort(kl, (size_t)n_kl, sizeof *kl, qsae__by_value);
-        qsort(d, (size_t)n_d, sizeof *d, qsae__by_value);
-        qsae__set(m, v, "kl_median", qsae__quantile(kl, n_kl, 0.5));
-        qsae__set(m, v, "kl_q90", qsae__quantile(kl, n_kl, 0.9));
-        qsae__set(m, v, "kl_q95", qsae__quantile(kl, n_kl, 0.95));
-        qsae__set(m, v, "kl_q99", qsae__quantile(kl, n_kl, 0.99));
-        qsae__set(m, v, "kl_q999", qsae__quantile(kl, n_kl, 0.999));
-        qsae__set(m, v, "dnll_q99", qsae__quantile(d, n_d, 0.99));
-        qsae__set(m, v, "dnll_cvar_1pct", worst(d, n_d, &share));
-        qsae__set(m, v, "kl_cvar_1pct", worst(kl, n_kl, &share));
-        qsae__set(m, v, "kl_share_worst_1pct", share);
+        set_tails(m, &tail_kl, &tail_d, v);
         qsae__set(m, v, "quantile_sample", (double)s->n);
+        qsae__set(m, v, "quantile_error", exact ? 0 : QSAE__HISTOGRAM_ERROR);
     }
     qsae__free(m->ctx, kl);
     qsae__free(m->ctx, d);
@@ -348,14 +406,15 @@ static int32_t compute(qsae_metric *m, const double *s, qsae__values *v)
     qsae__set(m, v, "top1_agreement", qsae__ratio(s[V_SAME], s[V_TOP_N]));
     qsae__set(m, v, "right_to_wrong", s[V_FLIP_N] > 0 ? s[V_RIGHT_WRONG] : NAN);
     qsae__set(m, v, "wrong_to_right", s[V_FLIP_N] > 0 ? s[V_WRONG_RIGHT] : NAN);
-    const int32_t st = quantiles(m, v);
+    const int32_t st = quantiles(m, s, v);
     return st == QSAE_OK ? compute_intervals(m, s[V_FLIP_N], v) : st;
 }
 
 const qsae__kind qsae__kind_divergence = {
     .name = "divergence", .number = 2, .results = results,
-    .n_results = sizeof results / sizeof results[0], .doc_sums = D_SUMS, .row_words = O_WORDS,
-    .width = width, .record_words = record_words, .combine = combine, .compute = compute,
+    .n_results = sizeof results / sizeof results[0], .doc_sums = D_SUMS, .row_words = D_SUMS,
+    .width = width, .record_words = record_words, .n_counts = n_counts, .combine = combine,
+    .compute = compute, .worst = true,
 };
 
 int32_t qsae_metric_open_divergence(qsae_context *context, const qsae_metric_settings *s,
@@ -378,7 +437,8 @@ int32_t qsae_metric_update_divergence(qsae_metric *metric, const qsae_positions 
         return st;
     if (in.n < 0)
         return qsae__fail(QSAE_EINVAL, "qsae_metric_update_divergence: n must not be negative");
-    qsae__update u = { .m = metric, .n = in.n, .rows = &in, .row = row, .record = record };
+    qsae__update u = { .m = metric, .n = in.n, .rows = &in, .row = row, .record = record,
+                       .finish = finish };
     return qsae__update_run(&u, at);
 }
 
@@ -449,5 +509,24 @@ int32_t qsae__divergence_recovered(qsae_metric *sae, qsae_metric *zero, qsae_met
     }
     qsae__free(sae->ctx, id);
     qsae__free(sae->ctx, sums);
+    return st;
+}
+
+int32_t qsae__divergence_documents(const qsae_metric *m, qsae__document_sums **out, int64_t *n)
+{
+    double *groups = NULL;
+    int64_t *ids = NULL;
+    *out = NULL;
+    int32_t st = qsae__runs_fold(m->ctx, &m->state.docs, &groups, &ids, n);
+    if (st == QSAE_OK && !(*out = qsae__alloc_array(m->ctx, *n, sizeof **out)))
+        st = QSAE_ENOMEM;
+    for (int64_t i = 0; st == QSAE_OK && i < *n; i++) {
+        const double *const s = groups + i * QSAE__RUN_SUMS;
+        (*out)[i] = (qsae__document_sums){ .document = ids[i], .tokens = s[D_N],
+                                           .nll_r = s[D_NLL_R], .nll_q = s[D_NLL_Q],
+                                           .kl_tokens = s[D_KL_N], .kl = s[D_KL] };
+    }
+    qsae__free(m->ctx, groups);
+    qsae__free(m->ctx, ids);
     return st;
 }

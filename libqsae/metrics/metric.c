@@ -32,9 +32,18 @@ void qsae__state_free(qsae_metric *m, qsae__state *s)
     qsae__free(m->ctx, s->maxima);
     qsae__free(m->ctx, s->top);
     qsae__blocks_free(m->ctx, &s->blocks);
+    qsae__free(m->ctx, s->worst.record);
     if (m->kind->batches)
         qsae__batches_free(m->ctx, &s->batches);
     memset(s, 0, sizeof *s);
+}
+
+/* Below that, quantiles and single tokens are not wanted. */
+#define LEAST_KEPT ((uint64_t)64 << 10)
+
+bool qsae__metric_keeps(const qsae_metric *m)
+{
+    return m->kind->worst && m->memory >= LEAST_KEPT;
 }
 
 static int64_t per_kind(const qsae_metric *m, int64_t (*f)(const qsae_metric *))
@@ -62,7 +71,11 @@ int32_t qsae__state_init(qsae_metric *m, qsae__state *s)
     if (m->top)
         s->top = qsae__calloc(m->ctx, 2 * m->features * m->top, sizeof *s->top);
     const int32_t st = qsae__blocks_open(m->ctx, &s->blocks, m->features, m->documents_per_block);
-    if (st != QSAE_OK || !s->counts || !s->maxima || (m->top && !s->top)) {
+    const bool worst = qsae__metric_keeps(m);
+    if (worst)
+        s->worst.record = qsae__calloc(m->ctx, QSAE__WORST, sizeof *s->worst.record);
+    if (st != QSAE_OK || !s->counts || !s->maxima || (m->top && !s->top) ||
+        (worst && !s->worst.record)) {
         qsae__state_free(m, s);
         return QSAE_ENOMEM;
     }
@@ -395,6 +408,7 @@ static int32_t add_state(qsae_metric *m, qsae__state *s, const qsae__state *from
         qsae__top_merge(m, s->top, from->top);
     if (st == QSAE_OK)
         st = qsae__blocks_merge(m->ctx, &s->blocks, &from->blocks);
+    qsae__worst_merge(&s->worst, &from->worst);
     return st;
 }
 
@@ -430,6 +444,7 @@ void qsae_metric_reset(qsae_metric *metric)
         return;
     qsae__state *const s = &metric->state;
     qsae__state kept = { .counts = s->counts, .maxima = s->maxima, .top = s->top };
+    kept.worst.record = s->worst.record;
     kept.tree = s->tree;
     qsae__blocks_reset(&s->blocks);
     kept.blocks = s->blocks;
@@ -445,6 +460,7 @@ void qsae_metric_reset(qsae_metric *metric)
     if (metric->top)
         memset(s->top, 0, (size_t)(2 * metric->features * metric->top) * sizeof *s->top);
     s->top = NULL;
+    s->worst.record = NULL;
     s->counts = NULL;
     s->maxima = NULL;
     s->sample.data = NULL;

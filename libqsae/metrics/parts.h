@@ -8,6 +8,7 @@
 #include "kernels/sums.h"
 #include "metrics/blocks.h"
 #include "metrics/metrics.h"
+#include "metrics/tails.h"
 
 /* ---- tree.c: sums over token ranges ---- */
 
@@ -95,10 +96,6 @@ int32_t qsae__sample_reserve(qsae_context *ctx, qsae__sample *s, int64_t more);
 uint64_t *qsae__sample_push(qsae__sample *s, int64_t token);
 void qsae__sample_settle(qsae__sample *s); /* sorts by token, thins to the budget */
 
-int qsae__by_value(const void *a, const void *b);
-/* Linear interpolation at f (n - 1) of ascending values; NaN if n is 0. */
-double qsae__quantile(const double *sorted, int64_t n, double f);
-
 /* ---- batches.c: variants defined over batches ---- */
 
 /* A batch that is not complete yet: rows of token, x [d], y [d] in f64, in token order. (Tokens lie
@@ -171,6 +168,7 @@ typedef struct qsae__state {
     qsae__batches batches;     /* reconstruction only */
     qsae__top *top;            /* [features, 2, top]: features only, NULL = none */
     qsae__blocks blocks;       /* features only */
+    qsae__worst worst;         /* divergence only */
 } qsae__state;
 
 typedef struct qsae__result {
@@ -191,6 +189,7 @@ typedef struct qsae__kind {
     int32_t doc_sums;          /* of a row; 0 = no documents */
     int32_t row_words;         /* doubles a row hands on: document sums, then for its record */
     bool batch_runs, batches;
+    bool worst;                /* keeps the worst tokens */
     int64_t (*width)(const qsae_metric *m);
     int64_t (*record_words)(const qsae_metric *m); /* without the token; NULL = no record */
     int64_t (*n_counts)(const qsae_metric *m);
@@ -201,6 +200,7 @@ typedef struct qsae__kind {
 
 extern const qsae__kind qsae__kind_cross_entropy, qsae__kind_divergence, qsae__kind_reconstruction,
     qsae__kind_features, qsae__kind_drift, qsae__kind_llama_cpp;
+extern const qsae__kind qsae__kind_mass; /* mass.h */
 
 struct qsae_metric {
     qsae_context *ctx;
@@ -233,6 +233,8 @@ enum { S_ROWS, S_NONFINITE, S_EXCLUDED, S_HEAD };
 int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, int64_t features,
                           const qsae_metric_settings *s, qsae_metric **out);
 int32_t qsae__metric_check(const qsae_metric *m, const qsae__kind *kind, const char *call);
+/* Whether the worst tokens and histograms are kept: not where memory says that nobody asks. */
+bool qsae__metric_keeps(const qsae_metric *m);
 void qsae__state_free(qsae_metric *m, qsae__state *s);
 int32_t qsae__state_init(qsae_metric *m, qsae__state *s);
 int32_t qsae__compute(qsae_metric *m);

@@ -13,6 +13,7 @@
  *   features that keep their largest activations, count prompts or keep blocks only: top, then per
  *   feature and side `top` entries: token, value f32, 0; prompt_tokens; with documents_per_block
  *   what qsae__blocks_write writes,
+ *   divergence that keeps them only: the worst tokens: n, then 4 words each (tails.h),
  *   divergence with another overlap_k than 10 only: overlap_k.
  * A file is checked whole before any of it is used; nothing in it is trusted, the hash included.
  */
@@ -117,6 +118,10 @@ void qsae__metric_write(const qsae_metric *m, qsae__strbuf *b)
         if (m->top)
             qsae__strbuf_add(b, s->top, (size_t)(2 * m->features * m->top) * sizeof *s->top);
         put(b, (uint64_t)m->prompt_tokens);
+    }
+    if (s->worst.record) {
+        put(b, (uint64_t)s->worst.n);
+        qsae__strbuf_add(b, s->worst.record, (size_t)s->worst.n * sizeof *s->worst.record);
     }
     if (kind == &qsae__kind_divergence && m->overlap_k != QSAE__OVERLAP_K)
         put(b, (uint64_t)m->overlap_k);
@@ -414,6 +419,15 @@ static int32_t read_top(const qsae_metric *m, qsae__state *s, reader *r)
     return QSAE_OK;
 }
 
+static int32_t read_worst(qsae__worst *w, reader *r)
+{
+    int64_t n;
+    if (!take_i64(r, 0, QSAE__WORST, &n) || !take(r, w->record, (size_t)n * sizeof *w->record))
+        return bad("truncated in the worst tokens");
+    w->n = n;
+    return qsae__worst_valid(w, MAX_TOKEN) ? QSAE_OK : bad("the worst tokens are out of place");
+}
+
 static int32_t read_overlap(const qsae_metric *m, reader *r)
 {
     uint64_t k = QSAE__OVERLAP_K;
@@ -457,6 +471,8 @@ static int32_t read_state(qsae_metric *m, qsae__state *s, reader *r)
         st = read_batches(m, &s->batches, r);
     if (st == QSAE_OK && m->kind == &qsae__kind_features)
         st = read_top(m, s, r);
+    if (st == QSAE_OK && s->worst.record)
+        st = read_worst(&s->worst, r);
     if (st == QSAE_OK && m->kind == &qsae__kind_divergence)
         st = read_overlap(m, r);
     if (st == QSAE_OK && m->kind == &qsae__kind_features)

@@ -185,7 +185,7 @@ static void test_sample(void **state)
     qsae_context *ctx = open_context("c", 1);
     qsae_metric_settings s = test_settings();
     make_rows(11);
-    s.memory = 1000 * 24; /* records of divergence are 24 bytes */
+    s.memory = 1000 * 32; /* records of divergence are 32 bytes */
     qsae_metric *few = open_kind(ctx, 1, &s), *all = open_kind(ctx, 1, NULL);
     assert_ok(feed(few, 0, N, 0));
     assert_ok(feed(all, 0, N, 0));
