@@ -68,8 +68,11 @@ typedef struct qsae_audit_settings {
                                    and no splice: "special" (all special tokens of the
                                    tokenizer), or ids: "2,106,107"; NULL = none */
     const char *const *slices; /**< [n_slices] ways to divide the tokens: "position", "class",
-                                   "frequency" (of the token), "length" (of the document), or a
-                                   key of the documents' metadata ("meta.pile_set_name") */
+                                   "script", "frequency" (of the token; "frequency=FILE": in a
+                                   supplied table), "length" (of the document), "entropy" (of the
+                                   prediction, in fifths; "entropy=0.1,1,3": borders in nats), a
+                                   key of the documents' metadata ("meta.pile_set_name"), or a
+                                   product of two or three of these ("class*entropy") */
     int64_t n_slices;
     const char *const *where; /**< [n_where] as in text.h; copied at open */
     int64_t n_where;

@@ -243,6 +243,7 @@ struct audit_batch {
     int64_t *document;
     uint8_t *mask, *mask_features;
     int64_t rows, n_seq, n_tokens, first_token;
+    const float *entropy;        /* [rows] of the reference's predictions; NULL: not known yet */
 };
 
 /* Reads which tokens features do not count. */

@@ -403,10 +403,13 @@ static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who
     const qsae_sparse_rows acts = sparse_view(csr), acts_r = sparse_view(&p->csr_r[i]);
     st = qsae_metric_update_reconstruction(f->reconstruction, &at, &vx, &vy, &acts);
     if (st == QSAE_OK)
-        st = qsae__slices_update_sae(a, who, i, &p->batch, &vx, &vy);
+        st = qsae__slices_update_features(
+            a, who, i, &p->batch,
+            &(const struct slice_rows){ .x_r = &vxr, .x = &vx, .y_r = &vyr, .y = &vy,
+                                        .acts_r = &acts_r });
     if (st == QSAE_OK && who->control == QSAE__CONTROL_SHUFFLE) {
         const struct shuffle_rows in = { .x_r = x_ref, .y_r = p->y_r[i], .x = x, .y = y,
-                                         .csr_r = &p->csr_r[i], .csr = csr };
+                                         .ld = ld, .csr_r = &p->csr_r[i], .csr = csr };
         return qsae__shuffle_update(a, who, i, &p->batch, &in);
     }
     if (st == QSAE_OK && !is_reference)
@@ -542,8 +545,10 @@ int32_t qsae__pass_finish(qsae_audit *a, struct pass *p, const int64_t *members,
         st = qsae__llama_batch(a, p, members, n);
     for (int64_t j = first; j <= n && st == QSAE_OK && p->splice; j++)
         st = splice(a, p, &a->participants[j ? members[j - 1] : 0], j);
+    p->batch.entropy = p->rows[0].entropy;
     for (int64_t j = first; j <= n && st == QSAE_OK; j++)
         st = update(a, p, &a->participants[j ? members[j - 1] : 0], j);
+    p->batch.entropy = NULL;
     return st;
 }
 

@@ -99,7 +99,8 @@ int32_t qsae__stream_batch(qsae_audit *a, struct pass *p);
 /* shuffle.c: rows of a batch at an SAE, [rows, width] each, and their features: the reference's and
  * those of a condition. */
 struct shuffle_rows {
-    float *x_r, *y_r, *x, *y;
+    float *x_r, *y_r, *x, *y;    /* [rows, width_out] */
+    int64_t ld;                  /* row stride of x_r and x; the others have none between */
     const qsae__csr *csr_r, *csr;
 };
 

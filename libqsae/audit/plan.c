@@ -197,6 +197,7 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
         qsae__hasher_string(h, "slice");
         qsae__hasher_string(h, s->slices[i]);
     }
+    qsae__slices_fingerprint(a, h);
     if (a->exclude_tokens) {
         qsae__hasher_string(h, "exclude_tokens");
         qsae__hasher_i64(h, a->exclude_special);

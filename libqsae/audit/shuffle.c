@@ -76,16 +76,17 @@ static int32_t open_shuffled(qsae_audit *a, const struct audit_batch *b, int64_t
 }
 
 /* The partner's rows; a row without one keeps its own, which does not count. */
-static void gather(const float *x, const float *y, const qsae__csr *csr, struct shuffled *s)
+static void gather(const struct shuffle_rows *in, struct shuffled *s)
 {
+    const qsae__csr *const csr = in->csr;
     const size_t size = (size_t)s->width * sizeof(float);
     s->indptr[0] = 0;
     for (int64_t i = 0; i < s->rows; i++) {
         const int64_t from = s->partner[i] >= 0 ? s->partner[i] : i;
         const int64_t first = csr->indptr[from], at = s->indptr[i];
         const size_t n = s->partner[i] >= 0 ? (size_t)(csr->indptr[from + 1] - first) : 0;
-        memcpy(s->x + i * s->width, x + from * s->width, size);
-        memcpy(s->y + i * s->width, y + from * s->width, size);
+        memcpy(s->x + i * s->width, in->x + from * in->ld, size);
+        memcpy(s->y + i * s->width, in->y + from * s->width, size);
         if (n) {
             memcpy(s->indices + at, csr->indices + first, n * sizeof *csr->indices);
             memcpy(s->values + at, csr->values + first, n * sizeof *csr->values);
@@ -110,7 +111,7 @@ int32_t qsae__shuffle_update(qsae_audit *a, struct participant *who, int64_t sae
                              const struct audit_batch *b, const struct shuffle_rows *in)
 {
     struct audit_features *const f = &who->saes[sae];
-    const int64_t d = a->saes[sae].info.width;
+    const int64_t d = a->saes[sae].info.width_out;
     struct shuffled s = { 0 };
     int32_t st = open_shuffled(a, b, d, &s);
     if (st == QSAE_OK) {
@@ -118,12 +119,13 @@ int32_t qsae__shuffle_update(qsae_audit *a, struct participant *who, int64_t sae
         st = open_entries(a, in->csr, &s);
     }
     if (st == QSAE_OK) {
-        gather(in->x, in->y, in->csr, &s);
+        gather(in, &s);
         const qsae_positions at = qsae__batch_positions(b, s.mask);
         qsae_rows rows = { .struct_size = sizeof rows, .n_rows = b->rows, .n_cols = d,
                            .row_stride = d, .dtype = QSAE_F32 }, xr = rows, yr = rows, xq = rows,
                   yq = rows;
         xr.data = in->x_r;
+        xr.row_stride = in->ld;
         yr.data = in->y_r;
         xq.data = s.x;
         yq.data = s.y;

@@ -8,9 +8,18 @@
 #include <string.h>
 
 #include "audit/slices.h"
+#include "metrics/tails.h"
 
 #define LEAST_TOKENS 2000
 #define LEAST_DOCUMENTS 20
+
+const struct slice_dimension *qsae__slices_dimension(const qsae_audit *a, int64_t slice)
+{
+    const struct slice_dimension *d = a->slices->dimensions;
+    while (slice >= d->first + d->n_values)
+        d++;
+    return d;
+}
 
 int32_t qsae__slices_metrics(qsae_audit *a, struct participant *p, const qsae_metric_settings *s)
 {
@@ -27,12 +36,8 @@ int32_t qsae__slices_metrics(qsae_audit *a, struct participant *p, const qsae_me
         struct slice_metrics *const m = &p->slices[i];
         st = reference ? qsae_metric_open_cross_entropy(a->ctx, &small, &m->cross_entropy)
                        : qsae_metric_open_divergence(a->ctx, &small, &m->divergence);
-        m->reconstruction = qsae__calloc(a->ctx, a->n_saes, sizeof *m->reconstruction);
-        if (!m->reconstruction)
-            st = QSAE_ENOMEM;
-        for (int64_t k = 0; k < a->n_saes && st == QSAE_OK; k++)
-            st = qsae_metric_open_reconstruction(a->ctx, a->saes[k].info.width_out, 0, &small,
-                                                 &m->reconstruction[k]);
+        if (st == QSAE_OK && qsae__slices_dimension(a, i)->saes)
+            st = qsae__slices_features_open(a, p, i, &small);
     }
     return st;
 }
@@ -43,9 +48,7 @@ void qsae__slices_metrics_close(qsae_audit *a, struct participant *p)
         struct slice_metrics *const m = &p->slices[i];
         qsae_metric_close(&m->cross_entropy);
         qsae_metric_close(&m->divergence);
-        for (int64_t k = 0; m->reconstruction && k < a->n_saes; k++)
-            qsae_metric_close(&m->reconstruction[k]);
-        qsae__free(a->ctx, m->reconstruction);
+        qsae__slices_features_close(a, m);
     }
     qsae__free(a->ctx, p->slices);
     p->slices = NULL;
@@ -54,19 +57,23 @@ void qsae__slices_metrics_close(qsae_audit *a, struct participant *p)
 bool qsae__slices_metric(const qsae_audit *a, const struct participant *p, int64_t i,
                          qsae_metric **out)
 {
-    const int64_t each = 1 + a->n_saes;
+    const int64_t each = 1 + 3 * a->n_saes;
+    *out = NULL;
     if (!p->slices || i >= a->slices->n * each)
         return false;
     const struct slice_metrics *const m = &p->slices[i / each];
-    *out = i % each ? m->reconstruction[i % each - 1]
-                    : m->cross_entropy ? m->cross_entropy : m->divergence;
+    const int64_t part = i % each - 1;
+    qsae_metric **const lists[] = { m->reconstruction, m->drift, m->mass };
+    if (part >= 0)
+        *out = lists[part % 3] ? lists[part % 3][part / 3] : NULL;
+    else if (!qsae__slices_dimension(a, i / each)->late)
+        *out = m->cross_entropy ? m->cross_entropy : m->divergence;
     return true;
 }
 
-/* The batch's mask with the rows outside a slice excluded. */
-static qsae_positions positions_in(qsae_audit *a, const struct audit_batch *b,
-                                   const struct slice_dimension *d, int32_t value, bool label,
-                                   const uint8_t *mask)
+qsae_positions qsae__slices_positions(qsae_audit *a, const struct audit_batch *b,
+                                      const struct slice_dimension *d, int32_t value, bool label,
+                                      const uint8_t *mask)
 {
     uint8_t *const out = a->slices->mask;
     for (int64_t r = 0; r < b->rows; r++)
@@ -82,27 +89,12 @@ int32_t qsae__slices_update_predictions(qsae_audit *a, struct participant *p,
     int32_t st = QSAE_OK;
     for (int64_t i = 0; a->slices && i < a->slices->n_dimensions; i++) {
         const struct slice_dimension *const d = &a->slices->dimensions[i];
-        for (int32_t v = 0; v < d->n_values && st == QSAE_OK; v++) {
+        for (int32_t v = 0; !d->late && v < d->n_values && st == QSAE_OK; v++) {
             struct slice_metrics *const m = &p->slices[d->first + v];
-            const qsae_positions at = positions_in(a, b, d, v, true, b->mask);
+            const qsae_positions at = qsae__slices_positions(a, b, d, v, true, b->mask);
             st = m->divergence
                      ? qsae_metric_update_divergence(m->divergence, &at, rows)
                      : qsae_metric_update_cross_entropy(m->cross_entropy, &at, b->rows, nll);
-        }
-    }
-    return st;
-}
-
-int32_t qsae__slices_update_sae(qsae_audit *a, struct participant *p, int64_t sae,
-                                const struct audit_batch *b, const qsae_rows *x, const qsae_rows *y)
-{
-    int32_t st = QSAE_OK;
-    for (int64_t i = 0; a->slices && i < a->slices->n_dimensions; i++) {
-        const struct slice_dimension *const d = &a->slices->dimensions[i];
-        for (int32_t v = 0; v < d->n_values && st == QSAE_OK; v++) {
-            const qsae_positions at = positions_in(a, b, d, v, false, b->mask_features);
-            st = qsae_metric_update_reconstruction(
-                p->slices[d->first + v].reconstruction[sae], &at, x, y, NULL);
         }
     }
     return st;
@@ -164,18 +156,27 @@ static void set_interval(json_t *o, const char *key, const qsae_value *v, bool s
         json_object_set_new(o, key, json_pack("[f,f]", v->low, v->high));
 }
 
+static const struct slice_extra *extra_of(const qsae_audit *a, const struct participant *p,
+                                          int64_t slice)
+{
+    return a->slices->extra + (p - a->participants - 1) * a->slices->n + slice;
+}
+
 static json_t *saes_json(qsae_audit *a, struct participant *p, int64_t slice, bool shown)
 {
     json_t *const list = json_array();
     for (int64_t k = 0; k < a->n_saes; k++) {
         json_t *const o = qsae__sae_head(&a->saes[k]);
-        const double r = qsae__value(a->participants[0].slices[slice].reconstruction[k], "fvu_dim");
-        const double q = qsae__value(p->slices[slice].reconstruction[k], "fvu_dim");
-        const bool defined = shown && qsae__participant_features(p);
+        qsae_metric **const r = a->participants[0].slices[slice].reconstruction;
+        qsae_metric **const q = p->slices[slice].reconstruction;
+        const bool defined = shown && q && qsae__participant_features(p);
+        const double fvu = defined ? qsae__value(q[k], "fvu_dim") : NAN;
         json_array_append_new(list, o);
-        set(o, "fvu_dim", q, defined);
-        if (p != a->participants)
-            set(o, "dfvu_dim", q - r, defined);
+        set(o, "fvu_dim", fvu, defined);
+        if (p == a->participants)
+            continue;
+        set(o, "dfvu_dim", defined ? fvu - qsae__value(r[k], "fvu_dim") : NAN, defined);
+        qsae__slices_features_json(a, p, slice, k, extra_of(a, p, slice), shown, o);
     }
     return list;
 }
@@ -185,6 +186,7 @@ static json_t *condition_json(qsae_audit *a, struct participant *p, int64_t slic
     static const char *const keys[] = { "ce_q", "dce_percent", "top1_agreement", "right_to_wrong",
                                         "wrong_to_right", NULL };
     qsae_metric *const m = p->slices[slice].divergence;
+    const struct slice_extra *const extra = extra_of(a, p, slice);
     const qsae_value dce = value_of(m, "dce"), kl = value_of(m, "kl_mean");
     json_t *const o = json_object(), *const intervals = json_object();
     json_object_set_new(o, "label", json_string(p->label));
@@ -192,6 +194,10 @@ static json_t *condition_json(qsae_audit *a, struct participant *p, int64_t slic
     set(o, "kl_mean", kl.value, shown);
     for (int i = 0; keys[i]; i++)
         set(o, i ? keys[i] : "ce", qsae__value(m, keys[i]), shown);
+    set(o, "top1_disagreement", 1 - qsae__value(m, "top1_agreement"), shown);
+    set(o, "kl_median", extra->kl_median, shown);
+    set(o, "kl_q99", extra->kl_q99, shown);
+    set(o, "dnll_q99", extra->dnll_q99, shown);
     set_interval(intervals, "dce", &dce, shown);
     set_interval(intervals, "kl_mean", &kl, shown);
     json_object_set_new(o, "intervals", intervals);
@@ -240,35 +246,71 @@ static int64_t rank_slices(qsae_audit *a, struct participant *p, struct row *row
     return n;
 }
 
-static const struct slice_dimension *dimension_of(const qsae_audit *a, int64_t slice)
-{
-    const struct slice_dimension *d = a->slices->dimensions;
-    while (slice >= d->first + d->n_values)
-        d++;
-    return d;
-}
-
 /* Equal weight for every slice of a dimension that has enough tokens. */
 static json_t *macro_json(qsae_audit *a, struct participant *p)
 {
     json_t *const o = json_object();
     for (int64_t i = 0; i < a->slices->n_dimensions; i++) {
         const struct slice_dimension *const d = &a->slices->dimensions[i];
-        double dce = 0, kl = 0, n = 0;
+        double dce = 0, kl = 0, top = 0, n = 0;
         for (int32_t v = 0; v < d->n_values; v++) {
             if (!enough(a->participants[0].slices[d->first + v].cross_entropy))
                 continue;
             dce += qsae__value(p->slices[d->first + v].divergence, "dce");
             kl += qsae__value(p->slices[d->first + v].divergence, "kl_mean");
+            top += qsae__value(p->slices[d->first + v].divergence, "top1_agreement");
             n += 1;
         }
         json_t *const m = json_object();
         json_object_set_new(o, d->name, m);
         set(m, "dce", dce / n, true);
         set(m, "kl_mean", kl / n, true);
+        set(m, "top1_agreement", top / n, true);
         set(m, "slices", n, true);
     }
     return o;
+}
+
+/* All tokens: every one has the same weight. */
+static json_t *micro_json(const struct participant *p)
+{
+    json_t *const o = json_object();
+    for (const char *const *k = (const char *const[]){ "dce", "kl_mean", "top1_agreement", NULL };
+         *k; k++)
+        set(o, *k, qsae__value(p->divergence, *k), true);
+    return o;
+}
+
+/* A division: its name and the borders between its parts, where they are found. */
+static void add_edges(const struct slice_dimension *d, json_t *list)
+{
+    for (int32_t f = 0; f < d->n_factors; f++)
+        add_edges(&d->factors[f], list);
+    if (d->kind != QSAE__SLICE_ENTROPY)
+        return;
+    for (int32_t i = 0; i < d->n_values - 1; i++)
+        json_array_append_new(list, qsae__number(d->edges[i]));
+}
+
+static json_t *dimensions_json(const qsae_audit *a)
+{
+    json_t *const list = json_array();
+    bool all = true;
+    for (int64_t i = 1; i < a->n_participants && all; i++)
+        qsae__divergence_kept(a->participants[i].divergence, &all);
+    for (int64_t i = 0; i < a->slices->n_dimensions; i++) {
+        const struct slice_dimension *const d = &a->slices->dimensions[i];
+        json_t *const edges = json_array();
+        add_edges(d, edges);
+        const bool any = json_array_size(edges) > 0;
+        json_array_append_new(list, json_pack("{s:s,s:i,s:o,s:b}", "dimension", d->name, "parts",
+                                              (int)d->n_values, "entropy_edges",
+                                              any ? edges : json_null(), "sampled",
+                                              d->late && !all));
+        if (!any)
+            json_decref(edges);
+    }
+    return list;
 }
 
 static int32_t summary_json(qsae_audit *a, int64_t i, json_t *list, json_t *to)
@@ -290,7 +332,7 @@ static int32_t summary_json(qsae_audit *a, int64_t i, json_t *list, json_t *to)
     }
     json_t *const o = json_object(), *w = json_null();
     if (worst) {
-        const struct slice_dimension *const d = dimension_of(a, worst->slice);
+        const struct slice_dimension *const d = qsae__slices_dimension(a, worst->slice);
         w = json_object();
         json_object_set_new(w, "dimension", json_string(d->name));
         json_object_set_new(w, "value", json_string(d->values[worst->slice - d->first]));
@@ -301,6 +343,7 @@ static int32_t summary_json(qsae_audit *a, int64_t i, json_t *list, json_t *to)
     json_object_set_new(o, "dce", qsae__number(qsae__value(p->divergence, "dce")));
     json_object_set_new(o, "worst", w);
     json_object_set_new(o, "macro", macro_json(a, p));
+    json_object_set_new(o, "micro", micro_json(p));
     json_array_append_new(to, o);
     qsae__free(a->ctx, rows);
     return QSAE_OK;
@@ -308,16 +351,20 @@ static int32_t summary_json(qsae_audit *a, int64_t i, json_t *list, json_t *to)
 
 int32_t qsae__slices_json(qsae_audit *a, json_t **out)
 {
-    int32_t st = QSAE_OK;
     *out = json_null();
     if (!a->slices)
         return QSAE_OK;
+    int32_t st = qsae__slices_late(a);
+    if (st != QSAE_OK)
+        return st;
     json_t *const list = json_array(), *const summaries = json_array();
     for (int64_t i = 0; i < a->slices->n_dimensions; i++)
         for (int32_t v = 0; v < a->slices->dimensions[i].n_values; v++)
             json_array_append_new(list, slice_json(a, &a->slices->dimensions[i], v));
     for (int64_t i = 1; i < a->n_participants && st == QSAE_OK; i++)
         st = summary_json(a, i, list, summaries);
-    *out = json_pack("{s:o,s:o}", "list", list, "summary", summaries);
+    qsae__slices_late_close(a);
+    *out = json_pack("{s:o,s:o,s:o}", "list", list, "summary", summaries, "dimensions",
+                     dimensions_json(a));
     return st;
 }

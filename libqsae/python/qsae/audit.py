@@ -179,7 +179,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     controls      True: noise controls run beside the conditions (doc/evaluate.md)
     exclude_tokens  "special" or a list of ids: tokens that features and splices do not count
     slices        list of ways to divide the tokens, each part with figures of its own: "position",
-                  "class", "frequency", "length", or a key of the documents' metadata
+                  "class", "script", "frequency", "frequency=FILE", "length", "entropy",
+                  "entropy=0.1,1", a key of the documents' metadata, or a product: "class*entropy"
     process       what is done to the weights first: "tl" (all that TransformerLens does to a model
                   it loads), some of its steps as in Weights, "none"; None = the profile's
     probes        file of a probe set that every model is asked after the text (doc/probes.md)
