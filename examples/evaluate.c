@@ -73,6 +73,7 @@ static const char usage[] =
     "                             frequency, entropy, a key of the text, KEY*KEY (repeatable)\n"
     "  --probes FILE              ask every model which of two continuations is likelier: JSON\n"
     "                             lines {\"context\", \"good\", \"bad\", \"tags\"}\n"
+    "  --worst N                  the tokens and documents hurt most\n"
     "  --exclude-tokens IDS       tokens that features do not count: special, or 2,106,107\n"
     "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
     "  --top N                    contexts of each feature (default: 10)\n"
@@ -199,6 +200,7 @@ struct options {
     int compat; /* 1 + index into compat_names; 0 = none */
     int quiet;
     struct plan plan;
+    size_t worst; /* tokens and documents to print */
 };
 
 /* Options without a letter. */
@@ -231,6 +233,7 @@ static const struct option longs[] = {
     { "plan", required_argument, NULL, '4' },
     { "plan-by", required_argument, NULL, '5' },
     { "slice", required_argument, NULL, 'L' },
+    { "worst", required_argument, NULL, 'Z' },
     { "compat", required_argument, NULL, '2' },
     { "exclude-tokens", required_argument, NULL, 'E' },
     { "features", required_argument, NULL, 'e' },  { "top", required_argument, NULL, 'm' },
@@ -316,6 +319,7 @@ static void set_option(struct options *o, int c)
     case '3': a->controls = 1; break;
     case '4': o->plan.bits = decimal("plan", optarg); break;
     case '5': o->plan.by_dce = choice("plan-by", optarg, figures) == 2; break;
+    case 'Z': o->worst = (size_t)count("worst", optarg, 1); break;
     case 'L': o->slices[a->n_slices++] = optarg; break;
     case '2': o->compat = choice("compat", optarg, compat_names); break;
     case 'E': a->exclude_tokens = optarg; break;
@@ -454,6 +458,9 @@ static int finish(struct options *o, qsae_context *context, qsae_audit *audit)
         bad = with_sliding(o, context, result, &own);
     if (result && !bad) {
         table_print(stdout, result);
+    if (result && !bad) {
+        if (o->worst)
+            worst_print(stdout, result, o->worst);
         paper_print(stdout, result);
     }
     if (result && !bad && o->compat)

@@ -25,5 +25,7 @@ void plan_print(FILE *out, const json_t *result);
 void controls_print(FILE *out, const json_t *result);
 /* What each model makes of a probe set, where there is one (probes.c). */
 void probes_print(FILE *out, const json_t *result);
+/* The tokens and documents that each condition hurts most, at most so many (worst.c). */
+void worst_print(FILE *out, const json_t *result, size_t most);
 
 #endif

@@ -8,6 +8,7 @@
 #include "audit/llama.h"
 #include "audit/uncertainty.h"
 #include "audit/verdicts.h"
+#include "audit/worst.h"
 
 /* jansson refuses NaN and infinity: both are "not defined" here. */
 json_t *qsae__number(double v)
@@ -334,6 +335,8 @@ int32_t qsae__entry_json(qsae_audit *a, struct participant *p, json_t **out)
         json_object_set_new(o, "top1_agreement",
                             qsae__number(qsae__value(p->divergence, "same_top")));
         st = add_metric(o, p->divergence, true);
+        if (st == QSAE_OK)
+            st = qsae__worst_json(a, p, o);
     }
     json_object_set_new(o, "llama_cpp", qsae__llama_json(a, p));
     qsae__set_reason_json(o, p->cross_entropy);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "audit/audit.h"
+#include "audit/worst.h"
 #include "text/utf8.h"
 
 #define BEFORE 16 /* tokens of context */
@@ -51,8 +51,7 @@ static int32_t figures_read(qsae_audit *a, qsae_metric *m, int64_t n, struct fig
     return st;
 }
 
-/* Text of tokens ids[0..n), bytes that are no UTF-8 replaced. */
-static json_t *text_of(qsae_audit *a, const int32_t *ids, int64_t n)
+json_t *qsae__text_json(qsae_audit *a, const int32_t *ids, int64_t n)
 {
     qsae__strbuf raw, clean;
     qsae__strbuf_init(&raw, a->ctx);
@@ -96,9 +95,9 @@ static json_t *context_json(qsae_audit *a, int64_t token, double value)
     json_object_set_new(o, "chunk", json_integer(chunk));
     json_object_set_new(o, "position", json_integer(at));
     json_object_set_new(o, "id", json_integer(ids[at]));
-    json_object_set_new(o, "before", text_of(a, ids + from, at - from));
-    json_object_set_new(o, "token", text_of(a, ids + at, 1));
-    json_object_set_new(o, "after", text_of(a, ids + at + 1, to - at - 1));
+    json_object_set_new(o, "before", qsae__text_json(a, ids + from, at - from));
+    json_object_set_new(o, "token", qsae__text_json(a, ids + at, 1));
+    json_object_set_new(o, "after", qsae__text_json(a, ids + at + 1, to - at - 1));
     return o;
 }
 

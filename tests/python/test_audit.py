@@ -90,7 +90,8 @@ class Evaluate(Case):
                 return set().union(*map(keys, value))
             if not isinstance(value, dict):
                 return set()
-            return set(value).union(*map(keys, value.values()))
+            inner = [v for key, v in value.items() if key != "metadata"] # the text's own keys
+            return set(value).union(*map(keys, inner))
 
         with open(os.path.join(ROOT, "doc", "result.md"), encoding="utf-8") as file:
             page = file.read()
