@@ -71,6 +71,9 @@ static const char usage[] =
     "                             dictionary_learning or sparsify\n"
     "  --slice KEY                figures of each part, too: position, class, script, length,\n"
     "                             frequency, entropy, a key of the text, KEY*KEY (repeatable)\n"
+    "  --contexts N,N,...         the same tokens after contexts of several lengths, too\n"
+    "  --contexts-scored N --contexts-stride N\n"
+    "                             tokens measured of each window, and between the longest windows\n"
     "  --probes FILE              ask every model which of two continuations is likelier: JSON\n"
     "                             lines {\"context\", \"good\", \"bad\", \"tags\"}\n"
     "  --worst N                  the tokens and documents hurt most\n"
@@ -190,6 +193,8 @@ static double decimal(const char *option, const char *text)
     return v;
 }
 
+enum { MOST_CONTEXTS = 16 };
+
 struct options {
     qsae_audit_settings audit;
     qsae_context_settings context;
@@ -197,6 +202,7 @@ struct options {
     const char *json, *features;
     const char *sliding;
     struct predict predict;
+    int64_t contexts[MOST_CONTEXTS];
     int compat; /* 1 + index into compat_names; 0 = none */
     int quiet;
     struct plan plan;
@@ -205,7 +211,7 @@ struct options {
 
 /* Options without a letter. */
 enum { OPT_SLIDING = 1000, OPT_PREDICT, OPT_PREDICT_CONDITION, OPT_PREDICT_FEATURES, OPT_AT_RISK, OPT_KL,
-       OPT_KL_BASE, OPT_SAVE_LOGITS };
+       OPT_KL_BASE, OPT_SAVE_LOGITS, OPT_CONTEXTS_SCORED, OPT_CONTEXTS_STRIDE };
 
 static const struct option longs[] = {
     { "sliding", required_argument, NULL, OPT_SLIDING },
@@ -243,6 +249,9 @@ static const struct option longs[] = {
     { "kl-divergence", no_argument, NULL, OPT_KL },
     { "kl-divergence-base", required_argument, NULL, OPT_KL_BASE },
     { "save-logits", required_argument, NULL, OPT_SAVE_LOGITS },
+    { "contexts", required_argument, NULL, 'N' },
+    { "contexts-scored", required_argument, NULL, OPT_CONTEXTS_SCORED },
+    { "contexts-stride", required_argument, NULL, OPT_CONTEXTS_STRIDE },
     { "keep-tail", no_argument, NULL, 'k' },       { "read-files", no_argument, NULL, 'r' },
     { "quiet", no_argument, NULL, 'q' },           { "version", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 }
@@ -269,6 +278,24 @@ static void documents(const char *text, qsae_audit_settings *a)
     snprintf(from, sizeof from, "%.*s", (int)(colon - text), text);
     a->documents_from = *from ? count("documents", from, 0) : 0;
     a->documents_to = colon[1] ? count("documents", colon + 1, a->documents_from + 1) : 0;
+}
+
+/* Lengths between commas. */
+static void contexts(const char *text, struct options *o)
+{
+    const char *at = text;
+    qsae_audit_settings *const a = &o->audit;
+    for (a->n_contexts = 0; *at && a->n_contexts < MOST_CONTEXTS; at += strcspn(at, ",")) {
+        char one[24];
+        at += *at == ',' && at > text;
+        snprintf(one, sizeof one, "%.*s", (int)strcspn(at, ","), at);
+        o->contexts[a->n_contexts++] = count("contexts", one, 4);
+    }
+    if (*at) {
+        fprintf(stderr, "evaluate: --contexts: at most %d lengths\n", MOST_CONTEXTS);
+        exit(2);
+    }
+    a->contexts = o->contexts;
 }
 
 static int32_t bos_policy(const char *text)
@@ -305,6 +332,9 @@ static void set_option(struct options *o, int c)
     case 'o': o->json = optarg; break;
     case 'R': a->process = optarg; break;
     case 'Q': a->probes = optarg; break;
+    case 'N': contexts(optarg, o); break;
+    case OPT_CONTEXTS_SCORED: a->contexts_scored = count("contexts-scored", optarg, 1); break;
+    case OPT_CONTEXTS_STRIDE: a->contexts_stride = count("contexts-stride", optarg, 1); break;
     case 'S': a->state = optarg; break;
     case 'O': a->order = optarg; break;
     case 'H': a->shuffle = optarg; break;
@@ -458,7 +488,6 @@ static int finish(struct options *o, qsae_context *context, qsae_audit *audit)
         bad = with_sliding(o, context, result, &own);
     if (result && !bad) {
         table_print(stdout, result);
-    if (result && !bad) {
         if (o->worst)
             worst_print(stdout, result, o->worst);
         paper_print(stdout, result);

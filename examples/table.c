@@ -236,5 +236,6 @@ void table_print(FILE *out, const json_t *result)
     controls_print(out, result);
     probes_print(out, result);
     plan_print(out, result);
+    contexts_print(out, result);
     footer(out, result);
 }

@@ -28,4 +28,7 @@ void probes_print(FILE *out, const json_t *result);
 /* The tokens and documents that each condition hurts most, at most so many (worst.c). */
 void worst_print(FILE *out, const json_t *result, size_t most);
 
+/* The same tokens at several context lengths, where there are such (contexts.c). */
+void contexts_print(FILE *out, const json_t *result);
+
 #endif

@@ -51,7 +51,8 @@ typedef struct qsae_audit_settings {
     int32_t keep_tail;        /**< as in text.h */
     qsae_progress_callback progress; /**< unit "tokens" in phases "match" (the search for a
                                           sparsity) and "measure"; "layers" in phase "stream";
-                                          "items" in phase "probe" */
+                                          "items" in phase "probe", "windows" in phase
+                                          "contexts" */
     void *progress_cookie;
     qsae_cancel_token *cancel;
     int32_t sweep;            /**< QSAE_SWEEP_*: which layer's compression costs what */
@@ -112,6 +113,14 @@ typedef struct qsae_audit_settings {
     const char *plan;         /**< what qsae_audit_plan of an earlier audit gave: goes into the
                                    result with what this one measures of its condition, which must
                                    be among the conditions, and of the others; or NULL */
+    const int64_t *contexts;  /**< [n_contexts] window lengths, 2..16 different ones of at least 4
+                                   tokens, at each of which the same tokens are measured after the
+                                   text (doc/evaluate.md); NULL = none */
+    int64_t n_contexts;
+    int64_t contexts_scored;  /**< tokens at the end of each window that are measured, at most the
+                                   shortest length less 2; 0 = half of it */
+    int64_t contexts_stride;  /**< tokens between the beginnings of the longest windows, at least
+                                   contexts_scored; 0 = the longest length: side by side */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

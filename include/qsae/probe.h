@@ -36,8 +36,8 @@ QSAE_API void qsae_probe_settings_init(qsae_probe_settings *s, size_t size);
  * @param path      a file; .zst is decompressed
  * @param settings  NULL = defaults
  * @return QSAE_ENOENT, QSAE_EFORMAT (file, line, key: also an empty or equal continuation, or one
- *         that merges with its context to nothing), QSAE_EINVAL (a BOS that there is not), QSAE_EIO,
- *         QSAE_ENOMEM
+ *         that merges with its context to nothing), QSAE_EINVAL (a BOS that there is not),
+ *         QSAE_EIO, QSAE_ENOMEM
  */
 QSAE_API int32_t qsae_probes_open(qsae_context *context, qsae_tokenizer *tokenizer,
                                   const char *path, const qsae_probe_settings *settings,

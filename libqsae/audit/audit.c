@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include "audit/contexts.h"
 #include "audit/llama.h"
 #include "audit/probed.h"
 #include "audit/slices.h"
@@ -64,6 +65,7 @@ void qsae_audit_close(qsae_audit **audit)
     qsae_audit *a = *audit;
     qsae_context *ctx = a->ctx;
     qsae__pass_close(a);
+    qsae__contexts_close(a);
     qsae__participants_close(a);
     qsae__slices_close(a);
     qsae__llama_close(a);
@@ -140,6 +142,8 @@ int32_t qsae_audit_run(qsae_audit *a)
         st = qsae__probed_run(a);
     if (st == QSAE_OK)
         st = qsae__llama_finish(a);
+    if (st == QSAE_OK)
+        st = qsae__contexts_run(a);
     /* A stopped run keeps what it has: the file is at the last whole batch. */
     if (a->state_path && a->pass && a->next_chunk > 0) {
         char message[QSAE__MESSAGE_SIZE];

@@ -182,6 +182,8 @@ struct qsae_audit {
     struct audit_probes *probes; /* asked after the text, or NULL */
     char *plan_json;             /* last plan made of a sweep */
     json_t *plan;                /* of the settings: goes into the result, or NULL */
+    struct audit_contexts *contexts; /* lengths at which the same tokens are measured, or NULL */
+    struct audit_length *length; /* this audit is one of another's lengths: which; else NULL */
 };
 
 /* plan.c: fills an audit from settings. */

@@ -10,6 +10,7 @@
  */
 #include <string.h>
 
+#include "audit/contexts.h"
 #include "audit/llama.h"
 #include "audit/pass.h"
 
@@ -495,6 +496,9 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, in
     who->seconds += qsae__now() - start;
     if (st != QSAE_OK)
         return st;
+    if (a->length)
+        qsae__contexts_keep(a, who - a->participants, own->nll,
+                            who == a->participants ? NULL : own->kl);
     who->next_chunk = a->next_chunk + p->batch.n_seq;
     for (int64_t i = 0; i < who->n_outliers; i++)
         who->outliers[i] = qsae__model_outliers(who->model, i);

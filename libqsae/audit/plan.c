@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include "audit/contexts.h"
 #include "audit/llama.h"
 #include "audit/probed.h"
 #include "audit/slices.h"
@@ -214,6 +215,7 @@ static int32_t fingerprint(qsae_audit *a, const qsae_audit_settings *s)
         qsae__hasher_string(h, "probes");
         qsae__hasher_string(h, a->probes->set->hash);
     }
+    qsae__contexts_fingerprint(a, h);
     if (a->top) {
         qsae__hasher_string(h, "top");
         qsae__hasher_i64(h, a->top);
@@ -250,7 +252,7 @@ static int32_t keep_selection(qsae_audit *a, const qsae_audit_settings *s)
     return QSAE_OK;
 }
 
-static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
+static qsae_corpus_settings text_settings(const qsae_audit *a, const qsae_audit_settings *s)
 {
     qsae_corpus_settings c;
     qsae_corpus_settings_init(&c, sizeof c);
@@ -272,6 +274,12 @@ static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
     c.progress = s->progress;
     c.progress_cookie = s->progress_cookie;
     c.cancel = s->cancel;
+    return c;
+}
+
+static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
+{
+    const qsae_corpus_settings c = text_settings(a, s);
     int32_t st = qsae_tokenizer_open(a->ctx, s->model, &a->tokenizer);
     if (st == QSAE_OK)
         st = keep_selection(a, s);
@@ -358,9 +366,11 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     if (st == QSAE_OK)
         st = qsae__probed_open(a, s->probes,
                                s->bos_policy ? s->bos_policy : a->profile->bos_policy);
-    if (st != QSAE_OK)
-        return st;
-    st = qsae__places_open(a, s->saes, s->n_saes);
+    if (st == QSAE_OK)
+        st = qsae__places_open(a, s->saes, s->n_saes);
+    const qsae_corpus_settings text = text_settings(a, s);
+    if (st == QSAE_OK)
+        st = qsae__contexts_open(a, s, &text);
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)
         st = qsae__checkpoint_sites(a, &a->participants[i]);
     if (st == QSAE_OK)
@@ -369,6 +379,8 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
         st = fingerprint(a, s);
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)
         st = open_metrics(a, &a->participants[i]);
+    if (st == QSAE_OK)
+        st = qsae__contexts_metrics(a);
     if (st == QSAE_OK && a->state_path && qsae__file_exists(a->state_path))
         st = qsae__state_load(a);
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)

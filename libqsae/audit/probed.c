@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "audit/probed.h"
 
-#include <string.h>
-
 #include "text/probes.h"
 
 void qsae__probed_close(qsae_audit *a)
@@ -88,40 +86,29 @@ int32_t qsae__probed_run(qsae_audit *a)
     return st;
 }
 
-/* Per participant a byte, then its scores if there are such. Little-endian. */
+/* Per participant whether it is done, then its scores if it is. */
 void qsae__probed_write(const qsae_audit *a, qsae__strbuf *b)
 {
     const struct audit_probes *const p = a->probes;
     for (int64_t i = 0; p && i < a->n_participants; i++) {
-        const unsigned char done = p->done[i];
-        qsae__strbuf_add(b, &done, 1);
-        for (int64_t k = 0; k < 2 * p->n && done; k++) {
-            unsigned char bytes[8];
-            uint64_t u;
-            memcpy(&u, &p->scores[i * p->n + k / 2][k % 2], sizeof u);
-            for (int at = 0; at < 8; at++)
-                bytes[at] = (unsigned char)(u >> (8 * at));
-            qsae__strbuf_add(b, bytes, sizeof bytes);
-        }
+        qsae__put_u64(b, p->done[i]);
+        for (int64_t k = 0; k < 2 * p->n && p->done[i]; k++)
+            qsae__put_f64(b, p->scores[i * p->n + k / 2][k % 2]);
     }
 }
 
-int32_t qsae__probed_read(qsae_audit *a, const uint8_t *data, uint64_t size)
+int32_t qsae__probed_read(qsae_audit *a, struct qsae__taken *from)
 {
     struct audit_probes *const p = a->probes;
-    uint64_t at = 0;
-    for (int64_t i = 0; p && i < a->n_participants; i++) {
-        const uint8_t done = at < size ? data[at++] : 2;
-        if (done > 1 || (done && !qsae__range_in(at, 16 * (uint64_t)p->n, size)))
-            return qsae__fail(QSAE_EFORMAT, "the scores of the probes end early");
-        for (int64_t k = 0; k < 2 * p->n && done; k++, at += 8) {
-            uint64_t u = 0;
-            for (int b = 0; b < 8; b++)
-                u |= (uint64_t)data[at + (uint64_t)b] << (8 * b);
-            memcpy(&p->scores[i * p->n + k / 2][k % 2], &u, sizeof u);
-        }
-        p->done[i] = p->done[i] || done;
+    int32_t st = QSAE_OK;
+    for (int64_t i = 0; p && i < a->n_participants && st == QSAE_OK; i++) {
+        uint64_t done = 0;
+        st = qsae__take_u64(from, &done);
+        if (st == QSAE_OK && done > 1)
+            st = qsae__fail(QSAE_EFORMAT, "probes: expected 0 or 1");
+        for (int64_t k = 0; k < 2 * p->n && done && st == QSAE_OK; k++)
+            st = qsae__take_f64(from, &p->scores[i * p->n + k / 2][k % 2]);
+        p->done[i] = p->done[i] || (done && st == QSAE_OK);
     }
-    return at == size ? QSAE_OK
-                      : qsae__fail(QSAE_EFORMAT, "more scores than probes");
+    return st;
 }

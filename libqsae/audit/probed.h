@@ -6,6 +6,7 @@
 #include <qsae/probe.h>
 
 #include "audit/audit.h"
+#include "audit/bytes.h"
 
 struct audit_probes {
     qsae_probes *set;
@@ -24,7 +25,7 @@ void qsae__probed_close(qsae_audit *a);
 int32_t qsae__probed_run(qsae_audit *a);
 /* The scores for a state file. Models are asked alike in every shard: what one has is taken. */
 void qsae__probed_write(const qsae_audit *a, qsae__strbuf *b);
-int32_t qsae__probed_read(qsae_audit *a, const uint8_t *data, uint64_t size);
+int32_t qsae__probed_read(qsae_audit *a, struct qsae__taken *from);
 /* The result's object; null without probes. */
 int32_t qsae__probed_json(qsae_audit *a, json_t **out);
 

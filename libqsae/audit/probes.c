@@ -46,8 +46,9 @@ int32_t qsae_probes_get_info(const qsae_probes *p, qsae_probes_info *info)
 {
     if (!p || !info)
         return qsae__fail(QSAE_EINVAL, "qsae_probes_get_info: NULL argument");
-    qsae_probes_info out = { .struct_size = sizeof out, .items = p->n, .tags = p->n_tags, .longest = p->longest,
-                             .bos = p->bos, .bos_policy = p->bos_policy, .hash = p->hash };
+    qsae_probes_info out = { .struct_size = sizeof out, .items = p->n, .tags = p->n_tags,
+                             .longest = p->longest, .bos = p->bos, .bos_policy = p->bos_policy,
+                             .hash = p->hash };
     for (int64_t i = 0; i < p->n; i++)
         out.scored_tokens += p->items[i].n_good + p->items[i].n_bad;
     return qsae__info_copy(info, &out, sizeof out, "qsae_probes_info");

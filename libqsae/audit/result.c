@@ -7,6 +7,7 @@
 
 #include <qsae/version.h>
 
+#include "audit/contexts.h"
 #include "audit/probed.h"
 #include "audit/slices.h"
 #include "audit/verdicts.h"
@@ -227,6 +228,10 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
         st = qsae__probed_json(a, &p);
     if (st == QSAE_OK)
         json_object_set_new(o, "probes", p);
+    if (st == QSAE_OK)
+        st = qsae__contexts_json(a, &p);
+    if (st == QSAE_OK)
+        json_object_set_new(o, "contexts", p);
     json_object_set_new(o, "verdicts", verdicts(a));
     json_object_set_new(o, "sweep", qsae__sweep_json(a));
     if (st == QSAE_OK && (st = qsae__mixed_json(a, list, &p)) == QSAE_OK)

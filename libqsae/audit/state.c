@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "audit/contexts.h"
 #include "audit/probed.h"
 #include "audit/slices.h"
 #include "metrics/metrics.h"
@@ -105,6 +106,7 @@ int32_t qsae__state_save(qsae_audit *a)
             put_metric(&b, a->ctx, m);
     }
     qsae__probed_write(a, &b);
+    qsae__contexts_write(a, &b);
     int32_t st = b.status;
     if (st == QSAE_OK) {
         char hex[QSAE__HASH_SIZE];
@@ -289,10 +291,12 @@ int32_t qsae__state_load(qsae_audit *a)
         goto done;
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)
         st = get_participant(a, &r, &a->participants[i]);
-    if (st == QSAE_OK && a->probes) {
-        st = qsae__probed_read(a, r.data + r.at, r.size - r.at);
-        r.at = r.size;
-    }
+    struct qsae__taken rest = { r.data, r.size, r.at };
+    if (st == QSAE_OK)
+        st = qsae__probed_read(a, &rest);
+    if (st == QSAE_OK)
+        st = qsae__contexts_read(a, &rest);
+    r.at = rest.at;
     if (st == QSAE_OK && r.at != r.size)
         st = qsae__fail(QSAE_EFORMAT, "%s: %llu bytes too many", r.path,
                         (unsigned long long)(r.size - r.at));

@@ -137,6 +137,14 @@ int32_t qsae__extents_measure(const qsae_tokenizer *t, const int32_t *ids, int64
                               const char *text, size_t text_size, qsae__extent *extents,
                               qsae__strbuf *scratch);
 
+/*
+ * The last `context` tokens of every whole chunk as a corpus, of which the last `scored` tokens are
+ * labels. What cutting put in front of a chunk, BOS, is in front of the shorter one. It has no
+ * documents' metadata, but their numbers.
+ */
+int32_t qsae__corpus_tails(const qsae_corpus *c, int64_t context, int64_t scored,
+                           qsae_corpus **out);
+
 /* Labels of the first chunks, and the bytes and words of their text; false: not known. */
 bool qsae__corpus_scored(const qsae_corpus *c, int64_t chunks, int64_t *tokens, int64_t *bytes,
                          int64_t *words);

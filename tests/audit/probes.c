@@ -53,7 +53,8 @@ static void write_rows(const json_t *rows)
     assert_int_equal(fclose(f), 0);
 }
 
-static void same_ids(const char *what, size_t row, const int32_t *got, int64_t n, const json_t *want)
+static void same_ids(const char *what, size_t row, const int32_t *got, int64_t n,
+                     const json_t *want)
 {
     if ((size_t)n != json_array_size(want))
         fail_msg("row %zu: %s: expected %zu ids, found %lld", row, what, json_array_size(want),

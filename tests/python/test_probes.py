@@ -7,7 +7,7 @@ import unittest
 import numpy as np
 
 import qsae
-from support import BUNDLED, MODEL, ROOT, TEXT, Case
+from support import BUNDLED, MODEL, ROOT, SAE, TEXT, Case
 
 PROBES = os.path.join(BUNDLED, "probes.jsonl")
 
@@ -67,6 +67,18 @@ class ProbesTest(Case):
                 self.assertIn(f"`{key}`", page)
             pending += (value.values() if isinstance(value, dict) else
                         value if isinstance(value, list) else ())
+
+    def test_contexts(self):
+        result = qsae.evaluate(MODEL, text=TEXT, context=64, tokens=400, conditions=["rtn:bits=3"],
+                               contexts=[64, 16], contexts_scored=6, saes=[SAE],
+                               ctx=self.ctx)
+        short, long = result["contexts"]
+        self.assertEqual((short["context"], long["context"], short["scored"]), (16, 64, 6))
+        self.assertEqual(short["tokens"], long["tokens"])
+        self.assertIsNone(short["reference"]["change"])
+        self.check_described(result["contexts"])
+        self.assertEqual(long["reference"]["change"]["ce"],
+                         long["reference"]["ce"] - short["reference"]["ce"])
 
     def test_errors(self):
         with self.assertRaises(qsae.Error) as caught:

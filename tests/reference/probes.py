@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Writes tests/data/probes.json: how lm-evaluation-harness 0.4.13 tokenizes pairs of a context and a
-continuation, their log-probabilities by transformers in binary64, and what SciPy and NumPy make of
+"""Writes tests/data/probes.json: how lm-evaluation-harness 0.4.13 tokenizes pairs of a context and
+a continuation, their log-probabilities by transformers in binary64, and what SciPy and NumPy make of
 the scores: McNemar's test and bootstrap intervals.
 
 usage: python probes.py SHARED/data/stories260k

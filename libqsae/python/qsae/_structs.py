@@ -268,7 +268,8 @@ class AuditSettings(Struct):
                 ("reference_only", c_int32), ("reserved3", c_int32),
                 ("probes", c_char_p), ("kl_divergence_base", c_char_p),
                 ("save_logits", c_char_p), ("kl_divergence", c_int32), ("reserved4", c_int32),
-                ("plan", c_char_p)]
+                ("plan", c_char_p), ("contexts", POINTER(c_int64)), ("n_contexts", c_int64),
+                ("contexts_scored", c_int64), ("contexts_stride", c_int64)]
 
 
 class ProbeSettings(Struct):

@@ -3,7 +3,7 @@
 
 import json
 import os
-from ctypes import byref, c_char_p, c_size_t
+from ctypes import byref, c_char_p, c_int64, c_size_t
 
 from ._handle import Desk, Handle
 from ._lib import bos_policy, choose, choose_documents, count, fail, lib, path_bytes, string_bytes
@@ -42,7 +42,7 @@ class Audit(Handle):
                  exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
                  memory=None, stream_bytes=0, overlap_k=0, controls=False, reference_only=False,
                  probes=None, kl_divergence=False, kl_divergence_base=None, save_logits=None,
-                 plan=None):
+                 plan=None, contexts=(), contexts_scored=0, contexts_stride=0):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -93,6 +93,11 @@ class Audit(Handle):
         settings.overlap_k = count("overlap_k", overlap_k)
         settings.reference_only = bool(reference_only)
         settings.probes = None if probes is None else path_bytes(probes)
+        lengths = [count("contexts", n) for n in contexts]
+        settings.contexts = (c_int64 * max(len(lengths), 1))(*lengths)
+        settings.n_contexts = len(lengths)
+        settings.contexts_scored = count("contexts_scored", contexts_scored)
+        settings.contexts_stride = count("contexts_stride", contexts_stride)
         desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie, done, total, unit, phase):
@@ -148,7 +153,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              sweep=None, stride=0, score_from=0, order=None, shuffle=None, splice=False,
              exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
              memory=None, stream_bytes=0, controls=False, probes=None, overlap_k=0,
-             kl_divergence=False, kl_divergence_base=None, save_logits=None, reference_only=False):
+             kl_divergence=False, kl_divergence_base=None, save_logits=None, reference_only=False,
+             contexts=(), contexts_scored=0, contexts_stride=0):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -190,6 +196,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                   with; text may then be None
     save_logits   base-logit file to write of the reference
     reference_only  True: without conditions, profiles article and paper run none of their own
+    contexts      list of window lengths at which the same tokens are measured, too (doc/evaluate.md):
+                  the last contexts_scored of each window, one window every contexts_stride tokens
     state         file: gone on from if it exists, kept up to date
     progress      callable(done, total, unit, phase); what it raises ends the call
     """
@@ -204,7 +212,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                    progress, sweep, stride, score_from, order, shuffle, splice,
                    0, exclude_tokens, slices, where, documents, pack, process, memory,
                    stream_bytes, overlap_k, controls, reference_only, probes,
-                   kl_divergence, kl_divergence_base, save_logits) as audit:
+                   kl_divergence, kl_divergence_base, save_logits, None, contexts,
+                   contexts_scored, contexts_stride) as audit:
             audit.run()
             return audit.result()
     finally:
