@@ -144,9 +144,10 @@ gemma2() {
     [ -d "$dir/gemma-2-2b" ] || { missing gemma-2-2b; return; }
     id=layer_12/width_16k
     sae=$(first "$dir/gemma-scope-2b-pt-res-canonical/$id/canonical" \
-        "$dir/gemma-scope-2b-pt-res/$id/canonical" "$dir/gemma-scope-2b-pt-res/$id/average_l0_82") ||
+        "$dir/gemma-scope-2b-pt-res/$id/canonical" \
+        "$dir/gemma-scope-2b-pt-res/$id/average_l0_82") ||
         { missing gemma-scope-2b-pt-res-canonical/$id/canonical; return; }
-    sliding=$(wikitext test) || { sliding= && missing "wikitext-2, split test (sliding perplexity)"; }
+    sliding=$(wikitext test) || missing "wikitext-2, split test (sliding perplexity)"
     matched='none+prune:match=(rtn:bits=6,axis=tl),scope=tl,tokens=100000'
     for bits in 4 5 6 7 8; do
         set -- --condition rtn:bits=$bits,axis=tl "$@"
@@ -165,7 +166,8 @@ elif text=$(wikitext train); then
     pythia "$@"
     gemma2 "$@"
 else
-    missing "wikitext-2, split train (wikitext-2-raw/wiki.train.raw, wikitext-2-raw-v1/*.parquet or wikitext2-train.jsonl)"
+    missing "wikitext-2, split train (wikitext-2-raw/wiki.train.raw, wikitext-2-raw-v1/*.parquet or
+  wikitext2-train.jsonl)"
 fi
 [ -n "$results" ] || [ $status != 0 ] || fail 2 "nothing to run in $dir"
 set --

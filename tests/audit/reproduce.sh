@@ -46,8 +46,8 @@ compare() {
     want=$1 study=$2
     shift 2
     rm -rf "$tmp/results" && mkdir "$tmp/results" &&
-        python3 "$tests/published_results.py" "$src/examples/published.json" "$study" "$tmp/results" \
-            "$@" || return 1
+        python3 "$tests/published_results.py" "$src/examples/published.json" "$study" \
+            "$tmp/results" "$@" || return 1
     set --
     for file in "$tmp"/results/*.json; do
         set -- "$@" "$(basename "$file" .json)=$file"
@@ -126,7 +126,8 @@ broken() { # a run that fails
 echo 1..16
 check "the article as published" as_published article 32
 check "the paper as published" as_published paper 159
-check "figures of the article that are outside" outside article "gemma-3-4b-pt/CE rise %, 8bit=0.61" \
+check "figures of the article that are outside" outside article \
+    "gemma-3-4b-pt/CE rise %, 8bit=0.61" \
     "gemma-3-12b-pt/CE rise %, 4bit=2.4" 'gemma-3-4b-pt/verdict="uninformative"'
 check "figures of the paper that are outside" outside paper "pythia-70m-deduped/mean r, INT8=0.97" \
     "gemma-2-2b/sparsity matched to INT6=0.175" "gemma-2-2b/damaged: Jaccard=0.5"
