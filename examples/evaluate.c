@@ -18,92 +18,7 @@
 #include "plan.h"
 #include "predict.h"
 #include "table.h"
-
-static const char usage[] =
-    "usage: evaluate MODEL --text FILE|DIR [options]\n"
-    "  MODEL                      a folder of a checkpoint, or a GGUF file\n"
-    "  --sae SAE[@LAYER[:SITE[:SITE_OUT]]]\n"
-    "                             a sparse autoencoder, a transcoder, or all layers of a\n"
-    "                             cross-layer one (repeatable)\n"
-    "  --condition SPEC|MODEL2    what to compare with (repeatable): nf4:block=64,double=1\n"
-    "                             llm.int8:threshold=6   rtn:bits=4   ggml:q4_k\n"
-    "                             none+prune:match=(rtn:bits=6)   none+kv:k=q8_0,v=q4_0\n"
-    "                             or another checkpoint: a folder or a GGUF file\n"
-    "  --sweep layers|modules|kinds\n"
-    "                             every condition on one layer, module or kind of module at a\n"
-    "                             time, ranked by what it costs\n"
-    "  --splice                   run every model with each SAE spliced in, too: CE recovered\n"
-    "  --plan BITS                a mixed-precision plan within BITS per weight, made of the\n"
-    "                             conditions and the weights as they are, and its measurement;\n"
-    "                             parts are those of --sweep (default: layers)\n"
-    "  --plan-by kl|dce           what the plan keeps small (default: kl)\n"
-    "  --controls                 noise controls beside the conditions: how much is nothing?\n"
-    "  --profile NAME             default, article or paper\n"
-    "  --process WHAT             weights processed first: fold_ln, center_writing_weights,\n"
-    "                             center_unembed, fold_value_biases (commas between), tl (all\n"
-    "                             of them, as TransformerLens loads a model) or none\n"
-    "  --compute f32|bf16         arithmetic of the models\n"
-    "  --attn eager|sdpa|fp32     attention's rounding points in bf16\n"
-    "  --context N --batch N      tokens per chunk, chunks per batch\n"
-    "  --window N --stride N      windows of N tokens that begin every N tokens; each token is\n"
-    "                             scored once, with the longest context\n"
-    "  --score-from N             positions of a chunk or window before N are not scored\n"
-    "  --bos POLICY               none, stream_start, doc_start, chunk_start or chunk_replace\n"
-    "  --tokens N                 stop after the chunk that reaches N tokens\n"
-    "  --order FILE               documents to read, by index: one per line, or .npy\n"
-    "  --shuffle SEED             documents in the order of NumPy's default_rng(SEED).shuffle\n"
-    "  --documents FROM:TO        of that order, the first one being 0, without TO itself\n"
-    "  --where KEY=VALUE          documents whose metadata says so; KEY!=VALUE: that do not\n"
-    "                             (repeatable)\n"
-    "  --pack stream|tl|tl2|saelens\n"
-    "                             how documents become chunks\n"
-    "  --text-field KEY           of JSON lines (default: text)\n"
-    "  --cross-labels             the last token of a chunk predicts the first of the next\n"
-    "  --keep-tail                score the last, shorter chunk too\n"
-    "  --threads N --cpu LEVEL    c, avx2, avx512, avx512bf16 or amx\n"
-    "  --memory auto|resident|streamed\n"
-    "                             streamed: layer by layer from the files, for models larger than\n"
-    "                             memory (auto: where they are); the same figures\n"
-    "  --stream-bytes N           streamed: bytes of activations carried from layer to layer\n"
-    "  --pin                      keep each thread of the library on one CPU\n"
-    "  --json OUT                 write the whole result\n"
-    "  --compat TOOL              print its figures too: saelens-6.18, saelens-current, saebench,\n"
-    "                             dictionary_learning or sparsify\n"
-    "  --slice KEY                figures of each part, too: position, class, script, length,\n"
-    "                             frequency, entropy, a key of the text, KEY*KEY (repeatable)\n"
-    "  --contexts N,N,...         the same tokens after contexts of several lengths, too\n"
-    "  --contexts-scored N --contexts-stride N\n"
-    "                             tokens measured of each window, and between the longest windows\n"
-    "  --probes FILE              ask every model which of two continuations is likelier: JSON\n"
-    "                             lines {\"context\", \"good\", \"bad\", \"tags\"}\n"
-    "  --worst N                  the tokens and documents hurt most\n"
-    "  --exclude-tokens IDS       tokens that features do not count: special, or 2,106,107\n"
-    "  --features OUT             write every feature: JSON lines with contexts, or OUT.csv\n"
-    "  --top N                    contexts of each feature (default: 10)\n"
-    "  --overlap K                likeliest tokens whose overlap is measured (default: 10)\n"
-    "  --state FILE               go on from this file if it exists, keep it up to date\n"
-    "  --read-files               read files instead of mapping them\n"
-    "  --quiet                    no progress line\n"
-    "  --version, --help\n";
-
-/* A second string: compilers need not take longer ones. */
-static const char usage_studies[] =
-    "  --sliding TEXT             the paper's second perplexity: conditions rtn: once more with\n"
-    "                             axis=row on TEXT, windows of 2048 tokens, 512 apart\n"
-    "  --predict RESULT           features at risk, by the fit in an earlier result and a pass of\n"
-    "                             MODEL alone; --predict-condition LABEL: the fit on that one\n"
-    "  --predict-features FILE    the same of the lines that --features wrote, without a MODEL\n"
-    "  --at-risk OUT              write all of them, ranked: JSON lines, or OUT.csv\n"
-    "  --kl-divergence            print llama.cpp's report of each condition, too\n"
-    "  --kl-divergence-base FILE  the same of MODEL and the conditions against llama.cpp's base\n"
-    "                             logits; without --text on the tokens of FILE\n"
-    "  --save-logits FILE         write the base logits of MODEL as llama.cpp does\n";
-
-static void print_usage(FILE *out)
-{
-    fputs(usage, out);
-    fputs(usage_studies, out);
-}
+#include "usage.h"
 
 static qsae_cancel_token *cancel;
 
@@ -210,8 +125,8 @@ struct options {
 };
 
 /* Options without a letter. */
-enum { OPT_SLIDING = 1000, OPT_PREDICT, OPT_PREDICT_CONDITION, OPT_PREDICT_FEATURES, OPT_AT_RISK, OPT_KL,
-       OPT_KL_BASE, OPT_SAVE_LOGITS, OPT_CONTEXTS_SCORED, OPT_CONTEXTS_STRIDE };
+enum { OPT_SLIDING = 1000, OPT_PREDICT, OPT_PREDICT_CONDITION, OPT_PREDICT_FEATURES, OPT_AT_RISK,
+       OPT_KL, OPT_KL_BASE, OPT_SAVE_LOGITS, OPT_CONTEXTS_SCORED, OPT_CONTEXTS_STRIDE };
 
 static const struct option longs[] = {
     { "sliding", required_argument, NULL, OPT_SLIDING },
@@ -367,8 +282,8 @@ static void set_option(struct options *o, int c)
     case OPT_AT_RISK: o->predict.out = optarg; break;
     case 'q': o->quiet = 1; break;
     case 'V': printf("libqsae %s\n", qsae_version()); exit(0);
-    case 'h': print_usage(stdout); exit(0);
-    default: print_usage(stderr); exit(2);
+    case 'h': usage_print(stdout); exit(0);
+    default: usage_print(stderr); exit(2);
     }
 }
 
@@ -407,7 +322,7 @@ static void parse(int argc, char **argv, struct options *o)
         return;
     if (optind + 1 != argc || (!o->audit.text && !o->audit.kl_divergence_base)) {
         fprintf(stderr, "evaluate: expected one MODEL and --text\n");
-        print_usage(stderr);
+        usage_print(stderr);
         exit(2);
     }
     if (o->features && o->audit.n_saes == 0) {

@@ -193,7 +193,7 @@ static void close_length(qsae_audit *a, struct audit_length *l)
 {
     qsae_audit *const b = l->audit;
     for (int64_t i = 0; i < a->n_participants; i++) {
-        for (int k = 0; l->changes && k < QSAE__CHANGES; k++)
+        for (int k = 0; l->changes && k < QSAE__SINCE_COUNT; k++)
             qsae_metric_close(&l->changes[i][k]);
         if (l->rows) {
             qsae__free(a->ctx, l->rows[i].nll);
@@ -266,7 +266,7 @@ static int32_t open_metrics(qsae_audit *a, struct audit_length *l, int64_t who, 
         if (st == QSAE_OK && who)
             st = qsae_metric_open_drift(a->ctx, info->width, &s, &p->saes[i].drift);
     }
-    for (int k = 0; k < (who ? QSAE__CHANGES : QSAE__CHANGE_DCE) && st == QSAE_OK && !shortest; k++)
+    for (int k = 0; k < (who ? QSAE__SINCE_COUNT : QSAE__SINCE_DCE) && st == QSAE_OK && !shortest; k++)
         st = qsae_metric_open_divergence(a->ctx, &s, &l->changes[who][k]);
     return st;
 }
@@ -340,16 +340,16 @@ static int32_t update_changes(qsae_audit *a, const struct audit_length *l, int64
     int32_t st = QSAE_OK;
     for (int64_t w = 0; w < a->n_participants && st == QSAE_OK; w++) {
         qsae_metric **const m = l->changes[w];
-        st = update_change(c, m[QSAE__CHANGE_CE], rows, base[w].nll, now[w].nll);
+        st = update_change(c, m[QSAE__SINCE_CE], rows, base[w].nll, now[w].nll);
         if (!w || st != QSAE_OK)
             continue;
         for (int64_t i = 0; i < rows; i++) {
             c->left[i] = now[0].nll[i] + base[w].nll[i];
             c->right[i] = now[w].nll[i] + base[0].nll[i];
         }
-        st = update_change(c, m[QSAE__CHANGE_DCE], rows, c->left, c->right);
+        st = update_change(c, m[QSAE__SINCE_DCE], rows, c->left, c->right);
         if (st == QSAE_OK)
-            st = update_change(c, m[QSAE__CHANGE_KL], rows, base[w].kl, now[w].kl);
+            st = update_change(c, m[QSAE__SINCE_KL], rows, base[w].kl, now[w].kl);
     }
     return st;
 }

@@ -13,10 +13,10 @@
 
 /* Changes against the shortest length, paired by document. */
 enum {
-    QSAE__CHANGE_CE,             /* of the model's own cross-entropy */
-    QSAE__CHANGE_DCE,            /* of a condition's dce */
-    QSAE__CHANGE_KL,             /* of its KL */
-    QSAE__CHANGES
+    QSAE__SINCE_CE,             /* of the model's own cross-entropy */
+    QSAE__SINCE_DCE,            /* of a condition's dce */
+    QSAE__SINCE_KL,             /* of its KL */
+    QSAE__SINCE_COUNT
 };
 
 /* What a pass leaves of each scored token, for one participant: [windows of a batch, scored]. */
@@ -27,7 +27,7 @@ struct length_rows {
 struct audit_length {
     qsae_audit *audit;           /* its models, SAEs and tokenizer are those of the run */
     struct length_rows *rows;    /* [n_participants] of the present batch */
-    qsae_metric *(*changes)[QSAE__CHANGES]; /* [n_participants]; NULL in the shortest */
+    qsae_metric *(*changes)[QSAE__SINCE_COUNT]; /* [n_participants]; NULL in the shortest */
 };
 
 struct audit_contexts {

@@ -24,7 +24,7 @@ static qsae_metric *metric_of(const qsae_audit *a, const struct audit_length *l,
 bool qsae__contexts_metric(const qsae_audit *a, int64_t i, qsae_metric **out)
 {
     const struct audit_contexts *const c = a->contexts;
-    const int64_t each = 2 + 2 * a->n_saes + QSAE__CHANGES, length = each * a->n_participants;
+    const int64_t each = 2 + 2 * a->n_saes + QSAE__SINCE_COUNT, length = each * a->n_participants;
     if (!c || i >= length * c->n)
         return false;
     *out = metric_of(a, &c->lengths[i / length], i % length / each, i % each);
@@ -169,12 +169,12 @@ static json_t *change_json(const qsae_audit *a, const struct audit_length *l, in
     json_t *const o = json_object(), *const intervals = json_object();
     json_object_set_new(o, "from", json_integer(first->audit->corpus_info.context));
     set_change(o, intervals, "ce", base->cross_entropy, now->cross_entropy, "ce",
-               m[QSAE__CHANGE_CE]);
+               m[QSAE__SINCE_CE]);
     if (who) {
         set_change(o, intervals, "dce", base->divergence, now->divergence, "dce",
-                   m[QSAE__CHANGE_DCE]);
+                   m[QSAE__SINCE_DCE]);
         set_change(o, intervals, "kl_mean", base->divergence, now->divergence, "kl_mean",
-                   m[QSAE__CHANGE_KL]);
+                   m[QSAE__SINCE_KL]);
     }
     json_object_set_new(o, "intervals", intervals);
     return o;

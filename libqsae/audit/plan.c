@@ -279,7 +279,7 @@ static qsae_corpus_settings text_settings(const qsae_audit *a, const qsae_audit_
 
 static int32_t open_text(qsae_audit *a, const qsae_audit_settings *s)
 {
-    const qsae_corpus_settings c = text_settings(a, s);
+    qsae_corpus_settings c = text_settings(a, s);
     int32_t st = qsae_tokenizer_open(a->ctx, s->model, &a->tokenizer);
     if (st == QSAE_OK)
         st = keep_selection(a, s);
