@@ -19,4 +19,5 @@ exec build/examples/evaluate examples/data/tiny-gemma3 \
     --condition rtn:bits=6 \
     --condition rtn:bits=4 \
     --condition rtn:bits=3 \
+    --probes examples/data/probes.jsonl \
     --json build/quickstart.json "$@"

@@ -52,6 +52,20 @@ sliced() {
         grep -q 'too few' "$tmp/table"
 }
 
+probed() {
+    evaluate --condition rtn:bits=3 --tokens 1000 --probes "$data/probes.jsonl" >"$tmp/table" &&
+        grep -q '^300 probes' "$tmp/table" && grep -q 'steps' "$tmp/table" &&
+        grep -q 'rtn:bits=3.* -[0-9]* *+[0-9]' "$tmp/table"
+}
+
+at_lengths() {
+    evaluate --condition rtn:bits=3 --tokens 3000 --contexts 64,16 --contexts-scored 10 \
+        --contexts-stride 32 >"$tmp/table" &&
+        grep -q 'at 2 context lengths: the last 10' "$tmp/table" &&
+        grep -q '^ *16  none' "$tmp/table" &&
+        grep -q '^ *64  rtn:bits=3.*dCE [+-]' "$tmp/table"
+}
+
 spliced() { # and every feature, as lines and as a table
     evaluate --sae "$data/tiny-gemma3-sae" --condition rtn:bits=3 --tokens 1000 --splice \
         --compat saelens-current \
@@ -182,6 +196,12 @@ check "evaluate ranks the parts of a sweep" sweep
 check "evaluate finds a sparsity" matched
 check "evaluate splices SAEs and writes their features" spliced
 check "evaluate shows parts of the tokens" sliced
+check "evaluate asks probes" probed
+check "evaluate measures several context lengths" at_lengths
+check "bad lengths" fails_with 2 'whole number' evaluate --contexts 16,,32
+check "one length" fails_with 1 '2..16 lengths' evaluate --contexts 16
+check "a text is no probe set" fails_with 1 'eval.jsonl:1: key "context"' evaluate \
+    --probes "$data/eval.jsonl"
 check "an unknown slice" fails_with 1 "no document has it" evaluate --slice nothing
 check "features need an SAE" fails_with 2 "there is no SAE" evaluate --features /nowhere/f
 check "no progress line without a terminal" no_progress
