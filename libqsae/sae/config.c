@@ -222,7 +222,12 @@ static int32_t read_origin(qsae_context *ctx, const json_t *cfg, const json_t *m
                            const char *where, bool old, qsae__sae_config *c)
 {
     static const char *const hooks[] = { "hook_name", "hook_point", "hf_hook_name" };
-    for (size_t i = 0; i < 3; i++) {
+    /* SAELens says hook_mlp_in of Gemma Scope 2's transcoders, which is another tensor in
+     * TransformerLens; where there is the Hugging Face name too, that is right (sae.md B.5). */
+    const char *const named = json_string_value(lookup(cfg, meta, hooks[0])),
+               *const at = named ? strstr(named, ".hook_mlp_in") : NULL;
+    const bool misnamed = at && json_is_string(lookup(cfg, meta, hooks[2]));
+    for (size_t i = misnamed ? 2 : 0; i < 3; i++) {
         const json_t *const v = lookup(cfg, meta, hooks[i]);
         if (!v)
             continue;

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Layers that belong together, and audits of SAEs that write another place than they read."""
 
+import json
 import os
 import shutil
 
 import numpy as np
 
-from support import MODEL, Case, data, read_safetensors, write_safetensors
+from support import MODEL, Case, data, read_json, read_safetensors, write_safetensors
 
 import qsae
 
@@ -139,3 +140,17 @@ class Audits(Case):
         self.assertEqual([s["architecture"] for s in result["reference"]["saes"]],
                          ["skip_transcoder"] * 2)
         self.assertNotEqual(part["splice"]["ce_sae"], part["splice"]["ce"])
+
+    def test_hugging_face_names(self):
+        """SAELens' hook_mlp_in of Gemma Scope 2 transcoders is the input of the MLP."""
+        folder = self.folder()
+        source = os.path.join(FILES, "skip")
+        shutil.copy(os.path.join(source, "sae_weights.safetensors"), folder)
+        config = read_json(os.path.join(source, "cfg.json"))
+        config["metadata"].update(
+            hook_name="blocks.2.hook_mlp_in", hook_name_out="blocks.3.hook_mlp_out",
+            hf_hook_name="model.layers.2.pre_feedforward_layernorm.output")
+        with open(os.path.join(folder, "cfg.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        got, want = qsae.evaluate(MODEL, saes=[folder, source], **SETTINGS)["reference"]["saes"]
+        self.assertEqual((got["input_site"], got["fvu_dim"]), ("mlp_in", want["fvu_dim"]))
