@@ -411,14 +411,17 @@ static int finish(struct options *o, qsae_context *context, qsae_audit *audit)
         compat_print(stdout, result, o->compat - 1);
     if (result)
         llama_report_print(stdout, result);
+    /* Layers that belong together are SAEs of their own there. */
+    const int64_t saes = (int64_t)json_array_size(
+        json_object_get(json_object_get(result, "reference"), "saes"));
     json_decref(result);
     if (!bad && o->json)
         bad = write_file(o->json, own ? own : text, own ? strlen(own) : size) != 0;
     free(own);
     if (!bad && o->features)
-        bad = features_write("evaluate", audit, o->audit.n_saes, o->features) != 0;
+        bad = features_write("evaluate", audit, saes, o->features) != 0;
     if (!bad && o->predict.result)
-        bad = predict_run("evaluate", &o->predict, context, audit, o->audit.n_saes) != 0;
+        bad = predict_run("evaluate", &o->predict, context, audit, saes) != 0;
     return bad;
 }
 

@@ -277,8 +277,9 @@ int qsae__survival_input(const char *name);
 
 /* feature_metrics.c: what a condition did to features beyond r; null where there are no figures. */
 int32_t qsae__feature_metrics_json(qsae_audit *a, struct participant *p, int64_t sae, json_t **out);
-/* qsae_sae_features of the features that an SAE of an audit has; NaN where they have none of their
- * own, as |W_dec| of one layer of a cross-layer transcoder. */
+/* qsae_sae_features of the features that an SAE of an audit has; NaN where they have none: no
+ * decoder row of their own in a layer of a cross-layer transcoder, no cosine in a transcoder of two
+ * widths. */
 int32_t qsae__sae_figures(const struct audit_sae *s, const char *name, double *values);
 /* |W_dec,j| of an SAE's features, which the audit keeps. */
 int32_t qsae__decoder_norms(qsae_audit *a, int64_t sae, const double **out);

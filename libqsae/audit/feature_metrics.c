@@ -51,7 +51,7 @@ static int32_t table_read(qsae_audit *a, qsae_metric *m, int64_t sae, struct tab
 int32_t qsae__sae_figures(const struct audit_sae *s, const char *name, double *values)
 {
     const int32_t st = qsae_sae_features(s->sae, name, values, s->info.features);
-    if (st != QSAE_EUNSUPPORTED)
+    if (st != QSAE_EUNSUPPORTED && st != QSAE_EMISMATCH)
         return st;
     for (int64_t i = 0; i < s->info.features; i++)
         values[i] = NAN;

@@ -154,3 +154,13 @@ class Audits(Case):
             json.dump(config, file)
         got, want = qsae.evaluate(MODEL, saes=[folder, source], **SETTINGS)["reference"]["saes"]
         self.assertEqual((got["input_site"], got["fvu_dim"]), ("mlp_in", want["fvu_dim"]))
+
+    def test_features_of_layers(self):
+        audit = qsae.Audit(self.ctx, MODEL, saes=[os.path.join(FILES, "clt")], top_contexts=2,
+                           **{k: v for k, v in SETTINGS.items() if k != "threads"})
+        audit.run()
+        lines = list(audit.features(5))
+        self.assertEqual([line["feature"] for line in lines], list(range(8)))
+        self.assertEqual({line["layer"] for line in lines}, {5})
+        self.assertGreater(lines[0]["encoder_norm"], 0)
+        self.assertIsNone(lines[0]["decoder_norm"])
