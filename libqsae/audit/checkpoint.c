@@ -114,8 +114,9 @@ int32_t qsae__checkpoint_sites(qsae_audit *a, struct participant *p)
                  first ? s->columns : s->columns_in);
         if (!(c->reason = qsae__strdup(a->ctx, line)))
             return QSAE_ENOMEM;
-        qsae__log(a->ctx, QSAE_LOG_WARNING, "%s: no SAE figures: %s", p->label, c->reason);
     }
+    if (c && c->reason && a->n_saes > 0)
+        qsae__log(a->ctx, QSAE_LOG_WARNING, "%s: no SAE figures: %s", p->label, c->reason);
     return QSAE_OK;
 }
 
@@ -148,7 +149,5 @@ int32_t qsae__checkpoint_open(qsae_audit *a, struct participant *p)
             return QSAE_ENOMEM;
     }
     log_differences(a, p);
-    if (c->reason && a->n_saes > 0)
-        qsae__log(a->ctx, QSAE_LOG_WARNING, "%s: no SAE figures: %s", p->label, c->reason);
     return QSAE_OK;
 }

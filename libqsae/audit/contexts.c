@@ -87,6 +87,9 @@ static int32_t open_length(qsae_audit *a, const qsae_corpus *text, int64_t conte
     b->tokenizer = a->tokenizer;
     b->saes = a->saes;
     b->n_saes = a->n_saes;
+    b->sets = a->sets;
+    b->n_sets = a->n_sets;
+    b->overlap_k = a->overlap_k;
     b->batch = c->batch;
     b->compute = a->compute;
     b->attention = a->attention;
@@ -261,12 +264,13 @@ static int32_t open_metrics(qsae_audit *a, struct audit_length *l, int64_t who, 
         st = qsae_metric_open_divergence(a->ctx, &s, &p->divergence);
     for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++) {
         const qsae_sae_info *const info = &a->saes[i].info;
-        st = qsae_metric_open_reconstruction(a->ctx, info->width, info->features, &s,
+        st = qsae_metric_open_reconstruction(a->ctx, info->width_out, info->features, &s,
                                              &p->saes[i].reconstruction);
         if (st == QSAE_OK && who)
-            st = qsae_metric_open_drift(a->ctx, info->width, &s, &p->saes[i].drift);
+            st = qsae_metric_open_drift(a->ctx, info->width_out, &s, &p->saes[i].drift);
     }
-    for (int k = 0; k < (who ? QSAE__SINCE_COUNT : QSAE__SINCE_DCE) && st == QSAE_OK && !shortest; k++)
+    const int changes = shortest ? 0 : who ? QSAE__SINCE_COUNT : QSAE__SINCE_DCE;
+    for (int k = 0; k < changes && st == QSAE_OK; k++)
         st = qsae_metric_open_divergence(a->ctx, &s, &l->changes[who][k]);
     return st;
 }

@@ -375,7 +375,7 @@ static void check_no_features(const json_t *result, const json_t *condition)
         const json_t *v = json_object_get(ours, key);
         if (!v)
             fail_msg("%s is missing", key);
-        if (json_is_number(value) && strcmp(key, "layer") && strcmp(key, "features"))
+        if (json_is_number(value) && !strstr(key, "layer") && strcmp(key, "features"))
             assert_true(json_is_null(v));
     }
     assert_true(null_at(ours, "fvu_dim"));
@@ -636,6 +636,18 @@ static void test_gguf(void **state)
     qsae_context_close(&ctx);
 }
 
+/* The fit of a predictor says what condition it is of. */
+static void forget_fit(json_t *condition)
+{
+    size_t i;
+    json_t *sae;
+    json_array_foreach(json_object_get(condition, "saes"), i, sae) {
+        json_t *const predictor =
+            json_object_get(json_object_get(sae, "survival"), "predictor");
+        json_object_del(json_object_get(predictor, "fit"), "condition");
+    }
+}
+
 /* A folder that bitsandbytes' formats are stored in gives what the condition gives. */
 static void test_quantized_folder(void **state)
 {
@@ -661,6 +673,8 @@ static void test_quantized_folder(void **state)
         assert_string_equal(text_at(json_object_get(folder, "checkpoint"), "storage"),
                             "bitsandbytes");
         (void)difference(folder, "storage");
+        forget_fit(spec);
+        forget_fit(folder);
         for (const char *const *k = (const char *const[]){ "ce", "kl_mean", "kl_max", "saes",
                                                            "layers", "outliers", NULL }; *k; k++)
             assert_true(json_equal(json_object_get(spec, *k), json_object_get(folder, *k)));

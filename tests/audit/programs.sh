@@ -190,7 +190,6 @@ stream() {
     "$bin/stream_residuals" "$data/tiny-gemma3-sae" >"$tmp/o" && [ "$(grep -c FVU "$tmp/o")" = 8 ]
 }
 
-echo 1..37
 check "evaluate prints the table and writes the result" table
 check "evaluate ranks the parts of a sweep" sweep
 check "evaluate finds a sparsity" matched
@@ -234,3 +233,4 @@ check "quantize writes a folder that runs" quantized
 check "quantize keeps what is there" quantize_twice
 check "quantize: bad size" fails_with 2 'whole number' quantize nf4 "$tmp/z" --shard-size 5PB
 check "quantize: help" fails_with 0 'llm.int8' "$bin/quantize" --help
+echo "1..$n"
