@@ -61,7 +61,8 @@ void probes_print(FILE *out, const json_t *result)
         return;
     n = json_array_size(tags);
     fprintf(out, "\n%.0f probes: margin ln p(good) - ln p(bad), its change [95%% interval], "
-            "McNemar's p; right answers, -right to wrong, +wrong to right\n", number(probes, "items"));
+            "McNemar's p; right answers, -right to wrong, +wrong to right\n",
+            number(probes, "items"));
     fprintf(out, "  %-36s %8s %-27s %8s  %-20s", "model", "margin", "   change", "p", "all");
     for (i = 0; i < n && i < COLUMNS; i++)
         fprintf(out, "  %-20.20s", json_string_value(json_array_get(tags, i)));

@@ -149,8 +149,8 @@ typedef struct qsae_feature_edit {
  * @param x           [n, width] f32, f16 or bf16
  * @param edits       [n_edits]; struct_size of the first is the stride of the array. Those of one
  *                    feature are applied in their order
- * @param keep_error  non-zero: keep it. A transcoder's error is that of another site's rows: 2, and y
- *                    holds them on entry, or 0
+ * @param keep_error  non-zero: keep it. A transcoder's error is that of another site's rows: 2, and
+ *                    y holds them on entry, or 0
  * @param y           [n, width_out] f32; may be x itself if that is f32
  * @return QSAE_EINVAL (an edit: which and why), QSAE_EMISMATCH (width), QSAE_ENOMEM, QSAE_ECANCELED
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Feature metrics beyond r (methods.md 6): what a condition did to the firing and to the strength of
- * the active features, and survival at several thresholds, by number and by energy. */
+/* Feature metrics beyond r (methods.md 6): what a condition did to the firing and to the strength
+ * of the active features, and survival at several thresholds, by number and by energy. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

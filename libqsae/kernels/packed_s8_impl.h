@@ -6,8 +6,8 @@
  *   ROWS                     rows of a register block, a divisor of QSAE__STRIP
  *   WIDE                     bytes of a left code as multiply_add reads it: 1 in the strip itself,
  *                            2 in a copy where a row's step is its half 0 and then its half 1
- *   load_right(p, half)      WIDTH columns of four codes, or (WIDE 2) half 0, the first and third of
- *                            each four, or half 1, the second and fourth, as int16
+ *   load_right(p, half)      WIDTH columns of four codes, or (WIDE 2) half 0, the first and third
+ *                            of each four, or half 1, the second and fourth, as int16
  *   multiply_add(c, a, w)    c and each column's products of w with four bytes of a left row, a
  *   spread                   four bytes to every column
  *   zero, add32, load32, store32

@@ -8,7 +8,7 @@
 #define CODES 65535.0f
 #define HEAD 4        /* words before the codes */
 
-/* Nearest whole number of 0 <= x <= CODES, halves to even: beside 1.5 x 2^23 no fraction is left. */
+/* Nearest whole number of 0 <= x <= CODES, halves to even: beside 1.5 x 2^23 no fraction stays. */
 static uint16_t nearest(float x)
 {
     const float shifted = x + 12582912.0f;
