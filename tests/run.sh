@@ -38,8 +38,9 @@ configuration() {
 configuration gcc
 if [ -n "$all" ]; then
     # What runs the same code at length (golden, splice, streamed) and scripts are left to gcc's build.
-    fast="core kernels kernels-blis formats text codecs model metrics sae checkpoints audit sweep windows"
-    only="$fast bundled process programs headers" CC=clang CXX=clang++ configuration clang
+    fast="core kernels kernels-blis formats text script codecs model metrics agreement intervals tails llama sae \
+        checkpoints audit windows contexts controls llama_audit mixed probes slices transcoders uncertainty"
+    only="$fast bundled paper process programs sweep headers" CC=clang CXX=clang++ configuration clang
     only="$fast programs" \
         UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1 \
         configuration sanitize -Db_sanitize=address,undefined -Db_lundef=false -Dpython=disabled -Dtests_install=false
