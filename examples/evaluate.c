@@ -126,7 +126,8 @@ struct options {
 
 /* Options without a letter. */
 enum { OPT_SLIDING = 1000, OPT_PREDICT, OPT_PREDICT_CONDITION, OPT_PREDICT_FEATURES, OPT_AT_RISK,
-       OPT_KL, OPT_KL_BASE, OPT_SAVE_LOGITS, OPT_CONTEXTS_SCORED, OPT_CONTEXTS_STRIDE };
+       OPT_KL, OPT_KL_BASE, OPT_SAVE_LOGITS, OPT_CONTEXTS_SCORED, OPT_CONTEXTS_STRIDE,
+       OPT_SHARD };
 
 static const struct option longs[] = {
     { "sliding", required_argument, NULL, OPT_SLIDING },
@@ -145,6 +146,7 @@ static const struct option longs[] = {
     { "pin", no_argument, NULL, 'P' },             { "memory", required_argument, NULL, 'M' },
     { "stream-bytes", required_argument, NULL, 'Y' },
     { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
+    { "shard", required_argument, NULL, OPT_SHARD },
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "documents", required_argument, NULL, 'D' }, { "where", required_argument, NULL, 'W' },
     { "pack", required_argument, NULL, 'K' },
@@ -213,6 +215,20 @@ static void contexts(const char *text, struct options *o)
     a->contexts = o->contexts;
 }
 
+/* I/N, I from 1. */
+static void shard(const char *text, qsae_audit_settings *a)
+{
+    long long i, n;
+    int end = 0;
+    if (sscanf(text, "%lld/%lld%n", &i, &n, &end) != 2 || text[end] || i < 1 || n < i ||
+        n > INT32_MAX) {
+        fprintf(stderr, "evaluate: --shard: expected I/N, I from 1 to N, found \"%s\"\n", text);
+        exit(2);
+    }
+    a->shard_index = i - 1;
+    a->shard_count = n;
+}
+
 static int32_t bos_policy(const char *text)
 {
     const int32_t policy = qsae_bos_from_name(text);
@@ -251,6 +267,7 @@ static void set_option(struct options *o, int c)
     case OPT_CONTEXTS_SCORED: a->contexts_scored = count("contexts-scored", optarg, 1); break;
     case OPT_CONTEXTS_STRIDE: a->contexts_stride = count("contexts-stride", optarg, 1); break;
     case 'S': a->state = optarg; break;
+    case OPT_SHARD: shard(optarg, a); break;
     case 'O': a->order = optarg; break;
     case 'H': a->shuffle = optarg; break;
     case 'f': a->text_field = optarg; break;
@@ -323,6 +340,10 @@ static void parse(int argc, char **argv, struct options *o)
     if (optind + 1 != argc || (!o->audit.text && !o->audit.kl_divergence_base)) {
         fprintf(stderr, "evaluate: expected one MODEL and --text\n");
         usage_print(stderr);
+        exit(2);
+    }
+    if (o->audit.shard_count && !o->audit.state) {
+        fprintf(stderr, "evaluate: --shard: what it measures goes into a file; give --state\n");
         exit(2);
     }
     if (o->features && o->audit.n_saes == 0) {

@@ -80,6 +80,7 @@ static const char *const lines[] = {
     "output and state:",
     "  --json OUT                 write the whole result",
     "  --state FILE               go on from this file if it exists, keep it up to date",
+    "  --shard I/N                measure part I of N of the text; needs --state, for merge",
     "  --quiet                    no progress line",
     "",
     "machine:",

@@ -121,6 +121,10 @@ typedef struct qsae_audit_settings {
                                    shortest length less 2; 0 = half of it */
     int64_t contexts_stride;  /**< tokens between the beginnings of the longest windows, at least
                                    contexts_scored; 0 = the longest length: side by side */
+    int64_t shard_index;      /**< 0..shard_count - 1: measures this part of the text alone */
+    int64_t shard_count;      /**< parts of the text, of whole logical batches, divided evenly; 0 =
+                                   all of it. With more parts than batches some are empty. Their
+                                   states are merged with qsae_audit_merge */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */
@@ -165,6 +169,34 @@ QSAE_API int32_t qsae_audit_result(qsae_audit *audit, const char **json, size_t 
  */
 QSAE_API int32_t qsae_audit_plan(qsae_audit *audit, double bits, int32_t by_dce,
                                  const char **json);
+
+#define QSAE_MERGE_NUMERICS 1 /**< states measured with other arithmetic (CPU level, BLIS kernel)
+                                   merge too; the result lists them */
+
+/** What merged states hold. */
+typedef struct qsae_merge_info {
+    size_t struct_size;
+    int64_t chunks;           /**< of the text */
+    int64_t measured_chunks;
+    int64_t gaps;             /**< ranges of chunks that are missing */
+    int64_t gap_from, gap_to; /**< the first of them: chunks gap_from..gap_to - 1 */
+} qsae_merge_info;
+
+/**
+ * Makes one state file of those of shards, or of merged ones: in any order, to the same bytes as
+ * one process would have written, but for what the run took (seconds, which are added, and peak
+ * memory). An audit with the same settings and this state has the result, or goes on with what is
+ * missing. Needs neither model nor text.
+ * @param files  [n] state files; untrusted
+ * @param out    file to write, which may be one of them; unchanged on error
+ * @param flags  0 or QSAE_MERGE_NUMERICS
+ * @param info   may be NULL
+ * @return QSAE_EMISMATCH: they are of different measurements (the field is named), were measured
+ *         with other arithmetic, or have chunks in common (which are named); QSAE_EINVAL: also a
+ *         run stopped while some conditions had seen more than others; QSAE_EFORMAT: damaged
+ */
+QSAE_API int32_t qsae_audit_merge(qsae_context *context, const char *const *files, int64_t n,
+                                  const char *out, int32_t flags, qsae_merge_info *info);
 
 /** Receives a line of text, [n_bytes] without line end, NUL-terminated, valid during the call.
  * @return 0, or any value to stop with it */

@@ -3,6 +3,7 @@
 #include "audit/llama.h"
 #include "audit/probed.h"
 #include "audit/slices.h"
+#include "audit/state.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,6 +76,9 @@ void qsae_audit_close(qsae_audit **audit)
     json_decref(a->selection);
     qsae_tokenizer_close(&a->tokenizer);
     json_decref(a->snapshots);
+    json_decref(a->identity);
+    qsae__free(ctx, a->covered);
+    qsae__free(ctx, a->measured_with);
     qsae__free(ctx, a->exclude_tokens);
     qsae__free(ctx, a->excluded);
     qsae__free(ctx, a->state_path);
@@ -86,28 +90,37 @@ void qsae_audit_close(qsae_audit **audit)
     *audit = NULL;
 }
 
-/* Snapshots are taken after the first batch that reaches a budget (methods.md 2.3). */
-static int32_t take_snapshots(qsae_audit *a)
+static int32_t report(qsae_audit *a)
 {
-    const int64_t *budgets = a->profile->budgets;
-    while (a->next_budget < QSAE__BUDGETS_MAX && budgets[a->next_budget] &&
-           a->tokens_done >= budgets[a->next_budget]) {
-        json_t *snapshot;
-        const int32_t st = qsae__result_snapshot(a, budgets[a->next_budget], &snapshot);
-        if (st != QSAE_OK)
-            return st;
-        if (json_array_append_new(a->snapshots, snapshot))
-            return qsae__fail(QSAE_ENOMEM, "out of memory: a snapshot");
-        a->next_budget++;
-    }
+    const int64_t all = qsae__min_i64(a->to_chunk * a->corpus_info.context, a->corpus_info.tokens) -
+                        qsae__min_i64(a->from_chunk * a->corpus_info.context,
+                                      a->corpus_info.tokens);
+    return a->progress ? a->progress(a->progress_cookie,
+                                     qsae__covered_tokens(a, a->from_chunk, a->to_chunk), all,
+                                     "tokens", "measure")
+                       : QSAE_OK;
+}
+
+/* Notes the arithmetic that figures are computed with. */
+static int32_t note_numerics(qsae_audit *a)
+{
+    char line[256], *all;
+    qsae__numerics_line(a, line, sizeof line);
+    const int32_t st = qsae__lines_union(a->ctx, a->measured_with, line, &all);
+    if (st != QSAE_OK)
+        return st;
+    qsae__free(a->ctx, a->measured_with);
+    a->measured_with = all;
     return QSAE_OK;
 }
 
-static int32_t report(qsae_audit *a)
+static int32_t run_batch(qsae_audit *a)
 {
-    return a->progress ? a->progress(a->progress_cookie, a->tokens_done, a->corpus_info.tokens,
-                                     "tokens", "measure")
-                       : QSAE_OK;
+    const bool first = a->n_covered == 0;
+    int32_t st = qsae__pass_batch(a);
+    if (st == QSAE_OK && first)
+        qsae__plan_check_saes(a);
+    return st == QSAE_OK ? note_numerics(a) : st;
 }
 
 #define SAVE_EVERY 60.0 /* seconds between state files */
@@ -117,21 +130,18 @@ int32_t qsae_audit_run(qsae_audit *a)
     if (!a)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_run: NULL");
     int32_t st = qsae__match_run(a);
-    if (st == QSAE_OK && !a->pass)
+    if (st == QSAE_OK && !a->pass && a->next_chunk < a->end_chunk)
         st = qsae__pass_open(a);
     double last = qsae__now(), saved = last;
     if (st == QSAE_OK)
         st = report(a);
-    while (st == QSAE_OK && a->next_chunk < a->corpus_info.chunks) {
-        const bool first = a->next_chunk == 0;
-        if ((st = qsae__pass_batch(a)) != QSAE_OK)
+    while (st == QSAE_OK && a->next_chunk < a->end_chunk) {
+        if ((st = run_batch(a)) != QSAE_OK)
             break;
-        if (first)
-            qsae__plan_check_saes(a);
         const double now = qsae__now();
         a->seconds += now - last;
         last = now;
-        if ((st = take_snapshots(a)) == QSAE_OK && a->state_path && now - saved > SAVE_EVERY) {
+        if (a->state_path && now - saved > SAVE_EVERY) {
             st = qsae__state_save(a);
             saved = now;
         }
@@ -145,7 +155,7 @@ int32_t qsae_audit_run(qsae_audit *a)
     if (st == QSAE_OK)
         st = qsae__contexts_run(a);
     /* A stopped run keeps what it has: the file is at the last whole batch. */
-    if (a->state_path && a->pass && a->next_chunk > 0) {
+    if (a->state_path && (a->n_covered > 0 || a->from_chunk == a->to_chunk)) {
         char message[QSAE__MESSAGE_SIZE];
         memcpy(message, qsae__message(), sizeof message);
         const int32_t saving = qsae__state_save(a);

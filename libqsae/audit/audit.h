@@ -3,6 +3,17 @@
  * audit/: a comparison of conditions on one corpus: plan, paired pass, snapshots, resume, result
  * document. Wires model/, sae/, text/ and metrics/ together; knows no file format and no kernel. It
  * may include every other folder of libqsae/ but kernels/.
+ *
+ * What a run gathers may be stopped at any batch, measured in parts by many processes and merged in
+ * any order, always to the same bytes. So a new accumulator
+ * - depends on the tokens it has seen, never on the order or the process in which it saw them: sums
+ *   per document or batch or in metrics/tree.c, whole numbers, maxima, sets with ties broken by the
+ *   token; and never on two parts of the text at once, but when the result is made;
+ * - is shown by parts.c, in a fixed order, with a name and one of the kinds of state.h, each of
+ *   which says how it is saved, read as hostile input and merged; a new kind is one more case in
+ *   state.c (put, get) and merge.c. What changes its meaning or its size goes into the fingerprint
+ *   (plan.c), into identity.c under a name, and, of a metric, into qsae__metric_describe;
+ * - is updated after everything that can fail has succeeded (pass.c).
  */
 #ifndef QSAE_AUDIT_AUDIT_H
 #define QSAE_AUDIT_AUDIT_H
@@ -139,6 +150,11 @@ struct participant {
     enum qsae__control control;  /* what its condition is; NONE: no control */
 };
 
+/* Chunks from..to - 1. */
+struct audit_range {
+    int64_t from, to;
+};
+
 struct qsae_audit {
     qsae_context *ctx;
     const struct qsae__profile *profile;
@@ -174,8 +190,7 @@ struct qsae_audit {
     /* progress of the run */
     int64_t next_chunk;
     int64_t tokens_done;
-    int64_t next_budget;         /* index into the profile's */
-    json_t *snapshots;           /* array */
+    json_t *snapshots;           /* array, made for the result */
     double seconds;
     struct pass *pass;           /* buffers, opened on the first run */
     char *json;                  /* last result document */
@@ -184,6 +199,12 @@ struct qsae_audit {
     json_t *plan;                /* of the settings: goes into the result, or NULL */
     struct audit_contexts *contexts; /* lengths at which the same tokens are measured, or NULL */
     struct audit_length *length; /* this audit is one of another's lengths: which; else NULL */
+    json_t *identity;            /* what the fingerprint is of, by name */
+    struct audit_range *covered; /* [n_covered] chunks measured, ascending, apart */
+    int64_t n_covered, covered_capacity;
+    int64_t from_chunk, to_chunk; /* of this run: a shard's, or all */
+    int64_t end_chunk;           /* of the gap that next_chunk is in; equal: nothing is left */
+    char *measured_with;         /* lines: the arithmetic of all processes */
 };
 
 /* plan.c: fills an audit from settings. */
@@ -350,7 +371,8 @@ int32_t qsae__layers_json(const qsae_audit *a, const struct participant *p,
 
 /* result.c: a new reference to the document, or to one snapshot of it. */
 int32_t qsae__result_document(qsae_audit *a, json_t **out);
-int32_t qsae__result_snapshot(qsae_audit *a, int64_t budget, json_t **out);
+int32_t qsae__result_snapshot(qsae_audit *a, int64_t budget, int64_t chunks, int64_t tokens,
+                              json_t **out);
 
 /* entry.c: the object of the reference or a condition; its SAEs' name, layer and site. */
 int32_t qsae__entry_json(qsae_audit *a, struct participant *p, json_t **out);
@@ -366,6 +388,21 @@ json_t *qsae__named(qsae_metric *m, const char *name);
 /* state.c */
 int32_t qsae__state_save(qsae_audit *a);
 int32_t qsae__state_load(qsae_audit *a);
+
+/* coverage.c: chunks from next_chunk to `to` are measured; goes on to the next gap if that was the
+ * last of this one. */
+int32_t qsae__cover(qsae_audit *a, int64_t to);
+/* Tokens measured in chunks from..to - 1. */
+int64_t qsae__covered_tokens(const qsae_audit *a, int64_t from, int64_t to);
+/* Labels measured, by a participant if it is not NULL, and the bytes and words of their text; false:
+ * not known. */
+bool qsae__covered_scored(const qsae_audit *a, const struct participant *p, int64_t *tokens,
+                          int64_t *bytes, int64_t *words);
+/* [[from, to], ...]: chunks not measured. */
+json_t *qsae__gaps_json(const qsae_audit *a);
+/* Lets a metric tell its sums at the budgets; NULL is fine. Makes the snapshots reached so far. */
+int32_t qsae__snapshots_cut(const qsae_audit *a, qsae_metric *m);
+int32_t qsae__snapshots_take(qsae_audit *a);
 
 double qsae__now(void);
 uint64_t qsae__resident_bytes(void);

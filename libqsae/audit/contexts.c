@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "audit/pass.h"
+#include "audit/state.h"
 
 /* ---- opening ---- */
 
@@ -114,6 +115,7 @@ static int32_t open_length(qsae_audit *a, const qsae_corpus *text, int64_t conte
         if (!r->nll || !r->kl)
             st = QSAE_ENOMEM;
     }
+    qsae__coverage_open(b, 0, 0);
     return st;
 }
 
@@ -221,6 +223,7 @@ static void close_length(qsae_audit *a, struct audit_length *l)
     }
     qsae__free(a->ctx, b->participants);
     qsae_corpus_close(&b->corpus);
+    qsae__free(a->ctx, b->covered);
     qsae__free(a->ctx, b);
 }
 
@@ -400,7 +403,7 @@ static int32_t report(const qsae_audit *a)
 int32_t qsae__contexts_run(qsae_audit *a)
 {
     struct audit_contexts *const c = a->contexts;
-    if (!c || c->next == c->windows)
+    if (!c || c->next == c->windows || !qsae__covered_whole(a))
         return QSAE_OK;
     take_models(a);
     double saved = qsae__now();

@@ -51,6 +51,7 @@ void qsae__contexts_close(qsae_audit *a);
 void qsae__contexts_fingerprint(const qsae_audit *a, qsae__hasher *h);
 /* After the fingerprint is known. */
 int32_t qsae__contexts_metrics(qsae_audit *a);
+/* Measures the windows, once all chunks of the text have been (as qsae__probed_run). */
 int32_t qsae__contexts_run(qsae_audit *a);
 /* Called by the pass of a length: keeps what a participant's update was given. */
 void qsae__contexts_keep(qsae_audit *length, int64_t participant, const float *nll,

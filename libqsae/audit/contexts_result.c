@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "audit/contexts.h"
+#include "audit/state.h"
 #include "metrics/metrics.h"
 
 /* ---- state ---- */
@@ -53,12 +54,22 @@ static bool ahead(const struct audit_contexts *c, int64_t next)
     return next > c->next;
 }
 
-/* Positions, the rows of those that are ahead, the metrics. */
+static bool begun(const qsae_audit *a)
+{
+    const struct audit_contexts *const c = a->contexts;
+    for (int64_t i = 0; i < c->n; i++)
+        for (int64_t w = 0; w < a->n_participants; w++)
+            if (c->lengths[i].audit->participants[w].next_chunk > 0)
+                return true;
+    return false;
+}
+
+/* Nothing before the first window; positions, the rows of those that are ahead, the metrics. */
 void qsae__contexts_write(const qsae_audit *a, qsae__strbuf *b)
 {
     const struct audit_contexts *const c = a->contexts;
     qsae_metric *m;
-    if (!c)
+    if (!c || !begun(a))
         return;
     qsae__put_u64(b, (uint64_t)c->next);
     for (int64_t i = 0; i < c->n; i++) {
@@ -93,7 +104,14 @@ static int32_t take_count(struct qsae__taken *t, int64_t most, int64_t *out)
 static int32_t take_length(qsae_audit *a, struct audit_length *l, struct qsae__taken *from)
 {
     struct audit_contexts *const c = a->contexts;
-    int32_t st = take_count(from, c->windows, &l->audit->next_chunk);
+    qsae_audit *const b = l->audit;
+    int64_t seen;
+    int32_t st = take_count(from, c->windows, &seen);
+    if (st == QSAE_OK) {
+        b->n_covered = 0;
+        st = qsae__range_add(a->ctx, &b->covered, &b->n_covered, &b->covered_capacity, 0, seen);
+        qsae__coverage_next(b);
+    }
     for (int64_t w = 0; w < a->n_participants && st == QSAE_OK; w++) {
         int64_t *const next = &l->audit->participants[w].next_chunk;
         st = take_count(from, c->windows, next);
@@ -106,7 +124,6 @@ static int32_t take_length(qsae_audit *a, struct audit_length *l, struct qsae__t
             l->rows[w].kl[r] = (float)kl;
         }
     }
-    l->audit->tokens_done = l->audit->next_chunk * l->audit->corpus_info.context;
     return st;
 }
 

@@ -312,7 +312,7 @@ static void add_text_perplexity(const qsae_audit *a, const struct participant *p
                  predicted = qsae__value(p->cross_entropy, "predicted");
     int64_t tokens, bytes, words;
     double per_byte = NAN, per_word = NAN;
-    if (qsae__corpus_scored(a->corpus, p->next_chunk, &tokens, &bytes, &words) &&
+    if (qsae__covered_scored(a, p, &tokens, &bytes, &words) &&
         predicted == (double)tokens && tokens > 0) {
         per_byte = bytes > 0 ? sum / (double)bytes : NAN;
         per_word = words > 0 ? sum / (double)words : NAN;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "audit/pass.h"
+#include "audit/state.h"
 #include "formats/logits.h"
 #include "metrics/llama.h"
 
@@ -57,6 +58,8 @@ static int32_t check_settings(const qsae_audit_settings *s)
                           "llama.cpp's comparison, found %lld", (long long)s->context);
     if (s->save_logits && s->state)
         return refuse("state with save_logits", "the file is written in one run");
+    if (s->save_logits && s->shard_count)
+        return refuse("shard_count with save_logits", "the file has the rows of all chunks");
     return QSAE_OK;
 }
 
@@ -399,7 +402,7 @@ int32_t qsae__llama_update(qsae_audit *a, const struct pass *p, struct participa
 int32_t qsae__llama_finish(qsae_audit *a)
 {
     struct audit_llama *const l = a->llama;
-    if (!l || !l->out || a->next_chunk < a->corpus_info.chunks)
+    if (!l || !l->out || !qsae__covered_whole(a))
         return QSAE_OK;
     return qsae__logits_commit(&l->out);
 }

@@ -212,7 +212,7 @@ int32_t qsae__participants_open(qsae_audit *a, const qsae_audit_settings *s)
     if (st == QSAE_OK)
         st = open_conditions(a, &list);
     qsae__list_free(a, &list);
-    return st == QSAE_OK ? qsae__participants_settle(a, s->memory) : st;
+    return st;
 }
 
 /* Bytes the models would take resident, about: each checkpoint, and what conditions hold beside

@@ -592,7 +592,5 @@ int32_t qsae__pass_batch(qsae_audit *a)
     } while (st == QSAE_OK && next < a->n_participants);
     if (st != QSAE_OK)
         return st;
-    a->next_chunk += p->batch.n_seq;
-    a->tokens_done += p->batch.rows;
-    return QSAE_OK;
+    return qsae__cover(a, a->next_chunk + p->batch.n_seq);
 }

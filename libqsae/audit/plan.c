@@ -5,6 +5,7 @@
 #include "audit/slices.h"
 #include "text/probes.h"
 #include "audit/uncertainty.h"
+#include "audit/state.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -101,6 +102,11 @@ static int32_t check(const qsae_audit_settings *s)
                           QSAE__OVERLAP_MOST, (long long)s->overlap_k);
     if (s->memory < 0 || s->memory > QSAE_MEMORY_STREAMED)
         return qsae__fail(QSAE_EINVAL, "audit: memory: expected 0..2, found %d", (int)s->memory);
+    if (s->shard_count < 0 || s->shard_index < 0 ||
+        (s->shard_index > 0 && s->shard_index >= s->shard_count))
+        return qsae__fail(QSAE_EINVAL, "audit: shard_index %lld of shard_count %lld: expected "
+                          "0..shard_count - 1", (long long)s->shard_index,
+                          (long long)s->shard_count);
     if (s->stream_bytes < 0)
         return qsae__fail(QSAE_EINVAL, "audit: stream_bytes: expected at least 0, found %lld",
                           (long long)s->stream_bytes);
@@ -159,6 +165,11 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
         for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK && a->splice &&
                         qsae__stands_alone(a, i); v++)
             st = qsae_metric_open_divergence(a->ctx, &s, &f->splice[v]);
+    }
+    qsae_metric *const stepped[] = { p->cross_entropy, p->divergence };
+    for (int64_t i = 0; i < 2 * (1 + a->n_saes) && st == QSAE_OK; i++) {
+        const struct audit_features *const f = i < 2 ? NULL : &p->saes[i / 2 - 1];
+        st = qsae__snapshots_cut(a, !f ? stepped[i] : i % 2 ? f->drift : f->reconstruction);
     }
     return st == QSAE_OK ? qsae__slices_metrics(a, p, &s) : st;
 }
@@ -332,6 +343,16 @@ void qsae__plan_check_saes(qsae_audit *a)
     }
 }
 
+/* Whether models are still needed. */
+static bool work_left(const qsae_audit *a)
+{
+    bool left = a->next_chunk < a->end_chunk;
+    const bool whole = a->from_chunk == 0 && a->to_chunk == a->corpus_info.chunks;
+    for (int64_t i = 0; a->probes && i < a->n_participants; i++)
+        left |= whole && !a->probes->done[i];
+    return left || (whole && a->contexts && a->contexts->next < a->contexts->windows);
+}
+
 int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
 {
     int32_t st = check(s);
@@ -377,12 +398,20 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
         st = qsae__slices_open(a, s->slices, s->n_slices);
     if (st == QSAE_OK)
         st = fingerprint(a, s);
+    if (st == QSAE_OK && (!(a->identity = qsae__identity_of(a, s)) ||
+                          !(a->measured_with = qsae__strdup(a->ctx, ""))))
+        st = qsae__fail(QSAE_ENOMEM, "out of memory: an audit");
+    if (st == QSAE_OK)
+        qsae__coverage_open(a, s->shard_index, s->shard_count);
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)
         st = open_metrics(a, &a->participants[i]);
     if (st == QSAE_OK)
         st = qsae__contexts_metrics(a);
     if (st == QSAE_OK && a->state_path && qsae__file_exists(a->state_path))
         st = qsae__state_load(a);
+    if (st == QSAE_OK) /* where nothing is left to measure nothing is loaded */
+        st = qsae__participants_settle(
+            a, work_left(a) ? s->memory : QSAE_MEMORY_STREAMED);
     for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++)
         if (a->participants[i].match && a->participants[i].match->done)
             st = qsae__match_open(a, &a->participants[i]);

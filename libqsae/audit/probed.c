@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "audit/probed.h"
+#include "audit/state.h"
 
 #include "text/probes.h"
 
@@ -73,9 +74,11 @@ int32_t qsae__probed_run(qsae_audit *a)
     struct audit_probes *const p = a->probes;
     struct keeper k = { .a = a };
     int32_t st = QSAE_OK;
-    for (int64_t i = 0; p && i < a->n_participants; i++)
+    if (!p || !qsae__covered_whole(a))
+        return QSAE_OK;
+    for (int64_t i = 0; i < a->n_participants; i++)
         k.total += p->done[i] ? 0 : p->n;
-    for (int64_t i = 0; p && i < a->n_participants && st == QSAE_OK; i++) {
+    for (int64_t i = 0; i < a->n_participants && st == QSAE_OK; i++) {
         if (p->done[i])
             continue;
         k.participant = i;
@@ -86,11 +89,14 @@ int32_t qsae__probed_run(qsae_audit *a)
     return st;
 }
 
-/* Per participant whether it is done, then its scores if it is. */
+/* Per participant whether it is done, then its scores if it is; nothing if none is. */
 void qsae__probed_write(const qsae_audit *a, qsae__strbuf *b)
 {
     const struct audit_probes *const p = a->probes;
-    for (int64_t i = 0; p && i < a->n_participants; i++) {
+    bool any = false;
+    for (int64_t i = 0; p && i < a->n_participants; i++)
+        any |= p->done[i];
+    for (int64_t i = 0; any && i < a->n_participants; i++) {
         qsae__put_u64(b, p->done[i]);
         for (int64_t k = 0; k < 2 * p->n && p->done[i]; k++)
             qsae__put_f64(b, p->scores[i * p->n + k / 2][k % 2]);

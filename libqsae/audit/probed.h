@@ -21,9 +21,10 @@ int32_t qsae__probes_check(const qsae_probes *p, const qsae_model_info *info, co
 /* Reads the set and checks it against every checkpoint. path NULL: no probes. */
 int32_t qsae__probed_open(qsae_audit *a, const char *path, int32_t bos_policy);
 void qsae__probed_close(qsae_audit *a);
-/* Scores those participants that have no scores yet. */
+/* Scores those participants that have no scores yet, once all chunks have been measured: shards
+ * leave it to the run that goes on from their merged states. */
 int32_t qsae__probed_run(qsae_audit *a);
-/* The scores for a state file. Models are asked alike in every shard: what one has is taken. */
+/* The scores for a state file: no bytes while there are none. */
 void qsae__probed_write(const qsae_audit *a, qsae__strbuf *b);
 int32_t qsae__probed_read(qsae_audit *a, struct qsae__taken *from);
 /* The result's object; null without probes. */

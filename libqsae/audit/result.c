@@ -11,42 +11,67 @@
 #include "audit/probed.h"
 #include "audit/slices.h"
 #include "audit/verdicts.h"
+#include "audit/state.h"
 
-/* The few figures a snapshot keeps. */
-static json_t *snapshot_of(qsae_audit *a, struct participant *p)
+/* The few figures a snapshot keeps: of the metrics as they were at its tokens. */
+static int32_t snapshot_sae(qsae_audit *a, struct participant *p, int64_t i, int64_t tokens,
+                            json_t *list)
 {
-    json_t *o = json_object(), *list = json_array();
-    json_object_set_new(o, "label", json_string(p->label));
-    for (const char *const *k = (const char *const[]){ "ce", "ppl", "predicted", NULL }; *k; k++)
-        json_object_set_new(o, *k, qsae__named(p->cross_entropy, *k));
-    if (p->divergence)
-        for (const char *const *k = (const char *const[]){ "dce", "dce_percent", "kl_mean", NULL };
-             *k; k++)
-            json_object_set_new(o, *k, qsae__number(qsae__value(p->divergence, *k)));
-    json_object_set_new(o, "saes", list);
-    for (int64_t i = 0; i < a->n_saes; i++) {
-        json_t *s = qsae__sae_head(&a->saes[i]);
-        json_array_append_new(list, s);
-        for (const char *const *k =
-                 (const char *const[]){ "fvu_dim", "fvu_scalar", "mse", "l0", NULL }; *k; k++)
-            json_object_set_new(s, *k, qsae__number(qsae__value(p->saes[i].reconstruction, *k)));
-        if (p->saes[i].drift)
-            json_object_set_new(s, "noise", qsae__noise_head(p->saes[i].drift));
-    }
-    return o;
+    static const char *const keys[] = { "fvu_dim", "fvu_scalar", "mse", "l0", NULL };
+    json_t *const s = qsae__sae_head(&a->saes[i]);
+    qsae_metric *m = NULL;
+    json_array_append_new(list, s);
+    int32_t st = qsae__metric_before(p->saes[i].reconstruction, tokens, &m);
+    for (const char *const *k = keys; *k && st == QSAE_OK; k++)
+        json_object_set_new(s, *k, qsae__number(qsae__value(m, *k)));
+    qsae_metric_close(&m);
+    if (st == QSAE_OK && p->saes[i].drift &&
+        (st = qsae__metric_before(p->saes[i].drift, tokens, &m)) == QSAE_OK)
+        json_object_set_new(s, "noise", qsae__noise_head(m));
+    qsae_metric_close(&m);
+    return st;
 }
 
-int32_t qsae__result_snapshot(qsae_audit *a, int64_t budget, json_t **out)
+static int32_t snapshot_of(qsae_audit *a, struct participant *p, int64_t tokens, json_t **out)
 {
-    json_t *o = *out = json_object(), *list = json_array();
+    static const char *const keys[] = { "ce", "ppl", "predicted", NULL },
+                      *const paired[] = { "dce", "dce_percent", "kl_mean", NULL };
+    json_t *const o = *out = json_object(), *const list = json_array();
+    qsae_metric *m = NULL;
+    json_object_set_new(o, "label", json_string(p->label));
+    int32_t st = qsae__metric_before(p->cross_entropy, tokens, &m);
+    for (const char *const *k = keys; *k && st == QSAE_OK; k++)
+        json_object_set_new(o, *k, qsae__named(m, *k));
+    qsae_metric_close(&m);
+    if (st == QSAE_OK && p->divergence)
+        st = qsae__metric_before(p->divergence, tokens, &m);
+    for (const char *const *k = paired; *k && st == QSAE_OK && p->divergence; k++)
+        json_object_set_new(o, *k, qsae__number(qsae__value(m, *k)));
+    qsae_metric_close(&m);
+    json_object_set_new(o, "saes", list);
+    for (int64_t i = 0; i < a->n_saes && st == QSAE_OK; i++)
+        st = snapshot_sae(a, p, i, tokens, list);
+    return st;
+}
+
+int32_t qsae__result_snapshot(qsae_audit *a, int64_t budget, int64_t chunks, int64_t tokens,
+                              json_t **out)
+{
+    json_t *o = json_object(), *list = json_array(), *p;
     json_object_set_new(o, "budget", json_integer(budget));
-    json_object_set_new(o, "tokens", json_integer(a->tokens_done));
-    json_object_set_new(o, "chunks", json_integer(a->next_chunk));
-    json_object_set_new(o, "reference", snapshot_of(a, &a->participants[0]));
+    json_object_set_new(o, "tokens", json_integer(tokens));
+    json_object_set_new(o, "chunks", json_integer(chunks));
+    int32_t st = snapshot_of(a, &a->participants[0], tokens, &p);
+    json_object_set_new(o, "reference", p);
     json_object_set_new(o, "conditions", list);
-    for (int64_t i = 1; i < a->n_participants; i++)
-        json_array_append_new(list, snapshot_of(a, &a->participants[i]));
-    return QSAE_OK;
+    for (int64_t i = 1; i < a->n_participants && st == QSAE_OK; i++) {
+        st = snapshot_of(a, &a->participants[i], tokens, &p);
+        json_array_append_new(list, p);
+    }
+    if (st != QSAE_OK)
+        json_decref(o);
+    *out = st == QSAE_OK ? o : NULL;
+    return st;
 }
 
 /* FVU of participant p, SAE s in a snapshot. */
@@ -140,12 +165,12 @@ static json_t *corpus_json(qsae_audit *a)
     const qsae_corpus_info *c = &a->corpus_info;
     json_t *o = json_object();
     int64_t scored, bytes, words;
-    const bool known = qsae__corpus_scored(a->corpus, a->next_chunk, &scored, &bytes, &words);
+    const bool known = qsae__covered_scored(a, NULL, &scored, &bytes, &words);
     json_object_set_new(o, "tokens", json_integer(a->tokens_done));
     json_object_set_new(o, "available_tokens", json_integer(c->tokens));
     json_object_set_new(o, "stream_tokens", json_integer(c->stream_tokens));
     json_object_set_new(o, "documents", json_integer(c->documents));
-    json_object_set_new(o, "chunks", json_integer(a->next_chunk));
+    json_object_set_new(o, "chunks", json_integer(qsae__covered_chunks(a)));
     const double predicted = qsae__value(a->participants[0].cross_entropy, "predicted");
     json_object_set_new(o, "predicted_tokens",
                         json_integer(isfinite(predicted) ? (json_int_t)predicted : 0));
@@ -171,6 +196,7 @@ static json_t *numerics_json(const qsae_audit *a)
     json_object_set_new(o, "cpu", json_string(qsae_context_cpu(a->ctx)));
     json_object_set_new(o, "gemm", json_string(qsae_context_gemm(a->ctx)));
     json_object_set_new(o, "blis", json_string(qsae_context_blis(a->ctx)));
+    json_object_set_new(o, "measured_with", json_string(a->measured_with));
     return o;
 }
 
@@ -205,9 +231,18 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
     const char *const process = qsae_weights_processing(r->weights);
     json_object_set_new(o, "process", json_string(*process ? process : "none"));
     json_object_set_new(o, "fingerprint", json_string(a->fingerprint));
-    json_object_set_new(o, "complete", json_boolean(a->next_chunk >= a->corpus_info.chunks));
+    json_object_set_new(o, "complete",
+                        json_boolean(qsae__covered_chunks(a) >= a->corpus_info.chunks));
+    json_object_set_new(o, "gaps", qsae__gaps_json(a));
     json_object_set_new(o, "corpus", corpus_json(a));
-    int32_t st = qsae__entry_json(a, r, &p);
+    int32_t st = qsae__snapshots_take(a);
+    if (st == QSAE_OK)
+        st = qsae__entry_json(a, r, &p);
+    if (st != QSAE_OK) {
+        json_decref(o);
+        json_decref(list);
+        return st;
+    }
     json_object_set_new(o, "reference", p);
     json_object_set_new(o, "conditions", list);
     for (int64_t i = 1; i < a->n_participants && st == QSAE_OK; i++) {

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "audit/slices.h"
+#include "audit/state.h"
 #include "metrics/tails.h"
 
 /* The kept tokens of a condition, logical batch by logical batch. */
@@ -161,8 +162,12 @@ static int32_t replay_run(qsae_audit *a, struct participant *p, bool reference,
     double *const v = qsae__calloc(a->ctx, kept, 2 * sizeof *v);
     if (!v)
         st = QSAE_ENOMEM;
-    for (int64_t chunk = 0; chunk < p->next_chunk && st == QSAE_OK; chunk += t.batch.n_seq)
-        st = replay_batch(&t, chunk, reference);
+    for (int64_t chunk = 0, n = 1; chunk < a->corpus_info.chunks && st == QSAE_OK; chunk += n) {
+        const bool seen = qsae__covered_by(a, p, chunk); /* ranges are whole batches */
+        if (seen)
+            st = replay_batch(&t, chunk, reference);
+        n = seen ? t.batch.n_seq : 1;
+    }
     for (int64_t i = 0; i < a->slices->n_dimensions && st == QSAE_OK; i++)
         tails(&t, i, v, extra);
     qsae__free(a->ctx, v);

@@ -266,7 +266,7 @@ static int32_t fill(struct group *t)
     int64_t n = 0;
     int32_t st = QSAE_OK;
     s->n = s->at = 0;
-    for (int64_t chunk = t->a->next_chunk; n < s->most && chunk < t->a->corpus_info.chunks; n++) {
+    for (int64_t chunk = t->a->next_chunk; n < s->most && chunk < t->a->end_chunk; n++) {
         st = qsae__batch_gather(t->a, chunk, &s->lots[n].batch);
         if (st != QSAE_OK)
             return st;
@@ -336,8 +336,5 @@ int32_t qsae__stream_batch(qsae_audit *a, struct pass *p)
     } while (st == QSAE_OK && next < a->n_participants);
     if (st != QSAE_OK)
         return st;
-    a->next_chunk += s->lots[s->at].batch.n_seq;
-    a->tokens_done += s->lots[s->at].batch.rows;
-    s->at++;
-    return QSAE_OK;
+    return qsae__cover(a, a->next_chunk + s->lots[s->at++].batch.n_seq);
 }

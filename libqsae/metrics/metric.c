@@ -55,7 +55,9 @@ int32_t qsae__state_init(qsae_metric *m, qsae__state *s)
 {
     memset(s, 0, sizeof *s);
     s->tree = (qsae__tree){ .ctx = m->ctx, .metric = m, .combine = m->kind->combine,
-                            .leaf = QSAE_METRIC_LEAF, .width = m->kind->width(m) };
+                            .leaf = QSAE_METRIC_LEAF, .width = m->kind->width(m),
+                            .cut = qsae__metric_cut(m->batch_rows) };
+    s->docs.cut = s->groups.cut = s->tree.cut;
     if (m->kind->record_words) {
         s->sample.words = 1 + m->kind->record_words(m);
         s->sample.limit = (int64_t)(m->memory / ((uint64_t)s->sample.words * sizeof(uint64_t)));
@@ -70,16 +72,20 @@ int32_t qsae__state_init(qsae_metric *m, qsae__state *s)
     s->maxima = qsae__calloc(m->ctx, per_kind(m, m->kind->n_maxima), sizeof *s->maxima);
     if (m->top)
         s->top = qsae__calloc(m->ctx, 2 * m->features * m->top, sizeof *s->top);
-    const int32_t st = qsae__blocks_open(m->ctx, &s->blocks, m->features, m->documents_per_block);
+    int32_t st = qsae__blocks_open(m->ctx, &s->blocks, m->features, m->documents_per_block);
     const bool worst = qsae__metric_keeps(m);
     if (worst)
         s->worst.record = qsae__calloc(m->ctx, QSAE__WORST, sizeof *s->worst.record);
-    if (st != QSAE_OK || !s->counts || !s->maxima || (m->top && !s->top) ||
-        (worst && !s->worst.record)) {
+    if (st == QSAE_OK && (!s->counts || !s->maxima || (m->top && !s->top) ||
+                          (worst && !s->worst.record)))
+        st = QSAE_ENOMEM;
+    if (st == QSAE_OK && m->n_cuts > 0)
+        st = qsae__prefix_open(&s->tree, m->cuts, m->n_cuts);
+    if (st == QSAE_OK && m->n_cuts > 0 && m->kind->batches)
+        st = qsae__prefix_open(&s->batches.done, m->cuts + m->n_cuts, m->n_cuts);
+    if (st != QSAE_OK)
         qsae__state_free(m, s);
-        return QSAE_ENOMEM;
-    }
-    return QSAE_OK;
+    return st;
 }
 
 int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, int64_t features,
@@ -156,6 +162,7 @@ void qsae_metric_close(qsae_metric **metric)
     qsae__state_free(m, &m->state);
     qsae__free(ctx, m->fingerprint);
     qsae__free(ctx, m->last_prompt);
+    qsae__free(ctx, m->cuts);
     qsae__free(ctx, m->values.value);
     qsae__free(ctx, m->values.low);
     qsae__free(ctx, m->values.high);
@@ -343,6 +350,9 @@ static int32_t check_same(const qsae_metric *a, const qsae_metric *b)
     if (strcmp(a->fingerprint, b->fingerprint) != 0)
         return qsae__fail(QSAE_EMISMATCH, "fingerprint: \"%s\" and \"%s\"", a->fingerprint,
                           b->fingerprint);
+    if (a->n_cuts != b->n_cuts ||
+        (a->n_cuts && memcmp(a->cuts, b->cuts, (size_t)a->n_cuts * sizeof *a->cuts) != 0))
+        return qsae__fail(QSAE_EMISMATCH, "cuts: the sums are kept apart at other tokens");
     for (int64_t i = 0; i < b->state.tree.n; i++) {
         const qsae__node *const node = &b->state.tree.node[i];
         if (qsae__tree_overlaps(&a->state.tree, node->first, node->tokens))
@@ -445,7 +455,10 @@ void qsae_metric_reset(qsae_metric *metric)
     qsae__state *const s = &metric->state;
     qsae__state kept = { .counts = s->counts, .maxima = s->maxima, .top = s->top };
     kept.worst.record = s->worst.record;
+    qsae__prefix_clear(&s->tree);
+    qsae__prefix_clear(&s->batches.done);
     kept.tree = s->tree;
+    kept.docs.cut = kept.groups.cut = s->tree.cut;
     qsae__blocks_reset(&s->blocks);
     kept.blocks = s->blocks;
     memset(&s->blocks, 0, sizeof s->blocks);
@@ -461,6 +474,8 @@ void qsae_metric_reset(qsae_metric *metric)
         memset(s->top, 0, (size_t)(2 * metric->features * metric->top) * sizeof *s->top);
     s->top = NULL;
     s->worst.record = NULL;
+    s->tree.whole = s->batches.done.whole = NULL;
+    s->tree.kept = s->batches.done.kept = NULL;
     s->counts = NULL;
     s->maxima = NULL;
     s->sample.data = NULL;

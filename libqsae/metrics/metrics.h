@@ -43,4 +43,30 @@ int32_t qsae__divergence_recovered(qsae_metric *sae, qsae_metric *zero, qsae_met
  */
 bool qsae__metric_has_interval(const qsae_metric *metric, int32_t i);
 
+/*
+ * shards.c: what processes that measure parts of a text need. Parts begin at multiples of
+ * qsae__metric_cut(batch_rows) tokens: a multiple of batch_rows, and of a leaf if 16 batches or fewer
+ * are. Otherwise sums are kept apart there until a leaf is complete, whoever added them.
+ */
+int64_t qsae__metric_cut(int64_t batch_rows);
+
+/* Keeps sums apart at these tokens [n], ascending and positive, so that those before one of them
+ * can be told later. Of an empty metric; copied. */
+int32_t qsae__metric_set_cuts(qsae_metric *metric, const int64_t *cuts, int64_t n);
+
+/* A new metric that has seen what `metric` has of the tokens before a cut: its sums alone, no
+ * documents, records or counts, so no intervals, quantiles or values per feature. */
+int32_t qsae__metric_before(const qsae_metric *metric, int64_t token, qsae_metric **out);
+
+/* Appends what a written state does not say of its metric: other settings, cuts. A setting that
+ * changes what is kept goes here, or into the state. */
+void qsae__metric_describe(const qsae_metric *metric, qsae__strbuf *b);
+/* QSAE_EMISMATCH, naming the setting, unless it describes this metric. */
+int32_t qsae__metric_check_described(const qsae_metric *metric, const void *description,
+                                     size_t size);
+/* A new metric of the kind and settings that a description and a written state are of, with that
+ * state. Both are hostile input. */
+int32_t qsae__metric_open_written(qsae_context *ctx, const void *description, size_t size,
+                                  const void *state, size_t state_size, qsae_metric **out);
+
 #endif

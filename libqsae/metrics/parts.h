@@ -27,6 +27,13 @@ typedef void (*qsae__combine_fn)(const qsae_metric *m, double *a, const double *
  * Nodes in token order, none overlapping. Parts of a leaf stay apart until they cover it and are
  * then folded left to right; complete siblings are combined at once. So the nodes depend on what
  * was added (and where leaves were cut), never on the order in which it was added.
+ *
+ * Parts also end at multiples of `cut`, so that it does not matter which process adds what lies
+ * between two of them.
+ *
+ * The sums before each of `cuts` can be told later: once all tokens before it are there, their nodes
+ * are folded into `whole`, as the tree of them alone would be. Until then nodes that end before a
+ * cut and are joined to one that goes beyond it are kept.
  */
 typedef struct qsae__tree {
     qsae_context *ctx;
@@ -36,6 +43,12 @@ typedef struct qsae__tree {
     int64_t width;
     qsae__node *node;
     int64_t n, capacity;
+    int64_t cut;               /* 0 = none */
+    const int64_t *cuts;       /* [n_cuts] ascending, the metric's */
+    int64_t n_cuts;
+    double **whole;            /* [n_cuts] sums before a cut; NULL: tokens are missing. Or NULL */
+    qsae__node *kept;          /* [n_kept] by first, then tokens */
+    int64_t n_kept, kept_capacity;
 } qsae__tree;
 
 void qsae__tree_free(qsae__tree *t);
@@ -43,11 +56,24 @@ int64_t qsae__tree_end(const qsae__tree *t);      /* after the last token; 0 if 
 int64_t qsae__tree_tokens(const qsae__tree *t);
 bool qsae__tree_overlaps(const qsae__tree *t, int64_t first, int64_t tokens);
 int64_t qsae__tree_part(const qsae__tree *t, int64_t first); /* part ending at first, or -1 */
+int64_t qsae__tree_bound(const qsae__tree *t, int64_t token); /* where the part of a token ends */
 int32_t qsae__tree_reserve(qsae__tree *t, int64_t more);
 void qsae__tree_insert(qsae__tree *t, qsae__node node);      /* after reserve; owns node.v */
 void qsae__tree_settle(qsae__tree *t, int64_t i);            /* after node i has grown */
 int32_t qsae__tree_fold(const qsae__tree *t, double **out);  /* caller frees */
 int32_t qsae__tree_add(qsae__tree *t, const qsae__tree *from);
+
+/* prefix.c. Of an empty tree; cuts are the caller's, and may be equal or 0. */
+int32_t qsae__prefix_open(qsae__tree *t, const int64_t *cuts, int64_t n);
+void qsae__prefix_free(qsae__tree *t);
+void qsae__prefix_clear(qsae__tree *t); /* keeps the cuts */
+/* Node i is joined to nodes up to `end`. Where memory lacks the sums before a cut stay unknown. */
+void qsae__prefix_keep(qsae__tree *t, int64_t i, int64_t end);
+void qsae__prefix_settle(qsae__tree *t);
+int32_t qsae__prefix_insert(qsae__tree *t, const qsae__node *node); /* a copy of it */
+int32_t qsae__prefix_add(qsae__tree *t, const qsae__tree *from);
+/* Makes the empty tree t that of what `from` has before its cut k: one node. */
+int32_t qsae__prefix_take(qsae__tree *t, const qsae__tree *from, int64_t k);
 
 /* ---- runs.c: sums of a document or batch within one leaf ---- */
 
@@ -58,14 +84,17 @@ typedef struct qsae__run {
     double sum[QSAE__RUN_SUMS];
 } qsae__run;
 
-/* In token order. A run ends where its group, its leaf or the tokens end, so that folding the runs
- * of a document left to right does not depend on how the text was sharded. */
+/* In token order. A run ends where its group, its leaf or the tokens end, or at a multiple of
+ * `cut`, so that folding the runs of a document left to right does not depend on how the text was
+ * sharded. */
 typedef struct qsae__runs {
     qsae__run *run;
     int64_t n, capacity;
+    int64_t cut;           /* 0 = none */
 } qsae__runs;
 
-int64_t qsae__runs_count(int64_t first, int64_t n, const int64_t *group, int64_t batch_rows);
+int64_t qsae__runs_count(const qsae__runs *t, int64_t first, int64_t n, const int64_t *group,
+                         int64_t batch_rows);
 void qsae__runs_token(qsae__runs *t, int64_t token, int64_t group, const double *sum, int64_t k);
 void qsae__runs_sort(qsae__runs *t);
 /* Sums per group, groups ascending; *groups is [*n, QSAE__RUN_SUMS], the caller frees it. Groups
@@ -217,6 +246,8 @@ struct qsae_metric {
     qsae__state state;
     qsae__values values;       /* [n_results] */
     bool fresh;                /* values belong to the state */
+    int64_t *cuts;             /* [2, n_cuts] of the tree, of the batches; or NULL */
+    int64_t n_cuts;
 };
 
 /* What every node begins with. */
@@ -259,6 +290,11 @@ int32_t qsae__document_intervals(qsae_metric *m, qsae__values *v, const qsae__in
 int32_t qsae__set_intervals(qsae_metric *m, qsae__values *v, const qsae__interval *list, size_t n,
                             const int64_t *ids, const double *groups, int64_t documents, int64_t k);
 double qsae__ratio(double a, double b); /* a / b; NaN if b is 0 */
+
+/* state.c: of a written state kind, d, features, batch_rows, memory, active_rate (f64), and its
+ * fingerprint [print_size], which lies in data. */
+int32_t qsae__state_settings(const void *data, size_t size, uint64_t words[6], const char **print,
+                             size_t *print_size);
 
 /* ---- update.c: the one way rows come in ---- */
 

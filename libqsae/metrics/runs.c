@@ -10,18 +10,20 @@ static int64_t group_of(const int64_t *group, int64_t batch_rows, int64_t first,
 }
 
 /* Most runs that n tokens from `first` can add. batch_rows != 0: groups are batches. */
-int64_t qsae__runs_count(int64_t first, int64_t n, const int64_t *group, int64_t batch_rows)
+int64_t qsae__runs_count(const qsae__runs *t, int64_t first, int64_t n, const int64_t *group,
+                         int64_t batch_rows)
 {
     int64_t count = n > 0;
     for (int64_t r = 1; r < n; r++)
-        count += (first + r) % QSAE_METRIC_LEAF == 0 ||
+        count += (first + r) % QSAE_METRIC_LEAF == 0 || (t->cut && (first + r) % t->cut == 0) ||
                  group_of(group, batch_rows, first, r) != group_of(group, batch_rows, first, r - 1);
     return count;
 }
 
-static bool continues(const qsae__run *run, int64_t token, int64_t group)
+static bool continues(const qsae__runs *t, const qsae__run *run, int64_t token, int64_t group)
 {
     return run->group == group && run->first + run->tokens == token &&
+           (!t->cut || token % t->cut != 0) &&
            run->first / QSAE_METRIC_LEAF == token / QSAE_METRIC_LEAF;
 }
 
@@ -29,7 +31,7 @@ static bool continues(const qsae__run *run, int64_t token, int64_t group)
 void qsae__runs_token(qsae__runs *t, int64_t token, int64_t group, const double *sum, int64_t k)
 {
     qsae__run *run = t->n ? &t->run[t->n - 1] : NULL;
-    if (run && !continues(run, token, group)) {
+    if (run && !continues(t, run, token, group)) {
         /* The first token of an update may go on where an earlier one ended. */
         int64_t a = 0, b = t->n;
         while (a < b) {
@@ -39,7 +41,7 @@ void qsae__runs_token(qsae__runs *t, int64_t token, int64_t group, const double 
             else
                 b = mid;
         }
-        run = a > 0 && continues(&t->run[a - 1], token, group) ? &t->run[a - 1] : NULL;
+        run = a > 0 && continues(t, &t->run[a - 1], token, group) ? &t->run[a - 1] : NULL;
     }
     if (!run) {
         run = &t->run[t->n++];

@@ -14,7 +14,9 @@
  *   feature and side `top` entries: token, value f32, 0; prompt_tokens; with documents_per_block
  *   what qsae__blocks_write writes,
  *   divergence that keeps them only: the worst tokens: n, then 4 words each (tails.h),
- *   divergence with another overlap_k than 10 only: overlap_k.
+ *   divergence with another overlap_k than 10, or with cuts, only: overlap_k,
+ *   metrics with cuts only (prefix.c), per tree: per cut 0, or 1 and width f64; the nodes kept: n,
+ *   then per node first, tokens, width f64.
  * A file is checked whole before any of it is used; nothing in it is trusted, the hash included.
  */
 #include <string.h>
@@ -83,6 +85,27 @@ static void put_batches(qsae__strbuf *b, const qsae_metric *m)
     }
 }
 
+static void put_prefixes(qsae__strbuf *b, const qsae__tree *t)
+{
+    for (int64_t k = 0; k < t->n_cuts; k++) {
+        put(b, t->whole[k] != NULL);
+        if (t->whole[k])
+            qsae__strbuf_add(b, t->whole[k], (size_t)t->width * sizeof(double));
+    }
+    put(b, (uint64_t)t->n_kept);
+    for (int64_t i = 0; i < t->n_kept; i++) {
+        put(b, (uint64_t)t->kept[i].first);
+        put(b, (uint64_t)t->kept[i].tokens);
+        qsae__strbuf_add(b, t->kept[i].v, (size_t)t->width * sizeof(double));
+    }
+}
+
+/* Left out where there is nothing to say and nothing follows. */
+static bool overlap_written(const qsae_metric *m)
+{
+    return m->overlap_k != QSAE__OVERLAP_K || m->n_cuts > 0;
+}
+
 void qsae__metric_write(const qsae_metric *m, qsae__strbuf *b)
 {
     const qsae__state *const s = &m->state;
@@ -123,10 +146,15 @@ void qsae__metric_write(const qsae_metric *m, qsae__strbuf *b)
         put(b, (uint64_t)s->worst.n);
         qsae__strbuf_add(b, s->worst.record, (size_t)s->worst.n * sizeof *s->worst.record);
     }
-    if (kind == &qsae__kind_divergence && m->overlap_k != QSAE__OVERLAP_K)
+    if (kind == &qsae__kind_divergence && overlap_written(m))
         put(b, (uint64_t)m->overlap_k);
     if (m->documents_per_block)
         qsae__blocks_write(&s->blocks, b);
+    if (m->n_cuts > 0) {
+        put_prefixes(b, &s->tree);
+        if (kind->batches)
+            put_prefixes(b, &s->batches.done);
+    }
     if (b->status != QSAE_OK)
         return;
     const uint64_t size = (uint64_t)(b->size - start);
@@ -239,7 +267,8 @@ static bool node_range_ok(const qsae__tree *t, int64_t first, int64_t tokens)
     return size == tokens && first % tokens == 0;
 }
 
-static int32_t read_tree(qsae__tree *t, reader *r)
+/* finite: sums are; those of batches are not where all rows of one are equal, or it has one row. */
+static int32_t read_tree(qsae__tree *t, reader *r, bool finite)
 {
     int64_t n, width, end = 0;
     if (!take_i64(r, 0, INT64_MAX, &n) || !take_i64(r, t->width, t->width, &width) ||
@@ -257,7 +286,7 @@ static int32_t read_tree(qsae__tree *t, reader *r)
         if (!node.v)
             return QSAE_ENOMEM;
         take(r, node.v, (size_t)width * sizeof *node.v);
-        if (!all_finite(node.v, width)) {
+        if (finite && !all_finite(node.v, width)) {
             qsae__free(t->ctx, node.v);
             return bad("a sum is not finite");
         }
@@ -386,7 +415,7 @@ static int32_t read_open_batch(qsae_metric *m, qsae__batches *b, int64_t above, 
 static int32_t read_batches(qsae_metric *m, qsae__batches *b, reader *r)
 {
     int64_t n;
-    int32_t st = read_tree(&b->done, r);
+    int32_t st = read_tree(&b->done, r, false);
     if (st != QSAE_OK)
         return st;
     if (!take_i64(r, 0, INT64_MAX, &n) || !fits(r, n, 3 * 8))
@@ -432,7 +461,7 @@ static int32_t read_overlap(const qsae_metric *m, reader *r)
 {
     uint64_t k = QSAE__OVERLAP_K;
     if (r->left && (!take(r, &k, sizeof k) || k < 1 || k > QSAE__OVERLAP_K_MOST ||
-                    k == QSAE__OVERLAP_K))
+                    (k == QSAE__OVERLAP_K && m->n_cuts == 0)))
         return bad("overlap_k out of place, or more data than expected");
     if (k != (uint64_t)m->overlap_k)
         return qsae__fail(QSAE_EMISMATCH, "metric state: overlap_k: expected %lld, found %llu",
@@ -452,11 +481,46 @@ static int32_t read_blocks(const qsae_metric *m, qsae__state *s, reader *r)
     return st;
 }
 
+static int32_t read_prefixes(qsae__tree *t, reader *r, bool finite)
+{
+    int64_t n, wanted;
+    for (int64_t k = 0; k < t->n_cuts; k++) {
+        if (!take_i64(r, 0, t->cuts[k] > 0, &wanted) || (wanted && !fits(r, t->width, 8)))
+            return bad("truncated in the sums before a token");
+        if (!wanted)
+            continue;
+        qsae__free(t->ctx, t->whole[k]); /* as it was made of the nodes */
+        if (!(t->whole[k] = qsae__alloc_array(t->ctx, t->width, sizeof **t->whole)))
+            return QSAE_ENOMEM;
+        take(r, t->whole[k], (size_t)t->width * sizeof **t->whole);
+        if (finite && !all_finite(t->whole[k], t->width))
+            return bad("a sum before a token is not finite");
+    }
+    if (!take_i64(r, 0, INT64_MAX, &n) || !fits(r, n, (t->width + 2) * 8))
+        return bad("truncated in the nodes kept");
+    for (int64_t i = 0; i < n; i++) {
+        qsae__node node;
+        if (!take_i64(r, 0, MAX_TOKEN, &node.first) || !take_i64(r, 1, MAX_TOKEN, &node.tokens) ||
+            !node_range_ok(t, node.first, node.tokens))
+            return bad("a node that is kept is out of place");
+        if (!(node.v = qsae__alloc_array(t->ctx, t->width, sizeof *node.v)))
+            return QSAE_ENOMEM;
+        take(r, node.v, (size_t)t->width * sizeof *node.v);
+        int32_t st = finite && !all_finite(node.v, t->width) ? bad("a sum is not finite") : QSAE_OK;
+        if (st == QSAE_OK)
+            st = qsae__prefix_insert(t, &node);
+        qsae__free(t->ctx, node.v);
+        if (st != QSAE_OK)
+            return st;
+    }
+    return QSAE_OK;
+}
+
 static int32_t read_state(qsae_metric *m, qsae__state *s, reader *r)
 {
     int32_t st = read_settings(m, r);
     if (st == QSAE_OK)
-        st = read_tree(&s->tree, r);
+        st = read_tree(&s->tree, r, true);
     if (st == QSAE_OK)
         st = check_rows(&s->tree);
     if (st == QSAE_OK)
@@ -477,6 +541,10 @@ static int32_t read_state(qsae_metric *m, qsae__state *s, reader *r)
         st = read_overlap(m, r);
     if (st == QSAE_OK && m->kind == &qsae__kind_features)
         st = read_blocks(m, s, r);
+    if (st == QSAE_OK && m->n_cuts > 0)
+        st = read_prefixes(&s->tree, r, true);
+    if (st == QSAE_OK && m->n_cuts > 0 && m->kind->batches)
+        st = read_prefixes(&s->batches.done, r, false);
     return st == QSAE_OK && r->left ? bad("more data than expected") : st;
 }
 
@@ -498,6 +566,22 @@ static int32_t check_head(const uint8_t *data, size_t size)
                           (unsigned long long)stored, size);
     qsae__hash(data + HEAD_BYTES, size - HEAD_BYTES, hash);
     return memcmp(hash, data + 24, 32) == 0 ? QSAE_OK : bad("checksum does not match: damaged");
+}
+
+int32_t qsae__state_settings(const void *data, size_t size, uint64_t words[6], const char **print,
+                             size_t *print_size)
+{
+    const int32_t st = check_head(data, size);
+    int64_t length;
+    if (st != QSAE_OK)
+        return st;
+    reader r = { (const uint8_t *)data + HEAD_BYTES, size - HEAD_BYTES };
+    if (!take(&r, words, 6 * sizeof *words) || !take_i64(&r, 0, INT64_MAX - 8, &length) ||
+        !fits(&r, (length + 7) / 8, 8))
+        return bad("truncated in the settings");
+    *print = (const char *)r.at;
+    *print_size = (size_t)length;
+    return QSAE_OK;
 }
 
 int32_t qsae__metric_read(qsae_metric *m, const void *data, size_t size)

@@ -10,6 +10,7 @@ void qsae__tree_free(qsae__tree *t)
     qsae__free(t->ctx, t->node);
     t->node = NULL;
     t->n = t->capacity = 0;
+    qsae__prefix_free(t);
 }
 
 int64_t qsae__tree_end(const qsae__tree *t)
@@ -52,10 +53,16 @@ static bool is_part(const qsae__tree *t, const qsae__node *node)
     return node->tokens < t->leaf;
 }
 
+int64_t qsae__tree_bound(const qsae__tree *t, int64_t token)
+{
+    const int64_t end = (token / t->leaf + 1) * t->leaf;
+    return t->cut ? qsae__min_i64(end, (token / t->cut + 1) * t->cut) : end;
+}
+
 int64_t qsae__tree_part(const qsae__tree *t, int64_t first)
 {
     const int64_t i = lower_bound(t, first) - 1;
-    if (i < 0 || first % t->leaf == 0)
+    if (i < 0 || qsae__tree_bound(t, first - 1) == first)
         return -1;
     const qsae__node *const node = &t->node[i];
     return is_part(t, node) && node->first + node->tokens == first ? i : -1;
@@ -87,15 +94,16 @@ static int64_t complete_leaf(qsae__tree *t, int64_t i)
         covered += t->node[end].tokens;
     if (covered != t->leaf)
         return -1;
+    for (int64_t k = a; t->n_cuts > 0 && k < end; k++)
+        qsae__prefix_keep(t, k, begin + t->leaf);
     while (t->node[a].tokens < t->leaf)
         join(t, a);
     return a;
 }
 
-void qsae__tree_settle(qsae__tree *t, int64_t i)
+/* Joins node i, which is no part, with its siblings. */
+static void join_siblings(qsae__tree *t, int64_t i)
 {
-    if (is_part(t, &t->node[i]) && (i = complete_leaf(t, i)) < 0)
-        return;
     for (;;) {
         const int64_t size = t->node[i].tokens;
         if (size > INT64_MAX / 4)
@@ -106,9 +114,20 @@ void qsae__tree_settle(qsae__tree *t, int64_t i)
             t->node[left + 1].tokens != size ||
             t->node[left].first + size != t->node[left + 1].first)
             return;
+        if (t->n_cuts > 0)
+            qsae__prefix_keep(t, left, t->node[left].first + 2 * size);
         join(t, left);
         i = left;
     }
+}
+
+void qsae__tree_settle(qsae__tree *t, int64_t i)
+{
+    const int64_t leaf = is_part(t, &t->node[i]) ? complete_leaf(t, i) : i;
+    if (leaf >= 0)
+        join_siblings(t, leaf);
+    if (t->n_cuts > 0)
+        qsae__prefix_settle(t);
 }
 
 void qsae__tree_insert(qsae__tree *t, qsae__node node)
@@ -137,7 +156,9 @@ int32_t qsae__tree_fold(const qsae__tree *t, double **out)
 
 int32_t qsae__tree_add(qsae__tree *t, const qsae__tree *from)
 {
-    int32_t st = qsae__tree_reserve(t, from->n);
+    int32_t st = qsae__prefix_add(t, from);
+    if (st == QSAE_OK)
+        st = qsae__tree_reserve(t, from->n);
     for (int64_t i = 0; i < from->n && st == QSAE_OK; i++) {
         qsae__node node = from->node[i];
         node.v = qsae__alloc_array(t->ctx, t->width, sizeof *node.v);

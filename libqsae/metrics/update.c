@@ -71,20 +71,21 @@ static int32_t place(qsae__update *u, const qsae_positions *at)
     return QSAE_OK;
 }
 
-/* Sums for every leaf the rows touch: the part they continue, or new ones. */
+/* Sums for every leaf or part of one that the rows touch: the part they continue, or new ones. */
 static int32_t plan_pieces(plan *p)
 {
     const qsae__update *const u = p->u;
     qsae__tree *const tree = &u->m->state.tree;
-    const int64_t leaf = tree->leaf;
-    const int64_t n = (u->first + u->n - 1) / leaf - u->first / leaf + 1;
+    int64_t n = 0;
+    for (int64_t at = u->first; at < u->first + u->n; at = qsae__tree_bound(tree, at))
+        n++;
     p->piece = qsae__calloc(u->m->ctx, n, sizeof *p->piece);
     if (!p->piece)
         return QSAE_ENOMEM;
     for (int64_t i = 0; i < n; i++) {
         piece *const e = &p->piece[i];
         e->r0 = i ? p->piece[i - 1].r1 : 0;
-        e->r1 = qsae__min_i64(((u->first + e->r0) / leaf + 1) * leaf - u->first, u->n);
+        e->r1 = qsae__min_i64(qsae__tree_bound(tree, u->first + e->r0) - u->first, u->n);
         e->part = i ? -1 : qsae__tree_part(tree, u->first);
         e->v = e->part >= 0 ? tree->node[e->part].v
                             : qsae__calloc(u->m->ctx, tree->width, sizeof *e->v);
@@ -107,10 +108,10 @@ static int32_t reserve(plan *p)
     int32_t st = qsae__sample_reserve(ctx, &s->sample, wanted);
     if (st == QSAE_OK && m->kind->doc_sums)
         st = qsae__grow(ctx, &s->docs.run, &s->docs.capacity, s->docs.n +
-                        qsae__runs_count(u->first, u->n, u->document, 0), sizeof *s->docs.run);
+                        qsae__runs_count(&s->docs, u->first, u->n, u->document, 0), sizeof *s->docs.run);
     if (st == QSAE_OK && m->kind->batch_runs)
         st = qsae__grow(ctx, &s->groups.run, &s->groups.capacity, s->groups.n +
-                        qsae__runs_count(u->first, u->n, NULL, m->batch_rows),
+                        qsae__runs_count(&s->groups, u->first, u->n, NULL, m->batch_rows),
                         sizeof *s->groups.run);
     if (st != QSAE_OK)
         return st;

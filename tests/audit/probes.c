@@ -373,7 +373,7 @@ static void test_resume(void **state)
         if (stopped) {
             /* Another set is another measurement. */
             write_first(11);
-            assert_fails(qsae_audit_open(ctx, &s, &a), QSAE_EMISMATCH, "fingerprint");
+            assert_fails(qsae_audit_open(ctx, &s, &a), QSAE_EMISMATCH, "probes: ");
             qsae_cancel_token_close(&stop.token);
         }
         unlink(name);

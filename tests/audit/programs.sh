@@ -118,6 +118,28 @@ interrupted() {
             --json "$tmp/i.json" --state "$tmp/state" && grep -q '"complete": true' "$tmp/i.json"
 }
 
+# Shards, merged and shown: the result of one process but for what depends on the run.
+sharded() {
+    steady() { grep -v '"\(seconds\|tokens_per_second\|peak_rss_bytes\)"' "$1"; }
+    set -- --sae "$data/tiny-gemma3-sae" --condition nf4 --tokens 3000 --batch 1 --threads 1
+    rm -f "$tmp"/s*.state
+    evaluate "$@" --json "$tmp/a.json" && for i in 1 2 3; do
+        evaluate "$@" --shard $i/3 --state "$tmp/s$i.state" || return 1
+    done
+    "$bin/merge" "$tmp/m.state" "$tmp/s3.state" "$tmp/s1.state" 2>"$tmp/err"
+    [ $? = 3 ] && grep -q 'missing: chunks 4 to 8$' "$tmp/err" &&
+        "$bin/merge" "$tmp/m.state" "$tmp/s2.state" "$tmp/m.state" &&
+        evaluate "$@" --state "$tmp/m.state" --json "$tmp/b.json" &&
+        steady "$tmp/a.json" | grep -v '"memory"' >"$tmp/a" &&
+        steady "$tmp/b.json" | grep -v '"memory"' >"$tmp/b" && cmp "$tmp/a" "$tmp/b"
+}
+
+foreign() {
+    evaluate --tokens 600 --state "$tmp/f.state" &&
+        fails_with 1 'context: 256 here, 128 in' evaluate --tokens 600 --context 128 \
+            --state "$tmp/f.state"
+}
+
 fails_with() { # STATUS TEXT COMMAND...
     want=$1
     text=$2
@@ -205,6 +227,12 @@ check "an unknown slice" fails_with 1 "no document has it" evaluate --slice noth
 check "features need an SAE" fails_with 2 "there is no SAE" evaluate --features /nowhere/f
 check "no progress line without a terminal" no_progress
 check "an interrupted run leaves no result and goes on" interrupted
+check "shards merge to the result of one process" sharded
+check "a state of other settings" foreign
+check "a shard needs a state" fails_with 2 '--state' evaluate --shard 1/2
+check "bad shard" fails_with 2 'I/N' evaluate --shard 3/2 --state "$tmp/x"
+check "merge: no files" fails_with 2 'at least one' "$bin/merge" "$tmp/x"
+check "merge: no state" fails_with 1 'not a state' "$bin/merge" "$tmp/x" "$data/eval.jsonl"
 check "unknown option" fails_with 2 usage evaluate --nonsense
 check "missing text" fails_with 2 'MODEL and --text' "$bin/evaluate" "$data/tiny-gemma3"
 check "bad number" fails_with 2 'whole number' evaluate --context many

@@ -82,7 +82,7 @@ fi
 if [ -d "$prefix/bin" ]; then
     # shellcheck disable=SC2012
     names=$(ls "$prefix/bin" | tr '\n' ' ')
-    if [ "$names" = "qsae-evaluate qsae-inspect qsae-published qsae-quantize \
+    if [ "$names" = "qsae-evaluate qsae-inspect qsae-merge qsae-published qsae-quantize \
 qsae-stream-residuals " ]; then
         pass "installed program names"
     else

@@ -39,6 +39,7 @@ CONSTANTS = {
     "QSAE_METRIC_LEAF": 256, "QSAE_METRIC_LLAMA_LINE": 10,
     "QSAE_PROFILE_DEFAULT": 0, "QSAE_PROFILE_ARTICLE": 1, "QSAE_PROFILE_PAPER": 2,
     "QSAE_MEMORY_DEFAULT": 0, "QSAE_MEMORY_RESIDENT": 1, "QSAE_MEMORY_STREAMED": 2,
+    "QSAE_MERGE_NUMERICS": 1,
     "QSAE_SWEEP_NONE": 0, "QSAE_SWEEP_LAYERS": 1, "QSAE_SWEEP_MODULES": 2, "QSAE_SWEEP_KINDS": 3,
     "QSAE_API_VERSION_MAJOR": API_MAJOR, "QSAE_API_VERSION_MINOR": API_MINOR,
     "QSAE_API_VERSION_PATCH": 0,
@@ -269,7 +270,13 @@ class AuditSettings(Struct):
                 ("probes", c_char_p), ("kl_divergence_base", c_char_p),
                 ("save_logits", c_char_p), ("kl_divergence", c_int32), ("reserved4", c_int32),
                 ("plan", c_char_p), ("contexts", POINTER(c_int64)), ("n_contexts", c_int64),
-                ("contexts_scored", c_int64), ("contexts_stride", c_int64)]
+                ("contexts_scored", c_int64), ("contexts_stride", c_int64),
+                ("shard_index", c_int64), ("shard_count", c_int64)]
+
+
+class MergeInfo(Struct):
+    _fields_ = [("struct_size", c_size_t), ("chunks", c_int64), ("measured_chunks", c_int64),
+                ("gaps", c_int64), ("gap_from", c_int64), ("gap_to", c_int64)]
 
 
 class ProbeSettings(Struct):
@@ -314,6 +321,7 @@ STRUCTS = {
     "qsae_value": MetricValue, "qsae_audit_settings": AuditSettings,
     "qsae_probe_settings": ProbeSettings, "qsae_probes_info": ProbesInfo, "qsae_probe": Probe,
     "qsae_probe_score": ProbeScore,
+    "qsae_merge_info": MergeInfo,
 }
 
 
@@ -485,6 +493,7 @@ PROTOTYPES = {
     "qsae_audit_open": (Status, _ptr, POINTER(AuditSettings), _ref),
     "qsae_audit_close": (None, _ref),
     "qsae_audit_run": (Status, _ptr),
+    "qsae_audit_merge": (Status, _ptr, POINTER(c_char_p), _i64, _text, _i32, POINTER(MergeInfo)),
     "qsae_audit_features": (Status, _ptr, _i64, LINE, _ptr),
     "qsae_audit_result": (Status, _ptr, _out_text, _out_size),
     # predictor.h
