@@ -36,10 +36,29 @@ static double now(void)
 }
 
 struct progress {
-    double start, last;
+    double start, last;          /* of the phase */
     int64_t first;
     char phase[32];
+    double measuring;            /* since when; 0 = not yet */
+    int64_t measured_first, measured, to_measure; /* tokens */
 };
+
+/* Layers of a slab, or of the next model, come between tokens: what is left is told by tokens. */
+static void print_left(const struct progress *p, double t)
+{
+    const int64_t n = p->measured - p->measured_first;
+    if (p->measuring == 0 || n <= 0 || p->measured >= p->to_measure || t <= p->measuring)
+        return;
+    const double rate = (double)n / (t - p->measuring);
+    const long long s = (long long)((double)(p->to_measure - p->measured) / rate + 0.5);
+    fprintf(stderr, ", %.0f tokens/s, ", rate);
+    if (s >= 3600)
+        fprintf(stderr, "%lld h %lld min left", s / 3600, s % 3600 / 60);
+    else if (s >= 60)
+        fprintf(stderr, "%lld min %lld s left", s / 60, s % 60);
+    else
+        fprintf(stderr, "%lld s left", s);
+}
 
 static int32_t on_progress(void *cookie, int64_t done, int64_t total, const char *unit,
                            const char *phase)
@@ -52,12 +71,23 @@ static int32_t on_progress(void *cookie, int64_t done, int64_t total, const char
         p->first = done;
         p->last = 0;
     }
+    const int tokens = strcmp(phase, "measure") == 0;
+    if (tokens) {
+        if (p->measuring == 0) {
+            p->measuring = t;
+            p->measured_first = done;
+        }
+        p->measured = done;
+        p->to_measure = total;
+    }
     if (t - p->last < 0.2 && done != total)
         return QSAE_OK;
     p->last = t;
     const double rate = t > p->start ? (double)(done - p->first) / (t - p->start) : 0;
     fprintf(stderr, "\r\033[K%s: %lld / %lld %s", phase, (long long)done, (long long)total, unit);
-    if (rate > 0 && total > done)
+    if (tokens || p->measuring > 0)
+        print_left(p, t);
+    else if (rate > 0 && total > done)
         fprintf(stderr, ", %.0f %s/s, %.0f s left", rate, unit, (double)(total - done) / rate);
     fflush(stderr);
     return QSAE_OK;
@@ -127,7 +157,7 @@ struct options {
 /* Options without a letter. */
 enum { OPT_SLIDING = 1000, OPT_PREDICT, OPT_PREDICT_CONDITION, OPT_PREDICT_FEATURES, OPT_AT_RISK,
        OPT_KL, OPT_KL_BASE, OPT_SAVE_LOGITS, OPT_CONTEXTS_SCORED, OPT_CONTEXTS_STRIDE,
-       OPT_SHARD };
+       OPT_SHARD, OPT_CACHE };
 
 static const struct option longs[] = {
     { "sliding", required_argument, NULL, OPT_SLIDING },
@@ -146,7 +176,7 @@ static const struct option longs[] = {
     { "pin", no_argument, NULL, 'P' },             { "memory", required_argument, NULL, 'M' },
     { "stream-bytes", required_argument, NULL, 'Y' },
     { "json", required_argument, NULL, 'o' },      { "state", required_argument, NULL, 'S' },
-    { "shard", required_argument, NULL, OPT_SHARD },
+    { "shard", required_argument, NULL, OPT_SHARD }, { "cache", required_argument, NULL, OPT_CACHE },
     { "order", required_argument, NULL, 'O' },     { "shuffle", required_argument, NULL, 'H' },
     { "documents", required_argument, NULL, 'D' }, { "where", required_argument, NULL, 'W' },
     { "pack", required_argument, NULL, 'K' },
@@ -178,7 +208,7 @@ static const char *const profiles[] = { "default", "article", "paper", NULL };
 static const char *const sweeps[] = { "layers", "modules", "kinds", NULL };
 static const char *const figures[] = { "kl", "dce", NULL };
 static const char *const computes[] = { "f32", "bf16", NULL };
-static const char *const memories[] = { "auto", "resident", "streamed", NULL };
+static const char *const memories[] = { "auto", "resident", "streamed", "in-turn", NULL };
 static const char *const attentions[] = { "eager", "sdpa", "fp32", NULL };
 
 static const char *const packs[] = { "stream", "tl", "saelens", "tl2", NULL };
@@ -268,6 +298,7 @@ static void set_option(struct options *o, int c)
     case OPT_CONTEXTS_STRIDE: a->contexts_stride = count("contexts-stride", optarg, 1); break;
     case 'S': a->state = optarg; break;
     case OPT_SHARD: shard(optarg, a); break;
+    case OPT_CACHE: a->cache = optarg; break;
     case 'O': a->order = optarg; break;
     case 'H': a->shuffle = optarg; break;
     case 'f': a->text_field = optarg; break;

@@ -29,6 +29,11 @@ typedef struct qsae_audit qsae_audit;
 #define QSAE_SWEEP_MODULES 2 /**< one per linear layer of each layer */
 #define QSAE_SWEEP_KINDS 3   /**< one per kind of linear layer (q_proj, ...), in all layers */
 
+/** Of qsae_audit_settings.memory alone: one model is held at a time. The reference goes over the
+ * text first and leaves its rows in a temporary file, then each condition does: 2 (bf16) or 4 bytes x
+ * tokens x (width + widths of the SAEs' places). */
+#define QSAE_MEMORY_IN_TURN 3
+
 typedef struct qsae_audit_settings {
     size_t struct_size;
     const char *model;        /**< folder or GGUF file of the reference model */
@@ -88,8 +93,9 @@ typedef struct qsae_audit_settings {
     int64_t stream_bytes;     /**< streamed: of rows that go through the layers together, at least
                                    those of a logical batch; with more the weights are read fewer
                                    times; 0 = 1 GiB. Changes no figure */
-    int32_t memory;           /**< QSAE_MEMORY_*; 0 = streamed where the models would take more than
-                                   80% of the machine's memory. Changes no figure */
+    int32_t memory;           /**< QSAE_MEMORY_*, _IN_TURN too; 0 = streamed where the models would
+                                   take more than 80% of the machine's memory, or of what its
+                                   control group allows. Changes no figure */
     int32_t reserved2;        /**< 0 */
     int64_t overlap_k;        /**< likeliest tokens whose overlap is measured; 0 = 10, at most 64 */
     int32_t controls;         /**< non-zero: noise controls run beside the conditions: for each its
@@ -125,6 +131,8 @@ typedef struct qsae_audit_settings {
     int64_t shard_count;      /**< parts of the text, of whole logical batches, divided evenly; 0 =
                                    all of it. With more parts than batches some are empty. Their
                                    states are merged with qsae_audit_merge */
+    const char *cache;        /**< QSAE_MEMORY_IN_TURN: folder for its temporary file, which has no
+                                   name; NULL = that of the state file, or else /var/tmp */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

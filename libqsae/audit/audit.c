@@ -79,6 +79,7 @@ void qsae_audit_close(qsae_audit **audit)
     json_decref(a->identity);
     qsae__free(ctx, a->covered);
     qsae__free(ctx, a->measured_with);
+    qsae__free(ctx, a->cache);
     qsae__free(ctx, a->exclude_tokens);
     qsae__free(ctx, a->excluded);
     qsae__free(ctx, a->state_path);
@@ -90,15 +91,33 @@ void qsae_audit_close(qsae_audit **audit)
     *audit = NULL;
 }
 
+/* Tokens of chunks from..to - 1. */
+static int64_t tokens_in(const qsae_audit *a, int64_t from, int64_t to)
+{
+    const int64_t context = a->corpus_info.context, all = a->corpus_info.tokens;
+    return qsae__min_i64(to * context, all) - qsae__min_i64(from * context, all);
+}
+
+/* Where models take turns each of them goes over the text. */
 static int32_t report(qsae_audit *a)
 {
-    const int64_t all = qsae__min_i64(a->to_chunk * a->corpus_info.context, a->corpus_info.tokens) -
-                        qsae__min_i64(a->from_chunk * a->corpus_info.context,
-                                      a->corpus_info.tokens);
-    return a->progress ? a->progress(a->progress_cookie,
-                                     qsae__covered_tokens(a, a->from_chunk, a->to_chunk), all,
-                                     "tokens", "measure")
+    const int64_t turns = a->memory == QSAE_MEMORY_IN_TURN ? a->n_participants : 1;
+    int64_t done = turns * qsae__covered_tokens(a, a->from_chunk, a->to_chunk);
+    for (int64_t i = 0; i < a->n_participants && turns > 1; i++)
+        done += tokens_in(a, a->next_chunk, a->participants[i].next_chunk);
+    return a->progress ? a->progress(a->progress_cookie, done,
+                                     turns * tokens_in(a, a->from_chunk, a->to_chunk), "tokens",
+                                     "measure")
                        : QSAE_OK;
+}
+
+/* Whether there is anything to save. */
+static bool begun(const qsae_audit *a)
+{
+    bool any = a->n_covered > 0;
+    for (int64_t i = 0; i < a->n_participants; i++)
+        any |= a->participants[i].next_chunk > a->next_chunk;
+    return any;
 }
 
 /* Notes the arithmetic that figures are computed with. */
@@ -116,7 +135,7 @@ static int32_t note_numerics(qsae_audit *a)
 
 static int32_t run_batch(qsae_audit *a)
 {
-    const bool first = a->n_covered == 0;
+    const bool first = a->n_covered == 0 && a->participants[0].next_chunk == a->next_chunk;
     int32_t st = qsae__pass_batch(a);
     if (st == QSAE_OK && first)
         qsae__plan_check_saes(a);
@@ -155,7 +174,7 @@ int32_t qsae_audit_run(qsae_audit *a)
     if (st == QSAE_OK)
         st = qsae__contexts_run(a);
     /* A stopped run keeps what it has: the file is at the last whole batch. */
-    if (a->state_path && (a->n_covered > 0 || a->from_chunk == a->to_chunk)) {
+    if (a->state_path && (begun(a) || a->from_chunk == a->to_chunk)) {
         char message[QSAE__MESSAGE_SIZE];
         memcpy(message, qsae__message(), sizeof message);
         const int32_t saving = qsae__state_save(a);

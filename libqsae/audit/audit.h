@@ -205,6 +205,7 @@ struct qsae_audit {
     int64_t from_chunk, to_chunk; /* of this run: a shard's, or all */
     int64_t end_chunk;           /* of the gap that next_chunk is in; equal: nothing is left */
     char *measured_with;         /* lines: the arithmetic of all processes */
+    char *cache;                 /* folder for large temporary files, or NULL */
 };
 
 /* plan.c: fills an audit from settings. */
@@ -394,8 +395,8 @@ int32_t qsae__state_load(qsae_audit *a);
 int32_t qsae__cover(qsae_audit *a, int64_t to);
 /* Tokens measured in chunks from..to - 1. */
 int64_t qsae__covered_tokens(const qsae_audit *a, int64_t from, int64_t to);
-/* Labels measured, by a participant if it is not NULL, and the bytes and words of their text; false:
- * not known. */
+/* Labels measured, by a participant if it is not NULL, and the bytes and words of their text;
+ * false: not known. */
 bool qsae__covered_scored(const qsae_audit *a, const struct participant *p, int64_t *tokens,
                           int64_t *bytes, int64_t *words);
 /* [[from, to], ...]: chunks not measured. */

@@ -381,7 +381,8 @@ static void take_models(qsae_audit *a)
     const int64_t slabs = a->stream_bytes ? a->stream_bytes : SLABS;
     for (int64_t i = 0; i < a->contexts->n; i++) {
         qsae_audit *const b = a->contexts->lengths[i].audit;
-        b->memory = a->memory;
+        /* Batches of all lengths and models come together: models in turn are streamed here. */
+        b->memory = a->memory == QSAE_MEMORY_RESIDENT ? a->memory : QSAE_MEMORY_STREAMED;
         b->stream_bytes = qsae__max_i64(1, slabs / a->contexts->n);
         for (int64_t w = 0; w < a->n_participants; w++) {
             b->participants[w].model = a->participants[w].model;

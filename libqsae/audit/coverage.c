@@ -184,7 +184,8 @@ static int64_t budget_chunks(const qsae_audit *a, int64_t budget)
     if (budget > a->corpus_info.tokens)
         return -1;
     const int64_t needed = qsae__ceil_div(budget, context);
-    return needed > full ? chunks : qsae__min_i64(qsae__ceil_div(needed, a->batch) * a->batch, full);
+    const int64_t whole = qsae__ceil_div(needed, a->batch) * a->batch;
+    return needed > full ? chunks : qsae__min_i64(whole, full);
 }
 
 int32_t qsae__snapshots_cut(const qsae_audit *a, qsae_metric *m)

@@ -201,8 +201,8 @@ static int32_t open_batches(struct search *s, int64_t width)
     const int64_t rows = s->batches[0].rows_max;
     if (st != QSAE_OK || (st = count_tokens(s, s->match->request.prune_tokens)) != QSAE_OK)
         return st;
-    const int64_t wanted = a->memory == QSAE_MEMORY_STREAMED ? qsae__stream_fit(a, rows * width)
-                                                             : 1;
+    const int64_t wanted = a->memory == QSAE_MEMORY_RESIDENT ? 1
+                                                             : qsae__stream_fit(a, rows * width);
     struct audit_batch *const all = qsae__calloc(a->ctx, wanted, sizeof *all);
     s->x = qsae__calloc(a->ctx, wanted, sizeof *s->x);
     s->nll = qsae__alloc_array(a->ctx, rows, sizeof(float));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <string.h>
-#include <unistd.h>
 
 #include "audit/slices.h"
+#include "core/machine.h"
 
 bool qsae__participant_features(const struct participant *p)
 {
@@ -235,7 +235,7 @@ static double resident_bytes(const qsae_audit *a)
 int32_t qsae__participants_settle(qsae_audit *a, int32_t memory)
 {
     const double need = resident_bytes(a),
-                 have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+                 have = (double)qsae__machine_memory();
     const bool large = have > 0 && need > MEMORY_SHARE * have;
     a->memory = memory ? memory : large ? QSAE_MEMORY_STREAMED : QSAE_MEMORY_RESIDENT;
     if (!memory && large)

@@ -59,6 +59,7 @@ void qsae__pass_close(qsae_audit *a)
     qsae__csr_free(&p->csr_q);
     qsae__splice_close(a, &p->splice);
     qsae__stream_close(a, p);
+    qsae__inturn_close(a, p);
     qsae__batch_close(a, &p->batch);
     void *const blocks[] = { p->taps, p->sae_tap, p->sae_in, p->sae_entry, p->rows, p->csr_r,
                              p->csr_set, p->acts, p->y_r, p->y_q, p->y_set, p->spliced,
@@ -270,6 +271,8 @@ static int32_t open_pass(qsae_audit *a, struct pass *p)
     p->group = qsae__max_i64(qsae__min_i64(p->group, QSAE__GROUP_MOST), a->n_participants > 1);
     st = a->memory == QSAE_MEMORY_STREAMED
              ? qsae__stream_open(a, p, each)
+         : a->memory == QSAE_MEMORY_IN_TURN
+             ? qsae__inturn_open(a, p)
              : plan_branches(a, p, info.layers, p->batch.rows_max * p->width);
     if (st == QSAE_OK)
         st = open_buffers(a, p);
@@ -336,8 +339,8 @@ int32_t qsae__pass_step(const struct pass *p, struct participant *who, int64_t l
     return st;
 }
 
-/* Blocks of one model, its rows at the taps and its final rows. */
-static int32_t forward(qsae_audit *a, struct pass *p, struct participant *who, struct rows_of *out)
+int32_t qsae__pass_forward(qsae_audit *a, struct pass *p, struct participant *who,
+                           struct rows_of *out)
 {
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
     const bool reference = who == a->participants;
@@ -572,9 +575,11 @@ int32_t qsae__pass_batch(qsae_audit *a)
     int64_t members[QSAE__GROUP_MOST];
     if (p->stream)
         return qsae__stream_batch(a, p);
+    if (p->inturn)
+        return qsae__inturn_batch(a, p);
     int32_t st = qsae__batch_gather(a, a->next_chunk, &p->batch);
     if (st == QSAE_OK)
-        st = forward(a, p, &a->participants[0], &p->rows[0]);
+        st = qsae__pass_forward(a, p, &a->participants[0], &p->rows[0]);
     if (st == QSAE_OK)
         st = qsae__pass_reference(a, p);
     int64_t next = 1;
@@ -585,7 +590,7 @@ int32_t qsae__pass_batch(qsae_audit *a)
             if (who->next_chunk != a->next_chunk) /* done before an earlier stop */
                 continue;
             members[n++] = next;
-            st = forward(a, p, who, &p->rows[n]);
+            st = qsae__pass_forward(a, p, who, &p->rows[n]);
         }
         if (st == QSAE_OK)
             st = qsae__pass_finish(a, p, members, n);

@@ -51,6 +51,7 @@ struct pass {
     struct splice_rows *spliced; /* [n_saes] scratch */
     struct audit_splice *splice; /* or NULL */
     struct stream *stream;       /* of a streamed pass, or NULL */
+    struct inturn *inturn;       /* of a pass of one model after another, or NULL */
 };
 
 /*
@@ -84,6 +85,9 @@ int32_t qsae__pass_encode_sets(const qsae_audit *a, struct pass *p, const struct
 /* y [rows, width_out] of SAE i on a participant's rows; layers of a set are encoded. */
 int32_t qsae__pass_reconstruct(const qsae_audit *a, struct pass *p, const struct participant *who,
                                const struct rows_of *own, int64_t i, float *y);
+/* Blocks of one model on p->batch, its rows at the taps and its final rows. */
+int32_t qsae__pass_forward(qsae_audit *a, struct pass *p, struct participant *who,
+                           struct rows_of *out);
 /* The reference's SAEs on p->rows[0]. */
 int32_t qsae__pass_reference(qsae_audit *a, struct pass *p);
 /* Head and metrics of p->batch for a group: the reference's rows in p->rows[0], those of
@@ -107,5 +111,10 @@ struct shuffle_rows {
 /* Drift and survival of control:shuffle, whose rows come from other documents. */
 int32_t qsae__shuffle_update(qsae_audit *a, struct participant *who, int64_t sae,
                              const struct audit_batch *b, const struct shuffle_rows *in);
+
+/* inturn.c: sets p->group. Measures the next logical batch of the model whose turn it is. */
+int32_t qsae__inturn_open(qsae_audit *a, struct pass *p);
+void qsae__inturn_close(qsae_audit *a, struct pass *p);
+int32_t qsae__inturn_batch(qsae_audit *a, struct pass *p);
 
 #endif

@@ -100,8 +100,8 @@ static int32_t check(const qsae_audit_settings *s)
     if (s->overlap_k < 0 || s->overlap_k > QSAE__OVERLAP_MOST)
         return qsae__fail(QSAE_EINVAL, "audit: overlap_k: expected 0..%d, found %lld",
                           QSAE__OVERLAP_MOST, (long long)s->overlap_k);
-    if (s->memory < 0 || s->memory > QSAE_MEMORY_STREAMED)
-        return qsae__fail(QSAE_EINVAL, "audit: memory: expected 0..2, found %d", (int)s->memory);
+    if (s->memory < 0 || s->memory > QSAE_MEMORY_IN_TURN)
+        return qsae__fail(QSAE_EINVAL, "audit: memory: expected 0..3, found %d", (int)s->memory);
     if (s->shard_count < 0 || s->shard_index < 0 ||
         (s->shard_index > 0 && s->shard_index >= s->shard_count))
         return qsae__fail(QSAE_EINVAL, "audit: shard_index %lld of shard_count %lld: expected "
@@ -375,6 +375,8 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     if (!a->snapshots)
         return qsae__fail(QSAE_ENOMEM, "out of memory: an audit");
     if (s->state && !(a->state_path = qsae__strdup(a->ctx, s->state)))
+        return QSAE_ENOMEM;
+    if (s->cache && !(a->cache = qsae__strdup(a->ctx, s->cache)))
         return QSAE_ENOMEM;
     if ((st = qsae__batch_exclude(a, s->exclude_tokens)) != QSAE_OK ||
         (st = qsae__plan_read(a, s->plan)) != QSAE_OK)

@@ -208,7 +208,8 @@ static json_t *timing_json(const qsae_audit *a)
                         qsae__number(a->seconds > 0 ? (double)a->tokens_done / a->seconds : NAN));
     json_object_set_new(o, "threads", json_integer(qsae_context_threads(a->ctx)));
     json_object_set_new(o, "memory", json_string(a->memory == QSAE_MEMORY_STREAMED ? "streamed"
-                                                                                 : "resident"));
+                                                 : a->memory == QSAE_MEMORY_IN_TURN ? "in-turn"
+                                                                                   : "resident"));
     return o;
 }
 

@@ -45,8 +45,8 @@ bool qsae__metric_has_interval(const qsae_metric *metric, int32_t i);
 
 /*
  * shards.c: what processes that measure parts of a text need. Parts begin at multiples of
- * qsae__metric_cut(batch_rows) tokens: a multiple of batch_rows, and of a leaf if 16 batches or fewer
- * are. Otherwise sums are kept apart there until a leaf is complete, whoever added them.
+ * qsae__metric_cut(batch_rows) tokens: a multiple of batch_rows, and of a leaf if 16 batches or
+ * fewer are. Otherwise sums are kept apart there until a leaf is complete, whoever added them.
  */
 int64_t qsae__metric_cut(int64_t batch_rows);
 

@@ -31,8 +31,8 @@ typedef void (*qsae__combine_fn)(const qsae_metric *m, double *a, const double *
  * Parts also end at multiples of `cut`, so that it does not matter which process adds what lies
  * between two of them.
  *
- * The sums before each of `cuts` can be told later: once all tokens before it are there, their nodes
- * are folded into `whole`, as the tree of them alone would be. Until then nodes that end before a
+ * The sums before each of `cuts` can be told later: once all tokens before it are there, their
+ * nodes are folded into `whole`, as the tree of them alone would be. Until then nodes that end before a
  * cut and are joined to one that goes beyond it are kept.
  */
 typedef struct qsae__tree {

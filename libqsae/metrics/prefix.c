@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Sums before given tokens, of a tree whose parts may come in any order. What lies before a cut is a
- * list of nodes: of each start the largest that ends by the cut. They are in the tree, or were kept
+ * Sums before given tokens, of a tree whose parts may come in any order. What lies before a cut is
+ * a list of nodes: of each start the largest that ends by the cut. They are in the tree, or were kept
  * when the tree joined them to what lies beyond.
  */
 #include <string.h>

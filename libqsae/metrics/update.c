@@ -108,7 +108,8 @@ static int32_t reserve(plan *p)
     int32_t st = qsae__sample_reserve(ctx, &s->sample, wanted);
     if (st == QSAE_OK && m->kind->doc_sums)
         st = qsae__grow(ctx, &s->docs.run, &s->docs.capacity, s->docs.n +
-                        qsae__runs_count(&s->docs, u->first, u->n, u->document, 0), sizeof *s->docs.run);
+                        qsae__runs_count(&s->docs, u->first, u->n, u->document, 0),
+                        sizeof *s->docs.run);
     if (st == QSAE_OK && m->kind->batch_runs)
         st = qsae__grow(ctx, &s->groups.run, &s->groups.capacity, s->groups.n +
                         qsae__runs_count(&s->groups, u->first, u->n, NULL, m->batch_rows),

@@ -184,6 +184,7 @@ static void test_stops(void **state)
     int64_t stops = 0;
     (void)state;
     settings(&s);
+    s.max_tokens = lengthy() ? s.max_tokens : 2701;
     open_whole(ctx, &s, &w);
     s.state = in_folder(path, "stopped", 0);
     while (stops < (lengthy() ? 1000 : 6)) {
@@ -241,13 +242,14 @@ static void merge_all(qsae_context *ctx, char (*paths)[64], int64_t n, const cha
 
 static void test_shards(void **state)
 {
-    const int64_t few = 17, kinds = lengthy() ? SHARDS_MOST : 1; /* of 15 parts: some are empty */
+    const int64_t few = 17, kinds = lengthy() ? SHARDS_MOST : 1; /* of 16 parts: one is empty */
     qsae_context *ctx = open_context(NULL, 2);
     qsae_audit_settings s;
     struct whole w;
     char paths[SHARDS_MOST][64], merged[64];
     (void)state;
     settings(&s);
+    s.batch = lengthy() ? 3 : 6;
     open_whole(ctx, &s, &w);
     in_folder(merged, "merged", 0);
     for (int64_t k = 0; k < kinds; k++) {
@@ -276,6 +278,7 @@ static void test_gaps(void **state)
     qsae_merge_info info = { .struct_size = sizeof info };
     (void)state;
     settings(&s);
+    s.max_tokens = 1801;
     open_whole(ctx, &s, &w);
     in_folder(merged, "gaps", 0);
     for (int64_t i = 0; i < 5; i++)
@@ -284,9 +287,9 @@ static void test_gaps(void **state)
                                &info));
     assert_int_equal(info.gaps, 3);
     assert_int_equal(info.gap_from, 0);
-    assert_int_equal(info.gap_to, 18);
+    assert_int_equal(info.gap_to, 6);
     assert_fails(qsae_audit_merge(ctx, (const char *const[]){ merged, paths[0], paths[3] }, 3,
-                                  merged, 0, NULL), QSAE_EMISMATCH, "chunks 54 to 72");
+                                  merged, 0, NULL), QSAE_EMISMATCH, "chunks 18 to 24");
     qsae_audit *audit;
     s.state = merged;
     s.shard_index = 1; /* is there: nothing to do */
@@ -295,10 +298,10 @@ static void test_gaps(void **state)
     assert_true(json_is_false(json_object_get(part, "complete")));
     json_t *const gaps = json_object_get(part, "gaps");
     assert_int_equal(json_array_size(gaps), 3);
-    assert_int_equal(json_integer_value(json_array_get(json_array_get(gaps, 1), 0)), 36);
-    assert_int_equal(json_integer_value(json_array_get(json_array_get(gaps, 1), 1)), 54);
+    assert_int_equal(json_integer_value(json_array_get(json_array_get(gaps, 1), 0)), 12);
+    assert_int_equal(json_integer_value(json_array_get(json_array_get(gaps, 1), 1)), 18);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(part, "corpus"), "chunks")),
-                     36);
+                     12);
     assert_int_equal(json_array_size(json_object_get(part, "snapshots")), 0);
     json_decref(part);
     s.shard_index = s.shard_count = 0;
@@ -319,14 +322,18 @@ static void test_all(void **state)
         "{\"context\": \"The cat\", \"good\": \" sat\", \"bad\": \" blue\"}\n"
         "{\"context\": \"One and one are\", \"good\": \" two\", \"bad\": \" cold\"}\n";
     static const int64_t lengths[] = { 16, 40 };
+    const char *const saes[] = { QSAE_TEST_DATA "/transcoders/skip",
+                                 QSAE_TEST_DATA "/transcoders/clt" };
     qsae_context *ctx = open_context(NULL, 2);
     qsae_audit_settings s;
     struct whole w;
     char paths[3][64], merged[64], set[64];
     (void)state;
     settings(&s);
+    s.saes = saes;
+    s.n_saes = 2;
     write_bytes(in_folder(set, "probes", 0), probes, strlen(probes));
-    s.max_tokens = 900;
+    s.max_tokens = 500; /* three batches */
     s.n_conditions = 1;
     s.slices = slices;
     s.probes = set;
@@ -398,7 +405,7 @@ static void test_foreign(void **state)
     char one[64], two[64], merged[64];
     (void)state;
     settings(&base);
-    base.max_tokens = 900;
+    base.max_tokens = 500;
     run_shard(ctx, &base, 0, 2, one);
     in_folder(merged, "foreign", 0);
     for (int i = 0; i < 12; i++) {

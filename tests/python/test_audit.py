@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import tempfile
 import threading
 
 import numpy as np
@@ -386,6 +387,29 @@ class Evaluate(Case):
                 self.assertEqual((part["layer"], part["site"]), place)
                 for key in ("fvu_dim", "fvu_scalar", "mse", "l0"):
                     self.assertEqual(fvu[key], part[key], (place, key))
+
+    def test_shards(self):
+        """Parts measured apart and merged in any order, one of them one model at a time."""
+        arguments = dict(text=TEXT, conditions=["nf4"], context=64, tokens=1500, ctx=self.ctx)
+        with tempfile.TemporaryDirectory() as folder:
+            files = [os.path.join(folder, str(i)) for i in range(3)]
+            for i, state in enumerate(files):
+                part = qsae.evaluate(MODEL, state=state, shard=(i, 3),
+                                     memory="in-turn" if i else None, cache=folder, **arguments)
+                self.assertFalse(part["complete"])
+            whole = os.path.join(folder, "whole")
+            info = qsae.merge_states([files[2], files[0]], whole, ctx=self.ctx)
+            self.assertEqual(info["gaps"], 1)
+            info = qsae.merge_states([whole, files[1]], whole)
+            self.assertEqual(info["measured_chunks"], info["chunks"])
+            merged = qsae.evaluate(MODEL, state=whole, **arguments)
+        once = qsae.evaluate(MODEL, **arguments)
+        self.assertTrue(merged["complete"])
+        self.assertEqual(merged["corpus"], once["corpus"])
+        for key in ("dce", "kl_mean", "kl_q99", "intervals"):
+            self.assertEqual(merged["conditions"][0][key], once["conditions"][0][key])
+        with self.assertRaises(qsae.Error):
+            qsae.evaluate(MODEL, shard=(3, 3), **arguments)
 
     def test_splices_at_other_sites(self):
         """Spliced and ablated models against edited passes, at every kind of place."""

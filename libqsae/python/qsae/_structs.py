@@ -39,7 +39,7 @@ CONSTANTS = {
     "QSAE_METRIC_LEAF": 256, "QSAE_METRIC_LLAMA_LINE": 10,
     "QSAE_PROFILE_DEFAULT": 0, "QSAE_PROFILE_ARTICLE": 1, "QSAE_PROFILE_PAPER": 2,
     "QSAE_MEMORY_DEFAULT": 0, "QSAE_MEMORY_RESIDENT": 1, "QSAE_MEMORY_STREAMED": 2,
-    "QSAE_MERGE_NUMERICS": 1,
+    "QSAE_MERGE_NUMERICS": 1, "QSAE_MEMORY_IN_TURN": 3,
     "QSAE_SWEEP_NONE": 0, "QSAE_SWEEP_LAYERS": 1, "QSAE_SWEEP_MODULES": 2, "QSAE_SWEEP_KINDS": 3,
     "QSAE_API_VERSION_MAJOR": API_MAJOR, "QSAE_API_VERSION_MINOR": API_MINOR,
     "QSAE_API_VERSION_PATCH": 0,
@@ -271,7 +271,7 @@ class AuditSettings(Struct):
                 ("save_logits", c_char_p), ("kl_divergence", c_int32), ("reserved4", c_int32),
                 ("plan", c_char_p), ("contexts", POINTER(c_int64)), ("n_contexts", c_int64),
                 ("contexts_scored", c_int64), ("contexts_stride", c_int64),
-                ("shard_index", c_int64), ("shard_count", c_int64)]
+                ("shard_index", c_int64), ("shard_count", c_int64), ("cache", c_char_p)]
 
 
 class MergeInfo(Struct):

@@ -7,7 +7,7 @@ from ctypes import byref, c_char_p, c_int64, c_size_t
 
 from ._handle import Desk, Handle
 from ._lib import bos_policy, choose, choose_documents, count, fail, lib, path_bytes, string_bytes
-from ._structs import CONSTANTS, LINE, PROGRESS, AuditSettings
+from ._structs import CONSTANTS, LINE, PROGRESS, AuditSettings, MergeInfo
 from .context import Context
 from .model import ATTENTION, COMPUTE, MEMORY
 
@@ -42,7 +42,8 @@ class Audit(Handle):
                  exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
                  memory=None, stream_bytes=0, overlap_k=0, controls=False, reference_only=False,
                  probes=None, kl_divergence=False, kl_divergence_base=None, save_logits=None,
-                 plan=None, contexts=(), contexts_scored=0, contexts_stride=0):
+                 plan=None, contexts=(), contexts_scored=0, contexts_stride=0, shard=None,
+                 cache=None):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -88,7 +89,13 @@ class Audit(Handle):
             slices, lambda name: string_bytes(name, "slices"), "slices")
         settings.top_contexts = count("top_contexts", top_contexts)
         settings.process = None if process is None else string_bytes(process, "process")
-        settings.memory = choose("memory", None if memory == "auto" else memory, MEMORY)
+        settings.memory = choose("memory", None if memory == "auto" else memory,
+                                 dict(MEMORY, **{"in-turn": CONSTANTS["QSAE_MEMORY_IN_TURN"]}))
+        settings.cache = None if cache is None else path_bytes(cache)
+        if shard is not None:
+            index, shards = shard
+            settings.shard_count = count("shard", shards, 1)
+            settings.shard_index = count("shard", index, 0, shards - 1)
         settings.stream_bytes = count("stream_bytes", stream_bytes)
         settings.overlap_k = count("overlap_k", overlap_k)
         settings.reference_only = bool(reference_only)
@@ -154,7 +161,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
              memory=None, stream_bytes=0, controls=False, probes=None, overlap_k=0,
              kl_divergence=False, kl_divergence_base=None, save_logits=None, reference_only=False,
-             contexts=(), contexts_scored=0, contexts_stride=0):
+             contexts=(), contexts_scored=0, contexts_stride=0, shard=None, cache=None):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -179,7 +186,10 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     threads, cpu  of the Context that is made if ctx is None
     splice        True: every model also runs with each SAE spliced in and with its input ablated
     memory        "resident", or "streamed": layer by layer from the files; None or "auto": streamed
-                  where the models would take more than 80% of the machine's memory
+                  where the models would take more than 80% of the machine's memory; "in-turn":
+                  one model at a time, the reference's rows in a temporary file
+    cache         folder of that file; None: that of state, or /var/tmp
+    shard         (i, n): part i = 0..n-1 of the text alone, into state; merge_states joins them
     stream_bytes  of activations that go through the layers together when streamed; 0: 1 GiB
     sweep         "layers", "modules" or "kinds": each condition on one part of the model at a time
     controls      True: noise controls run beside the conditions (doc/evaluate.md)
@@ -213,9 +223,25 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                    0, exclude_tokens, slices, where, documents, pack, process, memory,
                    stream_bytes, overlap_k, controls, reference_only, probes,
                    kl_divergence, kl_divergence_base, save_logits, None, contexts,
-                   contexts_scored, contexts_stride) as audit:
+                   contexts_scored, contexts_stride, shard, cache) as audit:
             audit.run()
             return audit.result()
+    finally:
+        if own is not None:
+            own.close()
+
+
+def merge_states(files, out, numerics=False, ctx=None):
+    """Makes the state file `out` of those of shards, in any order; evaluate() with it as state has
+    the result. numerics: also of machines whose arithmetic differs. Returns a dict: chunks,
+    measured_chunks, gaps (ranges that are missing), gap_from and gap_to (the first of them)."""
+    paths, n = _strings(files, path_bytes, "files")
+    own = Context() if ctx is None else None
+    info = MergeInfo()
+    try:
+        lib.qsae_audit_merge((ctx or own).pointer, paths, n, path_bytes(out),
+                             CONSTANTS["QSAE_MERGE_NUMERICS"] if numerics else 0, byref(info))
+        return info.as_dict()
     finally:
         if own is not None:
             own.close()
