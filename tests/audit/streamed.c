@@ -200,7 +200,7 @@ static void test_settings(void **state)
     qsae_audit *audit;
     (void)state;
     defaults(&s);
-    s.memory = 3;
+    s.memory = 4;
     assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EINVAL, "memory");
     s.memory = 0;
     s.stream_bytes = -1;
