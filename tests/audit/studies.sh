@@ -102,7 +102,7 @@ interrupted() {
     fi
     evaluate "$@" --state "$tmp/state" --json "$tmp/i.json" >"$tmp/table" || return 1
     for file in whole i; do
-        sed '/"seconds"/d; /tokens_per_second/d; /peak_rss_bytes/d; /"threads"/d' \
+        sed '/"seconds"/d; /tokens_per_second/d; /peak_rss_bytes/d; /"threads"/d; /"memory"/d' \
             "$tmp/$file.json" >"$tmp/$file.figures"
     done
     cmp "$tmp/whole.figures" "$tmp/i.figures" && [ -s "$tmp/state.sliding" ]
