@@ -66,7 +66,8 @@ static int32_t on_progress(void *cookie, int64_t done, int64_t total, const char
     struct progress *p = cookie;
     const double t = now();
     if (strcmp(p->phase, phase) != 0) {
-        snprintf(p->phase, sizeof p->phase, "%s", phase);
+        p->phase[0] = '\0';
+        strncat(p->phase, phase, sizeof p->phase - 1);
         p->start = t;
         p->first = done;
         p->last = 0;
