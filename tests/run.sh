@@ -37,12 +37,12 @@ configuration() {
 
 configuration gcc
 if [ -n "$all" ]; then
-    # What runs the same code at length (golden, splice, streamed) and scripts are left to gcc's build.
+    # What runs the same code at length (golden, splice, streamed, ...) is left to gcc's build.
     fast="core kernels kernels-blis formats text script codecs model metrics agreement intervals tails llama sae \
-        checkpoints audit windows contexts controls llama_audit mixed probes slices transcoders uncertainty"
-    only="$fast bundled paper process programs sweep headers" CC=clang CXX=clang++ configuration clang
-    only="$fast programs" \
-        UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1 \
+        checkpoints audit controls llama_audit transcoders uncertainty programs"
+    only="$fast bundled contexts mixed paper probes process slices windows headers" CC=clang CXX=clang++ \
+        configuration clang
+    only=$fast UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1 \
         configuration sanitize -Db_sanitize=address,undefined -Db_lundef=false -Dpython=disabled -Dtests_install=false
     only="core kernels model" groups="invariance pass sites head memory streamed" \
         configuration threads -Db_sanitize=thread -Db_lundef=false \
