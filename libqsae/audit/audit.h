@@ -382,6 +382,7 @@ json_t *qsae__noise_head(qsae_metric *drift);
 void qsae__set_verdict(json_t *object, double low, double high);
 /* A number, null for NaN and infinity. */
 json_t *qsae__number(double v);
+json_t *qsae__interval_json(double low, double high); /* [low, high] */
 /* A result by name, NaN if there is none; as it stands in the document, null if there is none. */
 double qsae__value(qsae_metric *m, const char *name);
 json_t *qsae__named(qsae_metric *m, const char *name);

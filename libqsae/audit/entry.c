@@ -16,6 +16,11 @@ json_t *qsae__number(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
+json_t *qsae__interval_json(double low, double high)
+{
+    return isfinite(low) && isfinite(high) ? json_pack("[f,f]", low, high) : json_null();
+}
+
 double qsae__value(qsae_metric *m, const char *name)
 {
     double v = NAN;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "audit/audit.h"
+#include "metrics/tails.h"
 
 #define RATE_LEAST 0.001
 #define COUNT_LEAST 200.0
@@ -28,12 +29,6 @@ struct table {
     double *of[N_FIGURES];       /* [n]; NULL: not kept */
     const double *norm;          /* [n] |W_dec,j| */
 };
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static int32_t table_read(qsae_audit *a, qsae_metric *m, int64_t sae, struct table *t)
 {
@@ -91,7 +86,7 @@ static json_t *summary(const struct table *t, int k, double *values)
             sum += t->of[k][i];
             values[n++] = t->of[k][i];
         }
-    qsort(values, (size_t)n, sizeof *values, by_value);
+    qsort(values, (size_t)n, sizeof *values, qsae__by_value);
     json_object_set_new(o, "mean", qsae__number(n ? sum / (double)n : NAN));
     json_object_set_new(o, "median", qsae__number(n ? values[(n - 1) / 2] : NAN));
     json_object_set_new(o, "features", json_integer(n));

@@ -127,11 +127,6 @@ static const char *band(const struct figures *f, int64_t i)
     return f->of[F_R][i] > 0.9 ? "survived" : f->of[F_R][i] < 0.5 ? "damaged" : "degraded";
 }
 
-static json_t *interval(double low, double high)
-{
-    return isfinite(low) && isfinite(high) ? json_pack("[f,f]", low, high) : json_null();
-}
-
 /* norm: |W_dec,i|. */
 static json_t *condition_json(const struct participant *p, const struct figures *f, int64_t i,
                               double norm)
@@ -141,7 +136,8 @@ static json_t *condition_json(const struct participant *p, const struct figures 
     json_object_set_new(o, "label", json_string(p->label));
     json_object_set_new(o, "band", json_string(band(f, i)));
     set(o, "r", f->of[F_R][i]);
-    json_object_set_new(o, "r_interval", interval(f->of[F_LOW][i], f->of[F_HIGH][i]));
+    json_object_set_new(o, "r_interval",
+                        qsae__interval_json(f->of[F_LOW][i], f->of[F_HIGH][i]));
     set(o, "gain", f->of[F_GAIN][i]);
     set(o, "cosine", f->of[F_COSINE][i]);
     set(o, "fires", f->of[F_FIRE_Q][i]);

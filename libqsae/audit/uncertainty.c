@@ -13,9 +13,7 @@ static json_t *object_in(json_t *o, const char *key)
 
 void qsae__set_bounds_json(json_t *o, const char *key, const qsae__bounds *b)
 {
-    const bool defined = isfinite(b->low) && isfinite(b->high);
-    json_object_set_new(object_in(o, "intervals"), key,
-                        defined ? json_pack("[f,f]", b->low, b->high) : json_null());
+    json_object_set_new(object_in(o, "intervals"), key, qsae__interval_json(b->low, b->high));
     json_object_set_new(object_in(o, "jackknife_se"), key, qsae__number(b->se));
 }
 

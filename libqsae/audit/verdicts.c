@@ -87,8 +87,7 @@ static const char *word(bool worse, bool lost)
 static void set_share(json_t *o, const char *key, const char *interval_key, const qsae_value *v)
 {
     json_object_set_new(o, key, qsae__number(v->value));
-    json_object_set_new(o, interval_key,
-                        known(v) ? json_pack("[f,f]", v->low, v->high) : json_null());
+    json_object_set_new(o, interval_key, qsae__interval_json(v->low, v->high));
 }
 
 json_t *qsae__sae_verdict_json(qsae_audit *a, const struct participant *p, int64_t sae)

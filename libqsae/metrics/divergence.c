@@ -108,7 +108,8 @@ static void combine(const qsae_metric *m, double *a, const double *b)
         a[plain[i]] += b[plain[i]];
 }
 
-static void add_nll(double *v, double r, double q)
+/* Returns p_q - p_r. */
+static double add_nll(double *v, double r, double q)
 {
     const double d = q - r, dp = exp(-q) - exp(-r), dp2 = dp * dp;
     v[V_D_MAX] = v[V_N] == 0 || d > v[V_D_MAX] ? d : v[V_D_MAX];
@@ -118,6 +119,7 @@ static void add_nll(double *v, double r, double q)
     v[V_D_M2] += qsae__welford_sum(&v[V_D_MEAN], &d, 1 / v[V_N], 1);
     v[V_DP] += dp;
     v[V_DP2_M2] += qsae__welford_sum(&v[V_DP2_MEAN], &dp2, 1 / v[V_N], 1);
+    return dp;
 }
 
 static bool not_finite(const float *x, int64_t i)
@@ -150,11 +152,10 @@ static enum qsae__row_state row(const qsae__update *u, int64_t i, double *v, dou
     add_mean(v, V_H_Q_N, V_H_Q, in->entropy_q, i);
     add_mean(v, V_OVERLAP_N, V_OVERLAP, in->topk_overlap, i);
     if (both) {
-        add_nll(v, in->nll_r[i], in->nll_q[i]);
+        out[D_DP] = add_nll(v, in->nll_r[i], in->nll_q[i]);
         out[D_N] = 1;
         out[D_NLL_R] = in->nll_r[i];
         out[D_NLL_Q] = in->nll_q[i];
-        out[D_DP] = exp(-out[D_NLL_Q]) - exp(-out[D_NLL_R]);
         out[D_DP2] = out[D_DP] * out[D_DP];
     }
     if (in->kl) {
