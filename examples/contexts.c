@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The table of context lengths: the same tokens after more and more of the text before them. */
+#include "number.h"
 #include "table.h"
 
 #include <math.h>
 #include <stdbool.h>
-
-static double number(const json_t *o, const char *key)
-{
-    const json_t *const v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
 
 /* "+0.00123 [+0.001, +0.002]": a figure of o with its interval. */
 static void put(char *cell, size_t size, const json_t *o, const char *key)

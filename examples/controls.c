@@ -3,13 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "number.h"
 #include "table.h"
-
-static double number(const json_t *o, const char *key)
-{
-    const json_t *const v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
 
 static void line(FILE *out, const char *name, const json_t *o)
 {

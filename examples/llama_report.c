@@ -4,16 +4,11 @@
 #include <math.h>
 #include <string.h>
 
+#include "number.h"
+
 #define PLUS_MINUS "\xc2\xb1"
 #define DELTA_P "\xce\x94p"
 #define LEAST_TOKENS 100 /* for statistics */
-
-/* NaN for null. */
-static double number(const json_t *o, const char *key)
-{
-    const json_t *const v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
 
 static double error_of(const json_t *o, const char *key)
 {

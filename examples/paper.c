@@ -6,13 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME = 32, CELL = 24 };
+#include "number.h"
 
-static double get(const json_t *o, const char *key)
-{
-    const json_t *v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
+enum { NAME = 32, CELL = 24 };
 
 static const char *text_of(const json_t *o, const char *key)
 {
@@ -39,8 +35,8 @@ static void short_name(const json_t *who, char name[NAME])
     int bits = 0;
     if (sscanf(label, "rtn:bits=%d", &bits) == 1 && !strpbrk(label, "@+"))
         snprintf(name, NAME, "INT%d", bits);
-    else if (prune && strncmp(label, "none+", 5) == 0 && !isnan(get(who, "sparsity")))
-        snprintf(name, NAME, "pruned %.4g%%", 100 * get(who, "sparsity"));
+    else if (prune && strncmp(label, "none+", 5) == 0 && !isnan(number(who, "sparsity")))
+        snprintf(name, NAME, "pruned %.4g%%", 100 * number(who, "sparsity"));
     else if (strncmp(label, "llm.int8", 8) == 0)
         snprintf(name, NAME, "8bit");
     else if (strncmp(label, "nf4", 3) == 0)
@@ -52,7 +48,7 @@ static void short_name(const json_t *who, char name[NAME])
 /* exp of the mean of the batches' mean losses, as the paper has it. */
 static double ppl(const json_t *who)
 {
-    return exp(get(who, "ce_mean_of_batch_means"));
+    return exp(number(who, "ce_mean_of_batch_means"));
 }
 
 /* The paper's condition: rtn with that many bits, or the one that is pruned; -1: there is none. */
@@ -94,19 +90,19 @@ static void sweep_row(FILE *out, const json_t *result, const json_t *who, size_t
     const json_t *const reference = json_object_get(result, "reference");
     const json_t *const survival = json_object_get(sae_at(who, sae), "survival");
     const json_t *const second = json_object_get(result, "sliding");
-    const double base = get(json_object_get(second, "reference"), "ppl");
+    const double base = number(json_object_get(second, "reference"), "ppl");
     short_name(who, name);
     const bool first = who == reference;
     fprintf(out, "%-16s", first ? "reference" : name);
     cell(out, "%.3f", ppl(who));
     cell(out, "%.2f", 100 * (ppl(who) / ppl(reference) - 1));
-    cell(out, "%.3f", first ? 1 : get(survival, "mean_r"));
-    cell(out, "%.3f", first ? 1 : get(survival, "median_r"));
-    cell(out, "%.3f", first ? 100 : get(survival, "survived_percent"));
-    cell(out, "%.3f", first ? 0 : get(survival, "degraded_percent"));
-    cell(out, "%.3f", first ? 0 : get(survival, "damaged_percent"));
+    cell(out, "%.3f", first ? 1 : number(survival, "mean_r"));
+    cell(out, "%.3f", first ? 1 : number(survival, "median_r"));
+    cell(out, "%.3f", first ? 100 : number(survival, "survived_percent"));
+    cell(out, "%.3f", first ? 0 : number(survival, "degraded_percent"));
+    cell(out, "%.3f", first ? 0 : number(survival, "damaged_percent"));
     if (json_is_object(second)) {
-        const double p = first ? base : get(sliding_of(result, who), "ppl");
+        const double p = first ? base : number(sliding_of(result, who), "ppl");
         cell(out, "%.3f", p);
         cell(out, "%+.2f", 100 * (p / base - 1));
     }
@@ -132,11 +128,11 @@ static void sweep_table(FILE *out, const json_t *result, size_t sae)
 
 static void overlap_row(FILE *out, const char *name, const json_t *o)
 {
-    fprintf(out, "  %-14s %11.0f %11.0f %11.0f %11.0f", name, get(o, "a"), get(o, "b"),
-            get(o, "both"), get(o, "union"));
-    cell(out, "%.4f", get(o, "jaccard"));
-    cell(out, "%.4f", get(o, "ceiling"));
-    cell(out, "%.4f", get(o, "chance"));
+    fprintf(out, "  %-14s %11.0f %11.0f %11.0f %11.0f", name, number(o, "a"), number(o, "b"),
+            number(o, "both"), number(o, "union"));
+    cell(out, "%.4f", number(o, "jaccard"));
+    cell(out, "%.4f", number(o, "ceiling"));
+    cell(out, "%.4f", number(o, "chance"));
     fprintf(out, "\n");
 }
 
@@ -152,18 +148,19 @@ static void overlap_table(FILE *out, const json_t *result, const json_t *sae)
         if (!a || !b || strcmp(text_of(o, "label_a"), text_of(a, "label")) != 0 ||
             strcmp(text_of(o, "label_b"), text_of(b, "label")) != 0 ||
             strcmp(text_of(o, "name"), text_of(sae, "name")) != 0 ||
-            get(o, "layer") != get(sae, "layer") ||
+            number(o, "layer") != number(sae, "layer") ||
             strcmp(text_of(o, "site"), text_of(sae, "site")) != 0)
             continue;
         short_name(a, of_a);
         short_name(b, of_b);
-        fprintf(out, "overlap of %s and %s, %.0f active features\n", of_a, of_b, get(o, "active"));
+        fprintf(out, "overlap of %s and %s, %.0f active features\n", of_a, of_b,
+                number(o, "active"));
         fprintf(out, "%-16s %11s %11.11s %11s %11s %11s %11s %11s\n", "", of_a, of_b, "both",
                 "union", "Jaccard", "ceiling", "chance");
         overlap_row(out, "non-survivors", json_object_get(o, "non_survivors"));
         overlap_row(out, "damaged", json_object_get(o, "damaged"));
-        fprintf(out, "  damage score: Pearson %.3f, Spearman %.3f\n", get(o, "damage_pearson"),
-                get(o, "damage_spearman"));
+        fprintf(out, "  damage score: Pearson %.3f, Spearman %.3f\n", number(o, "damage_pearson"),
+                number(o, "damage_spearman"));
     }
 }
 
@@ -174,12 +171,12 @@ static void predictor_lines(FILE *out, const json_t *p)
     const json_t *const w = json_object_get(p, "coefficients_paper"),
                  *const single = json_object_get(p, "auc_single");
     fprintf(out, "  AUC %.3f +- %.3f (inputs standardized in each fold, without the redundant "
-            "one: %.3f +- %.3f)\n", get(p, "auc_paper"), get(p, "auc_paper_sd"), get(p, "auc"),
-            get(p, "auc_sd"));
+            "one: %.3f +- %.3f)\n", number(p, "auc_paper"), number(p, "auc_paper_sd"),
+            number(p, "auc"), number(p, "auc_sd"));
     fprintf(out, "  %-18s %11s %11s\n", "", "coefficient", "AUC alone");
     for (size_t i = 0; i < 4; i++)
-        fprintf(out, "  %-18s %11.2f %11.3f%s\n", inputs[i], get(w, inputs[i]),
-                get(single, inputs[i]), i == 3 ? "  (peak activation)" : "");
+        fprintf(out, "  %-18s %11.2f %11.3f%s\n", inputs[i], number(w, inputs[i]),
+                number(single, inputs[i]), i == 3 ? "  (peak activation)" : "");
 }
 
 /* Of 6 bits, else of the first condition that has a fit. */
@@ -218,9 +215,9 @@ static void paper_tables(FILE *out, const json_t *result)
     const size_t n = json_array_size(saes);
     for (size_t i = 0; i < (n ? n : 1); i++) {
         const json_t *const sae = json_array_get(saes, i);
-        fprintf(out, "\narXiv 2606.03002, reference CE %.5f", get(reference, "ce"));
+        fprintf(out, "\narXiv 2606.03002, reference CE %.5f", number(reference, "ce"));
         if (sae)
-            fprintf(out, ", %s, layer %.0f, %s", text_of(sae, "name"), get(sae, "layer"),
+            fprintf(out, ", %s, layer %.0f, %s", text_of(sae, "name"), number(sae, "layer"),
                     text_of(sae, "site"));
         fprintf(out, "\n");
         sweep_table(out, result, i);
@@ -247,7 +244,7 @@ static const json_t *headline(const json_t *result)
     size_t i;
     const json_t *s;
     json_array_foreach(json_object_get(result, "snapshots"), i, s)
-        if (get(s, "budget") == HEADLINE)
+        if (number(s, "budget") == HEADLINE)
             return s;
     return result;
 }
@@ -260,14 +257,14 @@ static void article_row(FILE *out, const json_t *result, int64_t i, size_t sae)
     const json_t *const noise = json_object_get(sae_at(who, sae), "noise");
     short_name(who, name);
     fprintf(out, "%-16s", i < 0 ? text_of(result, "compute") : name);
-    cell(out, "%.5f", get(who, "ce"));
-    cell(out, "%.4f", get(who, "ppl"));
-    cell(out, "%+.3f", get(who, "dce_percent"));
-    cell(out, "%.4f", get(noise, "p"));
-    cell(out, "%.4f", get(noise, "r"));
-    cell(out, "%.3f", get(noise, "ratio"));
+    cell(out, "%.5f", number(who, "ce"));
+    cell(out, "%.4f", number(who, "ppl"));
+    cell(out, "%+.3f", number(who, "dce_percent"));
+    cell(out, "%.4f", number(noise, "p"));
+    cell(out, "%.4f", number(noise, "r"));
+    cell(out, "%.3f", number(noise, "ratio"));
     json_array_foreach(json_object_get(result, "snapshots"), k, s)
-        cell(out, "%.6f", get(sae_at(in_snapshot(s, i), sae), "fvu_scalar"));
+        cell(out, "%.6f", number(sae_at(in_snapshot(s, i), sae), "fvu_scalar"));
     fprintf(out, "\n");
 }
 
@@ -278,7 +275,7 @@ static void article_tables(FILE *out, const json_t *result)
     const int64_t conditions = (int64_t)json_array_size(json_object_get(result, "conditions"));
     const size_t n = json_array_size(saes);
     const json_t *const at = headline(result);
-    const double tokens = get(at == result ? json_object_get(result, "corpus") : at, "tokens");
+    const double tokens = number(at == result ? json_object_get(result, "corpus") : at, "tokens");
     size_t k;
     const json_t *s;
     for (size_t i = 0; i < (n ? n : 1); i++) {
@@ -286,18 +283,18 @@ static void article_tables(FILE *out, const json_t *result)
         fprintf(out, "\n\"A Black Box Made Less Opaque (part 4)\", at %.0f tokens", tokens);
         if (sae)
             fprintf(out, ": %s, layer %.0f, %s; then FVU with one mean, by tokens",
-                    text_of(sae, "name"), get(sae, "layer"), text_of(sae, "site"));
+                    text_of(sae, "name"), number(sae, "layer"), text_of(sae, "site"));
         fprintf(out, "\n%-16s %11s %11s %11s %11s %11s %11s", "", "CE", "PPL", "dCE%", "drift P",
                 "error R", "P/R");
         json_array_foreach(snapshots, k, s)
-            fprintf(out, " %11.0f", get(s, "tokens"));
+            fprintf(out, " %11.0f", number(s, "tokens"));
         fprintf(out, "\n");
         for (int64_t c = -1; c < conditions; c++)
             article_row(out, result, c, i);
         const json_t *const verdict = json_array_get(json_object_get(result, "verdicts"), i);
         if (verdict)
             fprintf(out, "verdict: %s (P/R %.3f to %.3f)\n", text_of(verdict, "verdict"),
-                    get(verdict, "min_ratio"), get(verdict, "max_ratio"));
+                    number(verdict, "min_ratio"), number(verdict, "max_ratio"));
     }
 }
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "number.h"
 #include "table.h"
 
 enum { LINES = 40 };
@@ -73,12 +74,6 @@ void plan_free(struct plan *p)
 }
 
 /* ---- the tables ---- */
-
-static double number(const json_t *o, const char *key)
-{
-    const json_t *const v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
 
 static const char *text(const json_t *o, const char *key)
 {

@@ -10,6 +10,8 @@
 
 #include <jansson.h>
 
+#include "number.h"
+
 enum { SHOWN = 20, SAES_MOST = 4096 };
 
 /* Features of one SAE, in the order of their lines. */
@@ -76,12 +78,6 @@ static int grow(struct features *f)
     return 0;
 }
 
-static double number_of(const json_t *o, const char *key)
-{
-    const json_t *const v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
-
 /* A line of --features (doc/result.md). */
 static int32_t take(void *cookie, const char *line, size_t n_bytes)
 {
@@ -93,7 +89,7 @@ static int32_t take(void *cookie, const char *line, size_t n_bytes)
                  *const layer = json_object_get(o, "layer");
     struct features *f = NULL;
     if (!o || !name || !json_is_integer(index) || !json_is_integer(layer) ||
-        isnan(number_of(o, "density")))
+        isnan(number(o, "density")))
         snprintf(l->error, sizeof l->error, "expected a feature with name, layer, feature, density,"
                  " mean and max%s%.60s", o ? "" : ": ", o ? "" : error.text);
     else if (!(f = sae_of(l, name, json_integer_value(layer))) ||
@@ -101,9 +97,9 @@ static int32_t take(void *cookie, const char *line, size_t n_bytes)
         snprintf(l->error, sizeof l->error, "out of memory, or more than %d SAEs", (int)SAES_MOST);
     else {
         f->index[f->n] = json_integer_value(index);
-        f->rate[f->n] = number_of(o, "density");
-        f->mean[f->n] = number_of(o, "mean");
-        f->max[f->n++] = number_of(o, "max");
+        f->rate[f->n] = number(o, "density");
+        f->mean[f->n] = number(o, "mean");
+        f->max[f->n++] = number(o, "max");
     }
     json_decref(o);
     return *l->error ? QSAE_EFORMAT : QSAE_OK;
@@ -172,7 +168,7 @@ static void put_cell(FILE *out, const json_t *v, char end)
     fputc(end, out);
 }
 
-static json_t *number(double v)
+static json_t *number_or_null(double v)
 {
     return isfinite(v) ? json_real(v) : json_null();
 }
@@ -190,11 +186,11 @@ static int put_line(FILE *out, const struct features *f, int64_t i, int csv)
     json_object_set_new(o, "layer", json_integer(f->layer));
     json_object_set_new(o, "feature", json_integer(f->index[i]));
     json_object_set_new(o, "rank", f->rank[i] ? json_integer(f->rank[i]) : json_null());
-    json_object_set_new(o, "probability", number(p));
-    json_object_set_new(o, "risk", number(1 - p));
-    json_object_set_new(o, "density", number(f->rate[i]));
-    json_object_set_new(o, "mean", number(f->mean[i]));
-    json_object_set_new(o, "max", number(f->max[i]));
+    json_object_set_new(o, "probability", number_or_null(p));
+    json_object_set_new(o, "risk", number_or_null(1 - p));
+    json_object_set_new(o, "density", number_or_null(f->rate[i]));
+    json_object_set_new(o, "mean", number_or_null(f->mean[i]));
+    json_object_set_new(o, "max", number_or_null(f->max[i]));
     for (size_t k = 0; csv && k < COLUMNS; k++)
         put_cell(out, json_object_get(o, columns[k]), k + 1 < COLUMNS ? ',' : '\n');
     char *const text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
@@ -251,7 +247,7 @@ static void print(const qsae_predictor *p, const struct features *f)
     printf("features at risk of %s @%lld: %lld that fire often enough, of %lld\n"
            "  by a fit on %s, %s, %.0f features, AUC %.3f +- %.3f\n", f->name, (long long)f->layer,
            (long long)n, (long long)f->n, of ? of : "?", sae ? sae : "?",
-           number_of(fit, "features"), number_of(fit, "auc"), number_of(fit, "auc_sd"));
+           number(fit, "features"), number(fit, "auc"), number(fit, "auc_sd"));
     json_decref(fit);
     printf("  %6s  %8s  %10s  %10s  %10s  %10s\n", "rank", "feature", "survives", "density",
            "mean", "max");

@@ -1,16 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The table of a probe set: how often each model finds the good continuation likelier. */
+#include "number.h"
 #include "table.h"
 
 #include <math.h>
 
 enum { COLUMNS = 6 }; /* tags beside "all" */
-
-static double number(const json_t *o, const char *key)
-{
-    const json_t *const v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
 
 /* Share of right answers; in a condition right->wrong and wrong->right too. */
 static void print_cell(FILE *out, const json_t *who)

@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The table of slices: each part of the tokens, under each condition. */
+#include "number.h"
 #include "table.h"
 
 #include <math.h>
-
-static double number(const json_t *o, const char *key)
-{
-    const json_t *const v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
 
 /* A name in `width` columns, a blank behind it; of longer ones the beginning. */
 static void print_name(FILE *out, const char *name, int width)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include "number.h"
 #include "table.h"
 
 #include <math.h>
@@ -17,12 +18,6 @@ struct table {
     char (*cells)[COLUMNS][CELL];
     size_t n;
 };
-
-static double get(const json_t *o, const char *key)
-{
-    const json_t *v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
 
 /* printf of a number, "-" where it is not defined. */
 static void put(char *cell, const char *format, double v)
@@ -49,24 +44,24 @@ static void put_bytes(char *cell, double v)
 static void predictions(char (*row)[CELL], const json_t *who)
 {
     const json_t *interval = json_object_get(json_object_get(who, "intervals"), "dce");
-    const double dce = get(who, "dce");
+    const double dce = number(who, "dce");
     const char *const label = json_string_value(json_object_get(who, "label"));
     const int mix = strncmp(label, "mix(", 4) == 0 && strlen(label) > 60;
     snprintf(row[0], CELL, "%.*s%s", mix ? 57 : 120, label, mix ? "..." : "");
-    put(row[1], "%.3f", get(who, "bits_per_weight"));
-    put_bytes(row[2], get(who, "weight_bytes"));
-    put(row[3], "%.5f", get(who, "ce"));
+    put(row[1], "%.3f", number(who, "bits_per_weight"));
+    put_bytes(row[2], number(who, "weight_bytes"));
+    put(row[3], "%.5f", number(who, "ce"));
     if (!isnan(dce) && json_array_size(interval) == 2)
         snprintf(row[4], CELL, "%+.5f [%+.5f, %+.5f]", dce,
                  json_number_value(json_array_get(interval, 0)),
                  json_number_value(json_array_get(interval, 1)));
     else
         put(row[4], "%+.5f", dce);
-    put(row[5], "%.4f", get(who, "ppl"));
-    put(row[6], "%.3e", get(who, "kl_mean"));
-    put(row[7], "%.2f%%", 100 * get(who, "top1_agreement"));
-    put(row[16], "%.0f", get(who, "tokens_per_second"));
-    put_bytes(row[17], get(who, "peak_rss_bytes"));
+    put(row[5], "%.4f", number(who, "ppl"));
+    put(row[6], "%.3e", number(who, "kl_mean"));
+    put(row[7], "%.2f%%", 100 * number(who, "top1_agreement"));
+    put(row[16], "%.0f", number(who, "tokens_per_second"));
+    put_bytes(row[17], number(who, "peak_rss_bytes"));
 }
 
 static void features(char (*row)[CELL], const json_t *sae)
@@ -77,14 +72,14 @@ static void features(char (*row)[CELL], const json_t *sae)
     const char *verdict = json_string_value(json_object_get(noise, "verdict"));
     snprintf(row[8], CELL, "%.40s @%lld", json_string_value(json_object_get(sae, "name")),
              (long long)json_integer_value(json_object_get(sae, "layer")));
-    put(row[9], "%.5f", get(sae, "fvu_dim"));
-    put(row[10], "%+.5f", get(sae, "dfvu_dim"));
-    put(row[11], "%.2f", get(sae, "l0"));
-    put(row[12], "%.3f", get(noise, "ratio"));
-    put(row[13], "%.1f%%", get(survival, "survived_percent"));
-    put(row[14], "%.4f", get(survival, "median_r"));
+    put(row[9], "%.5f", number(sae, "fvu_dim"));
+    put(row[10], "%+.5f", number(sae, "dfvu_dim"));
+    put(row[11], "%.2f", number(sae, "l0"));
+    put(row[12], "%.3f", number(noise, "ratio"));
+    put(row[13], "%.1f%%", number(survival, "survived_percent"));
+    put(row[14], "%.4f", number(survival, "median_r"));
     if (json_is_object(splice))
-        put(row[15], "%.4f", get(splice, "ce_recovered"));
+        put(row[15], "%.4f", number(splice, "ce_recovered"));
     snprintf(row[18], CELL, "%s", verdict ? verdict : "");
 }
 
@@ -93,10 +88,10 @@ static void layers(char (*row)[CELL], const json_t *set)
 {
     const json_t *const splice = json_object_get(set, "splice");
     snprintf(row[8], CELL, "%.40s, all", json_string_value(json_object_get(set, "name")));
-    put(row[9], "%.5f", get(set, "fvu_dim"));
-    put(row[11], "%.2f", get(set, "l0"));
+    put(row[9], "%.5f", number(set, "fvu_dim"));
+    put(row[11], "%.2f", number(set, "l0"));
     if (json_is_object(splice))
-        put(row[15], "%.4f", get(splice, "ce_recovered"));
+        put(row[15], "%.4f", number(splice, "ce_recovered"));
 }
 
 static void add(struct table *t, const json_t *who)
@@ -123,8 +118,8 @@ static void summary(FILE *out, const json_t *result)
 {
     const json_t *corpus = json_object_get(result, "corpus");
     fprintf(out, "%.0f tokens, %.0f documents, %.0f predicted; context %.0f, batch %.0f, BOS %s, "
-            "compute %s, profile %s\n", get(corpus, "tokens"), get(corpus, "documents"),
-            get(corpus, "predicted_tokens"), get(corpus, "context"), get(corpus, "batch"),
+            "compute %s, profile %s\n", number(corpus, "tokens"), number(corpus, "documents"),
+            number(corpus, "predicted_tokens"), number(corpus, "context"), number(corpus, "batch"),
             json_string_value(json_object_get(corpus, "bos_policy")),
             json_string_value(json_object_get(result, "compute")),
             json_string_value(json_object_get(result, "profile")));
@@ -145,8 +140,8 @@ static void notes(FILE *out, const json_t *who)
                 "batch\n", label);
     if (json_is_object(match))
         fprintf(out, "%s: sparsity %.4f of %zu tried is nearest to perplexity %.4f\n", label,
-                get(match, "chosen"), json_array_size(json_object_get(match, "visited")),
-                get(match, "target"));
+                number(match, "chosen"), json_array_size(json_object_get(match, "visited")),
+                number(match, "target"));
     json_array_foreach(json_object_get(checkpoint, "differences"), i, d)
         fprintf(out, "%s: %s %s, the reference %s\n", label,
                 json_string_value(json_object_get(d, "field")),
@@ -171,7 +166,7 @@ static void hidden_damage(FILE *out, const json_t *who)
                     "[%.1f%%, %.1f%%] do not survive\n",
                     json_string_value(json_object_get(who, "label")),
                     json_string_value(json_object_get(sae, "name")),
-                    get(v, "non_survivors_percent"), json_number_value(json_array_get(range, 0)),
+                    number(v, "non_survivors_percent"), json_number_value(json_array_get(range, 0)),
                     json_number_value(json_array_get(range, 1)));
     }
 }
@@ -180,11 +175,11 @@ static void footer(FILE *out, const json_t *result)
 {
     size_t i;
     const json_t *v, *stable = json_object_get(result, "stabilization");
-    const double change = get(stable, "max_change_after_headline");
+    const double change = number(stable, "max_change_after_headline");
     json_array_foreach(json_object_get(result, "verdicts"), i, v)
         fprintf(out, "%s: noise P/R %.3f to %.3f over the conditions: %s\n",
-                json_string_value(json_object_get(v, "name")), get(v, "min_ratio"),
-                get(v, "max_ratio"), json_string_value(json_object_get(v, "verdict")));
+                json_string_value(json_object_get(v, "name")), number(v, "min_ratio"),
+                number(v, "max_ratio"), json_string_value(json_object_get(v, "verdict")));
     if (!isnan(change))
         fprintf(out, "stabilization: FVU moves by at most %.1e between the last two budgets: %s\n",
                 change,

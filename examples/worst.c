@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The worst tokens and documents of each condition, in lines of at most 100 columns. */
+#include "number.h"
 #include "table.h"
 
 #include <math.h>
@@ -8,12 +9,6 @@
 #define BEFORE 30 /* characters */
 #define TOKEN 14
 #define AFTER 6
-
-static double number(const json_t *o, const char *key)
-{
-    const json_t *const v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
 
 static size_t characters(const char *text)
 {

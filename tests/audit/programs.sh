@@ -7,20 +7,7 @@ bin=$2
 data=$src/examples/data
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-n=0
-
-# check NAME COMMAND...: one case, passed if the command succeeds
-check() {
-    name=$1
-    shift
-    n=$((n + 1))
-    if "$@" >"$tmp/out" 2>&1; then
-        echo "ok $n - $name"
-    else
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$tmp/out"
-    fi
-}
+. "$src/tests/install/tap.sh"
 
 evaluate() {
     "$bin/evaluate" "$data/tiny-gemma3" --text "$data/eval.jsonl" --context 256 "$@"
@@ -212,6 +199,7 @@ stream() {
     "$bin/stream_residuals" "$data/tiny-gemma3-sae" >"$tmp/o" && [ "$(grep -c FVU "$tmp/o")" = 8 ]
 }
 
+echo 1..48
 check "evaluate prints the table and writes the result" table
 check "evaluate ranks the parts of a sweep" sweep
 check "evaluate finds a sparsity" matched
@@ -261,4 +249,3 @@ check "quantize writes a folder that runs" quantized
 check "quantize keeps what is there" quantize_twice
 check "quantize: bad size" fails_with 2 'whole number' quantize nf4 "$tmp/z" --shard-size 5PB
 check "quantize: help" fails_with 0 'llm.int8' "$bin/quantize" --help
-echo "1..$n"

@@ -8,24 +8,11 @@ bin=$2
 tests=$src/tests/audit
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-n=0
+. "$src/tests/install/tap.sh"
 
 python3 -c 'import numpy' 2>/dev/null || {
     echo "1..0 # SKIP python3 with NumPy makes the checkpoints"
     exit 0
-}
-
-# check NAME COMMAND...: one case, passed if the command succeeds
-check() {
-    name=$1
-    shift
-    n=$((n + 1))
-    if "$@" >"$tmp/out" 2>&1; then
-        echo "ok $n - $name"
-    else
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$tmp/out"
-    fi
 }
 
 status() { # STATUS COMMAND...: its output is in $tmp/o

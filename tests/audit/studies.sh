@@ -7,20 +7,7 @@ bin=$2
 data=$src/examples/data
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-n=0
-
-# check NAME COMMAND...: one case, passed if the command succeeds
-check() {
-    name=$1
-    shift
-    n=$((n + 1))
-    if "$@" >"$tmp/out" 2>&1; then
-        echo "ok $n - $name"
-    else
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$tmp/out"
-    fi
-}
+. "$src/tests/install/tap.sh"
 
 fails_with() { # STATUS TEXT COMMAND...
     want=$1

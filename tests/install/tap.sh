@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# Shared by the scripts of this folder: one TAP line per check, and a count at the end.
+# Shared by test scripts: one TAP line per check, and a count at the end.
 tap_n=0
 tap_failed=0
 
