@@ -35,6 +35,13 @@
             fail_msg("%s: message \"%s\" lacks \"%s\"", #call, qsae_error_message(), part); \
     } while (0)
 
+/* QSAE_LONG_TESTS=1 in the environment: everything at full length; else what fits every change. */
+static inline int long_tests(void)
+{
+    const char *const v = getenv("QSAE_LONG_TESTS");
+    return v && strcmp(v, "1") == 0;
+}
+
 static inline uint32_t next_random(uint32_t *state)
 {
     uint32_t x = *state; /* xorshift32 */
