@@ -6,14 +6,15 @@ from __future__ import annotations
 import sys
 from typing import Callable, Dict, List, Optional
 
-from . import corpus
+from . import corpus, report
 from ._lib import Error, version
 
-COMMANDS: Dict[str, Callable[[List[str]], int]] = {"corpus": corpus.main}
+COMMANDS: Dict[str, Callable[[List[str]], int]] = {"corpus": corpus.main, "report": report.main}
 
 USAGE = """usage: qsae COMMAND ...
 
   corpus    a data set (parquet, WikiText, JSON lines, text) as JSON lines that libqsae reads
+  report    a page with tables and figures of results of evaluate --json
 
 qsae COMMAND --help says more; qsae --version names the library."""
 
