@@ -527,13 +527,16 @@ class Pages(Case):
 
     @unittest.skipUnless(CHROMIUM, "no chromium")
     def test_browser(self):
-        """In Chromium: no request, no error, nothing wider than a phone or a desktop."""
+        """In Chromium: no request, no error, nothing wider than a phone, a tablet, a desktop, paper."""
         value = document(**{k: v for keys, _ in sections().values() for k, v in
                             copy.deepcopy(keys).items() if k not in ("profile", "sweep")})
         path, lines = self.write(value), self.write(self.features(16384), "f.jsonl")
         text = report.build([path], features=[lines]).replace("&", "&amp;").replace('"', "&quot;")
-        frames = "".join(f'<iframe width="{w}" height="900" srcdoc="{text}"></iframe>'
-                         for w in (390, 1280))
+        printed = text.replace("@media print", "@media all").replace(
+            "@media screen and", "@media print and")  # the rules for paper, on A4 less its margins
+        widths = (390, 800, 1280, 688)
+        frames = "".join(f'<iframe width="{w}" height="900" srcdoc="{t}"></iframe>'
+                         for w, t in zip(widths, (text, text, text, printed)))
         wrapper = self.write((f"<!DOCTYPE html><meta charset=utf-8><body>{frames}<script>"
                               "onload = () => { document.title = JSON.stringify([...document."
                               "querySelectorAll('iframe')].map(f => { const w = f.contentWindow,"
@@ -552,7 +555,7 @@ class Pages(Case):
         shutil.rmtree(profile, ignore_errors=True)
         self.assertNotIn(b"CONSOLE", done.stderr)
         title = re.search(r"<title>(.*?)</title>", done.stdout.decode()).group(1)
-        for (inner, scroll, charts, requests, out), width in zip(json.loads(title), (390, 1280)):
+        for (inner, scroll, charts, requests, out), width in zip(json.loads(title), widths):
             self.assertTrue(width - 20 <= inner <= width, (inner, width))
             self.assertLessEqual(scroll, inner)
             self.assertGreater(charts, 10)

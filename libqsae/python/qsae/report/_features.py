@@ -44,9 +44,8 @@ def survival(results: Sequence[Result]) -> Optional[Figure]:
         return None
     return Figure("survival", "How many features still fire as they did",
                   "r: Pearson\u2019s correlation of a feature\u2019s activations in both models "
-                  "over "
-                  "all tokens, of the features that fire on more than 0.1\u00a0% of tokens in the "
-                  "reference. At the right, the share with r > 0.9.", panels,
+                  "over all tokens, of the features that fire on more than 0.1\u00a0% of tokens "
+                  "in the reference. At the right, the share with r > 0.9.", panels,
                   ["result", "sae", "condition", "active", "above_0.95", "0.9_to_0.95",
                    "0.8_to_0.9", "0.5_to_0.8", "below_0.5"], data, BAND_KEY)
 

@@ -107,7 +107,7 @@ def degradation(results: Sequence[Result]) -> Optional[Figure]:
         if not found:
             continue
         data += [[row[0], row[1], figure, *row[2:]] for row in found]
-        panels.append(Panel(title, f"{axis} against bits per weight: " + _said(found),
+        panels.append(Panel(title, f"{axis} against bits per weight: " + _said(series),
                             lines(series, "bits per weight", axis, log_y=log)))
     if not panels:
         return None
@@ -115,21 +115,18 @@ def degradation(results: Sequence[Result]) -> Optional[Figure]:
            for k, r in enumerate(results)] if several else []
     return Figure("degradation", "What each bit per weight costs",
                   "Bits per weight count codes and scales of the matrices a condition replaces; "
-                  "conditions that replace none (pruning, caches) stand at the width of the stored "
-                  "weights. Whiskers are 95\u00a0% intervals over documents. Lines join widths of "
-                  "one "
-                  "kind of code; they are not fits.", panels,
+                  "conditions that replace none (pruning, caches) stand at the width of the "
+                  "stored weights. Whiskers are 95\u00a0% intervals over documents; on a log "
+                  "scale, one without an end reaches 0 or below. Lines join widths of one kind of "
+                  "code; they are not fits.", panels,
                   ["result", "condition", "figure", "bits_per_weight", "value", "low", "high"],
                   data, key)
 
 
-def _said(found: Sequence[Sequence[object]], most: int = 12) -> str:
+def _said(series: Sequence[Series], most: int = 12) -> str:
     """Figures as a sentence for screen readers: condition and value."""
-    parts = []
-    for row in found[:most]:
-        v = row[3]
-        parts.append(f"{row[1]} {sig(v) if isinstance(v, float) else v}")
-    return "; ".join(parts) + ("; and more" if len(found) > most else "") + "."
+    parts = [" ".join(x for x in (s.name, p.name, sig(p.y)) if x) for s in series for p in s.spots]
+    return "; ".join(parts[:most]) + ("; and more." if len(parts) > most else ".")
 
 
 # ---- against tokens ----
@@ -224,8 +221,7 @@ def noise(results: Sequence[Result]) -> Optional[Figure]:
     return Figure("noise", "Is the change above what the SAE can see?",
                   "P/R: drift of the residual stream in units of the SAE's own error. From 1 on, "
                   "an unchanged FVU is a finding; below 0.1 it says nothing; in between it is to "
-                  "be "
-                  "read with care. Whiskers: 95\u00a0% intervals over documents.",
+                  "be read with care. Whiskers: 95\u00a0% intervals over documents.",
                   [Panel("", desc, rows(entries[:60], "P / R",
                                         ((0.1, "0.1"), (1.0, "1: as large as the SAE's error")),
                                         bar=True), True)],
@@ -352,8 +348,7 @@ def contexts(result: Result) -> Optional[Figure]:
                                   log_x=True)))
     return Figure("contexts", "Cost by context length",
                   "The same tokens are measured at every length, so a difference between lengths "
-                  "is "
-                  "what is farther back and nothing else. Whiskers: 95\u00a0% intervals over "
+                  "is what is farther back and nothing else. Whiskers: 95\u00a0% intervals over "
                   "documents.",
                   panels, ["result", "condition", "context", "dce", "low", "high"], data, key)
 

@@ -84,7 +84,10 @@ dl.facts dt{font-weight:400;color:var(--muted)}
 dl.facts dd{margin:0}
 .flag{border-left:4px solid var(--s1);padding:.3rem .8rem;max-width:52rem}
 footer{color:var(--muted);font-size:.85rem;padding:2rem 20px 3rem}
-@media (max-width:640px){
+@media (max-width:1040px){
+.ci,.badge{white-space:normal}
+}
+@media screen and (max-width:760px){
 main,header,footer{padding-left:14px;padding-right:14px}
 h1{font-size:1.45rem}
 .chart.wide{display:none}.chart.narrow{display:block}
@@ -111,9 +114,12 @@ h2{break-after:avoid;margin-top:1.6rem}
 h3,h4,caption{break-after:avoid}
 tr,li,.panel,figcaption{break-inside:avoid}
 thead{display:table-header-group}
-table{font-size:7.6pt}
-.ci{font-size:6.8pt}
-th code{font-size:6.2pt}
+table,thead th{font-size:7.2pt}
+th,td{padding-right:.4em}
+.ci{font-size:6.4pt;white-space:normal}
+.badge,caption,.note,figcaption,ul.key{font-size:7.6pt}
+.badge{white-space:normal;padding:0 .3em}
+th code{font-size:5.8pt}
 .panels{grid-template-columns:1fr 1fr}
 @page{margin:14mm}
 }

@@ -201,9 +201,10 @@ def _marks(d: Drawing, x: Scale, y: Scale, series: Sequence[Series]) -> None:
         for p in good:
             if p.interval and all(usable(v) for v in p.interval):
                 low, high = y(p.interval[0]), y(p.interval[1])
-                d.line(f"e{colour}", (x(p.x), low), (x(p.x), high))
-                for end in (low, high):
-                    d.line(f"e{colour}", (x(p.x) - 3, end), (x(p.x) + 3, end))
+                d.line(f"e{colour}", (x(p.x), min(low, y.start)), (x(p.x), min(high, y.start)))
+                for bound, end in zip(p.interval, (low, high)):
+                    if bound > 0 or not y.log:  # a whisker to 0 or below has no end here
+                        d.line(f"e{colour}", (x(p.x) - 3, end), (x(p.x) + 3, end))
             labels.take(x(p.x), y(p.y))
     for s in series:
         colour, shape = series_style(s.style)

@@ -224,9 +224,8 @@ def worst(page: Page, result: Result, most: int = 10) -> Html:
                          tag("bdi", visible(string(t, "top_r_text"), 30)),
                          tag("bdi", visible(string(t, "top_q_text"), 30)),
                          page.value(num(t, "document"), count)])
-        out.append(page.table(join([tag("b", called[c["label"]]), f": the {len(tokens)} tokens "
-                                                                  f"with "
-                                    "the largest rise in \u2212ln p, in context"]),
+        caption = f": the {len(tokens)} tokens with the largest rise in \u2212ln p, in context"
+        out.append(page.table(join([tag("b", called[c["label"]]), caption]),
                               [Column("Token in its context", "", False), Column("rise, nats"),
                                Column("p, reference"), Column("p, condition"),
                                Column("reference says", "", False),
@@ -348,7 +347,7 @@ def controls(page: Page, result: Result) -> Html:
         for name, e in entries:
             row: List[Cell] = [name, page.value(num(e, "dce"), lambda v: signed(v, 5)),
                                page.value(num(e, "kl_mean"), sig)]
-            for p in places(result):
+            for p in places(result)[:2]:
                 s = p.of(e)
                 lost = num(s, "survival", "survived_percent") if e is c else \
                     num(s, "survived_percent")
@@ -359,12 +358,17 @@ def controls(page: Page, result: Result) -> Html:
         said = {True: "beyond the numeric floor", False: "within the numeric floor"}.get(
             beyond, "not compared with a floor")
         head = [Column("", "", False), Column("\u0394CE", "\u0394CE"), Column("KL", "KL")]
-        for p in places(result):
+        for p in places(result)[:2]:
             of = f", {p.name}" if len(places(result)) > 1 else ""
             head += [Column("\u0394FVU" + of, "\u0394FVU"), Column("survived" + of, "survived")]
         out.append(page.table(join([tag("b", called[c["label"]]), f": its change in cross-entropy "
-                                    f"is {said}"]), head, rows))
+                                    f"is {said}" + _first_two(result)]), head, rows))
     return join(out)
+
+
+def _first_two(result: Result) -> str:
+    n = len(places(result))
+    return f". Columns of SAEs are those of the first two of {n}" if n > 2 else ""
 
 
 def splices(page: Page, result: Result) -> Html:
@@ -453,17 +457,17 @@ def ranking(page: Page, result: Result, most: int = 20) -> Html:
         row: List[Cell] = [where, tag("code", string(p, "of")),
                            page.ranged(num(c, "dce"), interval(c, "dce"), 5, reason_of(c)),
                            page.value(num(c, "kl_mean"), sig)]
-        for place in places(result):
+        for place in places(result)[:2]:
             row += [page.value(num(place.of(c), "dfvu_dim"), lambda v: signed(v, 5)),
                     page.value(num(place.of(c), "survival", "survived_percent"), percent)]
         rows.append(row)
     head = [Column("Part", "", False), Column("condition", "", False),
             Column("\u0394CE", "\u0394CE"), Column("KL", "KL")]
     head += [Column("\u0394FVU", "\u0394FVU"), Column("survived", "survived")] * \
-        len(places(result))
+        min(len(places(result)), 2)
     more = f": the {most} of {len(parts)} with the largest KL" if len(parts) > most else \
         ", the largest KL first"
-    return page.table("What each part costs alone" + more, head, rows)
+    return page.table("What each part costs alone" + more + _first_two(result), head, rows)
 
 
 def plan(page: Page, result: Result) -> Html:

@@ -51,17 +51,22 @@ def article(page: Page, result: Result) -> Html:
                 row += [page.value(num(s, "noise", "p"), lambda v: fixed(v, 4), self_),
                         page.value(num(s, "noise", "r"), lambda v: fixed(v, 4), self_),
                         page.value(num(s, "noise", "ratio"), lambda v: fixed(v, 3), self_)]
-                row += [page.value(num(at(step, *path), "saes", p.i, "fvu_scalar"),
-                                   lambda v: fixed(v, 6), "no SAE figures") for step in steps]
             rows.append(row)
         head = [Column("Condition", "", False), Column("CE", "CE"), Column("PPL", "PPL"),
                 Column("\u0394CE, %", "\u0394CE")]
         if p.name:
             head += [Column("drift P", "P/R"), Column("error R", "P/R"), Column("P/R", "P/R")]
-            head += [Column(f"FVU at {count(num(s, 'tokens') or 0)}", "FVU one mean")
-                     for s in steps]
         at_ = f" at {count(tokens)} tokens" if tokens is not None else ""
         out.append(page.table(join([tag("b", p.name or "Predictions"), at_]), head, rows))
+        if p.name and steps:
+            rows = [[name, *[page.value(num(at(step, *path), "saes", p.i, "fvu_scalar"),
+                                        lambda v: fixed(v, 6), "no SAE figures")
+                             for step in steps]] for name, path in whom]
+            head = [Column("Condition", "", False)]
+            head += [Column(f"{count(num(s, 'tokens') or 0)} tokens") for s in steps]
+            out.append(page.table(join([tag("b", p.name), ": FVU with one mean, by tokens"]), head,
+                                  rows))
+            page.term("FVU one mean")
         verdict = at(result.document, "verdicts", p.i)
         low, high = num(verdict, "min_ratio"), num(verdict, "max_ratio")
         words = string(verdict, "verdict")

@@ -19,55 +19,45 @@ DEFINITIONS: Dict[str, str] = {
     "\u0394CE": "CE of the condition less CE of the reference on the same tokens. In percent: of "
                 "the reference\u2019s CE in nats, which is less than the percent of perplexity.",
     "KL": "Kullback-Leibler divergence of the condition\u2019s prediction from the "
-          "reference\u2019s, "
-          "over the whole vocabulary, in nats, mean over tokens. 0: the same predictions.",
+          "reference\u2019s, over the whole vocabulary, in nats, mean over tokens. 0: the same "
+          "predictions.",
     "top-1": "Share of tokens for which both models hold the same token for the likeliest.",
     "bits/weight": "Bits per replaced weight, scales included. Of all weights where none is "
                    "replaced.",
     "FVU": "Fraction of variance unexplained: the squared error of an SAE\u2019s reconstruction "
-           "over "
-           "the variance of what it reconstructs, one mean per dimension. 0 is perfect. Each model "
-           "is measured on its own activations.",
+           "over the variance of what it reconstructs, one mean per dimension. 0 is perfect. "
+           "Each model is measured on its own activations.",
     "FVU one mean": "The same with one mean over all tokens and dimensions, as \u201cA Black Box "
                     "Made Less Opaque (part 4)\u201d has it. It is smaller, and a few tokens of "
                     "large norm can rule it.",
     "\u0394FVU": "FVU of the condition less that of the reference.",
     "L0": "Active features per token.",
     "P/R": "Noise ratio. P is the drift of the residual stream, sqrt(\u03a3|x_q \u2212 x_r|\u00b2 "
-           "/ "
-           "\u03a3|x_r|\u00b2); R the SAE\u2019s own error, sqrt(\u03a3|x_q \u2212 y_q|\u00b2 / "
-           "\u03a3|x_q|\u00b2). Below 1 the drift is smaller than what the SAE leaves unexplained "
-           "anyway.",
+           "/ \u03a3|x_r|\u00b2); R the SAE\u2019s own error, sqrt(\u03a3|x_q \u2212 y_q|\u00b2 "
+           "/ \u03a3|x_q|\u00b2). Below 1 the drift is smaller than what the SAE leaves "
+           "unexplained anyway.",
     "r": "Pearson\u2019s correlation of a feature\u2019s activations in both models over all "
-         "tokens, "
-         "zeros included.",
+         "tokens, zeros included.",
     "survived": "Share of the active features with r > 0.9. Active: firing on more than "
-                "0.1\u00a0% of "
-                "tokens in the reference. Degraded: r from 0.5 to 0.9; damaged: below 0.5.",
+                "0.1\u00a0% of tokens in the reference. Degraded: r from 0.5 to 0.9; damaged: "
+                "below 0.5.",
     "gain": "\u03a3 f_r f_q / \u03a3 f_r\u00b2 of a feature\u2019s activations: the factor by "
-            "which "
-            "they are multiplied, in the least-squares sense.",
+            "which they are multiplied, in the least-squares sense.",
     "interval": "95\u00a0% intervals are over documents, the unit that can be drawn anew: a "
-                "bootstrap of "
-                "whole documents, widened where there are few. Conditions are paired with the "
-                "reference. There is none below 20 documents.",
+                "bootstrap of whole documents, widened where there are few. Conditions are "
+                "paired with the reference. There is none below 20 documents.",
     "q": "p that a part\u2019s \u0394CE equals that of all tokens, corrected for the number of "
-         "parts "
-         "(Benjamini and Hochberg): below 0.05 the part differs.",
+         "parts (Benjamini and Hochberg): below 0.05 the part differs.",
     "hidden damage": "Predictions do not look worse (the interval of \u0394CE includes 0 or lies "
-                     "below "
-                     "it) while more features are lost than in a run of the reference against "
-                     "itself.",
+                     "below it) while more features are lost than in a run of the reference "
+                     "against itself.",
     "flat FVU": "Whether an FVU that hardly changes means anything. Informative: P/R is at least "
-                "1, "
-                "in the energy and in the median over tokens, each with its interval. "
+                "1, in the energy and in the median over tokens, each with its interval. "
                 "Uninformative: both below 0.1. Else to be read with care.",
     "CE recovered": "(CE zero \u2212 CE SAE) / (CE zero \u2212 CE): what a reconstruction put in "
-                    "place "
-                    "of the activations keeps of their worth; 1 is all of it.",
+                    "place of the activations keeps of their worth; 1 is all of it.",
     "margin": "ln p(good) \u2212 ln p(bad) of a pair of continuations, in nats; a pair is right "
-              "if it "
-              "is above 0.",
+              "if it is above 0.",
     "Jaccard": "Features lost in both conditions over those lost in either; the ceiling is the "
                "largest it can be with these numbers, chance what independent sets would have.",
     "AUC": "Of a feature that survives and one that does not, how often the predictor ranks the "

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from ._figures import Place, names, places
 from ._read import Result, at, interval, items, num, string
 from ._tables import Page, tag
-from ._words import Html, fixed, join, percent, signed, span
+from ._words import Html, fixed, join, percent, sig, signed, span
 
 __all__ = ["WORDS", "reason_of", "section"]
 
@@ -24,11 +24,9 @@ FLAT = {
     "informative": "the drift of the residual stream is at least as large as the SAE\u2019s own "
                    "error, so what FVU does is a finding",
     "uninformative": "the drift is less than a tenth of the SAE\u2019s own error, so an unchanged "
-                     "FVU "
-                     "says nothing about the features",
+                     "FVU says nothing about the features",
     "interpret with care": "the drift is neither clearly above the SAE\u2019s own error nor far "
-                           "below "
-                           "it, so a flat FVU is weak evidence",
+                           "below it, so a flat FVU is weak evidence",
 }
 REASONS = {
     "too few documents": "the text has fewer than 20 documents",
@@ -61,12 +59,10 @@ def predictions(c: Dict[str, Any]) -> str:
                 f"interval ({reason_of(c)}), so nothing says whether that is more than chance.")
     elif pair[0] > 0:
         said = (f"Predictions get worse: cross-entropy rises by {fixed(dce, 5)} nats per "
-                f"token{of}, "
-                f"95\u00a0% interval {span(pair, 5)}.")
+                f"token{of}, 95\u00a0% interval {span(pair, 5)}.")
     elif pair[1] < 0:
         said = (f"Predictions get better on this text: cross-entropy falls by {fixed(-dce, 5)} "
-                f"nats "
-                f"per token{of}, 95\u00a0% interval {span(pair, 5)}.")
+                f"nats per token{of}, 95\u00a0% interval {span(pair, 5)}.")
     elif pair == (0.0, 0.0):
         said = "Predictions are unchanged: cross-entropy differs by exactly 0."
     else:
@@ -152,14 +148,14 @@ def _caveats(result: Result) -> List[str]:
     stable = at(d, "stabilization", "stable")
     change = num(d, "stabilization", "max_change_after_headline")
     if stable is False and change is not None:
-        out.append(f"FVU still moves by up to {change:.1e} between the last two budgets: not yet "
-                   "stable.".replace("-", "\u2212"))
+        out.append(f"FVU still moves by up to {sig(change, 2)} between the last two budgets: not "
+                   "yet stable.")
     entries = [result.reference, *result.conditions(controls=True)]
     bad = sum(1 for e in entries if (num(e, "nonfinite_rows") or 0) > 0
               or any((num(s, "nonfinite_rows") or 0) > 0 for s in items(e, "saes")))
     if bad:
-        out.append(f"{bad} model(s) gave rows with NaN or infinity; these rows are left out of all "
-                   "figures.")
+        out.append(f"{bad} model(s) gave rows with values that are not finite; these rows are "
+                   "left out of all figures.")
     called = names(result)
     for c in result.conditions():
         if c.get("batch_dependent") is True:
