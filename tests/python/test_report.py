@@ -530,7 +530,10 @@ class Pages(Case):
         """In Chromium: no request, no error, nothing wider than a phone, a tablet, a desktop, paper."""
         value = document(**{k: v for keys, _ in sections().values() for k, v in
                             copy.deepcopy(keys).items() if k not in ("profile", "sweep")})
-        path, lines = self.write(value), self.write(self.features(16384), "f.jsonl")
+        value["reference"]["saes"][0]["site"] = "x" * 200
+        value["conditions"][0]["label"] = long = "/models/" + "y" * 150
+        path = self.write(value)
+        lines = self.write(self.features(16384, [long, LABELS[1]]), "f.jsonl")
         text = report.build([path], features=[lines]).replace("&", "&amp;").replace('"', "&quot;")
         printed = text.replace("@media print", "@media all").replace(
             "@media screen and", "@media print and")  # the rules for paper, on A4 less its margins

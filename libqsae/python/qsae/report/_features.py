@@ -7,7 +7,7 @@ import math
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ._draw import BANDS, Drawing, series_style
-from ._figures import MOST_SERIES, Place, names, places
+from ._figures import MOST_SERIES, Place, names, of_more, places
 from ._plot import (Bar, Figure, Panel, Row, Scale, Series, Spot, _axes, _left, bars, columns,
                     lines, rows)
 from ._read import Feature, Result, interval, items, num, string
@@ -87,7 +87,8 @@ def deciles(result: Result) -> Optional[Figure]:
     width = max(len(row) for row in data) - 3
     return Figure("deciles", "Rare features and common ones",
                   "The active features in ten groups of equal size by how often they fire in the "
-                  "reference.", panels,
+                  "reference." + of_more(MOST_SERIES, len(result.conditions()), "conditions"),
+                  panels,
                   ["result", "sae", "condition", *[f"tenth_{i + 1}" for i in range(width)]], data,
                   list(key.values()))
 
@@ -111,6 +112,11 @@ def _shown(result: Result, place: Place) -> List[Tuple[str, List[Feature]]]:
     called = names(result)
     return [(called[c["label"]], found[c["label"]]) for c in result.conditions()
             if c["label"] in found][:8]
+
+
+def _eight(result: Result) -> str:
+    n = len({f.label for found in result.features.values() for f in found})
+    return " The first eight conditions." if n > 8 else ""
 
 
 def histograms(result: Result) -> Optional[Figure]:
@@ -143,7 +149,8 @@ def histograms(result: Result) -> Optional[Figure]:
     if not panels:
         return None
     return Figure("histogram", "r of every active feature",
-                  "Bins of 0.05; the colours are those of the bands above.", panels,
+                  "Bins of 0.05; the colours are those of the bands above." + _eight(result),
+                  panels,
                   ["result", "sae", "condition", "from", "to", "features"], data, BAND_KEY)
 
 
@@ -190,7 +197,8 @@ def gains(result: Result) -> Optional[Figure]:
                   "least-squares sense; 1 is unchanged, below 1 it fires more weakly. A point per "
                   "active feature. Gains outside \u22120.25 to 2 are drawn at the edge."
                   + (f" Of each band every k-th feature by index is drawn, so that a panel has "
-                     f"about {SCATTER} points; the exported CSV has all." if thinned else ""),
+                     f"about {SCATTER} points; the exported CSV has all." if thinned else "")
+                  + _eight(result),
                   panels, ["result", "sae", "condition", "feature", "density", "gain", "r", "band"],
                   data, key)
 
@@ -255,7 +263,8 @@ def forests(result: Result) -> List[Figure]:
         if len(found) > most:
             kept = sorted(found, key=lambda x: -abs((num(x[1], "dce") or 0.0) - (total or 0.0)))
             kept = kept[:most]
-            found = [x for x in found if x in kept]
+            ids = {id(c) for _, c in kept}
+            found = [x for x in found if id(x[1]) in ids]
         entries = []
         if total is not None:
             entries.append(Row("all tokens", total, interval(condition, "dce"),

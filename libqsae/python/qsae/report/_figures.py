@@ -118,9 +118,14 @@ def degradation(results: Sequence[Result]) -> Optional[Figure]:
                   "conditions that replace none (pruning, caches) stand at the width of the "
                   "stored weights. Whiskers are 95\u00a0% intervals over documents; on a log "
                   "scale, one without an end reaches 0 or below. Lines join widths of one kind of "
-                  "code; they are not fits.", panels,
+                  "code; they are not fits." + of_more(4, by_index, "SAEs"), panels,
                   ["result", "condition", "figure", "bits_per_weight", "value", "low", "high"],
                   data, key)
+
+
+def of_more(shown: int, n: int, what: str) -> str:
+    """What a figure leaves out."""
+    return f" The first {shown} of {n} {what} are drawn; the tables have all." if n > shown else ""
 
 
 def _said(series: Sequence[Series], most: int = 12) -> str:
@@ -190,8 +195,8 @@ def snapshots(result: Result) -> Optional[Figure]:
     return Figure("tokens", "Do the figures settle?",
                   "Figures after each budget of the profile and at the end, where whiskers are "
                   "95\u00a0% intervals over documents (earlier points have none)."
-                  + (f" The first {len(entries)} conditions; {left} more are in the file."
-                     if left else ""), panels,
+                  + of_more(len(entries), len(entries) + left, "conditions")
+                  + of_more(3, len(places(result)), "SAEs"), panels,
                   ["result", "condition", "figure", "tokens", "value", "low", "high"], data, key)
 
 
@@ -221,7 +226,8 @@ def noise(results: Sequence[Result]) -> Optional[Figure]:
     return Figure("noise", "Is the change above what the SAE can see?",
                   "P/R: drift of the residual stream in units of the SAE's own error. From 1 on, "
                   "an unchanged FVU is a finding; below 0.1 it says nothing; in between it is to "
-                  "be read with care. Whiskers: 95\u00a0% intervals over documents.",
+                  "be read with care. Whiskers: 95\u00a0% intervals over documents."
+                  + of_more(60, len(entries), "rows"),
                   [Panel("", desc, rows(entries[:60], "P / R",
                                         ((0.1, "0.1"), (1.0, "1: as large as the SAE's error")),
                                         bar=True), True)],
@@ -307,7 +313,9 @@ def weights(errors: Sequence[Dict[str, Any]]) -> Optional[Figure]:
         return None
     return Figure("weights", "By layer",
                   "Norm of (stored \u2212 original) over the norm of the original, per matrix, as "
-                  "inspect measured it without running the model.", panels,
+                  "inspect measured it without running the model."
+                  + (" The first eight conditions, of each the first twelve modules; the exported "
+                     "CSV has all." if len(errors) > 8 or len(key) >= MOST_SERIES else ""), panels,
                   ["model", "condition", "layer", "module", "frobenius_relative", "sqnr_db",
                    "bits_per_weight"], data, list(key.values()))
 
@@ -319,7 +327,8 @@ def contexts(result: Result) -> Optional[Figure]:
     lengths = items(result.document, "contexts")
     called = names(result)
     series, data = [], []
-    labels = [c["label"] for c in result.conditions()][:MOST_SERIES]
+    every = [c["label"] for c in result.conditions()]
+    labels = every[:MOST_SERIES]
     for k, label in enumerate(labels):
         spots = []
         for length in lengths:
@@ -349,7 +358,7 @@ def contexts(result: Result) -> Optional[Figure]:
     return Figure("contexts", "Cost by context length",
                   "The same tokens are measured at every length, so a difference between lengths "
                   "is what is farther back and nothing else. Whiskers: 95\u00a0% intervals over "
-                  "documents.",
+                  "documents." + of_more(len(labels), len(every), "conditions"),
                   panels, ["result", "condition", "context", "dce", "low", "high"], data, key)
 
 
@@ -419,5 +428,5 @@ def studies(results: Sequence[Result]) -> Optional[Figure]:
     return Figure("widths", "By bit width",
                   "As \u201cA Black Box Made Less Opaque (part 4)\u201d draws them, at 200,000 "
                   "tokens or the end of a shorter run. The axes of CE, PPL and FVU do not begin at "
-                  "zero.", panels,
+                  "zero." + of_more(3, max(len(places(r)) for r in asked), "SAEs"), panels,
                   ["result", "condition", "width", "figure", "value", "low", "high"], data)

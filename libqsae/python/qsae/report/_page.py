@@ -24,6 +24,7 @@ main,header,footer{max-width:1080px;margin:0 auto;padding:0 20px}
 h1{font-size:1.75rem;line-height:1.2;margin:2rem 0 .4rem;font-weight:650;letter-spacing:-.01em}
 h2{font-size:1.3rem;line-height:1.25;margin:3rem 0 .8rem;padding-top:.7rem;font-weight:650;
 border-top:2px solid var(--ink)}
+h1,h3,figcaption,li,p{overflow-wrap:anywhere}
 h3{font-size:1.05rem;line-height:1.3;margin:1.8rem 0 .5rem;font-weight:650}
 h4{font-size:.9rem;margin:.6rem 0 .3rem;font-weight:600;overflow-wrap:anywhere}
 p{margin:.4rem 0;max-width:44rem}
@@ -51,7 +52,8 @@ th,td{padding:.38rem .6rem .38rem 0;vertical-align:top;text-align:left;
 border-bottom:1px solid var(--rule)}
 thead th{border-bottom:1.5px solid var(--ink);font-weight:600;vertical-align:bottom;
 font-size:.82rem}
-tbody th{font-weight:400;max-width:19rem}
+tbody th{font-weight:400;max-width:19rem;min-width:7rem}
+tbody th,td.txt,caption,th code{overflow-wrap:anywhere}
 th .cond{font-weight:600;display:block;overflow-wrap:anywhere}
 th code{display:block;font-size:.72rem}
 .num{text-align:right}
@@ -120,6 +122,7 @@ th,td{padding-right:.4em}
 .badge,caption,.note,figcaption,ul.key{font-size:7.6pt}
 .badge{white-space:normal;padding:0 .3em}
 th code{font-size:5.8pt}
+tbody th{min-width:5rem}
 .panels{grid-template-columns:1fr 1fr}
 @page{margin:14mm}
 }

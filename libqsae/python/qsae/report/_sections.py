@@ -193,13 +193,13 @@ def _macro(page: Page, result: Result) -> Html:
         s = summary.get(c["label"])
         rows.append([called[c["label"]], page.value(num(c, "dce"), lambda v: signed(v, 5)),
                      *[page.value(num(s, "macro", d, "dce"), lambda v: signed(v, 5),
-                                  "no part has figures") for d in divisions[:8]]])
+                                  "no part has figures") for d in divisions]])
     if not rows or not divisions:
         return Html("")
     return page.table("\u0394CE with the same weight for every part of a division, beside that of "
                       "all tokens", [Column("Condition", "", False),
                                  Column("all tokens", "\u0394CE"),
-                                 *[Column(d) for d in divisions[:8]]], rows)
+                                 *[Column(d) for d in divisions]], rows)
 
 
 def worst(page: Page, result: Result, most: int = 10) -> Html:
@@ -272,7 +272,8 @@ def probes(page: Page, result: Result) -> Html:
         groups.append((f"Pairs tagged {string(t, 'tag')}", t, [
             (called.get(string(c, "label"), string(c, "label")), at(c, "tags", k))
             for c in items(p, "conditions")]))
-    for title, ref, entries in groups[:12]:
+    most = 13
+    for title, ref, entries in groups[:most]:
         n = num(ref, "items") or num(p, "items") or 0.0
         few = "fewer than 20 pairs, or not asked yet"
         rows: List[List[Cell]] = []
@@ -293,6 +294,8 @@ def probes(page: Page, result: Result) -> Html:
             Column("Model", "", False), Column("right"), Column("change, points"),
             Column("turned wrong / right"), Column("McNemar p"), Column("margin", "margin")],
             rows))
+    if len(groups) > most:
+        out.append(tag("p", f"The first {most - 1} of {len(groups) - 1} tags.", cls="note"))
     return join(out)
 
 
@@ -338,11 +341,12 @@ def controls(page: Page, result: Result) -> Html:
              ("permute", "its errors in random places"), ("shuffle", "unrelated tokens"),
              ("null", "the reference again"))
     for c in result.conditions():
-        k = at(c, "controls")
-        if not isinstance(k, dict):
+        of_it = at(c, "controls")
+        if not isinstance(of_it, dict):
             continue
         entries: List[Tuple[str, Any]] = [("the condition itself", c)]
-        entries += [(words, k[kind]) for kind, words in kinds if isinstance(k.get(kind), dict)]
+        entries += [(words, of_it[kind]) for kind, words in kinds
+                    if isinstance(of_it.get(kind), dict)]
         rows: List[List[Cell]] = []
         for name, e in entries:
             row: List[Cell] = [name, page.value(num(e, "dce"), lambda v: signed(v, 5)),
@@ -354,12 +358,12 @@ def controls(page: Page, result: Result) -> Html:
                 row += [page.value(num(s, "dfvu_dim"), lambda v: signed(v, 5)),
                         page.value(lost, lambda v: percent(v))]
             rows.append(row)
-        beyond = at(k, "beyond_floor", "dce")
+        beyond = at(of_it, "beyond_floor", "dce")
         said = {True: "beyond the numeric floor", False: "within the numeric floor"}.get(
             beyond, "not compared with a floor")
         head = [Column("", "", False), Column("\u0394CE", "\u0394CE"), Column("KL", "KL")]
-        for p in places(result)[:2]:
-            of = f", {p.name}" if len(places(result)) > 1 else ""
+        for k in range(min(len(places(result)), 2)):
+            of = f", SAE {k + 1}" if len(places(result)) > 1 else ""
             head += [Column("\u0394FVU" + of, "\u0394FVU"), Column("survived" + of, "survived")]
         out.append(page.table(join([tag("b", called[c["label"]]), f": its change in cross-entropy "
                                     f"is {said}" + _first_two(result)]), head, rows))
