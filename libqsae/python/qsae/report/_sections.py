@@ -75,8 +75,9 @@ def _sae_table(page: Page, result: Result, p: Place) -> Html:
     sae = p.of(result.reference)
     scalar = result.document.get("profile") == "article"
     fvu, term = ("fvu_scalar", "FVU one mean") if scalar else ("fvu_dim", "FVU")
-    head = [Column("Condition", "", False), Column("FVU", term),
-            Column("\u0394FVU", "\u0394FVU"), Column("L0", "L0"), Column("P/R", "P/R"),
+    mean = ", one mean" if scalar else ""
+    head = [Column("Condition", "", False), Column("FVU" + mean, term),
+            Column("\u0394FVU" + mean, "\u0394FVU"), Column("L0", "L0"), Column("P/R", "P/R"),
             Column("survived", "survived"), Column("median r", "r"), Column("verdict", "", False)]
     if not result.conditions():
         head = [head[0], head[1], head[3]]
@@ -106,8 +107,8 @@ def _sae_table(page: Page, result: Result, p: Place) -> Html:
         rows.append(row)
     shape = ", ".join(x for x in (string(sae, "architecture"), f"{count(num(sae, 'features') or 0)}"
                                   " features") if x)
-    which = " FVU with one mean, as the article has it." if scalar else ""
-    return page.table(join([tag("b", p.name), f" ({shape}). {which}"]), head, rows)
+    which = " FVU has one mean over tokens and dimensions, as in the article." if scalar else ""
+    return page.table(join([tag("b", p.name), f" ({shape}).{which}"]), head, rows)
 
 
 _MASKS = (("all tokens", ()), ("no special tokens", ("masks", "no_specials")),
