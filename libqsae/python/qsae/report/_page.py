@@ -57,6 +57,7 @@ tbody th,td.txt,caption,th code{overflow-wrap:anywhere}
 th .cond{font-weight:600;display:block;overflow-wrap:anywhere}
 th code{display:block;font-size:.72rem}
 .num{text-align:right}
+th+.txt,td+.txt,th.num+th.txt{padding-left:.5rem}
 th:last-child,td:last-child{padding-right:0}
 .ci{display:block;color:var(--muted);font-size:.78rem;white-space:nowrap}
 .na{color:var(--muted)}
@@ -122,6 +123,8 @@ th,td{padding-right:.4em}
 .badge,caption,.note,figcaption,ul.key{font-size:7.6pt}
 .badge{white-space:normal;padding:0 .3em}
 th code{font-size:5.8pt}
+.context{font-size:7pt}
+figcaption{break-before:avoid}
 tbody th{min-width:5rem}
 .panels{grid-template-columns:1fr 1fr}
 @page{margin:14mm}

@@ -362,7 +362,7 @@ def controls(page: Page, result: Result) -> Html:
         beyond = at(of_it, "beyond_floor", "dce")
         said = {True: "beyond the numeric floor", False: "within the numeric floor"}.get(
             beyond, "not compared with a floor")
-        head = [Column("", "", False), Column("\u0394CE", "\u0394CE"), Column("KL", "KL")]
+        head = [Column("Run", "", False), Column("\u0394CE", "\u0394CE"), Column("KL", "KL")]
         for k in range(min(len(places(result)), 2)):
             of = f", SAE {k + 1}" if len(places(result)) > 1 else ""
             head += [Column("\u0394FVU" + of, "\u0394FVU"), Column("survived" + of, "survived")]
