@@ -25,8 +25,8 @@ FLAT = {
                    "error, so what FVU does is a finding",
     "uninformative": "the drift is less than a tenth of the SAE\u2019s own error, so an unchanged "
                      "FVU says nothing about the features",
-    "interpret with care": "the drift is neither clearly above the SAE\u2019s own error nor far "
-                           "below it, so a flat FVU is weak evidence",
+    "interpret with care": "the drift is neither clearly above the SAE\u2019s own error nor "
+                           "clearly below a tenth of it, so a flat FVU is weak evidence",
 }
 REASONS = {
     "too few documents": "the text has fewer than 20 documents",
@@ -112,10 +112,12 @@ def _condition(page: Page, result: Result, c: Dict[str, Any], name: str) -> Html
     why = string(c, "checkpoint", "sae_reason")
     if why:
         lines = [lines[0], f"No SAE figures: {why}."]
-    bits = num(c, "bits_per_weight")
+    bits, cache = num(c, "bits_per_weight"), num(c, "kv_bits_per_value")
+    stored = f" {fixed(bits, 2)} bits per weight" if bits is not None else ""
+    if cache is not None and cache < 16:
+        stored += f", {fixed(cache, 2)} bits per cached key or value"
     head = join([badge(verdict), " ", tag("b", name),
-                 tag("span", f" {fixed(bits, 2)} bits per weight" if bits is not None else "",
-                     cls="muted")])
+                 tag("span", stored, cls="muted")])
     return tag("li", join([tag("p", head, cls="head"),
                            join([tag("p", line) for line in lines])]))
 
