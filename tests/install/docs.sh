@@ -8,7 +8,7 @@ source=$1
 
 for page in "$source"/README.md "$source"/doc/*.md; do
     dead=
-    for link in $(grep -oE '\]\([^)#: ]+' "$page" | sed 's/^](//'); do
+    for link in $(awk '/^```/ { code = !code } !code' "$page" | grep -oE '\]\([^)#: ]+' | sed 's/^](//'); do
         [ -e "$(dirname "$page")/$link" ] || dead="$dead $link"
     done
     empty "links of ${page##*/}" "$dead"

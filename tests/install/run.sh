@@ -42,7 +42,7 @@ else
     no "pkg-config --modversion" "expected $version, found $found"
 fi
 
-for header in "$source"/include/qsae/*.h; do
+for header in "$source"/include/qsae/*.h "$source"/include/qsae/*.hpp; do
     check "header ${header##*/}" cmp "$header" "$prefix/include/qsae/${header##*/}"
 done
 api=$(sed -n 's/^#define QSAE_API_VERSION_MAJOR //p' "$source/include/qsae/version.h")
@@ -81,9 +81,9 @@ fi
 
 if [ -d "$prefix/bin" ]; then
     # shellcheck disable=SC2012
-    names=$(ls "$prefix/bin" | tr '\n' ' ')
+    names=$(ls "$prefix/bin" | grep -vx qsae-llama-residuals | tr '\n' ' ')
     if [ "$names" = "qsae-evaluate qsae-inspect qsae-merge qsae-published qsae-quantize \
-qsae-stream-residuals " ]; then
+qsae-rows qsae-stream-residuals " ]; then
         pass "installed program names"
     else
         no "installed program names" "found $names"
