@@ -135,7 +135,7 @@ QSAE_API int64_t qsae_weights_matrix_count(const qsae_weights *reference,
 /**
  * How far matrix i of a checkpoint under a condition is from the reference. Takes the memory of
  * that matrix, encoded. Weights are encoded from the dtype they are stored in, or that of
- * @compute=.
+ * `@compute=`.
  * @param other      a checkpoint of the same shape, stored in any way; NULL = the reference itself
  * @param condition  what is done to its weights, see quantizer.h; NULL = "none"
  * @param i          0..qsae_weights_matrix_count(reference, other)-1
