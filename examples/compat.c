@@ -61,31 +61,32 @@ static double value(const json_t *sae, const struct figure *f)
     return json_is_number(v) ? f->scale * json_number_value(v) + f->offset : NAN;
 }
 
-static void print_model(FILE *out, const json_t *who, int index)
+static void print_model(const struct page *p, const json_t *who, int index)
 {
     size_t i;
     const json_t *sae;
     json_array_foreach(json_object_get(who, "saes"), i, sae) {
-        fprintf(out, "\n%s, %s, as %s\n", json_string_value(json_object_get(who, "label")),
-                json_string_value(json_object_get(sae, "name")), compat_names[index]);
+        fputc('\n', p->out);
+        say(p, 2, "%s, %s, as %s", json_string_value(json_object_get(who, "label")),
+            json_string_value(json_object_get(sae, "name")), compat_names[index]);
         for (const struct figure *f = tools[index]; f->name; f++) {
             const double v = value(sae, f);
             if (isnan(v))
-                fprintf(out, "  %-30s -\n", f->name);
+                fprintf(p->out, "  %-30s -\n", f->name);
             else
-                fprintf(out, "  %-30s %.6g\n", f->name, v);
+                fprintf(p->out, "  %-30s %.6g\n", f->name, v);
         }
     }
 }
 
-void compat_print(FILE *out, const json_t *result, int index)
+void compat_print(const struct page *p, const json_t *result, int index)
 {
     size_t i;
     const json_t *who, *const corpus = json_object_get(result, "corpus");
-    print_model(out, json_object_get(result, "reference"), index);
+    print_model(p, json_object_get(result, "reference"), index);
     json_array_foreach(json_object_get(result, "conditions"), i, who)
-        print_model(out, who, index);
-    fprintf(out, "\nbatches of %lld x %lld tokens, on which some of these definitions depend\n",
+        print_model(p, who, index);
+    fprintf(p->out, "\nbatches of %lld x %lld tokens, on which some of these definitions depend\n",
             (long long)json_integer_value(json_object_get(corpus, "batch")),
             (long long)json_integer_value(json_object_get(corpus, "context")));
 }

@@ -1,67 +1,66 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* What noise controls say about each condition (doc/evaluate.md). */
-#include <math.h>
 #include <string.h>
 
 #include "number.h"
 #include "table.h"
 
-static void line(FILE *out, const char *name, const json_t *o)
+static void row(struct grid *g, const char *name, const json_t *o, const json_t *sae,
+                const json_t *survival)
 {
-    const json_t *const sae = json_array_get(json_object_get(o, "saes"), 0);
     if (!json_is_object(o))
         return;
-    fprintf(out, "  %-9s dCE %+.2e  KL %.2e", name, number(o, "dce"), number(o, "kl_mean"));
-    if (sae)
-        fprintf(out, "  dFVU %+.2e  survived %.1f%%  median r %.4f", number(sae, "dfvu_dim"),
-                number(sae, "survived_percent"), number(sae, "median_r"));
-    fprintf(out, "\n");
+    grid_row(g);
+    grid_put(g, "%s", name);
+    grid_number(g, "%+.2e", number(o, "dce"));
+    grid_number(g, "%.2e", number(o, "kl_mean"));
+    if (sae) {
+        grid_number(g, "%+.2e", number(sae, "dfvu_dim"));
+        grid_number(g, "%.1f%%", number(survival, "survived_percent"));
+        grid_number(g, "%.4f", number(survival, "median_r"));
+    }
 }
 
-static void say(FILE *out, const char *name, const json_t *beyond)
+static const char *answer(const json_t *beyond)
 {
-    if (json_is_boolean(beyond))
-        fprintf(out, " %s %s", name, json_is_true(beyond) ? "yes" : "no");
+    return json_is_true(beyond) ? "yes" : json_is_false(beyond) ? "no" : "";
 }
 
-static void condition(FILE *out, const json_t *who, const json_t *c)
+static void condition(const struct page *p, const json_t *who, const json_t *c)
 {
+    static const char *const heads[] = { "dCE", "KL", "dFVU", "survived", "median r" };
     const json_t *const beyond = json_object_get(c, "beyond_floor"),
-                 *const sae = json_array_get(json_object_get(beyond, "saes"), 0);
-    const json_t *const saes = json_array_get(json_object_get(who, "saes"), 0),
-                 *const survival = json_object_get(saes, "survival");
-    json_t *const own = json_object(), *const list = json_array(), *const s = json_object();
-    json_object_set(own, "dce", json_object_get(who, "dce"));
-    json_object_set(own, "kl_mean", json_object_get(who, "kl_mean"));
-    json_object_set_new(own, "saes", list);
-    json_object_set(s, "dfvu_dim", json_object_get(saes, "dfvu_dim"));
-    json_object_set(s, "survived_percent", json_object_get(survival, "survived_percent"));
-    json_object_set(s, "median_r", json_object_get(survival, "median_r"));
-    if (saes)
-        json_array_append(list, s);
-    fprintf(out, "%.80s and its controls%s:\n", json_string_value(json_object_get(who, "label")),
-            saes ? " (first SAE)" : "");
-    line(out, "itself", own);
+                 *const of_sae = json_array_get(json_object_get(beyond, "saes"), 0),
+                 *const sae = json_array_get(json_object_get(who, "saes"), 0);
+    struct grid *g = grid_open(1);
+    grid_column(g, COLUMN_TEXT, " ");
+    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++)
+        grid_column(g, COLUMN_NUMBER, heads[i]);
+    fputc('\n', p->out);
+    say(p, 2, "%s and its controls%s:", string_at(who, "label"), sae ? " (first SAE)" : "");
+    row(g, "itself", who, sae, json_object_get(sae, "survival"));
     for (const char *const *k = (const char *const[]){ "gauss", "permute", "floor", "null",
-                                                       "shuffle", NULL }; *k; k++)
-        line(out, *k, json_object_get(c, *k));
-    fprintf(out, "  beyond the numeric floor:");
-    say(out, "dCE", json_object_get(beyond, "dce"));
-    say(out, "KL", json_object_get(beyond, "kl_mean"));
-    say(out, "FVU", json_object_get(sae, "dfvu_dim"));
-    say(out, "survival", json_object_get(sae, "survived_percent"));
-    fprintf(out, "\n");
-    json_decref(own);
-    json_decref(s);
+                                                       "shuffle", NULL }; *k; k++) {
+        const json_t *const control = json_object_get(c, *k),
+                     *const its = json_array_get(json_object_get(control, "saes"), 0);
+        row(g, *k, control, its, its);
+    }
+    grid_row(g);
+    grid_put(g, "beyond the numeric floor");
+    grid_put(g, "%s", answer(json_object_get(beyond, "dce")));
+    grid_put(g, "%s", answer(json_object_get(beyond, "kl_mean")));
+    grid_put(g, "%s", answer(json_object_get(of_sae, "dfvu_dim")));
+    grid_put(g, "%s", answer(json_object_get(of_sae, "survived_percent")));
+    grid_print(p, 2, &g);
 }
 
-void controls_print(FILE *out, const json_t *result)
+void controls_print(const struct page *p, const json_t *result)
 {
     size_t i;
     const json_t *who;
     json_array_foreach(json_object_get(result, "conditions"), i, who) {
         const json_t *const c = json_object_get(who, "controls");
         if (json_is_object(json_object_get(c, "floor")))
-            condition(out, who, c);
+            condition(p, who, c);
     }
 }

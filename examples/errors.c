@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "layout.h"
+
 #define KINDS 9 /* seven projections, embedding, head */
 
 /* Matrices taken together. */
@@ -54,7 +56,7 @@ static qsae_weight_error whole(const struct total *t)
 /* 100 columns. */
 static void print_head(void)
 {
-    printf("  %-6s%-27s%-9s%-14s%9s%8s%10s%8s%7s\n", "layer", "module", "format", "shape",
+    printf("  %-6s%-25s%-9s%-16s%9s%8s%10s%8s%7s\n", "layer", "module", "format", "shape",
            "rel error", "SQNR", "max error", "zeros", "bits");
 }
 
@@ -62,7 +64,7 @@ static void print_row(const char *layer, const char *shape, const qsae_weight_er
 {
     char sqnr[16];
     snprintf(sqnr, sizeof sqnr, isfinite(e->sqnr_db) ? "%.2f" : "exact", e->sqnr_db);
-    printf("  %-6s%-27.26s%-9.8s%-14s%9.5f%8s%10.4g%7.2f%%%7.3f\n", layer, e->module, e->format,
+    printf("  %-6s%-25.24s%-9.8s%-16s%9.5f%8s%10.4g%7.2f%%%7.3f\n", layer, e->module, e->format,
            shape, e->frobenius_relative, sqnr, e->max_abs, 100 * e->zeros, e->bits_per_weight);
     if (e->nonfinite)
         printf("        %lld elements that are not finite left out\n", (long long)e->nonfinite);
@@ -167,10 +169,13 @@ int errors_report(qsae_context *context, const char *path, const char *other, co
                   int print, json_t **out)
 {
     qsae_weights *w = NULL, *o = NULL;
+    const struct page page = page_of(stdout, false);
     *out = json_pack("{s:s, s:s?}", "condition", condition, "other", other);
     if (print)
-        printf("\n  %s%s%s against %s\n", other ? other : "", other ? " under " : "", condition,
-               path);
+        fputc('\n', stdout);
+    if (print)
+        say(&page, 4, "  %s%s%s against %s", other ? other : "", other ? " under " : "", condition,
+            path);
     int32_t st = qsae_weights_open(context, path, &w);
     if (st == QSAE_OK && other)
         st = qsae_weights_open(context, other, &o);
@@ -179,7 +184,7 @@ int errors_report(qsae_context *context, const char *path, const char *other, co
     if (st != QSAE_OK) {
         json_object_set_new(*out, "error", json_string(qsae_error_message()));
         if (print)
-            printf("  %s: %s\n", qsae_status_message(st), qsae_error_message());
+            say(&page, 4, "  %s: %s", qsae_status_message(st), qsae_error_message());
     }
     qsae_weights_close(&o);
     qsae_weights_close(&w);

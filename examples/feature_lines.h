@@ -7,6 +7,6 @@
 
 /* Writes the features of all SAEs to a file that appears whole or not at all; a name in .csv means
  * CSV. Says what failed on stderr; 0, or -1. */
-int features_write(const char *program, qsae_audit *audit, int64_t n_saes, const char *path);
+int features_write(qsae_audit *audit, int64_t n_saes, const char *path);
 
 #endif

@@ -3,7 +3,7 @@
  * What is in this model, SAE or tensor file, and will libqsae run it? What does a condition do to
  * its weights? See doc/inspect.md. Exit status 0 if everything named would run.
  */
-#include <getopt.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,16 +11,56 @@
 #include <qsae/qsae.h>
 
 #include "errors.h"
+#include "layout.h"
+#include "options.h"
+#include "program.h"
 
-static const char usage[] =
-    "usage: inspect [options] PATH...\n"
-    "  PATH                 a model (folder or GGUF file), an SAE, a file of tensors\n"
-    "  --condition SPEC     the error of each weight under this condition (repeatable)\n"
-    "  --other MODEL2       the errors of another checkpoint of the model (under the condition)\n"
-    "  --tensors            list all tensors\n"
-    "  --json               print one JSON document\n"
-    "  --threads N\n"
-    "  --version, --help\n";
+enum { OPT_CONDITION = 1, OPT_OTHER, OPT_TENSORS, OPT_JSON, OPT_THREADS };
+
+static const struct option_row rows[] = {
+    { NULL, NULL, NULL, "options", 0 },
+    { "model", "m", "MODEL", "the same as an operand", ARGUMENT_OPERAND },
+    { "condition", NULL, "SPEC", "the error of each weight under this condition (repeatable)",
+      OPT_CONDITION },
+    { "other", NULL, "MODEL2",
+      "the errors of another checkpoint of the model (under the condition)", OPT_OTHER },
+    { "tensors", NULL, NULL, "list all tensors", OPT_TENSORS },
+    { "json", NULL, NULL, "print one JSON document", OPT_JSON },
+    { "threads", "t", "N", "1 to 1024 (default: the CPUs of the process)", OPT_THREADS },
+};
+
+static const char *const operands[] = {
+    "PATH", "a model (folder or GGUF file), an SAE, a file of tensors", NULL
+};
+
+static const char *const examples[] = {
+    "what is it, and does it run?",
+    "gemma-3-1b-pt gemma-scope-2/layer_12",
+    "how far is each matrix from the original in 4 bits?",
+    "--condition nf4 gemma-3-1b-pt",
+    "how far is a GGUF file?",
+    "--other model-q4_k_m.gguf model",
+    NULL
+};
+
+static const char *const statuses[] = {
+    "0", "everything named would run",
+    "1", "something would not; the reason is printed",
+    "2", "wrong usage",
+    NULL
+};
+
+static const struct program program = {
+    .name = "inspect",
+    .summary = "Says what a model, SAE or tensor file is, whether libqsae runs it, and what a "
+               "condition does to its weights.",
+    .synopsis = "[options] PATH...",
+    .operands = operands,
+    .options = rows,
+    .n_options = sizeof rows / sizeof rows[0],
+    .examples = examples,
+    .statuses = statuses,
+};
 
 #define TEXT(object, key) json_string_value(json_object_get(object, key))
 #define YES(object, key) json_is_true(json_object_get(object, key))
@@ -68,6 +108,27 @@ static void dtype_counts(const json_t *tensors, char *text, size_t size)
     }
 }
 
+/* "  KEY           value", wrapped beside the key. */
+__attribute__((format(printf, 3, 4))) static void line(const struct page *p, const char *key,
+                                                       const char *format, ...)
+{
+    char *text = NULL;
+    size_t size;
+    va_list list;
+    FILE *const f = open_memstream(&text, &size);
+    if (!f)
+        return;
+    va_start(list, format);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    vfprintf(f, format, list);
+#pragma GCC diagnostic pop
+    va_end(list);
+    fclose(f);
+    say(p, 16, "  %-13s %s", key, text);
+    free(text);
+}
+
 /* The model of a path, or NULL with its status and message. */
 static json_t *model_of(qsae_context *context, const char *path, int32_t *status)
 {
@@ -89,25 +150,26 @@ static json_t *model_of(qsae_context *context, const char *path, int32_t *status
     return model;
 }
 
-static void print_model(const char *path, const json_t *m, const json_t *tensors)
+static void print_model(const struct page *p, const char *path, const json_t *m,
+                        const json_t *tensors)
 {
     char dtypes[400];
     dtype_counts(tensors, dtypes, sizeof dtypes);
-    printf("%s: language model, runs\n", path);
-    printf("  type          %s\n", TEXT(m, "type"));
-    printf("  parameters    %lld (%s)\n", NUMBER(m, "parameters"), TEXT(m, "dtype"));
+    say(p, 2, "%s: language model, runs", path);
+    line(p, "type", "%s", TEXT(m, "type"));
+    line(p, "parameters", "%lld (%s)", NUMBER(m, "parameters"), TEXT(m, "dtype"));
     if (*TEXT(m, "storage"))
-        printf("  storage       %s\n", TEXT(m, "storage"));
-    printf("  tensors       %s\n", dtypes);
-    printf("  layers        %lld of width %lld\n", NUMBER(m, "layers"), NUMBER(m, "width"));
-    printf("  attention     %lld heads, %lld key/value heads of %lld\n", NUMBER(m, "heads"),
-           NUMBER(m, "kv_heads"), NUMBER(m, "head_dim"));
+        line(p, "storage", "%s", TEXT(m, "storage"));
+    line(p, "tensors", "%s", dtypes);
+    line(p, "layers", "%lld of width %lld", NUMBER(m, "layers"), NUMBER(m, "width"));
+    line(p, "attention", "%lld heads, %lld key/value heads of %lld", NUMBER(m, "heads"),
+         NUMBER(m, "kv_heads"), NUMBER(m, "head_dim"));
     if (NUMBER(m, "window"))
-        printf("  window        %lld tokens on sliding layers\n", NUMBER(m, "window"));
-    printf("  MLP           %lld\n", NUMBER(m, "mlp_width"));
-    printf("  vocabulary    %lld%s\n", NUMBER(m, "vocab"),
-           json_is_true(json_object_get(m, "tied")) ? ", tied head" : "");
-    printf("  hash          %s\n", TEXT(m, "hash"));
+        line(p, "window", "%lld tokens on sliding layers", NUMBER(m, "window"));
+    line(p, "MLP", "%lld", NUMBER(m, "mlp_width"));
+    line(p, "vocabulary", "%lld%s", NUMBER(m, "vocab"),
+         json_is_true(json_object_get(m, "tied")) ? ", tied head" : "");
+    line(p, "hash", "%s", TEXT(m, "hash"));
 }
 
 /* What evaluate --sae does with it. */
@@ -153,27 +215,29 @@ static json_t *layers_of(qsae_context *context, const char *path, int32_t *statu
     return out;
 }
 
-static void print_layers(const char *path, const json_t *s)
+static void print_layers(const struct page *p, const char *path, const json_t *s)
 {
+    char key[32];
     size_t i;
     const json_t *l;
-    printf("%s: %s of %zu layers, runs\n", path,
-           !strcmp(TEXT(s, "kind"), "clt") ? "cross-layer transcoder" :
-           !strcmp(TEXT(s, "kind"), "crosscoder") ? "crosscoder" : "set of transcoders",
-           json_array_size(json_object_get(s, "layers")));
-    printf("  format        %s\n", TEXT(s, "format"));
-    printf("  width         %lld in, %lld features, %lld out\n", NUMBER(s, "width"),
-           NUMBER(s, "features"), NUMBER(s, "width_out"));
+    say(p, 2, "%s: %s of %zu layers, runs", path,
+        !strcmp(TEXT(s, "kind"), "clt") ? "cross-layer transcoder" :
+        !strcmp(TEXT(s, "kind"), "crosscoder") ? "crosscoder" : "set of transcoders",
+        json_array_size(json_object_get(s, "layers")));
+    line(p, "format", "%s", TEXT(s, "format"));
+    line(p, "width", "%lld in, %lld features, %lld out", NUMBER(s, "width"),
+         NUMBER(s, "features"), NUMBER(s, "width_out"));
     if (*TEXT(s, "model_name"))
-        printf("  model         %s\n", TEXT(s, "model_name"));
-    json_array_foreach(json_object_get(s, "layers"), i, l)
-        printf("  layer %-7lld %s, %lld features, %s to %s\n", NUMBER(l, "layer"),
-               TEXT(l, "architecture"), NUMBER(l, "features"),
-               *TEXT(l, "hook") ? TEXT(l, "hook") : "(the files do not say)", TEXT(l, "hook_out"));
+        line(p, "model", "%s", TEXT(s, "model_name"));
+    json_array_foreach(json_object_get(s, "layers"), i, l) {
+        snprintf(key, sizeof key, "layer %lld", NUMBER(l, "layer"));
+        line(p, key, "%s, %lld features, %s to %s", TEXT(l, "architecture"), NUMBER(l, "features"),
+             *TEXT(l, "hook") ? TEXT(l, "hook") : "(the files do not say)", TEXT(l, "hook_out"));
+    }
     const json_t *const first = json_array_get(json_object_get(s, "layers"), 0);
-    printf("  audits        yes, all layers together%s\n", first && *TEXT(first, "hook") ? "" :
-           ", with @0:SITE:SITE_OUT: the files name no hooks");
-    printf("  hash          %s\n", TEXT(s, "hash"));
+    line(p, "audits", "yes, all layers together%s", first && *TEXT(first, "hook") ? "" :
+         ", with @0:SITE:SITE_OUT: the files name no hooks");
+    line(p, "hash", "%s", TEXT(s, "hash"));
 }
 
 static json_t *sae_of(qsae_context *context, const char *path, int32_t *status)
@@ -205,40 +269,47 @@ static json_t *sae_of(qsae_context *context, const char *path, int32_t *status)
     return out;
 }
 
-static void print_sae(const char *path, const json_t *s)
+static void print_code(const struct page *p, const json_t *s)
 {
-    printf("%s: sparse autoencoder, %s\n", path, YES(s, "encode_only") ?
-           "encodes (one layer of a cross-layer transcoder; with #5:7 it decodes what layer 5 "
-           "writes to layer 7)" : "runs");
-    printf("  format        %s\n", TEXT(s, "format"));
-    printf("  architecture  %s", TEXT(s, "architecture"));
+    char k[48] = "", threshold[64] = "";
     if (NUMBER(s, "k"))
-        printf(", k = %lld", NUMBER(s, "k"));
+        snprintf(k, sizeof k, ", k = %lld", NUMBER(s, "k"));
     if (strstr(TEXT(s, "architecture"), "jumprelu"))
-        printf(", least threshold %g", json_number_value(json_object_get(s, "min_threshold")));
-    printf("%s\n  width         %lld in, %lld features, %lld out\n",
-           YES(s, "skip") ? ", skip connection" : "", NUMBER(s, "width"),
-           NUMBER(s, "features"), NUMBER(s, "width_out"));
+        snprintf(threshold, sizeof threshold, ", least threshold %g",
+                 json_number_value(json_object_get(s, "min_threshold")));
+    line(p, "architecture", "%s%s%s%s", TEXT(s, "architecture"), k, threshold,
+         YES(s, "skip") ? ", skip connection" : "");
+    line(p, "width", "%lld in, %lld features, %lld out", NUMBER(s, "width"),
+         NUMBER(s, "features"), NUMBER(s, "width_out"));
+}
+
+static void print_sae(const struct page *p, const char *path, const json_t *s)
+{
+    say(p, 2, "%s: sparse autoencoder, %s", path, YES(s, "encode_only") ?
+        "encodes (one layer of a cross-layer transcoder; with #5:7 it decodes what layer 5 "
+        "writes to layer 7)" : "runs");
+    line(p, "format", "%s", TEXT(s, "format"));
+    print_code(p, s);
     if (*TEXT(s, "model_name"))
-        printf("  model         %s\n", TEXT(s, "model_name"));
-    printf("  hook          %s\n", *TEXT(s, "hook") ? TEXT(s, "hook") : "(the files do not say)");
+        line(p, "model", "%s", TEXT(s, "model_name"));
+    line(p, "hook", "%s", *TEXT(s, "hook") ? TEXT(s, "hook") : "(the files do not say)");
     if (strcmp(TEXT(s, "hook"), TEXT(s, "hook_out")) != 0)
-        printf("  output hook   %s\n", TEXT(s, "hook_out"));
+        line(p, "output hook", "%s", TEXT(s, "hook_out"));
     if (NUMBER(s, "head") >= 0)
-        printf("  head          %lld: its columns of the hook\n", NUMBER(s, "head"));
-    printf("  audits        %s\n", TEXT(s, "audits"));
+        line(p, "head", "%lld: its columns of the hook", NUMBER(s, "head"));
+    line(p, "audits", "%s", TEXT(s, "audits"));
     if (*TEXT(s, "neuronpedia_id"))
-        printf("  neuronpedia   %s\n", TEXT(s, "neuronpedia_id"));
-    printf("  input         normalize %s, b_dec %s%s\n", TEXT(s, "normalize"),
-           YES(s, "apply_b_dec") ? "subtracted" : "not subtracted",
-           YES(s, "center_input") ? ", mean of the row subtracted" : "");
+        line(p, "neuronpedia", "%s", TEXT(s, "neuronpedia_id"));
+    line(p, "input", "normalize %s, b_dec %s%s", TEXT(s, "normalize"),
+         YES(s, "apply_b_dec") ? "subtracted" : "not subtracted",
+         YES(s, "center_input") ? ", mean of the row subtracted" : "");
     if (json_number_value(json_object_get(s, "scale")) != 0)
-        printf("  scale         %g folded into the weights\n",
-               json_number_value(json_object_get(s, "scale")));
+        line(p, "scale", "%g folded into the weights",
+             json_number_value(json_object_get(s, "scale")));
     if (NUMBER(s, "context_size"))
-        printf("  trained on    %lld tokens of context%s\n", NUMBER(s, "context_size"),
-               NUMBER(s, "prepend_bos") == 1 ? ", BOS in front" : "");
-    printf("  hash          %s\n", TEXT(s, "hash"));
+        line(p, "trained on", "%lld tokens of context%s", NUMBER(s, "context_size"),
+             NUMBER(s, "prepend_bos") == 1 ? ", BOS in front" : "");
+    line(p, "hash", "%s", TEXT(s, "hash"));
 }
 
 /* NULL if there is none; {"error": message} if it does not run. */
@@ -259,25 +330,26 @@ static json_t *tokenizer_of(qsae_context *context, const char *path)
     return out;
 }
 
-static void print_tokenizer(const json_t *t)
+static void print_tokenizer(const struct page *p, const json_t *t)
 {
     if (TEXT(t, "error"))
-        printf("  tokenizer     does not run: %s\n", TEXT(t, "error"));
+        line(p, "tokenizer", "does not run: %s", TEXT(t, "error"));
     else if (t)
-        printf("  tokenizer     %lld entries, BOS %lld%s, EOS %lld\n", NUMBER(t, "vocab"),
-               NUMBER(t, "bos"), json_is_true(json_object_get(t, "adds_bos")) ? " (added)" : "",
-               NUMBER(t, "eos"));
+        line(p, "tokenizer", "%lld entries, BOS %lld%s, EOS %lld", NUMBER(t, "vocab"),
+             NUMBER(t, "bos"), json_is_true(json_object_get(t, "adds_bos")) ? " (added)" : "",
+             NUMBER(t, "eos"));
 }
 
-static void print_tensors(const json_t *tensors)
+static void print_tensors(const struct page *p, const json_t *tensors)
 {
     size_t i, d;
     const json_t *t, *n;
     json_array_foreach(tensors, i, t) {
-        printf("  %-8s [", TEXT(t, "dtype"));
+        char shape[256] = "";
         json_array_foreach(json_object_get(t, "shape"), d, n)
-            printf("%s%lld", d ? ", " : "", (long long)json_integer_value(n));
-        printf("] %s\n", TEXT(t, "name"));
+            snprintf(shape + strlen(shape), sizeof shape - strlen(shape), "%s%lld", d ? ", " : "",
+                     (long long)json_integer_value(n));
+        say(p, 11, "  %-8s [%s] %s", TEXT(t, "dtype"), shape, TEXT(t, "name"));
     }
 }
 
@@ -286,6 +358,8 @@ struct options {
     const char **conditions; /* [n_conditions] */
     int n_conditions;
     const char *other;
+    const char **paths; /* [n_paths] */
+    int n_paths;
     int tensors, json;
 };
 
@@ -294,6 +368,7 @@ static json_t *inspect(qsae_context *context, const char *path, const struct opt
 {
     int32_t as_model, as_sae = QSAE_OK, as_layers = QSAE_OK;
     char why[1024], why_sae[1024];
+    const struct page page = page_of(stdout, false);
     json_t *const out = json_pack("{s:s}", "path", path);
     json_t *const model = model_of(context, path, &as_model);
     snprintf(why, sizeof why, "%s", qsae_error_message());
@@ -309,21 +384,23 @@ static json_t *inspect(qsae_context *context, const char *path, const struct opt
     json_t *const tokenizer = model ? tokenizer_of(context, path) : NULL;
     *runs = model || sae || layers;
     if (model && !o->json)
-        print_model(path, model, tensors);
+        print_model(&page, path, model, tensors);
     if (sae && !o->json)
-        print_sae(path, sae);
+        print_sae(&page, path, sae);
     if (layers && !o->json)
-        print_layers(path, layers);
+        print_layers(&page, path, layers);
     if (!o->json)
-        print_tokenizer(tokenizer);
-    if (!*runs && !o->json)
-        printf("%s: will not run\n  as a model    %s: %s\n  as an SAE     %s: %s\n", path,
-               qsae_status_message(as_model), why, qsae_status_message(as_sae), why_sae);
+        print_tokenizer(&page, tokenizer);
+    if (!*runs && !o->json) {
+        say(&page, 2, "%s: will not run", path);
+        line(&page, "as a model", "%s: %s", qsae_status_message(as_model), why);
+        line(&page, "as an SAE", "%s: %s", qsae_status_message(as_sae), why_sae);
+    }
     if (!*runs)
         json_object_update_new(out, json_pack("{s:s, s:s}", "model_error", why, "sae_error",
                                               why_sae));
     if (o->tensors && !o->json)
-        print_tensors(tensors);
+        print_tensors(&page, tensors);
     json_object_update_new(out, json_pack("{s:o*, s:o*, s:o*, s:o*}", "model", model, "sae", sae,
                                           "sae_layers", layers, "tokenizer", tokenizer));
     if (o->tensors)
@@ -339,91 +416,65 @@ static json_t *inspect(qsae_context *context, const char *path, const struct opt
     return out;
 }
 
-/* The paths begin at argv[optind] then; other than 0: the exit status, plus 1. */
-static int read_options(int argc, char **argv, struct options *o, qsae_context_settings *s)
+static void read_options(int argc, char **argv, struct options *o, qsae_context_settings *s)
 {
-    static const struct option options[] = {
-        { "condition", required_argument, NULL, 'c' }, { "other", required_argument, NULL, 'o' },
-        { "tensors", no_argument, NULL, 't' },         { "json", no_argument, NULL, 'j' },
-        { "threads", required_argument, NULL, 'n' },   { "version", no_argument, NULL, 'v' },
-        { "help", no_argument, NULL, 'h' },            { NULL, 0, NULL, 0 },
-    };
+    struct arguments arguments = arguments_begin(&program, argc, argv);
+    const char *value;
     int c;
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        char *end = NULL;
+    while ((c = arguments_next(&arguments, &value)) != ARGUMENT_END)
         switch (c) {
-        case 'c':
-            o->conditions[o->n_conditions++] = optarg;
-            break;
-        case 'o':
-            o->other = optarg;
-            break;
-        case 't':
-            o->tensors = 1;
-            break;
-        case 'j':
-            o->json = 1;
-            break;
-        case 'n':
-            s->threads = (int32_t)strtol(optarg, &end, 10);
-            if (*end || s->threads < 1) {
-                fprintf(stderr, "inspect: --threads %s: expected a number from 1\n", optarg);
-                return 3;
-            }
-            break;
-        case 'v':
-            printf("%s\n", qsae_version());
-            return 1;
-        case 'h':
-            fputs(usage, stdout);
-            return 1;
-        default:
-            fputs(usage, stderr);
-            return 3;
+        case OPT_CONDITION: o->conditions[o->n_conditions++] = value; break;
+        case OPT_OTHER: o->other = value; break;
+        case OPT_TENSORS: o->tensors = 1; break;
+        case OPT_JSON: o->json = 1; break;
+        case OPT_THREADS: s->threads = (int32_t)option_count("threads", value, 1); break;
+        default: o->paths[o->n_paths++] = value; break;
         }
-    }
     if (o->other && !o->n_conditions)
         o->conditions[o->n_conditions++] = "none";
-    if (optind < argc)
-        return 0;
-    fputs(usage, stderr);
-    return 3;
+    if (o->n_paths == 0)
+        usage_error("expected a PATH");
 }
 
-int main(int argc, char **argv)
+/* An exit status. */
+static int inspect_all(qsae_context *context, const struct options *o)
 {
-    const char **const conditions = calloc((size_t)argc + 1, sizeof *conditions);
-    struct options o = { .conditions = conditions };
-    qsae_context_settings s;
-    qsae_context *context = NULL;
-    int all = 1, status = 1;
-    if (!conditions)
-        return 1;
-    qsae_context_settings_init(&s, sizeof s);
-    const int stop = read_options(argc, argv, &o, &s);
-    if (stop) {
-        free(conditions);
-        return stop - 1;
-    }
-    if (qsae_context_open(&s, &context) != QSAE_OK) {
-        fprintf(stderr, "inspect: %s\n", qsae_error_message());
-        free(conditions);
-        return 1;
-    }
+    int all = 1, bad = 0;
     json_t *const files = json_array();
-    for (int i = optind; i < argc; i++) {
+    for (int i = 0; i < o->n_paths; i++) {
         int runs = 0;
-        json_array_append_new(files, inspect(context, argv[i], &o, &runs));
+        json_array_append_new(files, inspect(context, o->paths[i], o, &runs));
         all &= runs;
     }
     json_t *const document = json_pack("{s:s, s:i, s:s, s:o}", "format", "qsae-inspect", "version",
                                        1, "library", qsae_version(), "files", files);
-    if (document && (!o.json || json_dumpf(document, stdout, JSON_INDENT(1)) == 0))
-        status = all ? 0 : 1;
-    if (o.json)
+    if (o->json) {
+        bad = !document || json_dumpf(document, stdout, JSON_INDENT(1)) != 0;
         putchar('\n');
+    }
     json_decref(document);
+    return all && !bad ? EXIT_DONE : EXIT_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = { .n_paths = 0 };
+    qsae_context_settings s;
+    qsae_context *context = NULL;
+    int code = EXIT_FAILED;
+    o.conditions = calloc((size_t)argc + 1, sizeof *o.conditions);
+    o.paths = calloc((size_t)argc + 1, sizeof *o.paths);
+    if (!o.conditions || !o.paths)
+        return EXIT_FAILED;
+    qsae_context_settings_init(&s, sizeof s);
+    read_options(argc, argv, &o, &s);
+    s.log = program_log;
+    if (qsae_context_open(&s, &context) == QSAE_OK)
+        code = inspect_all(context, &o);
+    else
+        complain("%s", qsae_error_message());
     qsae_context_close(&context);
-    free(conditions);
-    return status;
+    free(o.conditions);
+    free(o.paths);
+    return program_end(code);
 }

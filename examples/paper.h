@@ -4,14 +4,15 @@
 #define EXAMPLES_PAPER_H
 
 #include <stdint.h>
-#include <stdio.h>
 
 #include <jansson.h>
 
 #include <qsae/qsae.h>
 
+#include "layout.h"
+
 /* What the profile of a result prints after the main table; nothing for profile default. */
-void paper_print(FILE *out, const json_t *result);
+void paper_print(const struct page *p, const json_t *result);
 
 /*
  * The second measurement of the paper: conditions of `main` that round to nearest, with a scale per

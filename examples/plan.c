@@ -75,19 +75,17 @@ void plan_free(struct plan *p)
 
 /* ---- the tables ---- */
 
-static const char *text(const json_t *o, const char *key)
-{
-    const char *const v = json_string_value(json_object_get(o, key));
-    return v ? v : "";
-}
-
 /* Figures of the first SAE, where there is one. */
-static void features(FILE *out, const json_t *o)
+static void features(struct grid *g, const json_t *o)
 {
     const json_t *const sae = json_array_get(json_object_get(o, "saes"), 0);
-    if (sae)
-        fprintf(out, "  %+9.5f  %7.1f%%", number(sae, "dfvu_dim"),
-                number(sae, "survived_percent"));
+    if (sae) {
+        grid_number(g, "%+.5f", number(sae, "dfvu_dim"));
+        grid_number(g, "%.1f%%", number(sae, "survived_percent"));
+    } else {
+        grid_put(g, "%s", "");
+        grid_put(g, "%s", "");
+    }
 }
 
 static void part_name(char *name, size_t size, const json_t *part)
@@ -95,70 +93,99 @@ static void part_name(char *name, size_t size, const json_t *part)
     const json_t *const layer = json_object_get(part, "layer");
     if (json_is_integer(layer))
         snprintf(name, size, "%lld %.20s", (long long)json_integer_value(layer),
-                 text(part, "module"));
+                 string_at(part, "module"));
     else
-        snprintf(name, size, "%.20s", text(part, "module"));
+        snprintf(name, size, "%.20s", string_at(part, "module"));
+}
+
+/* What was tried on a part, if its line is among the first. */
+static void option(struct grid *g, const char *name, const char *chosen, const json_t *o)
+{
+    grid_row(g);
+    grid_put(g, "%s", strcmp(chosen, string_at(o, "condition")) == 0 ? "*" : " ");
+    grid_put(g, "%s", name);
+    grid_number(g, "%.3f", number(o, "bits"));
+    grid_number(g, "%.3e", number(o, "kl_mean"));
+    grid_number(g, "%+.5f", number(o, "dce"));
+    features(g, o);
+    grid_put(g, "%s", string_at(o, "condition"));
+}
+
+/* A part that keeps its weights. */
+static void as_it_is(struct grid *g, const char *name, const json_t *part)
+{
+    grid_row(g);
+    grid_put(g, "*");
+    grid_put(g, "%s", name);
+    grid_number(g, "%.3f", number(part, "bits"));
+    for (int i = 0; i < 4; i++)
+        grid_put(g, "%s", "");
+    grid_put(g, "as it is");
 }
 
 /* A line per part and condition that was tried on it; * marks the plan's. */
-static void options(FILE *out, const json_t *plan)
+static void options(const struct page *p, const json_t *plan)
 {
+    static const char *const heads[] = { "bits", "KL", "dCE", "dFVU", "survived" };
     size_t i, k, lines = 0;
-    const json_t *part, *o, *parts = json_object_get(plan, "parts");
-    fprintf(out, "  %-24s %6s  %10s  %9s  %9s  %8s  condition\n", "part, the costliest first",
-            "bits", "KL", "dCE", "dFVU", "survived");
-    json_array_foreach(parts, i, part) {
-        const char *const chosen = text(part, "chosen");
+    const json_t *part, *o;
+    struct grid *g = grid_open(2);
+    grid_column(g, COLUMN_TEXT, "");
+    grid_column(g, COLUMN_TEXT, "part, the costliest first");
+    for (i = 0; i < sizeof heads / sizeof heads[0]; i++)
+        grid_column(g, COLUMN_NUMBER, heads[i]);
+    grid_column(g, COLUMN_WRAPPED, "condition");
+    json_array_foreach(json_object_get(plan, "parts"), i, part) {
+        const char *const chosen = string_at(part, "chosen");
         char name[64];
         part_name(name, sizeof name, part);
         if (lines++ < LINES && !*chosen)
-            fprintf(out, "* %-24s %6.3f  as it is\n", name, number(part, "bits"));
-        json_array_foreach(json_object_get(part, "options"), k, o) {
-            if (lines++ >= LINES)
-                continue;
-            fprintf(out, "%c %-24s %6.3f  %10.3e  %+9.5f",
-                    strcmp(chosen, text(o, "condition")) == 0 ? '*' : ' ', name,
-                    number(o, "bits"), number(o, "kl_mean"), number(o, "dce"));
-            features(out, o);
-            fprintf(out, "  %s\n", text(o, "condition"));
-        }
+            as_it_is(g, name, part);
+        json_array_foreach(json_object_get(part, "options"), k, o)
+            if (lines++ < LINES)
+                option(g, name, chosen, o);
     }
+    grid_print(p, 0, &g);
     if (lines > LINES)
-        fprintf(out, "  and %zu more in the result document\n", lines - LINES);
+        fprintf(p->out, "  and %zu more in the result document\n", lines - LINES);
 }
 
-static void outcome(FILE *out, const char *name, const json_t *o)
+static void outcome(struct grid *g, const char *name, const json_t *o)
 {
-    const json_t *const interval = json_object_get(o, "dce_interval");
-    char dce[64];
+    double interval[2];
     if (!json_is_object(o))
         return;
-    if (json_array_size(interval) == 2)
-        snprintf(dce, sizeof dce, "%+.5f [%+.5f, %+.5f]", number(o, "dce"),
-                 json_number_value(json_array_get(interval, 0)),
-                 json_number_value(json_array_get(interval, 1)));
-    else
-        snprintf(dce, sizeof dce, "%+.5f", number(o, "dce"));
-    fprintf(out, "  %6.3f  %9.5f  %-30s  %9.3e", number(o, "bits"), number(o, "ce"), dce,
-            number(o, "kl_mean"));
-    features(out, o);
-    fprintf(out, "  %s\n", name);
+    grid_row(g);
+    grid_number(g, "%.3f", number(o, "bits"));
+    grid_number(g, "%.5f", number(o, "ce"));
+    grid_interval(g, 5, number(o, "dce"),
+                  interval_of(json_object_get(o, "dce_interval"), interval));
+    grid_number(g, "%.3e", number(o, "kl_mean"));
+    features(g, o);
+    grid_put(g, "%s", name);
 }
 
-void plan_print(FILE *out, const json_t *result)
+void plan_print(const struct page *p, const json_t *result)
 {
+    static const char *const heads[] = { "bits", "CE", "dCE [95% interval]", "KL", "dFVU",
+                                         "survived" };
     size_t i;
     const json_t *o, *plan = json_object_get(result, "plan");
     if (!json_is_object(plan))
         return;
-    fprintf(out, "plan for %g bits per weight, by %s, least sum of %s (predicted %.3e):\n",
-            number(plan, "budget_bits"), text(plan, "by"), text(plan, "figure"),
-            number(plan, "predicted"));
-    options(out, plan);
-    fprintf(out, "measured:\n  %6s  %9s  %-30s  %9s  %9s  %8s\n", "bits", "CE",
-            "dCE [95% interval]", "KL", "dFVU", "survived");
-    outcome(out, "the plan", json_object_get(plan, "measured"));
+    fputc('\n', p->out);
+    say(p, 2, "plan for %g bits per weight, by %s, least sum of %s (predicted %.3e):",
+        number(plan, "budget_bits"), string_at(plan, "by"), string_at(plan, "figure"),
+        number(plan, "predicted"));
+    options(p, plan);
+    struct grid *g = grid_open(0);
+    for (i = 0; i < sizeof heads / sizeof heads[0]; i++)
+        grid_column(g, COLUMN_NUMBER, heads[i]);
+    grid_column(g, COLUMN_WRAPPED, "");
+    outcome(g, "the plan", json_object_get(plan, "measured"));
     json_array_foreach(json_object_get(plan, "uniform"), i, o)
-        outcome(out, text(o, "label"), o);
-    fprintf(out, "  condition: %s\n", text(plan, "condition"));
+        outcome(g, string_at(o, "label"), o);
+    fprintf(p->out, "measured:\n");
+    grid_print(p, 2, &g);
+    say(p, 4, "  condition: %s", string_at(plan, "condition"));
 }

@@ -6,11 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include <jansson.h>
-
+#include "csv.h"
 #include "number.h"
+#include "program.h"
 
 enum { SHOWN = 20, SAES_MOST = 4096 };
 
@@ -83,7 +82,7 @@ static int32_t take(void *cookie, const char *line, size_t n_bytes)
 {
     struct lines *const l = cookie;
     json_error_t error;
-    json_t *const o = json_loadb(line, n_bytes, 0, &error);
+    json_t *const o = json_loadb(line, n_bytes, JSON_ALLOW_NUL, &error);
     const char *const name = json_string_value(json_object_get(o, "name"));
     const json_t *const index = json_object_get(o, "feature"),
                  *const layer = json_object_get(o, "layer");
@@ -105,7 +104,7 @@ static int32_t take(void *cookie, const char *line, size_t n_bytes)
     return *l->error ? QSAE_EFORMAT : QSAE_OK;
 }
 
-static int read_file(const char *program, const char *path, struct lines *l)
+static int read_file(const char *path, struct lines *l)
 {
     FILE *const f = fopen(path, "r");
     char *line = NULL;
@@ -113,7 +112,7 @@ static int read_file(const char *program, const char *path, struct lines *l)
     ssize_t n;
     int64_t number = 0;
     if (!f) {
-        fprintf(stderr, "%s: %s: %s\n", program, path, strerror(errno));
+        complain("%s: %s", path, strerror(errno));
         return -1;
     }
     while (!*l->error && (n = getline(&line, &size, f)) > 0) {
@@ -126,7 +125,7 @@ static int read_file(const char *program, const char *path, struct lines *l)
     if (!*l->error && l->n == 0)
         snprintf(l->error, sizeof l->error, "no features");
     if (*l->error)
-        fprintf(stderr, "%s: %s: line %lld: %s\n", program, path, (long long)number, l->error);
+        complain("%s: line %lld: %s", path, (long long)number, l->error);
     free(line);
     fclose(f);
     return *l->error ? -1 : 0;
@@ -148,24 +147,6 @@ static int32_t rank(const qsae_predictor *p, struct features *f)
         if (!f->rank[i])
             f->order[last++] = i;
     return st;
-}
-
-static void put_cell(FILE *out, const json_t *v, char end)
-{
-    if (json_is_string(v)) {
-        fputc('"', out);
-        for (const char *c = json_string_value(v); *c; c++) {
-            if (*c == '"')
-                fputc('"', out);
-            fputc(*c, out);
-        }
-        fputc('"', out);
-    } else if (json_is_integer(v)) {
-        fprintf(out, "%lld", (long long)json_integer_value(v));
-    } else if (json_is_real(v)) {
-        fprintf(out, "%.9g", json_real_value(v));
-    }
-    fputc(end, out);
 }
 
 static json_t *number_or_null(double v)
@@ -192,7 +173,7 @@ static int put_line(FILE *out, const struct features *f, int64_t i, int csv)
     json_object_set_new(o, "mean", number_or_null(f->mean[i]));
     json_object_set_new(o, "max", number_or_null(f->max[i]));
     for (size_t k = 0; csv && k < COLUMNS; k++)
-        put_cell(out, json_object_get(o, columns[k]), k + 1 < COLUMNS ? ',' : '\n');
+        csv_cell(out, json_object_get(o, columns[k]), k + 1 < COLUMNS ? ',' : '\n');
     char *const text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
     if (text && !csv)
         fprintf(out, "%s\n", text);
@@ -203,38 +184,28 @@ static int put_line(FILE *out, const struct features *f, int64_t i, int csv)
 }
 
 /* All features, most at risk first; the file appears whole or not at all. */
-static int write_all(const char *program, const struct lines *l, const char *path)
+static int write_all(const struct lines *l, const char *path)
 {
     const size_t n = strlen(path);
     const int csv = n > 4 && strcmp(path + n - 4, ".csv") == 0;
-    char *const temp = malloc(n + 16);
-    if (!temp)
-        return -1;
-    sprintf(temp, "%s.tmp-XXXXXX", path);
-    const int fd = mkstemp(temp);
-    FILE *const out = fd < 0 ? NULL : fdopen(fd, "wb");
+    struct output o;
     int bad = 0;
-    for (size_t k = 0; out && csv && k < COLUMNS; k++)
-        fprintf(out, "%s%c", k ? columns[k] : "sae", k + 1 < COLUMNS ? ',' : '\n');
-    for (size_t i = 0; out && i < l->n; i++)
+    if (output_open(&o, path) != 0)
+        return -1;
+    for (size_t k = 0; csv && k < COLUMNS; k++)
+        fprintf(o.file, "%s%c", k ? columns[k] : "sae", k + 1 < COLUMNS ? ',' : '\n');
+    for (size_t i = 0; i < l->n; i++)
         for (int64_t k = 0; k < l->saes[i].n; k++)
-            bad |= put_line(out, &l->saes[i], l->saes[i].order[k], csv);
-    bad |= !out || ferror(out) || fflush(out) != 0 || fsync(fd) != 0;
-    if (out)
-        bad |= fclose(out) != 0;
-    if (bad || rename(temp, path) != 0) {
-        fprintf(stderr, "%s: %s: %s\n", program, path, strerror(errno));
-        if (fd >= 0)
-            unlink(temp);
-        bad = 1;
-    }
-    free(temp);
-    return bad ? -1 : 0;
+            bad |= put_line(o.file, &l->saes[i], l->saes[i].order[k], csv);
+    if (bad)
+        complain("%s: out of memory", path);
+    return output_close(&o, !bad);
 }
 
 /* What was fitted, and the features most at risk. */
-static void print(const qsae_predictor *p, const struct features *f)
+static void print(const struct page *page, const qsae_predictor *p, const struct features *f)
 {
+    static const char *const heads[] = { "rank", "feature", "survives", "density", "mean", "max" };
     const char *text = "";
     json_error_t error;
     int64_t n = 0;
@@ -244,18 +215,25 @@ static void print(const qsae_predictor *p, const struct features *f)
                *const sae = json_string_value(json_object_get(fit, "name"));
     while (n < f->n && f->rank[f->order[n]])
         n++;
-    printf("features at risk of %s @%lld: %lld that fire often enough, of %lld\n"
-           "  by a fit on %s, %s, %.0f features, AUC %.3f +- %.3f\n", f->name, (long long)f->layer,
-           (long long)n, (long long)f->n, of ? of : "?", sae ? sae : "?",
-           number(fit, "features"), number(fit, "auc"), number(fit, "auc_sd"));
+    say(page, 2, "features at risk of %s @%lld: %lld that fire often enough, of %lld", f->name,
+        (long long)f->layer, (long long)n, (long long)f->n);
+    say(page, 4, "  by a fit on %s, %s, %.0f features, AUC %.3f +- %.3f", of ? of : "?",
+        sae ? sae : "?", number(fit, "features"), number(fit, "auc"), number(fit, "auc_sd"));
     json_decref(fit);
-    printf("  %6s  %8s  %10s  %10s  %10s  %10s\n", "rank", "feature", "survives", "density",
-           "mean", "max");
+    struct grid *g = grid_open(0);
+    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++)
+        grid_column(g, COLUMN_NUMBER, heads[i]);
     for (int64_t k = 0; k < n && k < SHOWN; k++) {
         const int64_t at = f->order[k];
-        printf("  %6lld  %8lld  %10.4f  %10.5f  %10.4g  %10.4g\n", (long long)f->rank[at],
-               (long long)f->index[at], f->probability[at], f->rate[at], f->mean[at], f->max[at]);
+        grid_row(g);
+        grid_put(g, "%lld", (long long)f->rank[at]);
+        grid_put(g, "%lld", (long long)f->index[at]);
+        grid_number(g, "%.4f", f->probability[at]);
+        grid_number(g, "%.5f", f->rate[at]);
+        grid_number(g, "%.4g", f->mean[at]);
+        grid_number(g, "%.4g", f->max[at]);
     }
+    grid_print(page, 2, &g);
 }
 
 /* The hash of an SAE in the audit's own result; NULL if it is not there. */
@@ -268,7 +246,7 @@ static char *hash_of(qsae_audit *audit, const struct features *f)
     const json_t *sae;
     if (!audit || qsae_audit_result(audit, &text, &size) != QSAE_OK)
         return NULL;
-    json_t *const o = json_loadb(text, size, 0, &error);
+    json_t *const o = json_loadb(text, size, JSON_ALLOW_NUL, &error);
     json_array_foreach(json_object_get(json_object_get(o, "reference"), "saes"), i, sae) {
         const char *const name = json_string_value(json_object_get(sae, "name")),
                    *const found = json_string_value(json_object_get(sae, "hash"));
@@ -281,8 +259,8 @@ static char *hash_of(qsae_audit *audit, const struct features *f)
     return hash;
 }
 
-static int32_t predict_sae(const struct predict *p, qsae_context *context, qsae_audit *audit,
-                           struct features *f)
+static int32_t predict_sae(const struct page *page, const struct predict *p, qsae_context *context,
+                           qsae_audit *audit, struct features *f)
 {
     char *const hash = hash_of(audit, f);
     qsae_predictor *predictor = NULL;
@@ -290,26 +268,26 @@ static int32_t predict_sae(const struct predict *p, qsae_context *context, qsae_
     if (st == QSAE_OK)
         st = rank(predictor, f);
     if (st == QSAE_OK)
-        print(predictor, f);
+        print(page, predictor, f);
     qsae_predictor_close(&predictor);
     free(hash);
     return st;
 }
 
-int predict_run(const char *program, const struct predict *p, qsae_context *context,
+int predict_run(const struct page *page, const struct predict *p, qsae_context *context,
                 qsae_audit *audit, int64_t n_saes)
 {
     struct lines l = { .n = 0 };
     int32_t st = QSAE_OK;
-    int bad = p->from && read_file(program, p->from, &l) != 0;
+    int bad = p->from && read_file(p->from, &l) != 0;
     for (int64_t i = 0; i < n_saes && st == QSAE_OK && !p->from; i++)
         st = qsae_audit_features(audit, i, take, &l);
     for (size_t i = 0; i < l.n && st == QSAE_OK && !bad; i++)
-        st = predict_sae(p, context, audit, &l.saes[i]);
+        st = predict_sae(page, p, context, audit, &l.saes[i]);
     if (st != QSAE_OK)
-        fprintf(stderr, "%s: %s\n", program, *l.error ? l.error : qsae_error_message());
+        complain("%s", *l.error ? l.error : qsae_error_message());
     if (st == QSAE_OK && !bad && p->out)
-        bad = write_all(program, &l, p->out) != 0;
+        bad = write_all(&l, p->out) != 0;
     lines_free(&l);
     return bad || st != QSAE_OK ? -1 : 0;
 }

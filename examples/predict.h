@@ -7,6 +7,8 @@
 
 #include <qsae/qsae.h>
 
+#include "layout.h"
+
 struct predict {
     const char *result;     /* document with the fit, or NULL */
     const char *condition;  /* it was fitted on, or NULL */
@@ -18,7 +20,7 @@ struct predict {
  * Ranks the features of an audit's SAEs, or of the file `from` (audit is NULL then), writes them to
  * `out` and prints those most at risk. 0, or -1 after a message on standard error.
  */
-int predict_run(const char *program, const struct predict *p, qsae_context *context,
+int predict_run(const struct page *page, const struct predict *p, qsae_context *context,
                 qsae_audit *audit, int64_t n_saes);
 
 #endif

@@ -3,69 +3,64 @@
 #include "number.h"
 #include "table.h"
 
-#include <math.h>
-
-enum { COLUMNS = 6 }; /* tags beside "all" */
+static const char *signed_count(const char *sign, double n, char *text, size_t size)
+{
+    snprintf(text, size, "%s%.0f", sign, n);
+    return text;
+}
 
 /* Share of right answers; in a condition right->wrong and wrong->right too. */
-static void print_cell(FILE *out, const json_t *who)
+static void put_answers(struct grid *g, const json_t *who)
 {
+    char lost[24], won[24];
     const double share = number(who, "accuracy");
     if (isnan(share))
-        fprintf(out, "  %-20s", "-");
+        grid_put(g, "-");
     else if (json_object_get(who, "right_to_wrong"))
-        fprintf(out, "  %5.1f%% -%-5.0f +%-5.0f", 100 * share, number(who, "right_to_wrong"),
-                number(who, "wrong_to_right"));
+        grid_put(g, "%5.1f%% %4s %4s", 100 * share,
+                 signed_count("-", number(who, "right_to_wrong"), lost, sizeof lost),
+                 signed_count("+", number(who, "wrong_to_right"), won, sizeof won));
     else
-        fprintf(out, "  %5.1f%%              ", 100 * share);
+        grid_put(g, "%5.1f%%", 100 * share);
 }
 
-static void print_model(FILE *out, const json_t *who)
+/* i < 0: the reference. */
+static void model_row(struct grid *g, const json_t *result, const json_t *who, long i)
+{
+    double interval[2];
+    size_t k;
+    const json_t *tag;
+    const double change = number(who, "dmargin");
+    grid_row(g);
+    model_cells(g, result, i);
+    grid_number(g, "%+.3f", number(who, "margin"));
+    grid_interval(g, 3, change, interval_at(who, "dmargin", interval));
+    grid_number(g, "%.1e", number(who, "mcnemar_p"));
+    put_answers(g, who);
+    json_array_foreach(json_object_get(who, "tags"), k, tag)
+        put_answers(g, tag);
+}
+
+void probes_print(const struct page *p, const json_t *result)
 {
     size_t i;
-    const json_t *tag, *const interval = json_object_get(json_object_get(who, "intervals"),
-                                                         "dmargin");
-    const double change = number(who, "dmargin");
-    fprintf(out, "  %-36.36s %+8.3f", json_string_value(json_object_get(who, "label")),
-            number(who, "margin"));
-    if (isnan(change))
-        fprintf(out, "%28s", "");
-    else if (json_array_size(interval) == 2)
-        fprintf(out, " %+8.3f [%+.3f, %+.3f]", change,
-                json_number_value(json_array_get(interval, 0)),
-                json_number_value(json_array_get(interval, 1)));
-    else
-        fprintf(out, " %+8.3f %18s", change, "");
-    if (isnan(change))
-        fprintf(out, " %8s", "");
-    else
-        fprintf(out, " %8.1e", number(who, "mcnemar_p"));
-    print_cell(out, who);
-    json_array_foreach(json_object_get(who, "tags"), i, tag)
-        if (i < COLUMNS)
-            print_cell(out, tag);
-    fprintf(out, "\n");
-}
-
-void probes_print(FILE *out, const json_t *result)
-{
-    size_t i, n;
-    const json_t *who, *const probes = json_object_get(result, "probes"),
-                 *const tags = json_object_get(probes, "tags");
+    const json_t *who, *tag, *const probes = json_object_get(result, "probes");
     if (!json_is_object(probes))
         return;
-    n = json_array_size(tags);
-    fprintf(out, "\n%.0f probes: margin ln p(good) - ln p(bad), its change [95%% interval], "
-            "McNemar's p; right answers, -right to wrong, +wrong to right\n",
-            number(probes, "items"));
-    fprintf(out, "  %-36s %8s %-27s %8s  %-20s", "model", "margin", "   change", "p", "all");
-    for (i = 0; i < n && i < COLUMNS; i++)
-        fprintf(out, "  %-20.20s", json_string_value(json_array_get(tags, i)));
-    fprintf(out, "\n");
-    print_model(out, json_object_get(probes, "reference"));
+    struct grid *g = grid_open(2);
+    fputc('\n', p->out);
+    say(p, 2, "%.0f probes: margin ln p(good) - ln p(bad), its change, McNemar's p; right answers, "
+        "-right to wrong, +wrong to right", number(probes, "items"));
+    model_columns(g, "probes");
+    grid_column(g, COLUMN_NUMBER, "margin");
+    grid_column(g, COLUMN_NUMBER, "change [95% interval]");
+    grid_column(g, COLUMN_NUMBER, "p");
+    grid_column(g, COLUMN_TEXT, "all");
+    json_array_foreach(json_object_get(probes, "tags"), i, tag)
+        grid_column(g, COLUMN_TEXT, json_string_value(tag));
+    model_row(g, result, json_object_get(probes, "reference"), -1);
     json_array_foreach(json_object_get(probes, "conditions"), i, who)
         if (!sweep_part(result, i))
-            print_model(out, who);
-    if (n > COLUMNS)
-        fprintf(out, "  and %zu more tags in the result document\n", n - COLUMNS);
+            model_row(g, result, who, (long)i);
+    grid_print(p, 0, &g);
 }

@@ -8,15 +8,42 @@
 
 #include <jansson.h>
 
-#include <qsae/qsae.h>
+#include "layout.h"
+#include "options.h"
+#include "program.h"
 
-static const char usage[] =
-    "usage: published TABLE STUDY RUN=RESULT.json...\n"
-    "  TABLE    file of published figures (examples/published.json)\n"
-    "  STUDY    article or paper\n"
-    "  RUN      name of a run of that study: gemma-3-4b-pt, pythia-70m-deduped, ...\n"
-    "Prints every figure: published, measured, whether it is within the tolerance. Exit status 0:\n"
-    "none is outside; 1: one is; 2: wrong usage, or a file that cannot be read.\n";
+static const char *const operands[] = {
+    "TABLE", "file of published figures (examples/published.json)",
+    "STUDY", "article or paper",
+    "RUN=RESULT.json", "a run of that study (gemma-3-4b-pt, pythia-70m-deduped, ...) and its "
+    "result, of evaluate --json",
+    NULL
+};
+
+static const char *const examples[] = {
+    "every figure of the article that one run measured",
+    "examples/published.json article gemma-3-4b-pt=result.json",
+    NULL
+};
+
+static const char *const statuses[] = {
+    "0", "no figure is outside its tolerance",
+    "1", "one is",
+    "2", "wrong usage, or a file that cannot be read",
+    NULL
+};
+
+static const struct program program = {
+    .name = "published",
+    .summary = "Prints every figure of a study: published, measured, whether it is within the "
+               "tolerance.",
+    .synopsis = "TABLE STUDY RUN=RESULT.json...",
+    .operands = operands,
+    .options = NULL,
+    .n_options = 0,
+    .examples = examples,
+    .statuses = statuses,
+};
 
 enum { RUNS_MOST = 32, PART = 64, TEXT = 40, DEPTH_MOST = 16 };
 
@@ -39,9 +66,9 @@ static const char *text_of(const json_t *o, const char *key)
 static json_t *load(const char *path)
 {
     json_error_t error;
-    json_t *const o = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+    json_t *const o = json_load_file(path, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (!o)
-        fprintf(stderr, "published: %s: line %d: %s\n", path, error.line, error.text);
+        complain("%s: line %d: %s", path, error.line, error.text);
     return o;
 }
 
@@ -238,41 +265,69 @@ static const char *judge(const struct runs *runs, const json_t *table, const cha
     return c->outside++, "outside";
 }
 
-static int compare(const struct runs *runs, const json_t *table, const char *study,
-                   struct counts *c)
+/* The figures of one run. */
+static void print_run(const struct page *p, const char *run, struct grid **g, bool first)
+{
+    if (!*g)
+        return;
+    fprintf(p->out, "%s%s\n", first ? "" : "\n", run);
+    grid_print(p, 2, g);
+}
+
+static struct grid *open_run(void)
+{
+    struct grid *const g = grid_open(1);
+    grid_column(g, COLUMN_NAME, "");
+    grid_column(g, COLUMN_TEXT, "published");
+    grid_column(g, COLUMN_TEXT, "measured");
+    grid_column(g, COLUMN_TEXT, "");
+    return g;
+}
+
+static int compare(const struct page *p, const struct runs *runs, const json_t *table,
+                   const char *study, struct counts *c)
 {
     const json_t *const list = json_object_get(table, study), *figure;
-    const char *shown = "";
+    const char *shown = NULL;
+    struct grid *g = NULL;
+    bool first = true;
     size_t i;
     if (!json_is_array(list)) {
-        fprintf(stderr, "published: no study \"%s\"; expected article or paper\n", study);
+        complain("no study \"%s\"; expected article or paper", study);
         return -1;
     }
     json_array_foreach(list, i, figure) {
         char want[TEXT], found[TEXT];
         const char *const run = text_of(figure, "run"), *const name = text_of(figure, "figure");
         if (!run || !name) {
-            fprintf(stderr, "published: %s[%zu]: run or figure is missing\n", study, i);
+            complain("%s[%zu]: run or figure is missing", study, i);
             return -1;
         }
-        if (strcmp(run, shown) != 0)
-            printf("%s%s\n  %-38s %-24s %-16s\n", *shown ? "\n" : "", run, "", "published",
-                   "measured");
+        if (!shown || strcmp(run, shown) != 0) {
+            print_run(p, shown, &g, first);
+            first = first && !shown;
+            g = open_run();
+        }
         shown = run;
         const char *const verdict = judge(runs, table, study, figure, found, c);
         published_text(figure, want);
-        printf("  %-38s %-24s %-16s %s\n", name, want, found, verdict);
+        grid_row(g);
+        grid_put(g, "%s", name);
+        grid_put(g, "%s", want);
+        grid_put(g, "%s", found);
+        grid_put(g, "%s", verdict);
     }
+    print_run(p, shown, &g, first);
     return 0;
 }
 
-static void reasons(const json_t *table, const char *study)
+static void reasons(const struct page *p, const json_t *table, const char *study)
 {
     const char *key;
     json_t *why;
     const json_t *figure;
     size_t i;
-    printf("\ntolerances\n");
+    fprintf(p->out, "\ntolerances\n");
     json_object_foreach(json_object_get(table, "reasons"), key, why) {
         bool used = false;
         json_array_foreach(json_object_get(table, study), i, figure) {
@@ -280,7 +335,7 @@ static void reasons(const json_t *table, const char *study)
             used = used || (of && strcmp(of, key) == 0);
         }
         if (used && json_string_value(why))
-            printf("  %-10s %s\n", key, json_string_value(why));
+            say(p, 13, "  %-10s %s", key, json_string_value(why));
     }
 }
 
@@ -288,8 +343,7 @@ static int take_run(const char *argument, struct runs *runs)
 {
     const char *const equal = strchr(argument, '=');
     if (!equal || runs->n == RUNS_MOST) {
-        fprintf(stderr, "published: expected RUN=RESULT.json, found \"%s\"\n", argument);
-        return -1;
+        usage_error("expected RUN=RESULT.json, found \"%s\"", argument);
     }
     runs->name[runs->n] = argument;
     runs->name_size[runs->n] = (size_t)(equal - argument);
@@ -299,40 +353,40 @@ static int take_run(const char *argument, struct runs *runs)
     const char *const format = text_of(runs->result[runs->n++], "format");
     if (format && strcmp(format, "qsae-result") == 0)
         return 0;
-    fprintf(stderr, "published: %s: expected a qsae-result\n", equal + 1);
+    complain("%s: expected a qsae-result", equal + 1);
     return -1;
 }
 
 int main(int argc, char **argv)
 {
+    struct arguments arguments = arguments_begin(&program, argc, argv);
     struct runs runs = { .n = 0 };
     struct counts c = { 0 };
-    int code = 2;
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
-        fputs(usage, stdout);
-        return 0;
+    const char *value, *study = NULL;
+    json_t *table = NULL;
+    bool ok = true;
+    for (int n = 0; arguments_next(&arguments, &value) != ARGUMENT_END && ok; n++) {
+        if (n == 0)
+            ok = (table = load(value)) != NULL;
+        else if (n == 1)
+            study = value;
+        else
+            ok = take_run(value, &runs) == 0;
     }
-    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
-        printf("libqsae %s\n", qsae_version());
-        return 0;
-    }
-    if (argc < 3) {
-        fputs(usage, stderr);
-        return 2;
-    }
-    json_t *const table = load(argv[1]);
-    bool ok = table != NULL;
-    for (int i = 3; i < argc && ok; i++)
-        ok = take_run(argv[i], &runs) == 0;
-    if (ok && compare(&runs, table, argv[2], &c) == 0) {
-        reasons(table, argv[2]);
-        printf("\n%lld within, %lld outside, %lld not at the published budget, %lld not measured, "
-               "%lld not published\n", (long long)c.within, (long long)c.outside,
-               (long long)c.budget, (long long)c.unmeasured, (long long)c.unpublished);
+    if (ok && !study)
+        usage_error("expected TABLE and STUDY");
+    const struct page page = page_of(stdout, false);
+    int code = EXIT_USAGE;
+    if (ok && compare(&page, &runs, table, study, &c) == 0) {
+        reasons(&page, table, study);
+        fputc('\n', stdout);
+        say(&page, 2, "%lld within, %lld outside, %lld not at the published budget, %lld not "
+            "measured, %lld not published", (long long)c.within, (long long)c.outside,
+            (long long)c.budget, (long long)c.unmeasured, (long long)c.unpublished);
         code = c.outside > 0;
     }
     for (size_t i = 0; i < runs.n; i++)
         json_decref(runs.result[i]);
     json_decref(table);
-    return code;
+    return program_end(code);
 }

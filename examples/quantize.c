@@ -1,82 +1,78 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* A Hugging Face folder in, the same model under a condition out. See doc/quantize.md. */
 #include <errno.h>
-#include <getopt.h>
-#include <signal.h>
-#include <stdio.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <qsae/qsae.h>
 
-static const char usage[] =
-    "usage: quantize MODEL CONDITION OUT [options]\n"
-    "  MODEL                  a Hugging Face folder of plain weights\n"
-    "  CONDITION              what happens to them: nf4, fp4, llm.int8 become a bitsandbytes\n"
-    "                         folder that transformers loads; rtn, ggml, +prune and control plain\n"
-    "                         weights\n"
-    "                         with the values they leave\n"
-    "  OUT                    a folder that is absent or empty\n"
-    "  --dtype bf16|f16|f32   cast every floating-point tensor first, as torch_dtype= would\n"
-    "  --shard-size N         most bytes of a weight file: 2GB, 500MB (default 5GB)\n"
-    "  --threads N --cpu LEVEL    c, avx2, avx512, avx512bf16 or amx\n"
-    "  --read-files           read files instead of mapping them\n"
-    "  --quiet                no progress line\n"
-    "  --version, --help\n"
-    "examples:\n"
-    "  quantize gemma-3-4b-pt nf4:double=1 gemma-3-4b-pt-nf4\n"
-    "  quantize gemma-3-4b-pt llm.int8:threshold=6@skip=down_proj gemma-3-4b-pt-int8\n"
-    "  quantize Llama-3.2-1B rtn:bits=4,group=128 llama-rtn4 --dtype bf16\n";
+#include "options.h"
+#include "program.h"
 
-static qsae_cancel_token *cancel;
+enum { OPT_DTYPE = 1, OPT_SHARD_SIZE, OPT_THREADS, OPT_CPU, OPT_READ_FILES, OPT_QUIET };
 
-static void on_signal(int number)
-{
-    qsae_cancel_token_cancel(cancel);
-    signal(number, SIG_DFL); /* a second one ends the program at once */
-}
+static const struct option_row rows[] = {
+    { NULL, NULL, NULL, "options", 0 },
+    { "dtype", NULL, "bf16|f16|f32", "cast every floating-point tensor first, as dtype= would",
+      OPT_DTYPE },
+    { "shard-size", NULL, "N", "most bytes of a weight file: 2GB, 500MB (default: 5GB)",
+      OPT_SHARD_SIZE },
+    { "threads", "t", "N", "1 to 1024 (default: the CPUs of the process)", OPT_THREADS },
+    { "cpu", NULL, "c|avx2|avx512|avx512bf16|amx", "highest kernel level", OPT_CPU },
+    { "read-files", "no-mmap", NULL, "read files instead of mapping them", OPT_READ_FILES },
+    { "quiet", "q", NULL, "no progress line", OPT_QUIET },
+};
 
-static int32_t on_progress(void *cookie, int64_t done, int64_t total, const char *unit,
-                           const char *phase)
-{
-    (void)cookie;
-    fprintf(stderr, "\r\033[K%s: %lld / %lld %s", phase, (long long)done, (long long)total, unit);
-    fflush(stderr);
-    return QSAE_OK;
-}
+static const char *const operands[] = {
+    "MODEL", "a Hugging Face folder of plain weights",
+    "CONDITION", "what happens to them: nf4, fp4, llm.int8 become a bitsandbytes folder that "
+    "transformers loads; rtn, ggml, +prune and control plain weights with the values they leave",
+    "OUT", "a folder that is absent or empty",
+    NULL
+};
 
-static void on_log(void *cookie, int32_t level, const char *message)
-{
-    (void)cookie;
-    fprintf(stderr, "quantize: %s%s\n", level == QSAE_LOG_WARNING ? "warning: " : "", message);
-}
+static const char *const examples[] = {
+    "a folder that transformers loads in 4 bits",
+    "gemma-3-4b-pt nf4:double=1 gemma-3-4b-pt-nf4",
+    "8 bits, but for one kind of layer",
+    "gemma-3-4b-pt llm.int8:threshold=6@skip=down_proj gemma-3-4b-pt-int8",
+    "plain weights rounded to 4 bits",
+    "Llama-3.2-1B rtn:bits=4,group=128 llama-rtn4 --dtype bf16",
+    NULL
+};
+
+static const char *const statuses[] = {
+    "0", "done",
+    "1", "failed; the reason is on standard error, and there is no OUT",
+    "2", "wrong usage",
+    "130", "interrupted: there is no OUT",
+    NULL
+};
+
+static const struct program program = {
+    .name = "quantize",
+    .summary = "Writes the model of a folder under a condition to another folder.",
+    .synopsis = "MODEL CONDITION OUT [options]",
+    .operands = operands,
+    .options = rows,
+    .n_options = sizeof rows / sizeof rows[0],
+    .examples = examples,
+    .statuses = statuses,
+};
 
 struct options {
     const char *model, *condition, *out;
     qsae_context_settings context;
     qsae_save_settings save;
-    int quiet;
-};
-
-static const struct option longs[] = {
-    { "dtype", required_argument, NULL, 'd' },   { "shard-size", required_argument, NULL, 's' },
-    { "threads", required_argument, NULL, 'j' }, { "cpu", required_argument, NULL, 'u' },
-    { "read-files", no_argument, NULL, 'r' },    { "quiet", no_argument, NULL, 'q' },
-    { "version", no_argument, NULL, 'V' },       { "help", no_argument, NULL, 'h' },
-    { NULL, 0, NULL, 0 }
+    bool quiet;
 };
 
 static int32_t dtype_of(const char *text)
 {
-    if (strcmp(text, "bf16") == 0)
-        return QSAE_BF16;
-    if (strcmp(text, "f16") == 0)
-        return QSAE_F16;
-    if (strcmp(text, "f32") == 0)
-        return QSAE_F32;
-    fprintf(stderr, "quantize: --dtype: \"%s\" is unknown; expected bf16, f16, f32\n", text);
-    exit(2);
+    static const char *const names[] = { "bf16", "f16", "f32", NULL };
+    static const int32_t dtypes[] = { QSAE_BF16, QSAE_F16, QSAE_F32 };
+    return dtypes[option_choice("dtype", text, names)];
 }
 
 /* A whole number of at least 1, with a decimal unit if `units`. */
@@ -91,63 +87,61 @@ static uint64_t number(const char *option, const char *text, int units, uint64_t
         if (!errno && *text >= '0' && *text <= '9' && strcmp(end, names[i]) == 0 && v >= 1 &&
             v <= most / factor)
             return v * factor;
-    fprintf(stderr, "quantize: --%s: expected a whole number of at least 1%s, found \"%s\"\n",
-            option, units ? ", alone or with KB, MB, GB or TB" : "", text);
-    exit(2);
+    usage_error("--%s: expected a whole number of at least 1%s, found \"%s\"", option,
+                units ? ", alone or with KB, MB, GB or TB" : "", text);
 }
 
 static void parse(int argc, char **argv, struct options *o)
 {
+    struct arguments arguments = arguments_begin(&program, argc, argv);
+    const char *v, *found[3] = { NULL };
+    size_t n = 0;
     int c;
     qsae_context_settings_init(&o->context, sizeof o->context);
     qsae_save_settings_init(&o->save, sizeof o->save);
-    while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1)
+    while ((c = arguments_next(&arguments, &v)) != ARGUMENT_END)
         switch (c) {
-        case 'd': o->save.dtype = dtype_of(optarg); break;
-        case 's': o->save.max_shard_bytes = number("shard-size", optarg, 1, INT64_MAX); break;
-        case 'j': o->context.threads = (int32_t)number("threads", optarg, 0, 1024); break;
-        case 'u': o->context.cpu = optarg; break;
-        case 'r': o->context.files = QSAE_FILES_READ; break;
-        case 'q': o->quiet = 1; break;
-        case 'V': printf("libqsae %s\n", qsae_version()); exit(0);
-        case 'h': fputs(usage, stdout); exit(0);
-        default: fputs(usage, stderr); exit(2);
+        case ARGUMENT_OPERAND: found[n < 3 ? n : 0] = v; n++; break;
+        case OPT_DTYPE: o->save.dtype = dtype_of(v); break;
+        case OPT_SHARD_SIZE: o->save.max_shard_bytes = number("shard-size", v, 1, INT64_MAX); break;
+        case OPT_THREADS: o->context.threads = (int32_t)number("threads", v, 0, 1024); break;
+        case OPT_CPU: o->context.cpu = v; break;
+        case OPT_READ_FILES: o->context.files = QSAE_FILES_READ; break;
+        case OPT_QUIET: o->quiet = true; break;
+        default: break;
         }
-    if (optind + 3 != argc) {
-        fprintf(stderr, "quantize: expected MODEL, CONDITION and OUT\n%s", usage);
-        exit(2);
-    }
-    o->model = argv[optind];
-    o->condition = argv[optind + 1];
-    o->out = argv[optind + 2];
+    if (n != 3)
+        usage_error("expected MODEL, CONDITION and OUT");
+    o->model = found[0];
+    o->condition = found[1];
+    o->out = found[2];
 }
 
 int main(int argc, char **argv)
 {
-    struct options o = { .quiet = 0 };
+    struct options o = { .quiet = false };
     qsae_context *context = NULL;
     qsae_weights *weights = NULL;
+    qsae_cancel_token *cancel = NULL;
     parse(argc, argv, &o);
-    o.context.log = on_log;
-    int32_t st = qsae_cancel_token_open(&cancel);
-    if (st == QSAE_OK) {
-        signal(SIGINT, on_signal);
-        signal(SIGTERM, on_signal);
-        o.save.cancel = cancel;
-        if (!o.quiet && isatty(STDERR_FILENO))
-            o.save.progress = on_progress;
+    o.context.log = program_log;
+    int32_t st = program_cancel_open(&cancel);
+    o.save.cancel = cancel;
+    if (progress_wanted(o.quiet))
+        o.save.progress = progress_line;
+    if (st == QSAE_OK)
         st = qsae_context_open(&o.context, &context);
-    }
     if (st == QSAE_OK)
         st = qsae_weights_open(context, o.model, &weights);
     if (st == QSAE_OK)
         st = qsae_weights_save(weights, o.condition, o.out, &o.save);
-    if (o.save.progress)
-        fprintf(stderr, "\r\033[K");
+    progress_clear();
     if (st != QSAE_OK)
-        fprintf(stderr, "quantize: %s\n", qsae_error_message());
+        complain("%s", qsae_error_message());
     qsae_weights_close(&weights);
     qsae_context_close(&context);
     qsae_cancel_token_close(&cancel);
-    return st == QSAE_OK ? 0 : st == QSAE_ECANCELED ? 130 : 1;
+    return program_end(st == QSAE_OK          ? EXIT_DONE
+                       : st == QSAE_ECANCELED ? EXIT_INTERRUPTED
+                                              : EXIT_FAILED);
 }

@@ -3,54 +3,51 @@
 #include "number.h"
 #include "table.h"
 
-#include <math.h>
-
-/* A name in `width` columns, a blank behind it; of longer ones the beginning. */
-static void print_name(FILE *out, const char *name, int width)
+static void slice_row(struct grid *g, const json_t *slice, const json_t *c)
 {
-    int n = 0;
-    for (; *name; name++) {
-        if (((unsigned char)*name & 0xc0) != 0x80 && n++ == width)
-            break;
-        fputc(*name, out);
+    grid_row(g);
+    grid_put(g, "%s", string_at(slice, "dimension"));
+    grid_put(g, "%s", string_at(slice, "value"));
+    grid_put(g, "%.0f", number(slice, "tokens"));
+    grid_put(g, "%.0f", number(slice, "documents"));
+    if (!json_is_true(json_object_get(slice, "enough"))) {
+        grid_put(g, "too few");
+        return;
     }
-    fprintf(out, "%*s", n < width ? width - n + 1 : 1, "");
+    grid_number(g, "%.4f", number(json_object_get(slice, "reference"), "ce"));
+    grid_number(g, "%+.5f", number(c, "dce"));
+    grid_number(g, "%.2e", number(c, "kl_mean"));
+    grid_number(g, "%.2f%%", 100 * number(c, "top1_agreement"));
+    grid_number(g, "%.1e", number(c, "q"));
 }
 
-static void print_condition(FILE *out, const json_t *slices, size_t index, const json_t *summary)
+static void print_condition(const struct page *p, const json_t *slices, size_t index,
+                            const json_t *summary)
 {
+    static const char *const heads[] = { "tokens", "docs", "CE", "dCE", "KL", "top-1", "q" };
     size_t i;
     const json_t *slice, *const worst = json_object_get(summary, "worst");
-    fprintf(out, "\n%s by parts of the tokens; all: dCE %+.5f\n",
-            json_string_value(json_object_get(summary, "label")), number(summary, "dce"));
-    fprintf(out, "  %-14s %-20s %9s %6s %8s %9s %8s %7s %8s\n", "part", "", "tokens", "docs", "CE",
-            "dCE", "KL", "top-1", "q");
-    json_array_foreach(slices, i, slice) {
-        const json_t *const c = json_array_get(json_object_get(slice, "conditions"), index);
-        const double tokens = number(slice, "tokens");
-        if (!(tokens > 0))
-            continue;
-        fprintf(out, "  ");
-        print_name(out, json_string_value(json_object_get(slice, "dimension")), 14);
-        print_name(out, json_string_value(json_object_get(slice, "value")), 20);
-        fprintf(out, "%9.0f %6.0f", tokens, number(slice, "documents"));
-        if (json_is_true(json_object_get(slice, "enough")))
-            fprintf(out, " %8.4f %+9.5f %8.2e %6.2f%% %8.1e\n",
-                    number(json_object_get(slice, "reference"), "ce"), number(c, "dce"),
-                    number(c, "kl_mean"), 100 * number(c, "top1_agreement"), number(c, "q"));
-        else
-            fprintf(out, "  too few\n");
-    }
+    struct grid *g = grid_open(2);
+    fputc('\n', p->out);
+    say(p, 2, "%s by parts of the tokens; all: dCE %+.5f", string_at(summary, "label"),
+        number(summary, "dce"));
+    grid_column(g, COLUMN_NAME, "part");
+    grid_column(g, COLUMN_NAME, " ");
+    for (i = 0; i < sizeof heads / sizeof heads[0]; i++)
+        grid_column(g, COLUMN_NUMBER, heads[i]);
+    json_array_foreach(slices, i, slice)
+        if (number(slice, "tokens") > 0)
+            slice_row(g, slice, json_array_get(json_object_get(slice, "conditions"), index));
+    grid_print(p, 2, &g);
     if (json_is_object(worst))
-        fprintf(out, "  worst: %.40s %.30s, dCE %+.5f\n",
-                json_string_value(json_object_get(worst, "dimension")),
-                json_string_value(json_object_get(worst, "value")), number(worst, "dce"));
+        say(p, 4, "  worst: %s %s, dCE %+.5f", string_at(worst, "dimension"),
+            string_at(worst, "value"), number(worst, "dce"));
 }
 
-void slices_print(FILE *out, const json_t *result)
+void slices_print(const struct page *p, const json_t *result)
 {
     size_t i;
     const json_t *summary, *const slices = json_object_get(result, "slices");
     json_array_foreach(json_object_get(slices, "summary"), i, summary)
-        print_condition(out, json_object_get(slices, "list"), i, summary);
+        print_condition(p, json_object_get(slices, "list"), i, summary);
 }

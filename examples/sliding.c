@@ -70,7 +70,7 @@ int32_t sliding_run(qsae_context *context, const qsae_audit_settings *main, cons
         st = qsae_audit_run(audit);
     if (st == QSAE_OK)
         st = qsae_audit_result(audit, &json, &size);
-    if (st == QSAE_OK && !(*out = json_loadb(json, size, 0, &error)))
+    if (st == QSAE_OK && !(*out = json_loadb(json, size, JSON_ALLOW_NUL, &error)))
         st = QSAE_ENOMEM;
     qsae_audit_close(&audit);
     free(state);

@@ -6,6 +6,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <qsae/qsae.h>
 
@@ -32,9 +33,14 @@ static int64_t next_rows(FILE *file, float *x, int64_t width, int64_t slab)
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || argc > 3) {
-        fprintf(stderr, "usage: %s SAE [ROWS.f32]\n", argv[0]);
-        return 2;
+    if (argc == 2 && strcmp(argv[1], "--version") == 0)
+        return printf("libqsae %s\n", qsae_version()) < 0;
+    const int help = argc == 2 && strcmp(argv[1], "--help") == 0;
+    if (help || argc < 2 || argc > 3 || argv[1][0] == '-') {
+        fprintf(help ? stdout : stderr, "usage: stream_residuals SAE [ROWS.f32]\n"
+                "FVU of an SAE on raw little-endian float32 rows, or on noise\n"
+                "example: stream_residuals examples/data/tiny-gemma3-sae\n");
+        return help ? 0 : 2;
     }
     qsae_context *context;
     qsae_sae *sae;
@@ -62,6 +68,9 @@ int main(int argc, char **argv)
         CHECK(qsae_metric_get(metric, "fvu_dim", &fvu));
         printf("%8lld tokens  FVU %.6f\n", (long long)(tokens += n), fvu);
     }
+    const int bad = (file && ferror(file)) || fflush(stdout) != 0 || ferror(stdout);
+    if (bad)
+        fprintf(stderr, "stream_residuals: not all rows could be read, or all lines written\n");
     free(x);
     free(y);
     if (file)
@@ -69,5 +78,5 @@ int main(int argc, char **argv)
     qsae_metric_close(&metric);
     qsae_sae_close(&sae);
     qsae_context_close(&context);
-    return 0;
+    return bad;
 }

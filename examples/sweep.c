@@ -5,7 +5,7 @@
 
 #include "table.h"
 
-enum { CELL = 48, MOST = 3, RANKS = 40 };
+enum { CELL = 48, RANKS = 40 };
 
 /* A ranking: where the result keeps the figure, and how it is printed. */
 struct ranking {
@@ -81,57 +81,54 @@ static size_t fill(char (*cells)[CELL], const json_t *result, const char *of, co
 }
 
 /* n rankings side by side. */
-static void print_block(FILE *out, const json_t *result, const char *of, const json_t *order,
-                        const struct ranking *list, int n, int sae)
+static void print_block(const struct page *p, const json_t *result, const char *of,
+                        const json_t *order, const struct ranking *list, size_t n, int sae)
 {
-    char(*cells)[RANKS][CELL] = calloc((size_t)n, sizeof *cells);
-    int width[MOST] = { 0 };
+    char(*cells)[RANKS][CELL] = calloc(n, sizeof *cells);
+    struct grid *g = grid_open(0);
     size_t rows = 0;
-    for (int c = 0; cells && c < n; c++) {
+    for (size_t c = 0; c < n; c++)
+        grid_column(g, COLUMN_TEXT, list[c].head);
+    for (size_t c = 0; cells && c < n; c++)
         rows = fill(cells[c], result, of, order, &list[c], sae);
-        width[c] = (int)strlen(list[c].head);
-        for (size_t i = 0; i < rows && i < RANKS; i++)
-            if ((int)strlen(cells[c][i]) > width[c])
-                width[c] = (int)strlen(cells[c][i]);
-    }
-    for (int c = 0; c < n; c++)
-        fprintf(out, "  %-*s", width[c], list[c].head);
-    fprintf(out, "\n");
     for (size_t i = 0; cells && i < rows && i < RANKS; i++) {
-        for (int c = 0; c < n; c++)
-            fprintf(out, "  %-*s", width[c], cells[c][i]);
-        fprintf(out, "\n");
+        grid_row(g);
+        for (size_t c = 0; c < n; c++)
+            grid_put(g, "%s", cells[c][i]);
     }
+    grid_print(p, 2, &g);
     if (rows > RANKS)
-        fprintf(out, "  and %zu more in the result document\n", rows - RANKS);
+        fprintf(p->out, "  and %zu more in the result document\n", rows - RANKS);
     free(cells);
 }
 
-static void print_origin(FILE *out, const json_t *result, const char *of)
+static void print_origin(const struct page *p, const json_t *result, const char *of)
 {
     size_t i;
     const json_t *sae, *sweep = json_object_get(result, "sweep"),
                  *ranking = json_object_get(sweep, "ranking");
-    fprintf(out, "sweep by %s of %s, the costliest first:\n",
-            json_string_value(json_object_get(sweep, "by")), of);
-    print_block(out, result, of, ranking, of_predictions, 2, -1);
+    say(p, 2, "sweep by %s of %s, the costliest first:",
+        json_string_value(json_object_get(sweep, "by")), of);
+    print_block(p, result, of, ranking, of_predictions, 2, -1);
     json_array_foreach(json_object_get(ranking, "saes"), i, sae) {
-        fprintf(out, " %s @%lld\n", json_string_value(json_object_get(sae, "name")),
-                (long long)json_integer_value(json_object_get(sae, "layer")));
-        print_block(out, result, of, sae, of_sae, 3, (int)i);
+        say(p, 2, " %s @%lld", json_string_value(json_object_get(sae, "name")),
+            (long long)json_integer_value(json_object_get(sae, "layer")));
+        print_block(p, result, of, sae, of_sae, 3, (int)i);
     }
 }
 
-void sweep_print(FILE *out, const json_t *result)
+void sweep_print(const struct page *p, const json_t *result)
 {
     size_t i, k;
     const json_t *part, *parts = json_object_get(json_object_get(result, "sweep"), "parts");
+    if (json_array_size(parts))
+        fputc('\n', p->out);
     json_array_foreach(parts, i, part) {
         const char *const of = json_string_value(json_object_get(part, "of"));
         for (k = 0; k < i; k++)
             if (strcmp(json_string_value(json_object_get(json_array_get(parts, k), "of")), of) == 0)
                 break;
         if (k == i)
-            print_origin(out, result, of);
+            print_origin(p, result, of);
     }
 }

@@ -3,7 +3,6 @@
 #include "number.h"
 #include "table.h"
 
-#include <math.h>
 #include <string.h>
 
 #define BEFORE 30 /* characters */
@@ -50,16 +49,28 @@ static void print_token(FILE *out, const json_t *t)
     fputc('\n', out);
 }
 
-static void print_document(FILE *out, const json_t *d)
+static void print_documents(const struct page *p, const json_t *documents, size_t most)
 {
-    const char *const path = json_string_value(json_object_get(d, "source"));
-    const char *const slash = path ? strrchr(path, '/') : NULL;
-    fprintf(out, "  %+8.5f %9.2f %9.0f %9.2e %7.0f  %.40s:%.0f\n", number(d, "dce"),
-            number(d, "dnll_total"), number(d, "tokens"), number(d, "kl_mean"),
-            number(d, "document"), slash ? slash + 1 : path ? path : "", number(d, "line"));
+    static const char *const heads[] = { "dCE", "rise", "tokens", "KL", "doc" };
+    const json_t *d;
+    struct grid *g = grid_open(0);
+    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++)
+        grid_column(g, COLUMN_NUMBER, heads[i]);
+    grid_column(g, COLUMN_WRAPPED, "file:line");
+    for (size_t k = 0; k < most && (d = json_array_get(documents, k)); k++) {
+        const char *const path = string_at(d, "source"), *const slash = strrchr(path, '/');
+        grid_row(g);
+        grid_number(g, "%+.5f", number(d, "dce"));
+        grid_number(g, "%.2f", number(d, "dnll_total"));
+        grid_number(g, "%.0f", number(d, "tokens"));
+        grid_number(g, "%.2e", number(d, "kl_mean"));
+        grid_number(g, "%.0f", number(d, "document"));
+        grid_put(g, "%s:%.0f", slash ? slash + 1 : path, number(d, "line"));
+    }
+    grid_print(p, 2, &g);
 }
 
-void worst_print(FILE *out, const json_t *result, size_t most)
+void worst_print(const struct page *p, const json_t *result, size_t most)
 {
     size_t i, k;
     const json_t *c, *v;
@@ -69,16 +80,15 @@ void worst_print(FILE *out, const json_t *result, size_t most)
             json_object_get(json_object_get(c, "worst_documents"), "by_mean");
         if (!json_array_size(tokens))
             continue;
-        fprintf(out, "\n%s: worst tokens\n  %8s %7s %7s %9s %7s  before [token] after\n",
-                json_string_value(json_object_get(c, "label")), "rise", "p_r", "p_q", "KL",
+        fputc('\n', p->out);
+        say(p, 2, "%s: worst tokens", string_at(c, "label"));
+        fprintf(p->out, "  %8s %7s %7s %9s %7s  before [token] after\n", "rise", "p_r", "p_q", "KL",
                 "doc");
         for (k = 0; k < most && (v = json_array_get(tokens, k)); k++)
-            print_token(out, v);
+            print_token(p->out, v);
         if (!json_array_size(documents))
             continue;
-        fprintf(out, "worst documents\n  %8s %9s %9s %9s %7s  file:line\n", "dCE", "rise",
-                "tokens", "KL", "doc");
-        for (k = 0; k < most && (v = json_array_get(documents, k)); k++)
-            print_document(out, v);
+        fprintf(p->out, "worst documents\n");
+        print_documents(p, documents, most);
     }
 }

@@ -24,7 +24,7 @@ table() {
 sweep() {
     evaluate --sae "$data/tiny-gemma3-sae" --condition rtn:bits=3 --sweep layers --tokens 2000 \
         --json "$tmp/s.json" >"$tmp/table" && grep -q 'by layers of rtn:bits=3' "$tmp/table" &&
-        grep -q '^  5 [+-]0' "$tmp/table" && ! grep -q 'layers=5-5' "$tmp/table" &&
+        grep -q "^  5 *[+-]0" "$tmp/table" && ! grep -q 'layers=5-5' "$tmp/table" &&
         grep -q 'layers=5-5' "$tmp/s.json" && grep -q '"by": "layers"' "$tmp/s.json"
 }
 
@@ -49,8 +49,8 @@ at_lengths() {
     evaluate --condition rtn:bits=3 --tokens 3000 --contexts 64,16 --contexts-scored 10 \
         --contexts-stride 32 >"$tmp/table" &&
         grep -q 'at 2 context lengths: the last 10' "$tmp/table" &&
-        grep -q '^ *16  none' "$tmp/table" &&
-        grep -q '^ *64  rtn:bits=3.*dCE [+-]' "$tmp/table"
+        grep -q '^ *16  0  none' "$tmp/table" &&
+        grep -q '^ *64  1  rtn:bits=3.*dCE  *[+-]' "$tmp/table"
 }
 
 spliced() { # and every feature, as lines and as a table

@@ -53,7 +53,7 @@ predict() {
         lines 1 'peak activation' && lines 1 '  AUC 0\.' &&
         evaluate --sae "$data/tiny-gemma3-sae" --profile paper --tokens 2048 \
             --predict "$tmp/f.json" --at-risk "$tmp/risk.jsonl" >"$tmp/table" &&
-        lines 1 '^features at risk of tiny-gemma3-sae @3' && lines 1 '^       1  ' &&
+        lines 1 '^features at risk of tiny-gemma3-sae @3' && lines 1 '^ *1  ' &&
         lines 0 'rtn:bits=8' &&
         "$bin/evaluate" --predict "$tmp/f.json" --predict-features "$tmp/f.jsonl" \
             --at-risk "$tmp/risk2.jsonl" >"$tmp/table" &&

@@ -14,8 +14,7 @@ for page in "$source"/README.md "$source"/doc/*.md; do
     empty "links of ${page##*/}" "$dead"
 done
 
-options=$(grep -oE '\{ "[a-z-]+", (required|no)_argument' "$source/examples/evaluate.c" |
-    sed 's/{ "\([a-z-]*\)".*/\1/')
+options=$(sed -n 's/^    { "\([a-z-]*\)", .*/\1/p' "$source/examples/evaluate_options.c")
 check "evaluate has options" test "$(echo "$options" | wc -l)" -gt 15
 missing=
 for option in $options; do
