@@ -39,11 +39,13 @@ const char *option_alias(const struct option_row *row, size_t i, size_t *n)
     return *at ? at : NULL;
 }
 
-enum { HELP = 100000, VERSION };
+enum { HELP = 100000, VERSION, COMPLETION, MANUAL };
 
 const struct option_row option_common[] = {
     { "help", "h", NULL, "all options, with examples", HELP },
     { "version", "V", NULL, "the library's version", VERSION },
+    { "completion", NULL, "bash|zsh|fish", NULL, COMPLETION },
+    { "manual", NULL, "BODY", NULL, MANUAL },
 };
 
 const struct option_row *option_at(const struct program *program, size_t i)
@@ -232,7 +234,7 @@ static const struct option_row *short_row(const struct program *program, char le
 }
 
 /* What every program answers by itself. */
-static void answer(const struct program *program, const struct option_row *row)
+static void answer(const struct program *program, const struct option_row *row, const char *value)
 {
     switch (row->id) {
     case HELP:
@@ -241,6 +243,12 @@ static void answer(const struct program *program, const struct option_row *row)
     case VERSION:
         printf("libqsae %s\n", qsae_version());
         exit(program_end(EXIT_DONE));
+    case COMPLETION:
+        if (completion_print(program, value) != 0)
+            usage_error("--completion: \"%s\" is unknown; expected bash, zsh or fish", value);
+        exit(program_end(EXIT_DONE));
+    case MANUAL:
+        exit(program_end(manual_print(program, value) == 0 ? EXIT_DONE : EXIT_FAILED));
     default:
         break;
     }
@@ -285,7 +293,7 @@ int arguments_next(struct arguments *a, const char **value)
         *value = a->argv[a->at++];
     else if (row->argument)
         usage_error("option %s needs an argument: %s", text, row->argument);
-    answer(a->program, row);
+    answer(a->program, row, *value);
     return row->id;
 }
 

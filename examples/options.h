@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A program's command line as one table, from which reading it and --help come.
+ * A program's command line as one table, from which reading it, --help, the completions of shells
+ * and the manual page come.
  */
 #ifndef EXAMPLES_OPTIONS_H
 #define EXAMPLES_OPTIONS_H
@@ -58,7 +59,7 @@ int64_t option_count(const char *option, const char *text, int64_t low);
 int32_t option_choice(const char *option, const char *text, const char *const *names);
 
 enum { OPTION_COMMON = 2 };
-/* --help and --version. */
+/* --help and --version, then what only builds use. */
 extern const struct option_row option_common[];
 
 /* Row i of a program's options and then of those that all have; NULL behind the last. */
@@ -66,5 +67,10 @@ const struct option_row *option_at(const struct program *program, size_t i);
 
 /* Word i of the row's aliases, its length in *n; NULL behind the last. */
 const char *option_alias(const struct option_row *row, size_t i, size_t *n);
+
+/* completion.c: a script for bash, zsh or fish on standard output; -1: unknown shell. */
+int completion_print(const struct program *program, const char *shell);
+/* manual.c: the page, around the text of a file; -1 after a message. */
+int manual_print(const struct program *program, const char *body);
 
 #endif
