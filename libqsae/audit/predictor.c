@@ -150,7 +150,7 @@ int32_t qsae_predictor_open(qsae_context *context, const char *path, const char 
     const json_t *sae;
     const char *format = NULL;
     qsae_predictor *p = NULL;
-    int32_t st = qsae__json_load(context, path, &document);
+    int32_t st = qsae__json_load_with(context, path, QSAE__JSON_NUL, &document); /* tokens' text */
     if (st != QSAE_OK)
         return st;
     if ((st = qsae__json_str(document, path, "format", true, &format, NULL)) == QSAE_OK &&

@@ -65,6 +65,11 @@ int32_t qsae__json_parse(const char *text, size_t size, const char *name, json_t
 
 int32_t qsae__json_load(qsae_context *ctx, const char *path, json_t **out)
 {
+    return qsae__json_load_with(ctx, path, 0, out);
+}
+
+int32_t qsae__json_load_with(qsae_context *ctx, const char *path, unsigned flags, json_t **out)
+{
     qsae__file *file = NULL;
     int32_t status;
 
@@ -75,7 +80,8 @@ int32_t qsae__json_load(qsae_context *ctx, const char *path, json_t **out)
     if (file->size > SIZE_MAX)
         status = qsae__fail(QSAE_EOVERFLOW, "%s: file too large", path);
     else
-        status = qsae__json_parse((const char *)file->data, (size_t)file->size, path, out);
+        status = qsae__json_parse_with((const char *)file->data, (size_t)file->size, path, flags,
+                                       out);
     qsae__file_close(&file);
     return status;
 }

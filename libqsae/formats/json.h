@@ -18,6 +18,7 @@ int32_t qsae__json_load(qsae_context *ctx, const char *path, json_t **out);
 #define QSAE__JSON_REALS 2 /* every number is read as f64: for files with integers beyond 64 bits */
 int32_t qsae__json_parse_with(const char *text, size_t size, const char *name, unsigned flags,
                               json_t **out);
+int32_t qsae__json_load_with(qsae_context *ctx, const char *path, unsigned flags, json_t **out);
 
 /*
  * Typed access with errors that name file, key, expected and found. `where` is the file or path

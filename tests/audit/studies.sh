@@ -67,6 +67,14 @@ predict() {
         ! ls "$tmp"/risk*.tmp-* 2>/dev/null
 }
 
+# A token of a result may be U+0000.
+nul_token() {
+    sed 's/"top_r_text": "[^"]*"/"top_r_text": "\\u0000"/' "$tmp/f.json" >"$tmp/nul.json" &&
+        grep -q 'u0000' "$tmp/nul.json" &&
+        "$bin/evaluate" --predict "$tmp/nul.json" --predict-features "$tmp/f.jsonl" \
+            --at-risk "$tmp/risk3.jsonl" >"$tmp/table" && cmp "$tmp/risk.jsonl" "$tmp/risk3.jsonl"
+}
+
 bad_lines() {
     printf '{"name":"x","layer":1,"feature":0,"density":0.1,"mean":1,"max":2}\n{"name":\n' \
         >"$tmp/bad"
@@ -95,11 +103,12 @@ interrupted() {
     cmp "$tmp/whole.figures" "$tmp/i.figures" && [ -s "$tmp/state.sliding" ]
 }
 
-echo 1..9
+echo 1..10
 check "interrupted in the second measurement" interrupted
 check "the paper's sweep and tables" paper
 check "the article's tables" article
 check "features at risk" predict
+check "a result with a token U+0000" nul_token
 check "a damaged line of features" bad_lines
 check "no such fit" fails_with 1 'no condition begins with' "$bin/evaluate" \
     --predict "$tmp/f.json" --predict-features "$tmp/f.jsonl" --predict-condition nf4
