@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "table.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "number.h"
@@ -225,13 +226,11 @@ static void hidden_damage(const struct page *p, const json_t *who)
     }
 }
 
-static void footer(const struct page *p, const json_t *result)
+static void remarks(const struct page *p, const json_t *result)
 {
     size_t i;
     const json_t *v, *stable = json_object_get(result, "stabilization");
     const double change = number(stable, "max_change_after_headline");
-    if (json_array_size(json_object_get(result, "conditions")) || !isnan(change))
-        fputc('\n', p->out);
     json_array_foreach(json_object_get(result, "verdicts"), i, v)
         say(p, 2, "%s: noise P/R %.3f to %.3f over the conditions: %s", string_at(v, "name"),
             number(v, "min_ratio"), number(v, "max_ratio"), string_at(v, "verdict"));
@@ -243,6 +242,23 @@ static void footer(const struct page *p, const json_t *result)
             notes(p, v);
             hidden_damage(p, v);
         }
+}
+
+/* What is to be known beside the tables, if anything is. */
+static void footer(const struct page *p, const json_t *result)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *const f = open_memstream(&text, &size);
+    if (!f) {
+        fputs("out of memory\n", stderr);
+        exit(1);
+    }
+    remarks(&(struct page){ f, p->width }, result);
+    fclose(f);
+    if (size)
+        fprintf(p->out, "\n%s", text);
+    free(text);
 }
 
 void table_print(const struct page *p, const json_t *result, bool wide)

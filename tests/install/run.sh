@@ -96,6 +96,10 @@ qsae-rows qsae-stream-residuals " ]; then
     installed qsae-published --version
     installed qsae-quantize --help
     installed qsae-stream-residuals "$sae"
+    for page in qsae-evaluate.1 qsae-stream-residuals.1 qsae-evaluate.bash _qsae-evaluate \
+        qsae-evaluate.fish; do
+        check "page $page" test -n "$(find "$prefix/share" -name "$page" -size +0)"
+    done
 else
     skip "installed program names" "built without examples"
 fi
