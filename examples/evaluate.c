@@ -210,15 +210,11 @@ static void check_predict(const struct options *o)
         usage_error("--predict: there is no SAE; give --sae, or --predict-features");
 }
 
-static bool is_standard(const char *path)
-{
-    return path && strcmp(path, "-") == 0;
-}
-
 /* How many documents go to standard output, which then has nothing else. */
 static int standard(const struct options *o)
 {
-    return is_standard(o->json) + is_standard(o->features) + is_standard(o->predict.out);
+    return output_is_standard(o->json) + output_is_standard(o->features) +
+           output_is_standard(o->predict.out);
 }
 
 static void check(const struct options *o)

@@ -187,27 +187,52 @@ void progress_clear(void)
 
 /* ---- files ---- */
 
+bool output_is_standard(const char *path)
+{
+    return path && (strcmp(path, "-") == 0 || strcmp(path, "/dev/stdout") == 0);
+}
+
+/* Opens a file beside the target, with the permissions of any new one. */
+static FILE *open_beside(struct output *o)
+{
+    char *const resolved = realpath(o->path, NULL);
+    o->target = resolved ? resolved : strdup(o->path);
+    o->temporary = o->target ? malloc(strlen(o->target) + sizeof ".tmp-XXXXXX") : NULL;
+    if (!o->temporary)
+        return NULL;
+    strcat(strcpy(o->temporary, o->target), ".tmp-XXXXXX");
+    const int fd = mkstemp(o->temporary);
+    const mode_t mask = umask(0);
+    umask(mask);
+    FILE *const f = fd < 0 || fchmod(fd, 0666 & ~mask) != 0 ? NULL : fdopen(fd, "wb");
+    if (fd >= 0 && !f) {
+        const int why = errno;
+        close(fd);
+        unlink(o->temporary);
+        errno = why;
+    }
+    return f;
+}
+
+static void output_free(struct output *o)
+{
+    free(o->temporary);
+    free(o->target);
+}
+
 int output_open(struct output *o, const char *path)
 {
     struct stat s;
     *o = (struct output){ .path = path };
-    if (strcmp(path, "-") == 0) {
+    if (output_is_standard(path)) {
         o->file = stdout;
         return 0;
     }
-    if (stat(path, &s) == 0 && !S_ISREG(s.st_mode)) {
-        o->file = fopen(path, "wb");
-    } else if ((o->temporary = malloc(strlen(path) + sizeof ".tmp-XXXXXX"))) {
-        strcat(strcpy(o->temporary, path), ".tmp-XXXXXX");
-        const int fd = mkstemp(o->temporary);
-        const mode_t mask = umask(0);
-        umask(mask);
-        o->file = fd < 0 || fchmod(fd, 0666 & ~mask) != 0 ? NULL : fdopen(fd, "wb");
-    }
+    o->file = stat(path, &s) == 0 && !S_ISREG(s.st_mode) ? fopen(path, "wb") : open_beside(o);
     if (o->file)
         return 0;
     complain("%s: %s", path, strerror(errno));
-    free(o->temporary);
+    output_free(o);
     return -1;
 }
 
@@ -220,12 +245,12 @@ int output_close(struct output *o, bool good)
         why = errno;
     if (fclose(o->file) != 0 && !why)
         why = errno;
-    if (!why && good && o->temporary && rename(o->temporary, o->path) != 0)
+    if (!why && good && o->temporary && rename(o->temporary, o->target) != 0)
         why = errno;
     if (why)
         complain("%s: %s", o->path, strerror(why));
     if (o->temporary && (why || !good))
         unlink(o->temporary);
-    free(o->temporary);
+    output_free(o);
     return why || !good ? -1 : 0;
 }

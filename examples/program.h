@@ -45,13 +45,15 @@ void progress_clear(void);
  */
 int program_end(int code);
 
-/* A file that appears whole or not at all. "-" is standard output; what is there and is no regular
- * file, a device or a pipe, is written as it is. */
+/* A file that appears whole or not at all, where a link leads if it is one. "-" and /dev/stdout are
+ * standard output; what is there and is no regular file, a device or a pipe, is written as it is. */
 struct output {
     const char *path;
-    char *temporary;
+    char *target, *temporary;
     FILE *file;
 };
+
+bool output_is_standard(const char *path);
 
 /* Both say on standard error what failed; 0 or -1. */
 int output_open(struct output *o, const char *path);

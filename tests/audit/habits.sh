@@ -101,6 +101,17 @@ permissions() { # of a file that is renamed into place: what the umask leaves
         [ "$(stat -c %a "$tmp/mode.json")" = 640 ]
 }
 
+# A link stays one; its target is replaced.
+link() {
+    mkdir -p "$tmp/elsewhere" && echo old >"$tmp/elsewhere/r.json" &&
+        ln -s elsewhere/r.json "$tmp/link.json" &&
+        evaluate --text "$text" --json "$tmp/link.json" >"$tmp/table" && [ -L "$tmp/link.json" ] &&
+        grep -q '"qsae-result"' "$tmp/elsewhere/r.json" &&
+        [ "$(ls "$tmp/elsewhere")" = r.json ] &&
+        evaluate --text "$text" --json /dev/stdout >"$tmp/out" 2>"$tmp/err" &&
+        [ "$(head -n 1 "$tmp/out")" = '{' ] && grep -q predictions "$tmp/err"
+}
+
 # Twice: at once, without a message of the program's.
 interrupted_twice() {
     "$bin/evaluate" "$data/tiny-gemma3" --text "$data/eval.jsonl" --condition nf4 --condition fp4 \
@@ -143,5 +154,6 @@ else
     skip "a full disk" "there is no /dev/full"
 fi
 check "permissions of a result" permissions
+check "a link as a result" link
 check "interrupted twice" interrupted_twice
 finish
