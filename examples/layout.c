@@ -9,7 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { NARROWEST = 60, SHORTEST = 10, WRAPPED_LEAST = 24, GAP = 2 };
+enum { NARROWEST = 60, SHORTEST = 10, WRAPPED_LEAST = 24, DIVIDED = 20, GAP = 2 };
 
 static void *need(void *block)
 {
@@ -228,7 +228,17 @@ static size_t total(const struct grid *g, size_t from, size_t to)
     return sum;
 }
 
-/* Names and labels give way, the widest first, until the table fits or they are short. */
+/* Names and labels of keys as wide as `most`, if they need it. */
+static void widen(struct grid *g, size_t most)
+{
+    for (size_t c = 0; c < g->n_keys; c++)
+        for (size_t r = 0; r < g->n_rows && gives(g->kind[c]); r++)
+            while (g->width[c] < most && g->width[c] < width_of(cell(g, r, c)))
+                g->width[c]++;
+}
+
+/* Names and labels give way, the widest first, until the table fits or they are short; then it is
+ * divided, and there is room again. */
 static void shrink(struct grid *g, size_t room)
 {
     while (total(g, 0, g->n_columns) > room) {
@@ -237,8 +247,10 @@ static void shrink(struct grid *g, size_t room)
             if (gives(g->kind[c]) && g->width[c] > SHORTEST &&
                 (widest == g->n_columns || g->width[c] > g->width[widest]))
                 widest = c;
-        if (widest == g->n_columns)
+        if (widest == g->n_columns) {
+            widen(g, DIVIDED);
             return;
+        }
         g->width[widest]--;
     }
 }
