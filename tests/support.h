@@ -36,7 +36,7 @@
     } while (0)
 
 /* QSAE_LONG_TESTS=1 in the environment: everything at full length; else what fits every change. */
-static inline int long_tests(void)
+static inline int full_length(void)
 {
     const char *const v = getenv("QSAE_LONG_TESTS");
     return v && strcmp(v, "1") == 0;

@@ -178,13 +178,13 @@ static void test_stops(void **state)
     int64_t stops = 0;
     (void)state;
     settings(&s);
-    s.max_tokens = long_tests() ? s.max_tokens : 2701;
+    s.max_tokens = full_length() ? s.max_tokens : 2701;
     open_whole(ctx, &s, &w);
     s.state = in_folder(path, "stopped", 0);
-    while (stops < (long_tests() ? 1000 : 6)) {
+    while (stops < (full_length() ? 1000 : 6)) {
         unlink(path);
         s.memory = draw(3) == 0 ? QSAE_MEMORY_STREAMED : QSAE_MEMORY_DEFAULT;
-        stops += run_with_stops(draw(2) ? ctx : other, &s, long_tests() ? 40 : 10);
+        stops += run_with_stops(draw(2) ? ctx : other, &s, full_length() ? 40 : 10);
         s.memory = QSAE_MEMORY_DEFAULT;
         same_state("stopped and resumed", &w.state, path);
         same_result("stopped and resumed", w.result, ctx, &s);
@@ -236,18 +236,18 @@ static void merge_all(qsae_context *ctx, char (*paths)[64], int64_t n, const cha
 
 static void test_shards(void **state)
 {
-    const int64_t few = 17, kinds = long_tests() ? SHARDS_MOST : 1; /* of 16 parts: one is empty */
+    const int64_t few = 17, kinds = full_length() ? SHARDS_MOST : 1; /* of 16 parts: one is empty */
     qsae_context *ctx = open_context(NULL, 2);
     qsae_audit_settings s;
     struct whole w;
     char paths[SHARDS_MOST][64], merged[64];
     (void)state;
     settings(&s);
-    s.batch = long_tests() ? 3 : 6;
+    s.batch = full_length() ? 3 : 6;
     open_whole(ctx, &s, &w);
     in_folder(merged, "merged", 0);
     for (int64_t k = 0; k < kinds; k++) {
-        const int64_t n = long_tests() ? k + 1 : few;
+        const int64_t n = full_length() ? k + 1 : few;
         for (int64_t i = 0; i < n; i++)
             run_shard(ctx, &s, i, n, paths[i]);
         merge_all(ctx, paths, n, merged);
@@ -512,7 +512,7 @@ static void test_damaged(void **state)
     const struct bytes b = small_state(ctx, &s, path);
     const char *const files[] = { path };
     in_folder(merged, "damaged", 0);
-    for (int64_t i = 0; i < (long_tests() ? 2000 : 100); i++) {
+    for (int64_t i = 0; i < (full_length() ? 2000 : 100); i++) {
         const size_t at = (size_t)draw((int64_t)b.size);
         const char before = b.data[at];
         b.data[at] ^= (char)(1 + draw(255));
@@ -560,7 +560,7 @@ static void test_hostile(void **state)
     in_folder(bad, "hostile", 0);
     in_folder(merged, "hostile", 1);
     qsae_audit *audit = NULL;
-    for (int64_t i = 0; i < (long_tests() ? 20000 : 300); i++) {
+    for (int64_t i = 0; i < (full_length() ? 20000 : 300); i++) {
         memcpy(b.data, good.data, good.size);
         for (int64_t k = 1 + draw(3); k > 0; k--) {
             /* Half of them in the words of small numbers, which counts are. */
@@ -607,7 +607,7 @@ static void test_killed(void **state)
     in_folder(target, "killed", 0);
     int64_t seen[2] = { 0 };
     qsae_context_close(&ctx); /* a child opens its own */
-    for (int64_t i = 0; i < (long_tests() ? 400 : 20); i++) {
+    for (int64_t i = 0; i < (full_length() ? 400 : 20); i++) {
         int ready[2];
         char byte;
         assert_int_equal(pipe(ready), 0);

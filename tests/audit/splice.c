@@ -143,7 +143,7 @@ static void test_splice(void **state)
         for (int k = 0; k < 3; k++) {
             char path[512], key[32];
             struct splice splice = { 0 };
-            if (!long_tests() && k != (int)i % 3) /* each SAE, each condition; not all pairs */
+            if (!full_length() && k != (int)i % 3) /* each SAE, each condition; not all pairs */
                 continue;
             snprintf(path, sizeof path, "%s/%s", SAES, names[k]);
             snprintf(key, sizeof key, "ce_sae_%s", names[k]);
@@ -152,7 +152,7 @@ static void test_splice(void **state)
             qsae_sae_close(&splice.sae);
         }
         struct splice gather = { .sum = mean }, zero = { 0 }, middle = { .mean = mean };
-        if (!long_tests() && i != 0 && i != 2) {
+        if (!full_length() && i != 0 && i != 2) {
             qsae_model_close(&model);
             continue;
         }

@@ -293,7 +293,7 @@ static void test_same_bits(void **state)
 {
     (void)state;
     for (int l = 0; level_name(l); l++)
-        for (uint32_t seed = 1; seed <= (long_tests() ? 16 : 2); seed++)
+        for (uint32_t seed = 1; seed <= (full_length() ? 16 : 2); seed++)
             for (size_t k = 0; k < KINDS; k++)
                 check_kind(&kinds[k], level_name(l), seed * 7919);
 }
