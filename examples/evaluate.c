@@ -134,6 +134,7 @@ static bool set_measurement(struct options *o, int c, const char *v)
     case OPT_OVERLAP: a->overlap_k = option_count("overlap", v, 1); break;
     case OPT_KL: a->kl_divergence = 1; break;
     case OPT_KL_BASE: a->kl_divergence_base = v; break;
+    case OPT_SEED: a->seed = option_count("seed", v, 0); break;
     case OPT_TOP: a->top_contexts = option_count("top", v, 1); break;
     default: return false;
     }

@@ -86,6 +86,7 @@ static const struct option_row rows[] = {
       "tokens of FILE", OPT_KL_BASE },
     { "save-logits", "save-all-logits", "FILE",
       "write the base logits of MODEL as llama.cpp does", OPT_SAVE_LOGITS },
+    { "seed", NULL, "N", "of the draws of all intervals (default 0)", OPT_SEED },
 
     { NULL, NULL, NULL, "features", 0 },
     { "features", NULL, "OUT", "write every feature: JSON lines with contexts, or OUT.csv",

@@ -25,15 +25,24 @@ static const char *const condition_keys[] = { "label", "band", "r", "gain", "cos
                                               "consistent_activation", "newly",
                                               "cofire_jaccard", "precision", "recall", "r_on",
                                               "relative_error", "mean_ratio", "energy",
-                                              "top_overlap" };
+                                              "top_overlap", "r_low", "r_high" };
 #define COUNT(keys) (sizeof keys / sizeof keys[0])
+
+/* r_low, r_high: of r_interval. */
+static const json_t *cell_of(const json_t *condition, const char *key)
+{
+    const json_t *const r = json_object_get(condition, "r_interval");
+    return strcmp(key, "r_low") == 0    ? json_array_get(r, 0)
+           : strcmp(key, "r_high") == 0 ? json_array_get(r, 1)
+                                        : json_object_get(condition, key);
+}
 
 static void put_row(FILE *f, const json_t *feature, const json_t *condition)
 {
     for (size_t i = 0; i < COUNT(feature_keys); i++)
         csv_cell(f, json_object_get(feature, feature_keys[i]), ',');
     for (size_t i = 0; i < COUNT(condition_keys); i++)
-        csv_cell(f, json_object_get(condition, condition_keys[i]),
+        csv_cell(f, cell_of(condition, condition_keys[i]),
                  i + 1 < COUNT(condition_keys) ? ',' : '\n');
 }
 

@@ -133,6 +133,8 @@ typedef struct qsae_audit_settings {
                                    states are merged with qsae_audit_merge */
     const char *cache;        /**< QSAE_MEMORY_IN_TURN: folder for its temporary file, which has no
                                    name; NULL = that of the state file, or else /var/tmp */
+    int64_t seed;             /**< of the draws of all intervals; they are drawn when a result is
+                                   made, so it is no part of the measurement or of its state */
 } qsae_audit_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_audit_settings). */

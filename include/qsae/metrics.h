@@ -45,6 +45,8 @@ typedef struct qsae_metric_settings {
                                     of which there are at most 32: for intervals of r and of
                                     survival (88 bytes per feature and block it fires in), from 16
                                     blocks on. 0 = no intervals */
+    int64_t seed;              /**< of the draws of all intervals (doc/metrics.md); figures of
+                                    metrics are paired where it is equal. No part of the state */
 } qsae_metric_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_metric_settings). */

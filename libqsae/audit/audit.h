@@ -177,6 +177,7 @@ struct qsae_audit {
     int32_t *excluded;           /* [n_excluded] ids ascending */
     int64_t n_excluded;
     int64_t overlap_k;           /* of topk_overlap */
+    int64_t seed;                /* of intervals */
     bool exclude_special;
     bool splice;                 /* models run with each SAE spliced in, too */
     const char *process;         /* settings'; NULL once opened */

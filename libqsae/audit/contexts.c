@@ -91,6 +91,7 @@ static int32_t open_length(qsae_audit *a, const qsae_corpus *text, int64_t conte
     b->sets = a->sets;
     b->n_sets = a->n_sets;
     b->overlap_k = a->overlap_k;
+    b->seed = a->seed;
     b->batch = c->batch;
     b->compute = a->compute;
     b->attention = a->attention;

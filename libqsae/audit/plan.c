@@ -97,6 +97,9 @@ static int32_t check(const qsae_audit_settings *s)
     if (s->top_contexts < 0 || s->top_contexts > 1024)
         return qsae__fail(QSAE_EINVAL, "audit: top_contexts: expected 0..1024, found %lld",
                           (long long)s->top_contexts);
+    if (s->seed < 0)
+        return qsae__fail(QSAE_EINVAL, "audit: seed: must not be negative, found %lld",
+                          (long long)s->seed);
     if (s->overlap_k < 0 || s->overlap_k > QSAE__OVERLAP_MOST)
         return qsae__fail(QSAE_EINVAL, "audit: overlap_k: expected 0..%d, found %lld",
                           QSAE__OVERLAP_MOST, (long long)s->overlap_k);
@@ -141,6 +144,7 @@ static int32_t open_metrics(qsae_audit *a, struct participant *p)
     s.fingerprint = a->fingerprint;
     s.memory = metric_memory(a);
     s.overlap_k = a->overlap_k;
+    s.seed = a->seed;
     const bool first = p == a->participants;
     int32_t st = qsae_metric_open_cross_entropy(a->ctx, &s, &p->cross_entropy);
     if (st == QSAE_OK && !first)
@@ -365,6 +369,7 @@ int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s)
     a->sweep = s->sweep;
     a->splice = s->splice != 0;
     a->top = s->top_contexts;
+    a->seed = s->seed;
     a->overlap_k = s->overlap_k ? s->overlap_k : 10;
     a->process = s->process;
     a->stream_bytes = s->stream_bytes;

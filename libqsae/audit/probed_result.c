@@ -56,14 +56,20 @@ double qsae__mcnemar(int64_t a, int64_t b)
     return exponent < -1100 ? 0 : fmin(1, ldexp(sum, (int)exponent));
 }
 
-/* A number below n for draw i of a replicate: SplitMix64 as a counter-based generator. */
-static int64_t draw(int64_t replicate, int64_t i, int64_t n)
+/* SplitMix64 (Steele, Lea, Flood 2014) as a counter-based generator. */
+static uint64_t mix(uint64_t z)
 {
-    uint64_t z = (((uint64_t)replicate << 40) + (uint64_t)i + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    z *= UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    z ^= z >> 31;
-    return (int64_t)(((z >> 32) * (uint64_t)n) >> 32);
+    return z ^ z >> 31;
+}
+
+/* A number below n for draw i of a replicate. */
+static int64_t draw(uint64_t seed, int64_t replicate, int64_t i, int64_t n)
+{
+    const uint64_t at = ((uint64_t)replicate << 40) + (uint64_t)i + 1;
+    return (int64_t)(((mix(at ^ (seed ? mix(seed) : 0)) >> 32) * (uint64_t)n) >> 32);
 }
 
 /* Adds a resampled item to the sums of a participant. */
@@ -85,7 +91,7 @@ static int32_t find_intervals(struct part *t)
     for (int64_t b = 0; b < REPLICATES && st == QSAE_OK; b++) {
         memset(sums, 0, (size_t)who * sizeof *sums);
         for (int64_t i = 0; i < t->n; i++) {
-            const int64_t item = t->items[draw(b, i, t->n)];
+            const int64_t item = t->items[draw((uint64_t)t->a->seed, b, i, t->n)];
             for (int64_t w = 0; w < who; w++)
                 if (t->a->probes->done[w])
                     add_item(t->a, w, item, sums[w]);

@@ -225,6 +225,7 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
     json_object_set_new(o, "format", json_string("qsae-result"));
     json_object_set_new(o, "version", json_integer(1));
     json_object_set_new(o, "library", json_string(qsae_version()));
+    json_object_set_new(o, "interval_seed", json_integer(a->seed));
     json_object_set_new(o, "profile", json_string(a->profile->name));
     json_object_set_new(o, "compute",
                         json_string(r->cost.compute == QSAE_COMPUTE_BF16 ? "bf16" : "f32"));

@@ -12,7 +12,7 @@ enum {
     V_XR2 = S_HEAD, V_XQ2, V_D2, V_D, V_M2_D, V_M2_XR,
     V_Y_N, V_RR2, V_RQ2, V_M2_RQ, V_M2_XQ, V_E2, V_REST2, V_CROSS, V_FIXED, V_VECTORS
 };
-enum { P_N, P_XR2, P_XQ2, P_D2, P_RR2, P_RQ2, P_SUMS };
+enum { P_N, P_XR2, P_XQ2, P_D2, P_RR2, P_RQ2, P_E2, P_REST2, P_CROSS, P_SUMS };
 enum { O_RATIO = P_SUMS, O_WORDS };
 /* Record: the token's ratio (f64), its document. */
 enum { R_RATIO_BITS, R_OF, R_WORDS };
@@ -123,9 +123,12 @@ static enum qsae__row_state row(const qsae__update *u, int64_t t, double *v, dou
     v[V_M2_RQ] += ops->welford_sum(v + V_VECTORS + 2 * d, a, inv, d);
     v[V_M2_XQ] += ops->welford_sum(v + V_VECTORS + 3 * d, x_q, inv, d);
     v[V_FIXED] += difference(ops, x_r, y_q, a, d);
-    v[V_E2] += difference(ops, y_q, y_r, a, d);
-    v[V_REST2] += difference(ops, delta, a, b, d);
-    v[V_CROSS] += ops->dot(a, b, d);
+    out[P_E2] = difference(ops, y_q, y_r, a, d);
+    out[P_REST2] = difference(ops, delta, a, b, d);
+    out[P_CROSS] = ops->dot(a, b, d);
+    v[V_E2] += out[P_E2];
+    v[V_REST2] += out[P_REST2];
+    v[V_CROSS] += out[P_CROSS];
     if (out[P_RQ2] > 0)
         out[O_RATIO] = sqrt(d2) / sqrt(out[P_RQ2]);
     return QSAE__ROW_COUNTED;
@@ -168,6 +171,24 @@ static double ratio_r_of(const qsae_metric *m, const double *s)
 static double squared_of(const qsae_metric *m, const double *s)
 {
     return ratio_of(m, s) * ratio_of(m, s);
+}
+
+static double share_of_E(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[P_E2], s[P_D2]);
+}
+
+static double share_of_e(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(s[P_REST2], s[P_D2]);
+}
+
+static double share_of_cross(const qsae_metric *m, const double *s)
+{
+    (void)m;
+    return qsae__ratio(2 * s[P_CROSS], s[P_D2]);
 }
 
 /* A token of the sample. */
@@ -299,6 +320,9 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
         { "ratio", ratio_of, P_RQ2, false, 0 },
         { "ratio_residual_r", ratio_r_of, P_RR2, false, 0 },
         { "ratio_squared", squared_of, P_RQ2, false, 0 },
+        { "share_E", share_of_E, P_D2, false, 0 },
+        { "share_e", share_of_e, P_D2, false, 0 },
+        { "share_cross", share_of_cross, P_D2, false, 0 },
     };
     const int32_t st = sum[V_Y_N] == sum[S_ROWS] ? compute_median(m, v) : QSAE_OK;
     return st == QSAE_OK ? qsae__document_intervals(m, v, list, sizeof list / sizeof list[0]) : st;

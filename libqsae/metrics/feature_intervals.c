@@ -107,14 +107,6 @@ static void deviations(const replicates *e, double sd[P_COUNT])
     }
 }
 
-static double value_of(const qsae_metric *m, const qsae__values *v, const char *name)
-{
-    for (int32_t i = 0; i < m->kind->n_results; i++)
-        if (strcmp(m->kind->results[i].name, name) == 0)
-            return v->value[i];
-    return NAN;
-}
-
 static int32_t set_figures(const qsae_metric *m, qsae__values *v, const int64_t *id, int64_t n,
                            double t)
 {
@@ -130,7 +122,7 @@ static int32_t set_figures(const qsae_metric *m, qsae__values *v, const int64_t 
     int32_t st = e->scratch ? QSAE_OK : QSAE_ENOMEM;
     for (int g = 0; g < QSAE__BLOCKS; g++) {
         uint8_t weight[REPLICATES];
-        qsae__poisson_weights(g, 0, REPLICATES, weight);
+        qsae__poisson_weights(m->seed, g, 0, REPLICATES, weight);
         for (int k = 0; k < REPLICATES; k++) {
             e->weight[g][k] = weight[k];
             e->rows[k] += e->weight[g][k] * (double)b->rows[g];
@@ -141,7 +133,7 @@ static int32_t set_figures(const qsae_metric *m, qsae__values *v, const int64_t 
     if (st == QSAE_OK)
         deviations(e, sd);
     for (int p = 0; p < P_COUNT && st == QSAE_OK; p++) {
-        const double x = value_of(m, v, figures[p].name);
+        const double x = qsae__get(m, v, figures[p].name);
         qsae__set_bounds(m, v, figures[p].name, fmax(figures[p].low, x - t * sd[p]),
                          fmin(figures[p].high, x + t * sd[p]), NAN);
     }

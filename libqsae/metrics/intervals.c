@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Cluster bootstrap over documents. Document d is drawn w times in replicate b, w Poisson(1) by
- * inversion of output b of numpy.random.Philox(key=0, counter=[0, d, 0, 0]): it depends on nothing
- * else, so neither shards nor threads change a bit, and figures of several metrics are paired.
+ * inversion of output b of numpy.random.Philox(key=[seed, 0], counter=[0, d, 0, 0]): it depends on
+ * nothing else, so neither shards nor threads change a bit, and figures of several metrics are
+ * paired.
  */
 #include "metrics/intervals.h"
 
@@ -11,11 +12,11 @@
 
 /* ---- weights ---- */
 
-/* Philox4x64-10 (Salmon, Moraes, Dror, Shaw, 2011), key 0. */
-static void philox(uint64_t c0, uint64_t c1, uint64_t out[4])
+/* Philox4x64-10 (Salmon, Moraes, Dror, Shaw, 2011), key (key, 0). */
+static void philox(uint64_t key, uint64_t c0, uint64_t c1, uint64_t out[4])
 {
     __extension__ typedef unsigned __int128 u128;
-    uint64_t c[4] = { c0, c1, 0, 0 }, k0 = 0, k1 = 0;
+    uint64_t c[4] = { c0, c1, 0, 0 }, k0 = key, k1 = 0;
     for (int round = 0; round < 10; round++) {
         const u128 a = (u128)0xD2E7470EE14C6C93u * c[0], b = (u128)0xCA5A826395121157u * c[2];
         const uint64_t next[4] = { (uint64_t)(b >> 64) ^ c[1] ^ k0, (uint64_t)b,
@@ -43,11 +44,11 @@ static uint8_t poisson(uint64_t u)
     return n;
 }
 
-void qsae__poisson_weights(int64_t id, int64_t first, int64_t n, uint8_t *weight)
+void qsae__poisson_weights(uint64_t seed, int64_t id, int64_t first, int64_t n, uint8_t *weight)
 {
     for (int64_t b = 0; b < n; b += 4) {
         uint64_t u[4];
-        philox((uint64_t)(first + b) / 4 + 1, (uint64_t)id, u); /* NumPy counts up, then draws */
+        philox(seed, (uint64_t)(first + b) / 4 + 1, (uint64_t)id, u); /* NumPy counts first */
         for (int64_t i = 0; i < 4 && b + i < n; i++)
             weight[b + i] = poisson(u[i]);
     }
@@ -59,6 +60,7 @@ void qsae__poisson_weights(int64_t id, int64_t first, int64_t n, uint8_t *weight
 
 typedef struct replicates {
     const qsae__documents *d;
+    uint64_t seed;
     double *sums;              /* [QSAE__REPLICATES, k] */
     double *scratch;           /* [threads, k, TILE] */
 } replicates;
@@ -73,7 +75,7 @@ static int32_t run_tile(void *arg, int64_t tile, int32_t worker)
     memset(acc, 0, (size_t)(k * TILE) * sizeof *acc);
     for (int64_t i = 0; i < r->d->n; i++) {
         const double *const sums = r->d->sums + i * r->d->stride;
-        qsae__poisson_weights(r->d->id[i], tile * TILE, TILE, weight);
+        qsae__poisson_weights(r->seed, r->d->id[i], tile * TILE, TILE, weight);
         for (int64_t c = 0; c < k; c++) {
             double *const to = acc + c * TILE;
             const double s = sums[c];
@@ -224,7 +226,7 @@ int32_t qsae__bootstrap(const qsae_metric *m, const qsae__documents *d, const qs
                         const double *value, size_t n_list, qsae__bounds *out)
 {
     qsae_context *const ctx = m->ctx;
-    replicates r = { .d = d };
+    replicates r = { .d = d, .seed = m->seed };
     for (size_t i = 0; i < n_list; i++)
         out[i] = (qsae__bounds){ NAN, NAN, NAN };
     if (d->n < QSAE__LEAST_DOCUMENTS)

@@ -37,7 +37,7 @@ int32_t qsae__join(qsae_context *ctx, const qsae__part *parts, int64_t n_parts, 
                    double **sums, qsae__documents *out);
 
 /* How often document `id` is drawn in the replicates [first, first + n), first a multiple of 4. */
-void qsae__poisson_weights(int64_t id, int64_t first, int64_t n, uint8_t *weight);
+void qsae__poisson_weights(uint64_t seed, int64_t id, int64_t first, int64_t n, uint8_t *weight);
 
 /* Quantile 0.975 of Student's t with v >= 1 degrees of freedom, which need not be whole. */
 double qsae__t975(double v);

@@ -112,6 +112,9 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     if (s.documents_per_block < 0 || s.documents_per_block > INT32_MAX)
         return qsae__fail(QSAE_EINVAL, "opening a %s metric: documents_per_block: expected "
                           "0..2^31 - 1, found %lld", kind->name, (long long)s.documents_per_block);
+    if (s.seed < 0)
+        return qsae__fail(QSAE_EINVAL, "opening a %s metric: seed must not be negative, found "
+                          "%lld", kind->name, (long long)s.seed);
     if (d < 0 || d > INT32_MAX || features < 0 || features > INT32_MAX || s.batch_rows < 0 ||
         s.batch_rows > INT32_MAX || !(s.active_rate >= 0 && s.active_rate < 1))
         return qsae__fail(QSAE_EINVAL,
@@ -128,6 +131,7 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     m->batch_rows = s.batch_rows ? s.batch_rows : DEFAULT_BATCH;
     m->top = kind == &qsae__kind_features ? s.top : 0;
     m->prompt_tokens = kind == &qsae__kind_features ? s.prompt_tokens : 0;
+    m->seed = (uint64_t)s.seed;
     m->overlap_k = s.overlap_k ? s.overlap_k : QSAE__OVERLAP_K;
     m->documents_per_block = kind == &qsae__kind_features ? s.documents_per_block : 0;
     m->memory = s.memory ? s.memory : DEFAULT_MEMORY;
@@ -203,6 +207,11 @@ void qsae__set(const qsae_metric *m, qsae__values *v, const char *name, double v
     const int32_t i = find_result(m, name);
     if (i >= 0)
         v->value[i] = value;
+}
+
+double qsae__get(const qsae_metric *m, const qsae__values *v, const char *name)
+{
+    return v->value[find_result(m, name)];
 }
 
 void qsae__set_bounds(const qsae_metric *m, qsae__values *v, const char *name, double low,

@@ -32,6 +32,16 @@ enum { QSAE__CHANGE_FVU_DIM, QSAE__CHANGE_FVU_SCALAR, QSAE__CHANGE_MSE, QSAE__CH
 int32_t qsae__reconstruction_changes(qsae_metric *r, qsae_metric *q,
                                      qsae__bounds out[QSAE__CHANGES]);
 
+/* Rows that a metric of kind reconstruction has kept, in token order: token, |x - y|^2, x [d].
+ * *all: these are all it has counted. */
+typedef struct qsae__kept_row {
+    int64_t token;
+    double sse;
+    const float *x;
+} qsae__kept_row;
+int64_t qsae__reconstruction_kept(const qsae_metric *m, bool *all);
+qsae__kept_row qsae__reconstruction_row(const qsae_metric *m, int64_t i);
+
 /* What an SAE recovers: metrics of kind divergence of a model from itself with the SAE spliced in,
  * with zero, with the mean instead. (ce_zero - ce_sae) / (ce_zero - ce), the same with the mean,
  * 1 - kl_sae / kl_zero. */

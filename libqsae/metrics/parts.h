@@ -240,6 +240,7 @@ struct qsae_metric {
     int64_t documents_per_block; /* features: 0 = no intervals of r */
     int64_t *last_prompt;      /* [features, 2] of the running update, NULL = not counted */
     int64_t overlap_k;         /* divergence */
+    uint64_t seed;             /* of intervals */
     uint64_t memory;
     double active_rate;
     char *fingerprint;
@@ -270,6 +271,7 @@ void qsae__state_free(qsae_metric *m, qsae__state *s);
 int32_t qsae__state_init(qsae_metric *m, qsae__state *s);
 int32_t qsae__compute(qsae_metric *m);
 void qsae__set(const qsae_metric *m, qsae__values *v, const char *name, double value);
+double qsae__get(const qsae_metric *m, const qsae__values *v, const char *name);
 /* A result has this interval and standard error, NaN with too few documents. */
 void qsae__set_bounds(const qsae_metric *m, qsae__values *v, const char *name, double low,
                       double high, double se);

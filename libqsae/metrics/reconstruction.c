@@ -150,6 +150,21 @@ static void finish(qsae__update *u)
     qsae__batches_finish(u);
 }
 
+int64_t qsae__reconstruction_kept(const qsae_metric *m, bool *all)
+{
+    *all = m->state.sample.stride == 1;
+    return m->state.sample.n;
+}
+
+qsae__kept_row qsae__reconstruction_row(const qsae_metric *m, int64_t i)
+{
+    const uint64_t *const words = m->state.sample.data + i * m->state.sample.words;
+    qsae__kept_row out = { .token = (int64_t)words[0],
+                           .x = (const float *)(const void *)(words + 1 + R_X) };
+    memcpy(&out.sse, &words[1 + R_SSE], sizeof out.sse);
+    return out;
+}
+
 const qsae__kind qsae__kind_reconstruction = {
     .name = "reconstruction", .number = 3, .results = qsae__reconstruction_results,
     .n_results = QSAE__RECONSTRUCTION_RESULTS, .doc_sums = D_SUMS, .row_words = D_SUMS,

@@ -51,6 +51,12 @@ int32_t qsae__reconstruction_documents(qsae_metric *m, const double *mean, doubl
 /* sinks.c: shares of the rows of largest norm, and figures without them. */
 int32_t qsae__sinks_compute(qsae_metric *m, qsae__values *v);
 
+/* masked_intervals.c: intervals of prefix + fvu_dim, fvu_scalar, fvu_raw over the kept rows i with
+ * keep[i]; value: the figures themselves. */
+#define QSAE__MASKED 3
+int32_t qsae__masked_intervals(qsae_metric *m, qsae__values *v, const char *prefix,
+                               const uint8_t *keep, const double value[QSAE__MASKED]);
+
 /* Checks rows of width d (n < 0: any number) and copies the struct. */
 int32_t qsae__metric_rows(const qsae_metric *m, const qsae_rows *rows, int64_t n, const char *what,
                           qsae_rows *copy);

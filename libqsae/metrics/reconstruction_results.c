@@ -345,6 +345,27 @@ static int32_t compute_intervals(qsae_metric *m, const double *mean, qsae__value
     return st;
 }
 
+/* Intervals of the figures without rows of a class. */
+static int32_t mask_intervals(qsae_metric *m, const char *prefix, int32_t without, qsae__values *v)
+{
+    static const char *const names[QSAE__MASKED] = { "fvu_dim", "fvu_scalar", "fvu_raw" };
+    const qsae__sample *const s = &m->state.sample;
+    uint8_t *const keep = qsae__alloc_array(m->ctx, s->n, 1);
+    double value[QSAE__MASKED] = { 0 };
+    char full[64];
+    if (!keep)
+        return QSAE_ENOMEM;
+    for (int64_t i = 0; i < s->n; i++)
+        keep[i] = !(s->data[i * s->words + 1 + R_CLASS] & (uint64_t)without);
+    for (int i = 0; i < QSAE__MASKED; i++) {
+        snprintf(full, sizeof full, "%s%s", prefix, names[i]);
+        value[i] = qsae__get(m, v, full);
+    }
+    const int32_t st = qsae__masked_intervals(m, v, prefix, keep, value);
+    qsae__free(m->ctx, keep);
+    return st;
+}
+
 int32_t qsae__reconstruction_compute(qsae_metric *m, const double *sum, qsae__values *v)
 {
     double *const k = qsae__alloc_array(m->ctx, qsae__class_width(m), sizeof *k);
@@ -359,7 +380,11 @@ int32_t qsae__reconstruction_compute(qsae_metric *m, const double *sum, qsae__va
         st = compute_mask(m, sum, "no_specials/", 1, k, v);
     }
     if (st == QSAE_OK)
+        st = mask_intervals(m, "no_specials/", 1, v);
+    if (st == QSAE_OK)
         st = compute_mask(m, sum, "no_first_position/", 2, k, v);
+    if (st == QSAE_OK)
+        st = mask_intervals(m, "no_first_position/", 2, v);
     qsae__free(m->ctx, k);
     if (st == QSAE_OK)
         st = qsae__sinks_compute(m, v);

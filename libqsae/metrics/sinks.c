@@ -57,9 +57,10 @@ static double share_of_top(const struct energy *e, int64_t n)
     return qsae__ratio(part, all);
 }
 
-/* Figures of the rows with |x| <= SINK median |x|, in token order; keep [n] says which. */
+/* Figures of the rows with |x| <= SINK median |x|, in token order; keep [n] says which. fvu:
+ * receives those with an interval. */
 static void set_without(qsae_metric *m, const struct energy *e, const uint8_t *keep, int64_t n,
-                        double *mean, double *x, qsae__values *v)
+                        double *mean, double *x, qsae__values *v, double fvu[QSAE__MASKED])
 {
     const qsae__sample *const s = &m->state.sample;
     const double d = (double)m->d;
@@ -90,10 +91,13 @@ static void set_without(qsae_metric *m, const struct energy *e, const uint8_t *k
     double shift = 0;
     for (int64_t j = 0; j < m->d; j++)
         shift += (mean[j] - g) * (mean[j] - g);
+    fvu[0] = qsae__ratio(sse, m2);
+    fvu[1] = qsae__ratio(sse, m2 + rows * shift);
+    fvu[2] = qsae__ratio(sse, s2);
     qsae__set(m, v, "no_sinks/tokens", rows);
-    qsae__set(m, v, "no_sinks/fvu_dim", qsae__ratio(sse, m2));
-    qsae__set(m, v, "no_sinks/fvu_scalar", qsae__ratio(sse, m2 + rows * shift));
-    qsae__set(m, v, "no_sinks/fvu_raw", qsae__ratio(sse, s2));
+    qsae__set(m, v, "no_sinks/fvu_dim", fvu[0]);
+    qsae__set(m, v, "no_sinks/fvu_scalar", fvu[1]);
+    qsae__set(m, v, "no_sinks/fvu_raw", fvu[2]);
     qsae__set(m, v, "no_sinks/mse", qsae__ratio(sse, rows * d));
     qsae__set(m, v, "no_sinks/mse_token", qsae__ratio(sse, rows));
 }
@@ -106,8 +110,9 @@ int32_t qsae__sinks_compute(qsae_metric *m, qsae__values *v)
     uint8_t *const keep = qsae__alloc_array(m->ctx, n, 1);
     double *const x = qsae__alloc_array(m->ctx, m->d, sizeof *x);
     double *const mean = qsae__alloc_array(m->ctx, m->d, sizeof *mean);
-    const int32_t st = e && sorted && keep && x && mean ? QSAE_OK : QSAE_ENOMEM;
+    int32_t st = e && sorted && keep && x && mean ? QSAE_OK : QSAE_ENOMEM;
     if (st == QSAE_OK && n > 0) {
+        double fvu[QSAE__MASKED];
         read_energies(m, e, x);
         memcpy(sorted, e, (size_t)n * sizeof *e);
         qsort(sorted, (size_t)n, sizeof *sorted, by_energy);
@@ -121,7 +126,8 @@ int32_t qsae__sinks_compute(qsae_metric *m, qsae__values *v)
         qsae__set(m, v, "median_norm_in", (a + b) / 2);
         qsae__set(m, v, "sink_tokens", sinks);
         qsae__set(m, v, "share_x2_top_0p1pct", share_of_top(sorted, n));
-        set_without(m, e, keep, n, mean, x, v);
+        set_without(m, e, keep, n, mean, x, v, fvu);
+        st = qsae__masked_intervals(m, v, "no_sinks/", keep, fvu);
     }
     void *const blocks[] = { e, sorted, keep, x, mean };
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)

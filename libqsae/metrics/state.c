@@ -24,7 +24,7 @@
 #include "metrics/parts.h"
 
 #define MAGIC "qsaemetr"
-#define VERSION 2
+#define VERSION 3
 #define HEAD_BYTES (3 * 8 + 32)
 #define MAX_TOKEN ((int64_t)1 << 53)
 

@@ -68,8 +68,12 @@ static void open_all(qsae_context *ctx, qsae_metric **m)
 
 static void feed(qsae_metric **m, int64_t a, int64_t n)
 {
+    static uint8_t mask[ROWS];
+    for (int64_t i = 0; i < rows.n; i++)
+        mask[i] = (uint8_t)((i % 7 == 0) * QSAE_MASK_SPECIAL +
+                            (i % 16 == 0) * QSAE_MASK_FIRST);
     const qsae_positions at = { .struct_size = sizeof at, .first_token = a,
-                                .document = rows.document + a, .n_rows = n };
+                                .document = rows.document + a, .mask = mask + a, .n_rows = n };
     const qsae_divergence_rows d = { .struct_size = sizeof d, .n = n, .nll_r = rows.nll_r + a,
                                      .nll_q = rows.nll_q + a, .kl = rows.kl + a,
                                      .top_r = rows.top_r + a, .top_q = rows.top_q + a,
@@ -121,7 +125,7 @@ static void check_figures(FILE *f, qsae_metric **m)
         check(name, v.high, high, high - low);
         check(name, v.jackknife_se, se, high - low);
     }
-    assert_true(expected >= 25);
+    assert_true(expected >= 35);
 }
 
 static void check_bounds(FILE *f, const char *const *names, const qsae__bounds *b, int n)
@@ -202,9 +206,10 @@ static void check_weights(FILE *f)
     assert_string_equal(word, "weights");
     for (int i = 0; i < 5; i++)
         id[i] = (int64_t)number(f);
-    for (int i = 0; i < 5; i++) {
-        qsae__poisson_weights(id[i], 0, 40, w);
-        qsae__poisson_weights(id[i], 32, 8, tail);
+    for (int i = 0; i < 10; i++) {
+        const uint64_t seed = i < 5 ? 0 : 12345678901;
+        qsae__poisson_weights(seed, id[i % 5], 0, 40, w);
+        qsae__poisson_weights(seed, id[i % 5], 32, 8, tail);
         for (int b = 0; b < 40; b++)
             assert_int_equal(w[b], (int)number(f));
         assert_memory_equal(w + 32, tail, sizeof tail);
@@ -366,7 +371,7 @@ static double survived_deviation(void)
     static uint8_t w[BLOCKS][REPLICATES];
     double mean = 0, m2 = 0;
     for (int g = 0; g < BLOCKS; g++)
-        qsae__poisson_weights(g, 0, REPLICATES, w[g]);
+        qsae__poisson_weights(0, g, 0, REPLICATES, w[g]);
     for (int b = 0; b < REPLICATES; b++) {
         double survived = 0, counted = 0;
         for (int f = 0; f < BLOCK_FEATURES; f++) {

@@ -184,13 +184,13 @@ static void test_mismatch(void **state)
         const char *part;
         qsae_metric_settings s;
     } cases[] = {
-        { "top", { sizeof s, BATCH, 0, "test", 0, 6, 0, 0, 2 } }, /* of kind features alone, */
-        { "prompt_tokens", { sizeof s, BATCH, 0, "test", 0, 7, 16, 0, 2 } }, /* and this */
-        { "documents_per_block", { sizeof s, BATCH, 0, "test", 0, 7, 0, 0, 3 } }, /* and this */
-        { "batch_rows", { sizeof s, 601, 0, "test", 0, 7, 0, 0, 2 } },
-        { "memory", { sizeof s, BATCH, 1000, "test", 0, 7, 0, 0, 2 } },
-        { "fingerprint", { sizeof s, BATCH, 0, "Test", 0, 7, 0, 0, 2 } },
-        { "active_rate", { sizeof s, BATCH, 0, "test", 0.01, 7, 0, 0, 2 } },
+        { "top", { sizeof s, BATCH, 0, "test", 0, 6, 0, 0, 2, 0 } }, /* of kind features alone, */
+        { "prompt_tokens", { sizeof s, BATCH, 0, "test", 0, 7, 16, 0, 2, 0 } }, /* and this */
+        { "documents_per_block", { sizeof s, BATCH, 0, "test", 0, 7, 0, 0, 3, 0 } }, /* and this */
+        { "batch_rows", { sizeof s, 601, 0, "test", 0, 7, 0, 0, 2, 0 } },
+        { "memory", { sizeof s, BATCH, 1000, "test", 0, 7, 0, 0, 2, 0 } },
+        { "fingerprint", { sizeof s, BATCH, 0, "Test", 0, 7, 0, 0, 2, 0 } },
+        { "active_rate", { sizeof s, BATCH, 0, "test", 0.01, 7, 0, 0, 2, 0 } },
     };
     for (int kind = 0; kind < KINDS; kind++) {
         qsae_metric *m = open_kind(ctx, kind, &s);

@@ -34,12 +34,12 @@ def thresholds():
     return np.array(out, np.uint64)
 
 
-def weights(documents, replicates=REPLICATES):
+def weights(documents, replicates=REPLICATES, seed=0):
     """[documents, replicates]: how often each is drawn."""
     at = thresholds()
-    zero = np.zeros(2, np.uint64)
+    key = np.array([seed, 0], np.uint64)
     return np.array([np.searchsorted(
-        at, np.random.Philox(key=zero, counter=np.array([0, int(d) % 2**64, 0, 0], np.uint64))
+        at, np.random.Philox(key=key, counter=np.array([0, int(d) % 2**64, 0, 0], np.uint64))
         .random_raw(replicates), side="right") for d in documents], np.float64)
 
 
@@ -107,9 +107,37 @@ def cross_entropy(rows):
     return {"ce": d["ce_r"], "ppl": d["ppl_r"]}
 
 
+SPECIAL, FIRST = 2, 4  # of QSAE_MASK_*
+
+
+def masks(n):
+    """Of the rows: every seventh is a special token, every sixteenth the first of its chunk."""
+    at = np.arange(n)
+    return ((at % 7 == 0) * SPECIAL + (at % 16 == 0) * FIRST).astype(np.uint8)
+
+
+def masked(document, x, y, keep):
+    """fvu_dim, fvu_scalar and fvu_raw of a part of the rows."""
+    x, y, d = x[keep], y[keep], x.shape[1]
+    ids, s = by_document(document[keep], np.ones(len(x)), ((x - y) ** 2).sum(1), (x * x).sum(1),
+                         x.sum(1), ((x - x.mean(0)) ** 2).sum(1))
+    if len(ids) < 20:
+        return {name: (np.nan,) * 3 for name in ("fvu_dim", "fvu_scalar", "fvu_raw")}
+    w = weights(ids)
+    return {"fvu_dim": interval(w, s, ratio(1, 4), s[:, 4]),
+            "fvu_scalar": interval(w, s, lambda s: s[..., 1] / (s[..., 2] - s[..., 3] ** 2 /
+                                                                (s[..., 0] * d)), s[:, 2]),
+            "fvu_raw": interval(w, s, ratio(1, 2), s[:, 2])}
+
+
 def reconstruction(rows):
     x, y = rows["x_r"].astype(np.float64), rows["y_r"].astype(np.float64)
     d = x.shape[1]
+    norm, mask = np.sqrt((x * x).sum(1)), masks(len(x))
+    parts = {"no_specials": mask & SPECIAL == 0, "no_first_position": mask & FIRST == 0,
+             "no_sinks": norm <= 10 * np.median(norm)}
+    more = {f"{part}/{name}": values for part, keep in parts.items()
+            for name, values in masked(rows["document"], x, y, keep).items()}
     ids, s = by_document(rows["document"], np.ones(len(x)), ((x - y) ** 2).sum(1), (x * x).sum(1),
                          x.sum(1), rows["l0"], ((x - x.mean(0)) ** 2).sum(1))
     w = weights(ids)
@@ -119,7 +147,7 @@ def reconstruction(rows):
                                                                 (s[..., 0] * d)), s[:, 2]),
             "mse": interval(w, s, lambda s: s[..., 1] / (s[..., 0] * d), s[:, 0]),
             "mse_token": interval(w, s, ratio(1, 0), s[:, 0]),
-            "l0": interval(w, s, ratio(4, 0), s[:, 0])}
+            "l0": interval(w, s, ratio(4, 0), s[:, 0])} | more
 
 
 def median_interval(w, document, value):
@@ -136,8 +164,11 @@ def median_interval(w, document, value):
 def drift(rows):
     a, b = rows["x_r"].astype(np.float64), rows["x_q"].astype(np.float64)
     e, f = a - rows["y_r"], b - rows["y_q"]
+    shown = rows["y_q"].astype(np.float64) - rows["y_r"]
+    rest = b - a - shown
     ids, s = by_document(rows["document"], (a * a).sum(1), (b * b).sum(1), ((b - a) ** 2).sum(1),
-                         (e * e).sum(1), (f * f).sum(1))
+                         (e * e).sum(1), (f * f).sum(1), (shown**2).sum(1), (rest**2).sum(1),
+                         2 * (shown * rest).sum(1))
     w = weights(ids)
 
     def root(i, k):
@@ -152,6 +183,9 @@ def drift(rows):
             "ratio": interval(w, s, quotient(4, 1), s[:, 4]),
             "ratio_residual_r": interval(w, s, quotient(3, 0), s[:, 3]),
             "ratio_squared": interval(w, s, lambda s: quotient(4, 1)(s) ** 2, s[:, 4]),
+            "share_E": interval(w, s, ratio(5, 2), s[:, 2]),
+            "share_e": interval(w, s, ratio(6, 2), s[:, 2]),
+            "share_cross": interval(w, s, ratio(7, 2), s[:, 2]),
             "ratio_token_median": median_interval(w, rows["document"], ratios)}
 
 
@@ -160,7 +194,8 @@ KINDS = {"cross_entropy": cross_entropy, "divergence": divergence,
 
 
 def make(rng, documents, d=5, sigma=1.2, scale=3.0):
-    """A stream of documents of lognormal lengths, some of one token, ids with gaps."""
+    """A stream of documents of lognormal lengths, some of one token, ids with gaps; every 97th row
+    is an attention sink."""
     length = np.maximum(1, np.round(np.exp(rng.normal(scale, sigma, documents)))).astype(int)
     ids = np.cumsum(rng.integers(1, 4, documents))
     document = np.repeat(ids, length)
@@ -168,6 +203,7 @@ def make(rng, documents, d=5, sigma=1.2, scale=3.0):
     f = np.float32
     nll_r = (3 + 0.5 * effect + rng.exponential(1, n)).clip(0.001).astype(f)
     x = (rng.normal(1, 2, (n, d)) * np.exp(0.3 * effect)[:, None]).astype(f)
+    x[::97] *= f(64)
     x_q = (x + rng.normal(0, 0.4, (n, d)) * np.exp(0.1 * effect)[:, None]).astype(f)
     top_r = rng.integers(0, 4, n)
     return {"document": document, "nll_r": nll_r,
@@ -311,7 +347,7 @@ def library(qsae, ctx, rows, cuts=()):
     edges = [0, *sorted({int(c) for c in cuts}), len(rows["document"])]
     for a, b in zip(edges[:-1], edges[1:]):
         p = {k: v[a:b] for k, v in rows.items()}
-        at = {"document": p["document"], "first": a}
+        at = {"document": p["document"], "first": a, "mask": masks(len(rows["document"]))[a:b]}
         m["cross_entropy"].update(p["nll_r"], **at)
         m["divergence"].update(p["nll_r"], p["nll_q"], p["kl"], p["top_r"].astype(np.int32),
                                p["top_q"].astype(np.int32), p["label"].astype(np.int32), **at)
@@ -480,8 +516,9 @@ def fixture(path):
             lines.append(f"{name} " + " ".join(number(v) for v in values))
     ids = [0, 1, 5, 2**40, 2**53]
     lines.append("weights " + " ".join(map(str, ids)))
-    for row in weights(ids, 40):
-        lines.append(" ".join(str(int(v)) for v in row))
+    for seed in (0, 12345678901):
+        for row in weights(ids, 40, seed):
+            lines.append(" ".join(str(int(v)) for v in row))
     lines.append("t " + " ".join(f"{number(v)} {number(stats.t.ppf(0.975, v))}" for v in
                                  (1, 1.5, 2.25, 7, 29.3, 99, 199.9, 200.1, 1234.5, 1e7)))
     with open(path, "w", encoding="utf-8") as file:

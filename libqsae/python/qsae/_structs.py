@@ -222,7 +222,8 @@ class SaeActs(Struct):
 class MetricSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("batch_rows", c_int64), ("memory", c_uint64),
                 ("fingerprint", c_char_p), ("active_rate", c_double), ("top", c_int64),
-                ("prompt_tokens", c_int64), ("overlap_k", c_int64), ("documents_per_block", c_int64)]
+                ("prompt_tokens", c_int64), ("overlap_k", c_int64), ("documents_per_block", c_int64),
+                ("seed", c_int64)]
 
 
 class DivergenceRows(Struct):
@@ -271,7 +272,8 @@ class AuditSettings(Struct):
                 ("save_logits", c_char_p), ("kl_divergence", c_int32), ("reserved4", c_int32),
                 ("plan", c_char_p), ("contexts", POINTER(c_int64)), ("n_contexts", c_int64),
                 ("contexts_scored", c_int64), ("contexts_stride", c_int64),
-                ("shard_index", c_int64), ("shard_count", c_int64), ("cache", c_char_p)]
+                ("shard_index", c_int64), ("shard_count", c_int64), ("cache", c_char_p),
+                ("seed", c_int64)]
 
 
 class MergeInfo(Struct):

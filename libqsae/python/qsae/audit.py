@@ -43,7 +43,7 @@ class Audit(Handle):
                  memory=None, stream_bytes=0, overlap_k=0, controls=False, reference_only=False,
                  probes=None, kl_divergence=False, kl_divergence_base=None, save_logits=None,
                  plan=None, contexts=(), contexts_scored=0, contexts_stride=0, shard=None,
-                 cache=None):
+                 cache=None, seed=0):
         super().__init__()
         self._ctx = ctx
         self._desk = desk = Desk()
@@ -98,6 +98,7 @@ class Audit(Handle):
             settings.shard_index = count("shard", index, 0, shards - 1)
         settings.stream_bytes = count("stream_bytes", stream_bytes)
         settings.overlap_k = count("overlap_k", overlap_k)
+        settings.seed = count("seed", seed)
         settings.reference_only = bool(reference_only)
         settings.probes = None if probes is None else path_bytes(probes)
         lengths = [count("contexts", n) for n in contexts]
@@ -161,7 +162,8 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
              exclude_tokens=None, slices=(), where=(), documents=None, pack=None, process=None,
              memory=None, stream_bytes=0, controls=False, probes=None, overlap_k=0,
              kl_divergence=False, kl_divergence_base=None, save_logits=None, reference_only=False,
-             contexts=(), contexts_scored=0, contexts_stride=0, shard=None, cache=None):
+             contexts=(), contexts_scored=0, contexts_stride=0, shard=None, cache=None,
+             seed=0):
     """Compares a model with compressed copies of itself; returns the result document as a dict.
 
     model_path    folder or GGUF file of the reference model
@@ -200,6 +202,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
     process       what is done to the weights first: "tl" (all that TransformerLens does to a model
                   it loads), some of its steps as in Weights, "none"; None = the profile's
     probes        file of a probe set that every model is asked after the text (doc/probes.md)
+    seed          of the draws of all intervals
     overlap_k     number of likeliest tokens whose overlap is measured (10)
     kl_divergence  True: llama.cpp's report of each condition (llama_cpp), on its chunks
     kl_divergence_base  base-logit file of llama.cpp that the model and the conditions are compared
@@ -223,7 +226,7 @@ def evaluate(model_path, saes=(), text=None, conditions=(), profile="default", c
                    0, exclude_tokens, slices, where, documents, pack, process, memory,
                    stream_bytes, overlap_k, controls, reference_only, probes,
                    kl_divergence, kl_divergence_base, save_logits, None, contexts,
-                   contexts_scored, contexts_stride, shard, cache) as audit:
+                   contexts_scored, contexts_stride, shard, cache, seed) as audit:
             audit.run()
             return audit.result()
     finally:

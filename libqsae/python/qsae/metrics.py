@@ -71,12 +71,13 @@ class Metric(Handle):
     overlap_k    Divergence: k of topk_overlap (10)
     documents_per_block  Features: intervals of r and of survival by leaving out blocks of this many
                  documents (0 = none)
+    seed         of the draws of intervals
     """
 
     _close = lib.qsae_metric_close
 
     def __init__(self, ctx, *shape, batch_rows=0, memory=0, fingerprint=None, active_rate=0.0,
-                 top=0, prompt_tokens=0, overlap_k=0, documents_per_block=0):
+                 top=0, prompt_tokens=0, overlap_k=0, documents_per_block=0, seed=0):
         super().__init__()
         self._ctx = ctx
         settings = MetricSettings(batch_rows=count("batch_rows", batch_rows),
@@ -85,7 +86,8 @@ class Metric(Handle):
                                   prompt_tokens=count("prompt_tokens", prompt_tokens),
                                   overlap_k=count("overlap_k", overlap_k),
                                   documents_per_block=count("documents_per_block",
-                                                            documents_per_block))
+                                                            documents_per_block),
+                                  seed=count("seed", seed))
         settings.fingerprint = None if fingerprint is None else string_bytes(fingerprint,
                                                                              "fingerprint")
         self._open(ctx.pointer, *shape, byref(settings), byref(self._handle))
