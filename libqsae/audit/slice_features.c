@@ -2,6 +2,7 @@
 /* What SAEs say of a part of the tokens beside their FVU: drift against their own error, and
  * whether the features that live there survive (methods.md section 8). */
 #include <math.h>
+#include <string.h>
 
 #include "audit/slices.h"
 #include "metrics/mass.h"
@@ -57,7 +58,7 @@ int32_t qsae__slices_update_features(qsae_audit *a, struct participant *p, int64
     int32_t st = QSAE_OK;
     for (int64_t i = 0; a->slices && i < a->slices->n_dimensions; i++) {
         const struct slice_dimension *const d = &a->slices->dimensions[i];
-        for (int32_t v = 0; d->saes && v < d->n_values && st == QSAE_OK; v++) {
+        for (int32_t v = 0; d->saes && !d->late && v < d->n_values && st == QSAE_OK; v++) {
             const qsae_positions at = qsae__slices_positions(a, b, d, v, false, b->mask_features);
             st = update_slice(&p->slices[d->first + v], sae, &at, rows);
         }
@@ -72,21 +73,36 @@ struct masses {
     double *r, *rate, *part, *all;
 };
 
+/* Whether it is known where features live; mass [features] of a value. */
+static bool has_mass(const qsae_audit *a, const struct slice_dimension *d, int64_t sae)
+{
+    return d->saes && (!d->late || qsae__slices_rows_mass(a, d, sae));
+}
+
+static void read_mass(const qsae_audit *a, const struct slice_dimension *d, int64_t sae, int32_t v,
+                      double *mass)
+{
+    const int64_t n = a->saes[sae].info.features;
+    if (d->late)
+        memcpy(mass, qsae__slices_rows_mass(a, d, sae) + v * n, (size_t)n * sizeof *mass);
+    else
+        qsae__mass_get(a->participants[0].slices[d->first + v].mass[sae], mass);
+}
+
 static void count_dimension(const qsae_audit *a, const struct slice_dimension *d, int64_t sae,
                             const struct masses *m, struct slice_extra *extra)
 {
-    const struct slice_metrics *const slices = a->participants[0].slices;
     const int64_t n = a->saes[sae].info.features;
     for (int64_t f = 0; f < n; f++)
         m->all[f] = 0;
     for (int32_t v = 0; v < d->n_values; v++) {
-        qsae__mass_get(slices[d->first + v].mass[sae], m->part);
+        read_mass(a, d, sae, v, m->part);
         for (int64_t f = 0; f < n; f++)
             m->all[f] += m->part[f];
     }
     for (int32_t v = 0; v < d->n_values; v++) {
         struct slice_survival *const out = &extra[d->first + v].saes[sae];
-        qsae__mass_get(slices[d->first + v].mass[sae], m->part);
+        read_mass(a, d, sae, v, m->part);
         for (int64_t f = 0; f < n; f++) {
             /* active as in survival: methods.md 3.4 */
             const bool here = m->rate[f] > 0.001 && m->all[f] > 0 && 2 * m->part[f] >= m->all[f];
@@ -109,7 +125,7 @@ static int32_t count_sae(qsae_audit *a, struct participant *p, int64_t sae,
     if (st == QSAE_OK)
         st = qsae_metric_features(survival, "rate_r", m.rate, n);
     for (int64_t i = 0; i < a->slices->n_dimensions && st == QSAE_OK; i++)
-        if (a->slices->dimensions[i].saes)
+        if (has_mass(a, &a->slices->dimensions[i], sae))
             count_dimension(a, &a->slices->dimensions[i], sae, &m, extra);
     qsae__free(a->ctx, buffer);
     return st;
@@ -130,20 +146,24 @@ void qsae__slices_features_json(qsae_audit *a, struct participant *p, int64_t sl
                                 const struct slice_extra *extra, bool shown, json_t *to)
 {
     const struct slice_metrics *const m = &p->slices[slice];
-    const bool defined = shown && m->drift && qsae__participant_features(p);
+    const struct slice_kept *const kept = qsae__slices_kept(a, p, slice, sae);
+    const bool defined = shown && (m->drift || kept) && qsae__participant_features(p);
+    const bool lives = defined && has_mass(a, qsae__slices_dimension(a, slice), sae);
     json_t *const noise = json_object(), *const survival = json_object();
     const struct slice_survival *const s = &extra->saes[sae];
     static const char *const keys[][2] = { { "p", "P" }, { "r", "R_q" }, { "ratio", "ratio" } };
+    const double from_kept[] = { kept ? kept->p : NAN, kept ? kept->r : NAN,
+                                 kept ? kept->p / kept->r : NAN };
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
         json_object_set_new(noise, keys[i][0],
-                            defined ? qsae__number(qsae__value(m->drift[sae], keys[i][1]))
-                                    : json_null());
-    json_object_set_new(survival, "features", defined ? qsae__number(s->features) : json_null());
-    json_object_set_new(survival, "survived", defined ? qsae__number(s->survived) : json_null());
+                            qsae__number(!defined    ? NAN
+                                         : !m->drift ? from_kept[i]
+                                                     : qsae__value(m->drift[sae], keys[i][1])));
+    json_object_set_new(survival, "features", lives ? qsae__number(s->features) : json_null());
+    json_object_set_new(survival, "survived", lives ? qsae__number(s->survived) : json_null());
     json_object_set_new(survival, "survived_percent",
-                        defined && s->features > 0
+                        lives && s->features > 0
                             ? qsae__number(100 * s->survived / s->features) : json_null());
     json_object_set_new(to, "noise", noise);
     json_object_set_new(to, "survival", survival);
-    (void)a;
 }

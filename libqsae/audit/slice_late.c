@@ -23,6 +23,8 @@ struct replay {
     int32_t *top;                /* [2, rows] of both models */
     int64_t next;                /* kept token */
     int16_t *slot;               /* [dimensions, kept] value in the dimension, -1 = none */
+    int16_t *own;                /* likewise of the token's own row, not of the one it predicts */
+    int64_t *token;              /* [kept] */
 };
 
 static int32_t replay_open(qsae_audit *a, struct participant *p, struct replay *t)
@@ -36,7 +38,9 @@ static int32_t replay_open(qsae_audit *a, struct participant *p, struct replay *
     t->values = qsae__calloc(a->ctx, rows, 4 * sizeof *t->values);
     t->top = qsae__calloc(a->ctx, rows, 2 * sizeof *t->top);
     t->slot = qsae__calloc(a->ctx, kept, (size_t)a->slices->n_dimensions * sizeof *t->slot);
-    if (!t->values || !t->top || !t->slot)
+    t->own = qsae__calloc(a->ctx, kept, (size_t)a->slices->n_dimensions * sizeof *t->own);
+    t->token = qsae__calloc(a->ctx, kept, sizeof *t->token);
+    if (!t->values || !t->top || !t->slot || !t->own || !t->token)
         return QSAE_ENOMEM;
     t->nll_r = t->values;
     t->nll_q = t->values + rows;
@@ -51,6 +55,8 @@ static void replay_close(struct replay *t)
     qsae__free(t->a->ctx, t->values);
     qsae__free(t->a->ctx, t->top);
     qsae__free(t->a->ctx, t->slot);
+    qsae__free(t->a->ctx, t->own);
+    qsae__free(t->a->ctx, t->token);
 }
 
 /* The batch that begins at a chunk; tokens that are not kept have no label. */
@@ -112,10 +118,13 @@ static int32_t replay_batch(struct replay *t, int64_t chunk, bool reference)
     for (int64_t i = 0; i < a->slices->n_dimensions && st == QSAE_OK; i++) {
         const struct slice_dimension *const d = &a->slices->dimensions[i];
         for (int64_t k = from; k < t->next; k++) {
-            const int64_t r = qsae__divergence_token(t->p->divergence, k).token -
-                              t->batch.first_token;
+            const int64_t token = qsae__divergence_token(t->p->divergence, k).token;
+            const int64_t r = token - t->batch.first_token;
             t->slot[i * kept + k] =
                 (int16_t)(r < 0 ? -1 : qsae__slice_value(d, &t->batch, r, true));
+            t->own[i * kept + k] =
+                (int16_t)(r < 0 ? -1 : qsae__slice_value(d, &t->batch, r, false));
+            t->token[k] = token;
         }
         if (d->late)
             st = replay_update(t, d, reference);
@@ -152,6 +161,7 @@ static void tails(const struct replay *t, int64_t dimension, double *v, struct s
     }
 }
 
+/* reference: its metrics and where the tokens' rows belong come with this condition. */
 static int32_t replay_run(qsae_audit *a, struct participant *p, bool reference,
                           struct slice_extra *extra)
 {
@@ -170,6 +180,8 @@ static int32_t replay_run(qsae_audit *a, struct participant *p, bool reference,
     }
     for (int64_t i = 0; i < a->slices->n_dimensions && st == QSAE_OK; i++)
         tails(&t, i, v, extra);
+    if (st == QSAE_OK && reference)
+        st = qsae__slices_rows(a, &(const struct slice_places){ t.next, t.token, t.own, kept });
     qsae__free(a->ctx, v);
     replay_close(&t);
     return st;
@@ -238,6 +250,7 @@ void qsae__slices_late_close(qsae_audit *a)
         qsae__free(a->ctx, s->extra[i].saes);
     qsae__free(a->ctx, s->extra);
     s->extra = NULL;
+    qsae__slices_rows_close(a);
 }
 
 int32_t qsae__slices_late(qsae_audit *a)
@@ -255,8 +268,8 @@ int32_t qsae__slices_late(qsae_audit *a)
         struct slice_extra *const extra = s->extra + (i - 1) * s->n;
         reset_late(a, p);
         st = replay_run(a, p, p == source, extra);
-        if (st == QSAE_OK)
-            st = qsae__slices_survival(a, p, extra);
     }
+    for (int64_t i = 1; i < a->n_participants && st == QSAE_OK; i++)
+        st = qsae__slices_survival(a, &a->participants[i], s->extra + (i - 1) * s->n);
     return st;
 }

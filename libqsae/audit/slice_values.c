@@ -305,7 +305,7 @@ int32_t qsae__slices_open(qsae_audit *a, const char *const *names, int64_t n)
             s->n_dimensions++;
             return st;
         }
-        d->saes = !d->late && d->n_values <= QSAE__SLICE_VALUES;
+        d->saes = d->n_values <= QSAE__SLICE_VALUES;
         d->first = s->n;
         s->n += d->n_values;
     }
@@ -345,8 +345,8 @@ int32_t qsae__slice_value(const struct slice_dimension *d, const struct audit_ba
 {
     if (d->kind == QSAE__SLICE_POSITION)
         return bucket(&positions, b->position[r]);
-    if (d->kind == QSAE__SLICE_ENTROPY)
-        return b->entropy ? between_edges(d, b->entropy[r]) : -1;
+    if (d->kind == QSAE__SLICE_ENTROPY) /* what is not scored is in no part */
+        return b->entropy && b->labels[r] >= 0 ? between_edges(d, b->entropy[r]) : -1;
     if (d->kind == QSAE__SLICE_PRODUCT) {
         int32_t value = 0;
         for (int32_t f = 0; f < d->n_factors && value >= 0; f++) {

@@ -36,7 +36,8 @@ int32_t qsae__slices_metrics(qsae_audit *a, struct participant *p, const qsae_me
         struct slice_metrics *const m = &p->slices[i];
         st = reference ? qsae_metric_open_cross_entropy(a->ctx, &small, &m->cross_entropy)
                        : qsae_metric_open_divergence(a->ctx, &small, &m->divergence);
-        if (st == QSAE_OK && qsae__slices_dimension(a, i)->saes)
+        const struct slice_dimension *const d = qsae__slices_dimension(a, i);
+        if (st == QSAE_OK && d->saes && !d->late)
             st = qsae__slices_features_open(a, p, i, &small);
     }
     return st;
@@ -162,20 +163,27 @@ static const struct slice_extra *extra_of(const qsae_audit *a, const struct part
     return a->slices->extra + (p - a->participants - 1) * a->slices->n + slice;
 }
 
+static double fvu_of(qsae_audit *a, const struct participant *p, int64_t slice, int64_t sae)
+{
+    const struct slice_kept *const kept = qsae__slices_kept(a, p, slice, sae);
+    qsae_metric **const m = p->slices[slice].reconstruction;
+    return m ? qsae__value(m[sae], "fvu_dim") : kept ? kept->fvu_dim : NAN;
+}
+
 static json_t *saes_json(qsae_audit *a, struct participant *p, int64_t slice, bool shown)
 {
     json_t *const list = json_array();
     for (int64_t k = 0; k < a->n_saes; k++) {
         json_t *const o = qsae__sae_head(&a->saes[k]);
-        qsae_metric **const r = a->participants[0].slices[slice].reconstruction;
-        qsae_metric **const q = p->slices[slice].reconstruction;
-        const bool defined = shown && q && qsae__participant_features(p);
-        const double fvu = defined ? qsae__value(q[k], "fvu_dim") : NAN;
+        const struct slice_kept *const kept = qsae__slices_kept(a, p, slice, k);
+        const bool known = shown && qsae__participant_features(p);
+        const double fvu = known ? fvu_of(a, p, slice, k) : NAN;
         json_array_append_new(list, o);
-        set(o, "fvu_dim", fvu, defined);
+        set(o, "fvu_dim", fvu, true);
+        set(o, "rows", known && kept ? kept->rows : NAN, true);
         if (p == a->participants)
             continue;
-        set(o, "dfvu_dim", defined ? fvu - qsae__value(r[k], "fvu_dim") : NAN, defined);
+        set(o, "dfvu_dim", known ? fvu - fvu_of(a, a->participants, slice, k) : NAN, true);
         qsae__slices_features_json(a, p, slice, k, extra_of(a, p, slice), shown, o);
     }
     return list;

@@ -32,7 +32,8 @@ struct slice_dimension {
     bool late;                   /* its values are known at the end, from what is kept of tokens */
     double edges[QSAE__SLICE_EDGES]; /* [n_values - 1] of entropy, ascending; NaN: not known
                                       * yet */
-    bool saes;                   /* SAEs have figures in its parts */
+    bool saes;                   /* SAEs have figures in its parts; of a late one from the rows that
+                                  * are kept */
     int64_t *counts;             /* [n_of] a supplied table of frequencies, or NULL */
 };
 
@@ -41,6 +42,9 @@ struct audit_slices {
     int64_t n_dimensions, n;     /* n: slices of all dimensions */
     uint8_t *mask;               /* [rows] scratch of an update */
     struct slice_extra *extra;   /* [conditions, slices] while a result is made, else NULL */
+    struct slice_kept *kept;     /* [participants, slices, n_saes] likewise, of late dimensions */
+    double **kept_mass;          /* [n_saes] likewise, [parts of late dimensions, features]; of an SAE
+                                  * NULL: not known */
 };
 
 /* Metrics of one (participant, slice). */
@@ -67,6 +71,29 @@ struct slice_extra {
         double features, survived;
     } *saes;                     /* [n_saes] or NULL */
 };
+
+/* Figures of a participant's SAE in a part of a late dimension, from `rows` kept rows. */
+struct slice_kept {
+    double rows, fvu_dim;
+    double p, r;                 /* of a condition: noise */
+};
+
+/* slice_rows.c: fills a->slices->kept and kept_mass; close frees them. */
+struct slice_places {
+    int64_t n;
+    const int64_t *token;        /* [n] ascending */
+    const int16_t *value;        /* [dimensions, stride] of a token's own row; -1: none */
+    int64_t stride;
+};
+int32_t qsae__slices_rows(qsae_audit *a, const struct slice_places *at);
+void qsae__slices_rows_close(qsae_audit *a);
+/* [values, features] activation mass of the reference in the parts of a late dimension; NULL: not
+ * known. */
+const double *qsae__slices_rows_mass(const qsae_audit *a, const struct slice_dimension *d,
+                                     int64_t sae);
+/* Figures of a part of a late dimension; NULL: none, or too few rows are kept. */
+const struct slice_kept *qsae__slices_kept(const qsae_audit *a, const struct participant *p,
+                                           int64_t slice, int64_t sae);
 
 /* slice_tables.c: values that tables give: scripts, frequencies (file NULL: in the chunks). */
 int32_t qsae__slices_by_script(qsae_audit *a, struct slice_dimension *d);

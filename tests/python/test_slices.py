@@ -112,7 +112,12 @@ class Slices(Case):
             self.assertEqual(part["value"], f"q{i + 1}")
             self.assertLessEqual(abs(part["tokens"] - scored.sum() / 5), 2)
             shown += self.check(part, rows, scored & (quintile == i), 2)
-            self.assertIsNone(part["conditions"][0]["saes"][0]["fvu_dim"])
+            sae = part["conditions"][0]["saes"][0]
+            where = scored & (rows["position"] > 0) & (quintile == i)
+            x = rows["x_q"][where].astype(np.float64)
+            error = ((x - rows["y_q"][where]) ** 2).sum()
+            self.assertLessEqual(abs(sae["rows"] - where.sum()), 2)
+            self.near(sae["fvu_dim"], error / ((x - x.mean(0)) ** 2).sum(), 2e-3)
         self.assertEqual(shown, 5)
         # Margins of a product are its factors.
         both = self.parts("class*entropy")
@@ -132,7 +137,7 @@ class Slices(Case):
         same = [part for part in result["slices"]["list"] if part["dimension"] == name]
         both = [part for part in result["slices"]["list"] if part["dimension"] != name]
         quintile = np.searchsorted(edges, rows["entropy"], side="right")
-        counted = rows["position"] > 0
+        counted = rows["scored"] & (rows["position"] > 0)
         for i, (late, part) in enumerate(zip(self.parts("entropy").values(), same)):
             noise = part["conditions"][0]["saes"][0]["noise"]
             where = counted & (quintile == i)
@@ -147,7 +152,26 @@ class Slices(Case):
             for key in a:
                 if key not in ("saes", "q"): # q depends on what else is tested
                     self.assertEqual(a[key], b[key], key)
+            self.same_saes(late, part)
         self.assertEqual(result["slices"]["dimensions"][0]["entropy_edges"], edges)
+
+    def same_saes(self, late, part):
+        """From the rows that are kept, here all of them, as from sums over the part."""
+        a, b = late["conditions"][0]["saes"][0], part["conditions"][0]["saes"][0]
+        self.assertIsNone(b["rows"])
+        if a["rows"] is None: # too few
+            self.assertEqual([a["fvu_dim"], a["dfvu_dim"], *a["noise"].values(),
+                              *a["survival"].values()], [None] * 8)
+            return
+        self.assertGreaterEqual(a["rows"], 500)
+        self.assertEqual(late["reference"]["saes"][0]["rows"], a["rows"])
+        self.near(late["reference"]["saes"][0]["fvu_dim"],
+                  part["reference"]["saes"][0]["fvu_dim"], 1e-9)
+        self.near(a["fvu_dim"], b["fvu_dim"], 1e-9)
+        self.near(a["dfvu_dim"], b["dfvu_dim"], 1e-7)
+        for key, value in b["noise"].items():
+            self.near(a["noise"][key], value, 1e-9)
+        self.assertEqual(a["survival"], b["survival"])
 
     def script(self, text):
         """Of the bundled vocabulary: Latin, or nothing with a script."""
