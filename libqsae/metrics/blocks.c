@@ -350,12 +350,34 @@ static double scale(double r)
     return atanh(fmax(-most, fmin(most, r)));
 }
 
-void qsae__blocks_interval(const double *left_out, double r, double t, double *low, double *high)
+/* (sum of d^2)^2 / sum of d^4, d the deviations from the mean: 1 if one block has them all. */
+static double spread(const double *z)
+{
+    double n = 0, mean = 0, squares = 0, fourth = 0;
+    for (int g = 0; g < QSAE__BLOCKS; g++)
+        if (!isnan(z[g])) {
+            n += 1;
+            mean += (z[g] - mean) / n;
+        }
+    for (int g = 0; g < QSAE__BLOCKS; g++)
+        if (!isnan(z[g])) {
+            const double d2 = (z[g] - mean) * (z[g] - mean);
+            squares += d2;
+            fourth += d2 * d2;
+        }
+    return fourth > 0 ? squares * squares / fourth : 1;
+}
+
+void qsae__blocks_interval(const double *left_out, double r, const qsae__blocks_t *t, double *low,
+                           double *high)
 {
     double z[QSAE__BLOCKS];
     for (int g = 0; g < QSAE__BLOCKS; g++)
         z[g] = isnan(left_out[g]) ? NAN : scale(left_out[g]);
     const double se = qsae__blocks_error(z);
-    *low = se > 0 ? tanh(scale(r) - t * se) : r;
-    *high = se > 0 ? tanh(scale(r) + t * se) : r;
+    const double freedom = fmax(1, fmin(t->freedom, spread(z)));
+    const int k = freedom < QSAE__BLOCKS ? (int)freedom : QSAE__BLOCKS;
+    const double a = t->quantile[k], half = se * (a + (freedom - k) * (t->quantile[k + 1] - a));
+    *low = se > 0 ? tanh(scale(r) - half) : r;
+    *high = se > 0 ? tanh(scale(r) + half) : r;
 }

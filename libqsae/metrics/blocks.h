@@ -65,8 +65,16 @@ void qsae__blocks_left_out(const qsae__blocks *b, double part[QSAE__BLOCKS][QSAE
                            double *r);
 /* Standard error of a figure from its values with a block left out, NaN where it has no rows. */
 double qsae__blocks_error(const double *left_out);
-/* 95% interval of r on the scale of atanh. */
-void qsae__blocks_interval(const double *left_out, double r, double t, double *low, double *high);
+/* Student's t for intervals of r. */
+typedef struct qsae__blocks_t {
+    double quantile[QSAE__BLOCKS + 2]; /* 0.975, of so many degrees of freedom; 0 is not used */
+    double freedom;            /* qsae__blocks_freedom() */
+} qsae__blocks_t;
+/* 95% interval of r on the scale of atanh. Degrees of freedom are those of the blocks, or as many as
+ * the blocks that the squares of the deviations come from, if fewer: a few documents of large
+ * activations rule r, and its error, too. */
+void qsae__blocks_interval(const double *left_out, double r, const qsae__blocks_t *t, double *low,
+                           double *high);
 
 /* r = (Sxy - Sx Sy / n) / sqrt(max((Sxx - Sx^2 / n)(Syy - Sy^2 / n), 1e-12)) in [-1, 1]; s: x, y,
  * xx, yy, xy. */

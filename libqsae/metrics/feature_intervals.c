@@ -142,6 +142,14 @@ static int32_t set_figures(const qsae_metric *m, qsae__values *v, const int64_t 
     return st;
 }
 
+static qsae__blocks_t quantiles(const qsae__blocks *b)
+{
+    qsae__blocks_t t = { .freedom = qsae__blocks_freedom(b) };
+    for (int k = 1; k < QSAE__BLOCKS + 2; k++)
+        t.quantile[k] = qsae__t975(k);
+    return t;
+}
+
 int32_t qsae__feature_intervals(const qsae_metric *m, qsae__values *v, const int64_t *id,
                                 const double *r, int64_t n)
 {
@@ -151,31 +159,31 @@ int32_t qsae__feature_intervals(const qsae_metric *m, qsae__values *v, const int
         qsae__set_bounds(m, v, figures[p].name, NAN, NAN, NAN);
     if (!b->per || n == 0 || qsae__blocks_count(b) == 0)
         return QSAE_OK;
-    const double t = qsae__t975(qsae__blocks_freedom(b));
+    const qsae__blocks_t t = quantiles(b);
     for (int64_t i = 0; i < n; i++) {
         double part[QSAE__BLOCKS][QSAE__CELL_SUMS], left[QSAE__BLOCKS], low, high;
         qsae__blocks_sums(b, id[i], part);
         qsae__blocks_left_out(b, part, left);
-        qsae__blocks_interval(left, r[i], t, &low, &high);
+        qsae__blocks_interval(left, r[i], &t, &low, &high);
         for (int k = 0; k < THRESHOLDS; k++)
             crossing[k] += low <= thresholds[k].r && high > thresholds[k].r;
     }
     for (int k = 0; k < THRESHOLDS; k++)
         qsae__set(m, v, thresholds[k].name, crossing[k]);
     qsae__set(m, v, "undetermined_percent", 100 * crossing[0] / (double)n);
-    return set_figures(m, v, id, n, t);
+    return set_figures(m, v, id, n, qsae__t975(t.freedom));
 }
 
 void qsae__feature_bound(const qsae_metric *m, bool high, double *r)
 {
     const qsae__blocks *const b = &m->state.blocks;
     const bool enough = b->per && qsae__blocks_count(b) > 0;
-    const double t = enough ? qsae__t975(qsae__blocks_freedom(b)) : NAN;
+    const qsae__blocks_t t = enough ? quantiles(b) : (qsae__blocks_t){ .freedom = NAN };
     for (int64_t f = 0; f < m->features; f++) {
         double part[QSAE__BLOCKS][QSAE__CELL_SUMS], left[QSAE__BLOCKS], bounds[2] = { NAN, NAN };
         if (enough && qsae__blocks_sums(b, f, part)) {
             qsae__blocks_left_out(b, part, left);
-            qsae__blocks_interval(left, r[f], t, &bounds[0], &bounds[1]);
+            qsae__blocks_interval(left, r[f], &t, &bounds[0], &bounds[1]);
         }
         r[f] = bounds[high];
     }

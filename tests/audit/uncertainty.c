@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Intervals and verdicts of the result document; their figures: tests/metrics/intervals.c. */
+#include <unistd.h>
+
 #include "document.h"
 
 #define CONDITIONS 3
@@ -193,11 +195,61 @@ static void test_few_documents(void **state)
     qsae_context_close(&ctx);
 }
 
+static const json_t *interval_of(const json_t *result, const char *object, const char *key)
+{
+    const json_t *const sae = json_array_get(in(condition_at(result, 0), "saes"), 0);
+    return in(in(object ? in(sae, object) : sae, "intervals"), key);
+}
+
+/* Another seed: the same measurement, whose state it goes on with, and other draws. */
+static void test_seed(void **state)
+{
+    static const char *const keys[][2] = {
+        { NULL, "fvu_dim" }, { NULL, "no_sinks/fvu_dim" }, { NULL, "no_specials/fvu_raw" },
+        { "noise", "ratio" }, { "noise", "share_E" }, { "survival", "mean_r" },
+    };
+    char path[] = "/tmp/qsae-seed-XXXXXX";
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    unlink(path);
+    settings(&s, 24);
+    s.splice = 0;
+    s.state = path;
+    s.n_conditions = 1;
+    s.context = 32;
+    json_t *const first = run(ctx, &s);
+    s.seed = 6;
+    json_t *const second = run(ctx, &s);
+    assert_int_equal(json_integer_value(in(first, "interval_seed")), 0);
+    assert_int_equal(json_integer_value(in(second, "interval_seed")), 6);
+    assert_true(json_equal(in(first, "fingerprint"), in(second, "fingerprint")));
+    assert_true(at(condition_at(first, 0), "dce") == at(condition_at(second, 0), "dce"));
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const json_t *const a = interval_of(first, keys[i][0], keys[i][1]),
+                     *const b = interval_of(second, keys[i][0], keys[i][1]);
+        assert_true(bound(a, 0) < bound(a, 1) && bound(b, 0) < bound(b, 1));
+        if (json_equal(a, b))
+            fail_msg("%s: the same interval with another seed", keys[i][1]);
+    }
+    s.seed = -1;
+    qsae_audit *audit;
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EINVAL, "seed");
+    unlink(path);
+    json_decref(first);
+    json_decref(second);
+    qsae_context_close(&ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_intervals),
         cmocka_unit_test(test_few_documents),
+        cmocka_unit_test(test_seed),
     };
     return cmocka_run_group_tests_name("uncertainty", tests, NULL, NULL);
 }

@@ -399,6 +399,21 @@ static double survived_deviation(void)
     return sqrt(m2 / (REPLICATES - 1));
 }
 
+/* Quantile of t for deviations of z [n]: freedom of the rows, or of those that count, if fewer. */
+static double t_of(const double *z, int n, double freedom)
+{
+    double mean = 0, squares = 0, fourth = 0;
+    for (int g = 0; g < n; g++)
+        mean += z[g] / n;
+    for (int g = 0; g < n; g++) {
+        squares += pow(z[g] - mean, 2);
+        fourth += pow(z[g] - mean, 4);
+    }
+    const double v = fourth > 0 ? fmax(1, fmin(freedom, squares * squares / fourth)) : 1;
+    const double low = qsae__t975(floor(v)), high = qsae__t975(floor(v) + 1);
+    return low + (v - floor(v)) * (high - low);
+}
+
 static void check_features(qsae_metric *m)
 {
     enum { BLOCKS = BLOCK_DOCUMENTS / 2 };
@@ -409,7 +424,7 @@ static void check_features(qsae_metric *m)
             rows_of += acts.document[t] / 2 == g;
         squares += rows_of * rows_of;
     }
-    const double t = qsae__t975((double)BLOCK_ROWS * BLOCK_ROWS / squares - 1);
+    const double freedom = (double)BLOCK_ROWS * BLOCK_ROWS / squares - 1, t = qsae__t975(freedom);
     assert_ok(qsae_metric_features(m, "r_low", low, BLOCK_FEATURES));
     assert_ok(qsae_metric_features(m, "r_high", high, BLOCK_FEATURES));
     for (int f = 0; f < BLOCK_FEATURES; f++) {
@@ -422,7 +437,8 @@ static void check_features(qsae_metric *m)
         }
         for (int g = 0; g < BLOCKS; g++)
             sq += (z[g] - sum) * (z[g] - sum);
-        const double half = t * sqrt(sq * (BLOCKS - 1) / BLOCKS), at = atanh(fmin(r, most));
+        const double half = t_of(z, BLOCKS, freedom) * sqrt(sq * (BLOCKS - 1) / BLOCKS),
+                     at = atanh(fmin(r, most));
         if (f == 1)
             assert_true(low[f] == 1 && high[f] == 1);
         else if (f == 2)

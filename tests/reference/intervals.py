@@ -310,9 +310,14 @@ def features(document, r, q, per):
     def error(x):
         return np.sqrt((g - 1) / g * ((x - x.mean(0)) ** 2).sum(0))
 
-    se = error(scale(left))
-    low = np.where(se > 0, np.tanh(scale(value) - t * se), value)
-    high = np.where(se > 0, np.tanh(scale(value) + t * se), value)
+    # Degrees of freedom: of the blocks, or as many as the deviations come from, if fewer.
+    se, squares = error(scale(left)), (scale(left) - scale(left).mean(0))**2
+    with np.errstate(all="ignore"):
+        count = squares.sum(0)**2 / (squares**2).sum(0)
+    freedom = np.clip(np.nan_to_num(count, nan=1), 1, max(1, n**2 / (rows**2).sum() - 1))
+    t_r = np.interp(freedom, np.arange(1, 34), stats.t.ppf(0.975, np.arange(1, 34)))
+    low = np.where(se > 0, np.tanh(scale(value) - t_r * se), value)
+    high = np.where(se > 0, np.tanh(scale(value) + t_r * se), value)
     fired = (total[:, :2] != 0).any(1)
     low[~fired] = high[~fired] = np.nan
     active = (r > 0).sum(0) / n > 0.001
