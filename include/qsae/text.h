@@ -41,6 +41,17 @@ QSAE_API int32_t qsae_tokenizer_encode(const qsae_tokenizer *tokenizer, const ch
                                        int64_t capacity, int64_t *n_ids);
 
 /**
+ * The same for long texts.
+ * @param cancel  ends the call soon after it is set, nothing written but 0 to n_ids; or NULL
+ * @return as qsae_tokenizer_encode, or QSAE_ECANCELED
+ */
+QSAE_API int32_t qsae_tokenizer_encode_cancelable(const qsae_tokenizer *tokenizer,
+                                                  const char *text, size_t n_bytes,
+                                                  int32_t add_special,
+                                                  const qsae_cancel_token *cancel, int32_t *ids,
+                                                  int64_t capacity, int64_t *n_ids);
+
+/**
  * Bytes a token stands for in running text (word-start marks as spaces, byte tokens as their byte,
  * special tokens by their name).
  * @param bytes, n_bytes  receive a view that belongs to the tokenizer

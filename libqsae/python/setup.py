@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# The release number is kept in meson.build alone; a source archive of the package carries PKG-INFO.
+"""The release number is kept in meson.build alone; a source archive carries PKG-INFO."""
 import pathlib
 import re
 

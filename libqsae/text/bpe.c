@@ -191,7 +191,9 @@ static int32_t finish(const qsae__bpe *b, qsae__bpe_scratch *s, qsae__ids *ids)
     }
     for (int64_t i = s->n_heap / 2 - 1; i >= 0; i--)
         sift_down(s->heap, s->n_heap, i);
-    while (s->n_heap > 0) {
+    for (uint32_t turn = 0; s->n_heap > 0; turn++) {
+        if (turn % 1024 == 0 && (status = qsae__canceled(s->cancel)) != QSAE_OK)
+            return status;
         const qsae__candidate top = s->heap[0];
         const int32_t at = (int32_t)(uint32_t)top.order;
         s->heap[0] = s->heap[--s->n_heap];

@@ -106,6 +106,7 @@ typedef struct qsae__bpe_scratch {
     qsae__candidate *heap;
     int64_t n_symbols, symbols_capacity;
     int64_t n_heap, heap_capacity;
+    const qsae_cancel_token *cancel; /* looked at in long words; or NULL */
 } qsae__bpe_scratch;
 
 void qsae__bpe_scratch_free(qsae__bpe_scratch *s);

@@ -54,8 +54,13 @@ static int32_t on_normalized(void *arg, size_t start, size_t end, const qsae__ad
         return qsae__ids_add(&e->ids, &token->id, 1);
     status = qsae__pretokenize(&t->pretokenizer, e->text + start, end - start,
                                e->at_start && start == 0, p);
-    for (int64_t i = 0; i < p->count && status == QSAE_OK; i++)
+    if (status == QSAE_OK)
+        status = qsae__canceled(e->scratch.cancel);
+    for (int64_t i = 0; i < p->count && status == QSAE_OK; i++) {
+        if (i % 1024 == 1023 && (status = qsae__canceled(e->scratch.cancel)) != QSAE_OK)
+            return status;
         status = add_word(e, p->text + p->spans[i].start, p->spans[i].end - p->spans[i].start);
+    }
     return status;
 }
 
@@ -101,6 +106,14 @@ int32_t qsae__encoder_run(qsae__encoder *e, const char *text, size_t size)
 int32_t qsae_tokenizer_encode(const qsae_tokenizer *t, const char *text, size_t n_bytes,
                               int32_t add_special, int32_t *ids, int64_t capacity, int64_t *n_ids)
 {
+    return qsae_tokenizer_encode_cancelable(t, text, n_bytes, add_special, NULL, ids, capacity,
+                                            n_ids);
+}
+
+int32_t qsae_tokenizer_encode_cancelable(const qsae_tokenizer *t, const char *text, size_t n_bytes,
+                                         int32_t add_special, const qsae_cancel_token *cancel,
+                                         int32_t *ids, int64_t capacity, int64_t *n_ids)
+{
     qsae__encoder e;
     int64_t prefix, suffix, n;
     int32_t status;
@@ -111,6 +124,7 @@ int32_t qsae_tokenizer_encode(const qsae_tokenizer *t, const char *text, size_t 
         capacity < 0 || n_ids == NULL)
         return qsae__fail(QSAE_EINVAL, "qsae_tokenizer_encode: a NULL or a negative capacity");
     qsae__encoder_init(&e, t);
+    e.scratch.cancel = cancel;
     status = qsae__encoder_run(&e, text, n_bytes);
     if (status != QSAE_OK)
         goto fail;

@@ -105,8 +105,10 @@ static int32_t add_way(const qsae__bpe *b, const qsae__step *steps, const char *
 }
 
 static int32_t find_way(const qsae__unigram *u, const qsae__bpe *b, qsae__lattice *l,
-                        const char *text, size_t size, qsae__ids *ids)
+                        const char *text, size_t size, const qsae_cancel_token *cancel,
+                        qsae__ids *ids)
 {
+    uint32_t turn = 0;
     int32_t status;
 
     if (size >= INT32_MAX)
@@ -116,8 +118,12 @@ static int32_t find_way(const qsae__unigram *u, const qsae__bpe *b, qsae__lattic
         return status;
     for (size_t i = 0; i <= size; i++)
         l->steps[i] = (qsae__step){ 0, UINT32_MAX, 0 };
-    for (uint32_t at = 0; at < size && status == QSAE_OK; at += (uint32_t)qsae__utf8_len(text[at]))
+    for (uint32_t at = 0; at < size && status == QSAE_OK;
+         at += (uint32_t)qsae__utf8_len(text[at])) {
         status = visit(u, b->unk, text, (uint32_t)size, at, l->steps);
+        if (status == QSAE_OK && ++turn % 1024 == 0)
+            status = qsae__canceled(cancel);
+    }
     for (uint32_t at = (uint32_t)size, end = at, from; at > 0 && status == QSAE_OK; at = from) {
         from = l->steps[at].other;
         l->steps[at].other = end;
@@ -137,7 +143,7 @@ int32_t qsae__unigram_word(const qsae__unigram *u, const qsae__bpe *b, qsae__bpe
 
     if (qsae__bpe_cached_is(slot, text, size))
         return qsae__ids_add(ids, slot->ids, slot->n);
-    status = find_way(u, b, l, text, size, ids);
+    status = find_way(u, b, l, text, size, s->cancel, ids);
     if (status == QSAE_OK)
         qsae__bpe_cached_set(slot, text, size, ids->data + before, ids->count - before);
     return status;

@@ -13,7 +13,7 @@ import unittest
 
 from support import ROOT, Case
 
-from qsae import _structs
+from qsae import _lib, _structs
 
 INCLUDE = os.path.join(ROOT, "include")
 
@@ -48,6 +48,11 @@ INTEGERS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "uint32_t": ct
             "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t, "float": ctypes.c_float,
             "double": ctypes.c_double, "qsae_line_callback": _structs.LINE,
             "qsae_probe_callback": _structs.PROBE_SCORE}
+
+
+CALLBACKS = {"qsae_log_callback": _structs.LOG, "qsae_progress_callback": _structs.PROGRESS,
+             "qsae_observer": _structs.OBSERVER, "qsae_editor": _structs.OBSERVER,
+             "qsae_alloc_callback": _structs.ALLOC, "qsae_free_callback": _structs.FREE}
 
 
 def is_pointer(kind):
@@ -98,8 +103,74 @@ class Layout(Case):
         body = "\n".join(f'printf("{name} %d\\n", {name});' for name in _structs.CONSTANTS)
         self.assertEqual(self.run_c(body), [f"{k} {v}" for k, v in _structs.CONSTANTS.items()])
 
+    def test_the_library_tells_the_same(self):
+        # qsae_layout_get against the headers: every struct, member, type and constant, no more.
+        found, body = {}, []
+        for i in range(_lib.lib.qsae_layout_count()):
+            entry = _structs.LayoutEntry()
+            _lib.lib.qsae_layout_get(i, ctypes.byref(entry))
+            name = entry.name.decode()
+            self.assertNotIn(name, found)
+            found[name] = entry
+            struct, dot, member = name.partition(".")
+            if entry.kind == _structs.LAYOUT_CONSTANT:
+                self.assertEqual((entry.size, entry.type), (0, b""))
+                body.append(f'printf("%d\\n", (int){name});')
+            elif dot:
+                body.append(f'printf("%zu %zu\\n", offsetof({struct}, {member}), '
+                            f"sizeof((({struct} *)0)->{member}));")
+            else:
+                body.append(f'printf("0 %zu\\n", sizeof({struct}));')
+        expected = [str(e.value) if e.kind == _structs.LAYOUT_CONSTANT else f"{e.value} {e.size}"
+                    for e in found.values()]
+        self.assertEqual(self.run_c("\n".join(body)), expected)
+        mirrored = set(_structs.layout()) | {"QSAE_API_VERSION_MINOR", "QSAE_API_VERSION_PATCH"}
+        self.assertEqual(mirrored - set(found), set())
+        macros = re.findall(r"^ +X\((\w+),", headers(), re.M)
+        self.assertGreater(len(macros), 50)
+        self.assertEqual(set(found) - mirrored, {"QSAE_" + name for name in macros})
+
+    def test_types_of_members(self):
+        for name, entry in self.entries().items():
+            if entry.kind != _structs.LAYOUT_MEMBER:
+                continue
+            struct, member = name.split(".")
+            mirror = dict(f[:2] for f in _structs.STRUCTS[struct]._fields_)[member]
+            text = entry.type.decode()
+            plain, _, length = text.partition("[")
+            if length:
+                self.assertEqual(mirror._length_, int(length[:-1]), name)
+                mirror = mirror._type_
+            if plain.endswith("*"):
+                self.assertTrue(is_pointer(mirror), name)
+                self.assertEqual(mirror is ctypes.c_char_p, plain == "const char *", name)
+            elif plain in INTEGERS:
+                self.assertIs(mirror, INTEGERS[plain], name)
+            else:
+                self.assertIs(mirror, CALLBACKS[plain], name)
+
+    def entries(self):
+        out = {}
+        for i in range(_lib.lib.qsae_layout_count()):
+            entry = _structs.LayoutEntry()
+            _lib.lib.qsae_layout_get(i, ctypes.byref(entry))
+            out[entry.name.decode()] = entry
+        return out
+
+    def test_layout_misuse(self):
+        call, n = _lib.lib.qsae_layout_get, _lib.lib.qsae_layout_count()
+        for i in (-1, n, 2**62):
+            self.fails("QSAE_EINVAL", f"there are {n} entries", call, i,
+                       ctypes.byref(_structs.LayoutEntry()))
+        self.fails("QSAE_EINVAL", "NULL", call, 0, None)
+        short = _structs.LayoutEntry()
+        short.struct_size = 0
+        self.fails("QSAE_EINVAL", "struct_size", call, 0, ctypes.byref(short))
+        short.struct_size = 16  # no more than the name
+        call(0, ctypes.byref(short))
+        self.assertEqual((short.type, short.size), (None, 0))
+
     def test_statuses(self):
-        from qsae import _lib
         found = self.run_c('#define P(name, number, text) printf("QSAE_%s %d\\n", #name, number);\n'
                            "QSAE_STATUS_MAP(P)")
         self.assertEqual(found, [f"{name} {number}" for name, number in _lib.STATUS.items()])
@@ -171,6 +242,29 @@ class Loading(Case):
     def test_other_major_version(self):
         body = "unsigned qsae_version_api(void) { return 9u << 16; }\n"
         self.assertIn("has API 9.0", self.load(self.stub(body)))
+
+    def changed(self, names):
+        """A copy of the library in whose layout table names are replaced by others as long."""
+        with open(_lib.LIBRARY_PATH, "rb") as file:
+            content = file.read()
+        at = {old: content.index(old + b"\0") for old in names}
+        for old, new in names.items():
+            self.assertEqual(len(old), len(new))
+            content = content[:at[old]] + new + content[at[old] + len(old):]
+        library = os.path.join(self.folder(), "libqsae.so")
+        with open(library, "wb") as file:
+            file.write(content)
+        return library
+
+    def test_stale_layout(self):
+        said = self.load(self.changed({b"qsae_tap.observe": b"qsae_tap.0bserve"}))
+        self.assertIn("lacks qsae_tap.observe: it is older than this package", said)
+
+    def test_other_layout(self):
+        # Two members that have changed places.
+        document, position = b"qsae_positions.document", b"qsae_positions.position"
+        said = self.load(self.changed({document: position, position: document}))
+        self.assertIn("does not fit this package: qsae_positions.", said)
 
     def test_older_library(self):
         body = "unsigned qsae_version_api(void) { return 1u << 8; }\n"

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Optional
 
 from . import corpus, report
 from ._lib import Error, version
 
-COMMANDS: Dict[str, Callable[[List[str]], int]] = {"corpus": corpus.main, "report": report.main}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"corpus": corpus.main, "report": report.main}
 
 USAGE = """usage: qsae COMMAND ...
 
@@ -19,7 +19,7 @@ USAGE = """usage: qsae COMMAND ...
 qsae COMMAND --help says more; qsae --version names the library."""
 
 
-def main(argv: Optional[List[str]] = None) -> int:
+def main(argv: Optional[list[str]] = None) -> int:
     """Runs a command; returns its exit status: 0, 1 (failed, said on standard error), 2 (usage)."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments in (["--help"], ["-h"]):

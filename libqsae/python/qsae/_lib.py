@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Finds and loads the shared library, and turns its statuses into exceptions."""
 
+from __future__ import annotations
+
 import ctypes
 import ctypes.util
 import glob
 import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NoReturn
 
 from . import _structs
 
@@ -17,17 +21,17 @@ class Error(Exception):
     message  what, where, expected and found
     """
 
-    def __init__(self, status, name, message):
+    def __init__(self, status: int, name: str, message: str) -> None:
         super().__init__(status, name, message)
         self.status = status
         self.name = name
         self.message = message
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.name}: {self.message}"
 
 
-def _candidates():
+def _candidates() -> Iterator[str]:
     """Paths and names to try, best first."""
     here = os.path.dirname(os.path.abspath(__file__))
     named = os.environ.get("QSAE_LIBRARY")
@@ -52,7 +56,7 @@ def _candidates():
     yield "libqsae.so.0"
 
 
-def _load():
+def _load() -> tuple[str, ctypes.CDLL]:
     tried = []
     for path in _candidates():
         if os.path.isabs(path) and not os.path.exists(path) and "QSAE_LIBRARY" not in os.environ:
@@ -66,14 +70,35 @@ def _load():
                       "Tried: " + "; ".join(tried))
 
 
-def _check(status, function, _arguments):
-    """errcheck of calls that return a status; runs in the thread of the call."""
+def _check(status: int, function: Any, _arguments: Any) -> int:
+    """Errcheck of calls that return a status; runs in the thread of the call."""
     if status != 0:
         raise Error(status, text(lib.qsae_status_name(status)), text(lib.qsae_error_message()))
     return status
 
 
-def _bind(path, library):
+def _compare_layout(path: str, library: ctypes.CDLL) -> None:
+    """Refuses a library whose structs or constants are not those of _structs.
+
+    A later one may have more members at the end of a struct, and more of everything else.
+    """
+    found = {}
+    entry = _structs.LayoutEntry()
+    for i in range(library.qsae_layout_count()):
+        library.qsae_layout_get(i, ctypes.byref(entry))
+        found[entry.name.decode()] = (entry.kind, entry.value, entry.size)
+    for name, here in _structs.layout().items():
+        there = found.get(name)
+        if there is None:
+            raise ImportError(f"qsae: {path} lacks {name}: it is older than this package")
+        # A struct may have grown.
+        if there != here and not (here[0] == _structs.LAYOUT_STRUCT and there[2] > here[2]):
+            raise ImportError(
+                f"qsae: {path} does not fit this package: {name}: expected (kind, value, size) "
+                f"{here}, found {there}")
+
+
+def _bind(path: str, library: ctypes.CDLL) -> None:
     try:
         library.qsae_version_api.restype = ctypes.c_uint32
         packed = library.qsae_version_api()
@@ -92,10 +117,11 @@ def _bind(path, library):
         function.restype = ctypes.c_int32 if result is _structs.Status else result
         if result is _structs.Status:
             function.errcheck = _check
+    _compare_layout(path, library)
 
 
-def text(value):
-    """str of a C string."""
+def text(value: bytes | None) -> str:
+    """Str of a C string."""
     return value.decode("utf-8", "replace") if value is not None else ""
 
 
@@ -104,7 +130,7 @@ def version() -> str:
     return text(lib.qsae_version())
 
 
-def path_bytes(path):
+def path_bytes(path: str | bytes | os.PathLike[Any]) -> bytes:
     """A file name as the C library takes it."""
     encoded = os.fsencode(path)
     if b"\0" in encoded:
@@ -112,7 +138,7 @@ def path_bytes(path):
     return encoded
 
 
-def string_bytes(value, what):
+def string_bytes(value: Any, what: str) -> bytes:
     """A NUL-terminated UTF-8 argument."""
     if not isinstance(value, str):
         fail("QSAE_EINVAL", f"{what}: expected a string, found {type(value).__name__}")
@@ -124,15 +150,16 @@ def string_bytes(value, what):
 
 LIBRARY_PATH, lib = _load()
 _bind(LIBRARY_PATH, lib)
-STATUS = {text(lib.qsae_status_name(-i)): -i for i in range(lib.qsae_status_count())}
+STATUS: dict[str, int] = {text(lib.qsae_status_name(-i)): -i
+                          for i in range(lib.qsae_status_count())}
 
 
-def fail(name, message):
+def fail(name: str, message: str) -> NoReturn:
     """Raises Error as the library would."""
     raise Error(STATUS[name], name, message)
 
 
-def choose(what, value, names):
+def choose(what: str, value: Any, names: Mapping[str, int]) -> int:
     """Number of a name; None is the default, 0."""
     if value is None:
         return 0
@@ -141,10 +168,10 @@ def choose(what, value, names):
     return names[value]
 
 
-def count(what, value, low=0, high=2**63 - 1):
+def count(what: str, value: Any, low: int = 0, high: int = 2**63 - 1) -> int:
     """An integer in range (ctypes would cut it)."""
     try:
-        number = value.__index__()
+        number = int(value.__index__())
     except AttributeError:
         fail("QSAE_EINVAL", f"{what}: expected an integer, found {type(value).__name__}")
     if not low <= number <= high:
@@ -152,7 +179,8 @@ def count(what, value, low=0, high=2**63 - 1):
     return number
 
 
-def choose_documents(settings, where, documents, pack):
+def choose_documents(settings: Any, where: Iterable[str],
+                     documents: tuple[int | None, int | None] | None, pack: str | None) -> None:
     """Fills where, documents_from, documents_to and pack of corpus or audit settings."""
     if isinstance(where, (str, bytes)):
         fail("QSAE_EINVAL", "where: expected a list, found one string")
@@ -168,11 +196,11 @@ def choose_documents(settings, where, documents, pack):
             fail("QSAE_EINVAL", f"pack: {pack!r} is unknown; expected stream, tl, saelens or tl2")
 
 
-def bos_policy(name):
+def bos_policy(name: str | None) -> int:
     """Number of a BOS policy; None is the default, 0."""
     if name is None:
         return 0
-    number = lib.qsae_bos_from_name(string_bytes(name, "bos"))
+    number = int(lib.qsae_bos_from_name(string_bytes(name, "bos")))
     if number < 0:
         fail("QSAE_EINVAL", f"bos: {name!r} is unknown; expected none, stream_start, doc_start, "
                             "chunk_start or chunk_replace")

@@ -13,8 +13,17 @@ import json
 import math
 import os
 import zlib
-from typing import (IO, Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional,
-                    Sequence, Tuple, Union, cast)
+from collections.abc import Iterator, Sequence
+from typing import (
+    IO,
+    Any,
+    Callable,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Union,
+    cast,
+)
 
 from . import _lib, _zstd
 
@@ -27,8 +36,9 @@ LINES = (".jsonl", ".ndjson")
 
 class Row(NamedTuple):
     """One text; place says where it stands ("FILE: row 7"), for messages."""
+
     text: str
-    metadata: Dict[str, Any]
+    metadata: dict[str, Any]
     place: str
 
 
@@ -40,6 +50,7 @@ class Reading(NamedTuple):
     lines       plain text: each line is a row, with its newline, as the data sets package reads
                 WikiText; else documents that separator divides
     """
+
     text_field: str
     metadata: Optional[Sequence[str]]
     lines: bool
@@ -48,6 +59,7 @@ class Reading(NamedTuple):
 
 class Source(NamedTuple):
     """A file to read; revision: the commit of its repository, where the folder says it."""
+
     path: str
     revision: Optional[str]
 
@@ -61,7 +73,7 @@ def _ending(path: str) -> str:
     return os.path.splitext(name)[1]
 
 
-def _hub_snapshot(folder: str) -> Tuple[str, Optional[str]]:
+def _hub_snapshot(folder: str) -> tuple[str, Optional[str]]:
     """The snapshot of a hub's cache folder (refs/main, snapshots/REVISION), or the folder."""
     reference = os.path.join(folder, "refs", "main")
     if os.path.isdir(os.path.join(folder, "snapshots")) and os.path.isfile(reference):
@@ -76,10 +88,10 @@ def _hub_snapshot(folder: str) -> Tuple[str, Optional[str]]:
     return folder, name if os.path.basename(parent) == "snapshots" else None
 
 
-def find(inputs: Sequence[str], files: Optional[str]) -> List[Source]:
+def find(inputs: Sequence[str], files: Optional[str]) -> list[Source]:
     """Files of files and folders. A folder stands for all below it, by path; where it holds tables
     (parquet, arrow) for these alone, without the package's own cache-*.arrow."""
-    found: List[Source] = []
+    found: list[Source] = []
     for path in inputs:
         if not os.path.isdir(path):
             found.append(Source(path, None))
@@ -123,7 +135,7 @@ def _bytes_of(path: str) -> Iterator[IO[bytes]]:
               f"{path}: {error.strerror or error}")
 
 
-def file_digest(path: str) -> Tuple[str, int]:
+def file_digest(path: str) -> tuple[str, int]:
     """SHA-256 (hexadecimal) and size of a file."""
     digest, size = hashlib.sha256(), 0
     with open(path, "rb") as file:
@@ -133,7 +145,7 @@ def file_digest(path: str) -> Tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def lookup(row: Dict[str, Any], key: str) -> Tuple[List[str], Any]:
+def lookup(row: dict[str, Any], key: str) -> tuple[list[str], Any]:
     """Path and value of a key; one that is there as it is written counts before its dots do.
     KeyError if there is none."""
     if key in row:
@@ -164,9 +176,10 @@ def _json_value(value: Any, place: str, key: str) -> Any:
         return [_json_value(v, place, key) for v in value]
     _fail("QSAE_EUNSUPPORTED", f"{place}: key {key!r}: expected a value that JSON has, found "
                                f"{type(value).__name__}; leave it out with --metadata")
+    return None
 
 
-def _kept(row: Dict[str, Any], text: List[str], reading: Reading, place: str) -> Dict[str, Any]:
+def _kept(row: dict[str, Any], text: list[str], reading: Reading, place: str) -> dict[str, Any]:
     """The metadata of a row: all but the text, or what was asked for, in its own nesting."""
     if reading.metadata is None:
         kept = dict(row)
@@ -175,7 +188,7 @@ def _kept(row: Dict[str, Any], text: List[str], reading: Reading, place: str) ->
         else:
             kept = _without(kept, text)
         return {k: _json_value(v, place, k) for k, v in kept.items()}
-    out: Dict[str, Any] = {}
+    out: dict[str, Any] = {}
     for key in reading.metadata:
         try:
             path, value = lookup(row, key)
@@ -191,7 +204,7 @@ def _kept(row: Dict[str, Any], text: List[str], reading: Reading, place: str) ->
     return out
 
 
-def _without(row: Dict[str, Any], path: List[str]) -> Dict[str, Any]:
+def _without(row: dict[str, Any], path: list[str]) -> dict[str, Any]:
     out = dict(row)
     if len(path) == 1:
         del out[path[0]]
@@ -200,7 +213,8 @@ def _without(row: Dict[str, Any], path: List[str]) -> Dict[str, Any]:
     return out
 
 
-def _from_object(row: Dict[str, Any], reading: Reading, place: str) -> Row:
+def json_row(row: dict[str, Any], reading: Reading, place: str) -> Row:
+    """The Row of an object with the text among its keys."""
     try:
         path, text = lookup(row, reading.text_field)
     except KeyError:
@@ -214,10 +228,10 @@ def _from_object(row: Dict[str, Any], reading: Reading, place: str) -> Row:
     return Row(text, _kept(row, path, reading, place), place)
 
 
-def _strict(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+def _strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
-        seen: Dict[str, int] = {}
+        seen: dict[str, int] = {}
         for key, _ in pairs:
             if key in seen:
                 raise ValueError(f"key {key!r} twice")
@@ -244,7 +258,7 @@ def _json_rows(path: str, reading: Reading) -> Iterator[Row]:
                 _fail("QSAE_EFORMAT", f"{place}: expected a JSON object, found: {error}")
             if not isinstance(row, dict):
                 _fail("QSAE_EFORMAT", f"{place}: expected object, found {type(row).__name__}")
-            yield _from_object(row, reading, place)
+            yield json_row(row, reading, place)
 
 
 def _plain_rows(path: str, reading: Reading) -> Iterator[Row]:
@@ -274,7 +288,7 @@ def _arrow(path: str) -> Any:
     return pyarrow
 
 
-def _columns(names: Sequence[str], reading: Reading) -> Optional[List[str]]:
+def _columns(names: Sequence[str], reading: Reading) -> Optional[list[str]]:
     """Columns that must be read; None = all."""
     if reading.metadata is None:
         return None
@@ -315,7 +329,7 @@ def _table_rows(path: str, reading: Reading) -> Iterator[Row]:
             batch.validate(full=True)  # offsets of a broken file lead anywhere
             for row in batch.to_pylist():
                 number += 1
-                yield _from_object(row, reading, f"{path}: row {number}")
+                yield json_row(row, reading, f"{path}: row {number}")
     except (pa.ArrowException, UnicodeDecodeError) as error:
         _fail("QSAE_EFORMAT", f"{path}: expected a table ({_ending(path)[1:]}), found: {error}")
     except OSError as error:
@@ -326,7 +340,7 @@ def _table_rows(path: str, reading: Reading) -> Iterator[Row]:
               f"{path}: {error.strerror or error}")
 
 
-def read(path: Union[str, "os.PathLike[str]"], reading: Reading) -> Iterator[Row]:
+def read(path: Union[str, os.PathLike[str]], reading: Reading) -> Iterator[Row]:
     """The rows of one file, by its name: parquet, arrow, JSON lines (.jsonl, .ndjson), else plain
     text; all but tables also as .zst and .gz."""
     name = os.fspath(path)

@@ -2,8 +2,24 @@
 """The C structs, constants and prototypes, mirrored. tests/python/test_layout.py compares all three
 with the headers, so that this file cannot drift from them."""
 
-from ctypes import (CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64,
-                    c_size_t, c_uint32, c_uint64, c_void_p, sizeof)
+from __future__ import annotations
+
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    Structure,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+    sizeof,
+)
+from typing import Any
 
 API_MAJOR, API_MINOR = 0, 1
 
@@ -41,20 +57,23 @@ CONSTANTS = {
     "QSAE_MEMORY_DEFAULT": 0, "QSAE_MEMORY_RESIDENT": 1, "QSAE_MEMORY_STREAMED": 2,
     "QSAE_MERGE_NUMERICS": 1, "QSAE_MEMORY_IN_TURN": 3,
     "QSAE_SWEEP_NONE": 0, "QSAE_SWEEP_LAYERS": 1, "QSAE_SWEEP_MODULES": 2, "QSAE_SWEEP_KINDS": 3,
+    "QSAE_LAYOUT_STRUCT": 1, "QSAE_LAYOUT_MEMBER": 2, "QSAE_LAYOUT_CONSTANT": 3,
     "QSAE_API_VERSION_MAJOR": API_MAJOR, "QSAE_API_VERSION_MINOR": API_MINOR,
     "QSAE_API_VERSION_PATCH": 0,
 }
+LAYOUT_STRUCT, LAYOUT_MEMBER, LAYOUT_CONSTANT = (
+    CONSTANTS["QSAE_LAYOUT_" + kind] for kind in ("STRUCT", "MEMBER", "CONSTANT"))
 
 
 class Struct(Structure):
     """A C struct whose first member is struct_size. Starts zeroed, as _init functions leave it."""
 
-    def __init__(self, **members):
+    def __init__(self, **members: Any) -> None:
         super().__init__(struct_size=sizeof(self), **members)
 
-    def as_dict(self, *without):
+    def as_dict(self, *without: str) -> dict[str, Any]:
         """Members by name, strings decoded."""
-        out = {}
+        out: dict[str, Any] = {}
         for name, *_ in self._fields_:
             if name in ("struct_size", "reserved") or name in without:
                 continue
@@ -68,6 +87,11 @@ LINE = CFUNCTYPE(c_int32, c_void_p, c_char_p, c_size_t)
 LOG = CFUNCTYPE(None, c_void_p, c_int32, c_char_p)
 ALLOC = CFUNCTYPE(c_void_p, c_void_p, c_size_t, c_size_t)
 FREE = CFUNCTYPE(None, c_void_p, c_void_p)
+
+
+class LayoutEntry(Struct):
+    _fields_ = [("struct_size", c_size_t), ("name", c_char_p), ("type", c_char_p),
+                ("value", c_int64), ("size", c_int64), ("kind", c_int32), ("reserved", c_int32)]
 
 
 class ContextSettings(Struct):
@@ -222,8 +246,8 @@ class SaeActs(Struct):
 class MetricSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("batch_rows", c_int64), ("memory", c_uint64),
                 ("fingerprint", c_char_p), ("active_rate", c_double), ("top", c_int64),
-                ("prompt_tokens", c_int64), ("overlap_k", c_int64), ("documents_per_block", c_int64),
-                ("seed", c_int64)]
+                ("prompt_tokens", c_int64), ("overlap_k", c_int64),
+                ("documents_per_block", c_int64), ("seed", c_int64)]
 
 
 class DivergenceRows(Struct):
@@ -323,8 +347,24 @@ STRUCTS = {
     "qsae_value": MetricValue, "qsae_audit_settings": AuditSettings,
     "qsae_probe_settings": ProbeSettings, "qsae_probes_info": ProbesInfo, "qsae_probe": Probe,
     "qsae_probe_score": ProbeScore,
-    "qsae_merge_info": MergeInfo,
+    "qsae_merge_info": MergeInfo, "qsae_layout_entry": LayoutEntry,
 }
+
+
+def layout() -> dict[str, tuple[int, int, int]]:
+    """What qsae_layout_get says of all that is mirrored here: name: (kind, value, size)."""
+    out = {}
+    for name, struct in STRUCTS.items():
+        out[name] = (LAYOUT_STRUCT, 0, sizeof(struct))
+        for member, *_ in struct._fields_:
+            at = getattr(struct, member)
+            out[f"{name}.{member}"] = (LAYOUT_MEMBER, at.offset, at.size)
+    for name, value in CONSTANTS.items():
+        out[name] = (LAYOUT_CONSTANT, value, 0)
+    # May differ in a library of the same API.
+    for part in ("MINOR", "PATCH"):
+        del out["QSAE_API_VERSION_" + part]
+    return out
 
 
 class Status:
@@ -339,15 +379,17 @@ _out_i32, _out_i64, _out_size, _out_text = (POINTER(c_int32), POINTER(c_int64), 
 _rows, _at = POINTER(Rows), POINTER(Positions)
 
 
-def _init(struct):
+def _init(struct: type[Struct]) -> tuple[Any, ...]:
     return (None, POINTER(struct), _size)
 
 
 # name: (result, parameter...)
-PROTOTYPES = {
+PROTOTYPES: dict[str, tuple[Any, ...]] = {
     # version.h, common.h
     "qsae_version": (_text,),
     "qsae_version_api": (c_uint32,),
+    "qsae_layout_count": (_i64,),
+    "qsae_layout_get": (Status, _i64, POINTER(LayoutEntry)),
     "qsae_status_name": (_text, _i32),
     "qsae_status_message": (_text, _i32),
     "qsae_status_count": (_i32,),
@@ -378,6 +420,8 @@ PROTOTYPES = {
     "qsae_tokenizer_open": (Status, _ptr, _text, _ref),
     "qsae_tokenizer_close": (None, _ref),
     "qsae_tokenizer_encode": (Status, _ptr, _text, _size, _i32, _ptr, _i64, _out_i64),
+    "qsae_tokenizer_encode_cancelable": (Status, _ptr, _text, _size, _i32, _ptr, _ptr, _i64,
+                                         _out_i64),
     "qsae_tokenizer_token": (Status, _ptr, _i32, _ref, _out_size),
     "qsae_tokenizer_get_info": (Status, _ptr, POINTER(TokenizerInfo)),
     "qsae_tokenizer_is_special": (_i32, _ptr, _i32),

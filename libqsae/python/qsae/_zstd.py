@@ -9,7 +9,8 @@ import io
 import os
 import shutil
 import subprocess
-from typing import IO, Any, Callable, Iterator, NoReturn, Optional
+from collections.abc import Iterator
+from typing import IO, Any, Callable, NoReturn, Optional
 
 from . import _lib
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Context: what every other object is opened on."""
 
+from __future__ import annotations
+
 import logging
 import sys
 from ctypes import byref
+from typing import Any, Callable
 
 from ._handle import Handle
-from ._lib import count, choose, lib, string_bytes, text
+from ._lib import choose, count, lib, string_bytes, text
 from ._structs import CONSTANTS, LOG, ContextSettings
 
 _LEVELS = {CONSTANTS["QSAE_LOG_ERROR"]: logging.ERROR,
@@ -17,7 +20,7 @@ _LOG = {name: CONSTANTS["QSAE_LOG_" + name.upper()]
 _FILES = {"map": CONSTANTS["QSAE_FILES_MAP"], "read": CONSTANTS["QSAE_FILES_READ"]}
 
 
-def _to_logging(level, message):
+def _to_logging(level: int, message: str) -> None:
     logging.getLogger("qsae").log(level, message)
 
 
@@ -35,14 +38,15 @@ class Context(Handle):
 
     _close = lib.qsae_context_close
 
-    def __init__(self, threads=None, cpu=None, log=None, log_level=None, files=None,
-                 pin=False):
+    def __init__(self, threads: int | None = None, cpu: str | None = None,
+                 log: Callable[[int, str], Any] | None = None, log_level: str | None = None,
+                 files: str | None = None, pin: bool = False) -> None:
         super().__init__()
-        log = log or _to_logging
+        send = log or _to_logging
 
-        def line(_cookie, level, message):
+        def line(_cookie: Any, level: int, message: bytes) -> None:
             try:
-                log(_LEVELS.get(level, logging.ERROR), text(message))
+                send(_LEVELS.get(level, logging.ERROR), text(message))
             except BaseException:  # nobody to raise to: the caller may be any thread
                 sys.excepthook(*sys.exc_info())
 
@@ -57,25 +61,26 @@ class Context(Handle):
         lib.qsae_context_open(byref(settings), byref(self._handle))
 
     @property
-    def threads(self):
-        return lib.qsae_context_threads(self.pointer)
+    def threads(self) -> int:
+        """Number of threads, the caller's among them."""
+        return int(lib.qsae_context_threads(self.pointer))
 
     @property
-    def cpu(self):
+    def cpu(self) -> str:
         """Kernel level in use."""
         return text(lib.qsae_context_cpu(self.pointer))
 
     @property
-    def gemm(self):
+    def gemm(self) -> str:
         """What computes f32 products."""
         return text(lib.qsae_context_gemm(self.pointer))
 
     @property
-    def blis(self):
+    def blis(self) -> str:
         """What BLIS chose on this machine."""
         return text(lib.qsae_context_blis(self.pointer))
 
 
-def cpu_best():
+def cpu_best() -> str:
     """Highest kernel level of this machine."""
     return text(lib.qsae_cpu_best())

@@ -11,8 +11,15 @@ import json
 import os
 import sys
 import tempfile
-from typing import (IO, Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence,
-                    Tuple, Union)
+from collections.abc import Iterable, Iterator, Sequence
+from typing import (
+    IO,
+    Any,
+    Callable,
+    NoReturn,
+    Optional,
+    Union,
+)
 
 import numpy as np
 
@@ -27,7 +34,7 @@ Path = Union[str, "os.PathLike[str]"]
 # What two published studies scored (arguments of convert). The article (specs: pile-10k, shuffled
 # with seed 0, empty texts left out); the paper (WikiText-2: rows that are not blank, with their
 # newlines, joined by "\n\n" to one text).
-PRESETS: Dict[str, Dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "article": {"metadata": "all", "shuffle": 0, "min_bytes": 1},
     "paper": {"join": "blank-line"},
 }
@@ -75,7 +82,7 @@ def _chomped(text: str) -> str:
     return text[:-1] if text.endswith(("\n", "\r")) else text
 
 
-def _shuffled(rows: Iterable[Row], seed: int) -> List[Row]:
+def _shuffled(rows: Iterable[Row], seed: int) -> list[Row]:
     """In the order of datasets.Dataset.shuffle(seed=seed): NumPy's permutation of the indices."""
     held = list(rows)
     return [held[i] for i in np.random.default_rng(seed).permutation(len(held))]
@@ -89,7 +96,7 @@ def _size(row: Row) -> int:
                               f"character {error.start}")
 
 
-def _split(rows: List[Row], split: Dict[str, float], seed: int) -> List[Row]:
+def _split(rows: list[Row], split: dict[str, float], seed: int) -> list[Row]:
     """Rows with the key "split": the first fraction of a permutation of them is the first name's,
     and so on; what the fractions leave is left out. Rows keep their order."""
     if not all(name and 0 < fraction <= 1 for name, fraction in split.items()):
@@ -97,7 +104,7 @@ def _split(rows: List[Row], split: Dict[str, float], seed: int) -> List[Row]:
     if sum(split.values()) > 1 + 1e-9:
         _fail("QSAE_EINVAL", f"split: expected fractions that sum to at most 1, found {split}")
     order = np.random.default_rng(seed).permutation(len(rows))
-    names: List[Optional[str]] = [None] * len(rows)
+    names: list[Optional[str]] = [None] * len(rows)
     start, total = 0, 0.0
     for name, fraction in split.items():
         total += fraction
@@ -168,10 +175,10 @@ def _appearing(path: str) -> Iterator[IO[bytes]]:
             os.unlink(temporary)
 
 
-def _write(rows: Iterable[Row], output: str, level: int, text_field: str) -> Dict[str, Any]:
+def _write(rows: Iterable[Row], output: str, level: int, text_field: str) -> dict[str, Any]:
     """Writes all rows; what the manifest says of the output."""
     documents = text_bytes = 0
-    splits: Dict[str, int] = {}
+    splits: dict[str, int] = {}
     with _appearing(output) as file, contextlib.ExitStack() as stack:
         sink = file
         if output.endswith(".zst"):
@@ -200,10 +207,10 @@ def convert(inputs: Union[Path, Sequence[Path]], output: Path, *, text_field: st
             metadata: Union[str, Sequence[str], None] = None, shuffle: Optional[int] = None,
             join: Optional[str] = None, chomp: bool = False, strip: bool = False,
             min_bytes: int = 0, skip: int = 0, take: Optional[int] = None,
-            split: Optional[Dict[str, float]] = None, split_seed: int = 0,
+            split: Optional[dict[str, float]] = None, split_seed: int = 0,
             lines: Optional[bool] = None, separator: str = "<|endoftext|>",
-            files: Optional[str] = None, level: int = 9) -> Dict[str, Any]:
-    """Writes texts as JSON lines, each {"text": ..., and its metadata}; returns a manifest.
+            files: Optional[str] = None, level: int = 9) -> dict[str, Any]:
+    r"""Writes texts as JSON lines, each {"text": ..., and its metadata}; returns a manifest.
 
     Rows are read in the order of the files, then, as far as each is asked for: shuffled, joined,
     stripped, left out if short, skipped and taken, split.
@@ -273,7 +280,7 @@ def convert(inputs: Union[Path, Sequence[Path]], output: Path, *, text_field: st
     return manifest
 
 
-def _described(sources: Sequence[Source], counts: Sequence[int]) -> List[Dict[str, Any]]:
+def _described(sources: Sequence[Source], counts: Sequence[int]) -> list[dict[str, Any]]:
     out = []
     for source, rows in zip(sources, counts):
         digest, size = _rows.file_digest(source.path)
@@ -282,7 +289,7 @@ def _described(sources: Sequence[Source], counts: Sequence[int]) -> List[Dict[st
     return out
 
 
-def _fraction(text: str) -> Tuple[str, float]:
+def _fraction(text: str) -> tuple[str, float]:
     name, equals, fraction = text.partition("=")
     try:
         return name, float(fraction) if equals else float("nan")
@@ -336,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(argv: List[str]) -> int:
+def main(argv: list[str]) -> int:
     """The command: prints what was written, and as the last line the manifest (JSON)."""
     parser = _parser()
     options = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}

@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Predictor: which features does a compression put at risk?"""
 
+from __future__ import annotations
+
 import json
 from ctypes import byref, c_char_p, c_size_t
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._arrays import Doubles, Longs
+from ._dlpack import as_array
 from ._handle import Handle
 from ._lib import fail, lib, path_bytes, string_bytes
 from .context import Context
 
+if TYPE_CHECKING:
+    from .model import Path
 
-def _column(values, name, n=None):
-    column = np.ascontiguousarray(values, np.float64)
+
+def _column(values: Any, name: str, n: int | None = None) -> Doubles:
+    column = np.ascontiguousarray(as_array(values, name), np.float64)
     if column.ndim != 1 or n not in (None, len(column)):
         fail("QSAE_EINVAL", f"{name}: expected one number per feature, found shape {column.shape}")
     return column
@@ -30,12 +38,14 @@ class Predictor(Handle):
 
     _close = lib.qsae_predictor_close
 
-    def __init__(self, path, condition=None, sae_hash=None, ctx=None):
+    def __init__(self, path: Path, condition: str | None = None, sae_hash: str | None = None,
+                 ctx: Context | None = None) -> None:
         super().__init__()
         own = Context(1) if ctx is None else None
         try:
             lib.qsae_predictor_open(
-                (ctx or own).pointer, path_bytes(path),
+                (ctx or own).pointer,  # type: ignore[union-attr]
+                path_bytes(path),
                 None if condition is None else string_bytes(condition, "condition"),
                 None if sae_hash is None else string_bytes(sae_hash, "sae_hash"),
                 byref(self._handle))
@@ -44,13 +54,14 @@ class Predictor(Handle):
                 own.close()
 
     @property
-    def info(self):
+    def info(self) -> dict[str, Any]:
         """The fit with its AUC and the SAE's name, layer, site and hash, as a dict."""
         data, size = c_char_p(), c_size_t()
         lib.qsae_predictor_json(self.pointer, byref(data), byref(size))
-        return json.loads(data.value)
+        out: dict[str, Any] = json.loads(data.value or b"{}")
+        return out
 
-    def __call__(self, rate, mean, max):
+    def __call__(self, rate: Any, mean: Any, max: Any) -> tuple[Doubles, Longs]:
         """(probability, rank): that each feature survives (NaN for one that fires on at most 0.1%
         of the tokens), and its place among those at risk, 1 the least likely to survive (0: none).
 

@@ -1,27 +1,37 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Probes: contexts with a good and a bad continuation."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from ctypes import byref
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._handle import Desk, Handle
+from ._arrays import Doubles, Ints
+from ._handle import CancelToken, Desk, Handle
 from ._lib import bos_policy, count, lib, path_bytes, text
 from ._structs import PROBE_SCORE, Probe, ProbeSettings, ProbesInfo
+from .context import Context
+from .text import Tokenizer
+
+if TYPE_CHECKING:
+    from .model import Model, Path
 
 
-def _copy(ids, n):
+def _copy(ids: Any, n: int) -> Ints:
     return np.ctypeslib.as_array(ids, (n,)).copy() if n else np.empty(0, np.int32)
 
 
 class Item(NamedTuple):
     """One probe: ids (int32) of its three parts, names of its tags, its line in the file (from 1),
     bytes of the two continuations as they stand there."""
-    context: np.ndarray
-    good: np.ndarray
-    bad: np.ndarray
-    tags: tuple
+
+    context: Ints
+    good: Ints
+    bad: Ints
+    tags: tuple[str, ...]
     line: int
     good_bytes: int
     bad_bytes: int
@@ -37,7 +47,8 @@ class Probes(Handle):
 
     _close = lib.qsae_probes_close
 
-    def __init__(self, ctx, tokenizer, path, bos=None):
+    def __init__(self, ctx: Context, tokenizer: Tokenizer, path: Path,
+                 bos: str | None = None) -> None:
         super().__init__()
         self._ctx = ctx
         settings = ProbeSettings(bos_policy=bos_policy(bos))
@@ -48,10 +59,13 @@ class Probes(Handle):
         self.info = info.as_dict()
         self.tags = tuple(text(lib.qsae_probes_tag(self.pointer, i)) for i in range(info.tags))
 
-    def __len__(self):
-        return self.info["items"]
+    def __len__(self) -> int:
+        return int(self.info["items"])
 
-    def __getitem__(self, index):
+    def __iter__(self) -> Iterator[Item]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> Item:
         n = len(self)
         if not -n <= index < n:
             raise IndexError(index)
@@ -62,13 +76,16 @@ class Probes(Handle):
                     tuple(self.tags[t] for t in _copy(probe.tags, probe.n_tags)), probe.line,
                     probe.good_bytes, probe.bad_bytes)
 
-    def run(self, model):
-        """ln p of both continuations of every item under a Model: f64 [items, 2], good first."""
-        out = np.full((len(self), 2), np.nan)
-        desk = Desk()
+    def run(self, model: Model, cancel: CancelToken | None = None) -> Doubles:
+        """Ln p of both continuations of every item under a Model: f64 [items, 2], good first.
 
-        def score(_cookie, value):
-            def keep():
+        cancel  ends the call when it is set
+        """
+        out: Doubles = np.full((len(self), 2), np.nan)
+        desk = Desk(cancel)
+
+        def score(_cookie: Any, value: Any) -> int:
+            def keep() -> None:
                 out[value[0].item] = value[0].good, value[0].bad
             return desk.guard(keep)
 

@@ -1,23 +1,47 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """SAE: sparse autoencoders on arrays."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 from ctypes import byref, c_int64
+from typing import Any, Callable
 
 import numpy as np
 
-from ._arrays import Sparse, address, dtype_number, empty, matrix, vector
-from ._handle import Desk, Handle
+from ._arrays import (
+    Array,
+    Doubles,
+    Floats,
+    Sparse,
+    address,
+    dtype_number,
+    empty,
+    matrix,
+    sparse,
+    vector,
+    widened,
+)
+from ._dlpack import as_array
+from ._handle import CancelToken, Desk, Handle
 from ._lib import Error, choose, count, fail, lib, path_bytes, string_bytes
 from ._structs import CONSTANTS, FeatureEdit, SaeInfo, SaeSettings
+from .context import Context
+from .sources import sae_source
 
 _OPERATIONS = {name: CONSTANTS["QSAE_FEATURE_" + name.upper()] for name in ("set", "add", "scale")}
 
 
 DTYPES = ("f32", "f16", "bf16", "i8")
+# Multiplications above which a call waits in a way that Ctrl-C can interrupt; some 10 ms.
+_LONG = 1 << 28
 
 
 class SAE(Handle):
-    """A sparse autoencoder: the folder or file of any format of doc/saes.md.
+    """A sparse autoencoder: the folder or file of any format of doc/saes.md, or a SAELens module.
+
+    A SAELens module (SAE, Transcoder, a TrainingSAE as it infers) is written to a temporary folder
+    of this user's that is gone when it is open; later changes of the module do not reach this.
 
     scale, layer, activation, center_input: what the files do not say, see qsae_sae_settings; layer
     is "5" (or "5:7"), which may also stand behind the path as "#5".
@@ -37,25 +61,35 @@ class SAE(Handle):
     float32.
     """
 
-    _close = lib.qsae_sae_close
+    _close: Any = lib.qsae_sae_close
 
-    def __init__(self, ctx, path, dtype=None, prefix=0, *, scale=0, layer=None, activation=None,
-                 center_input=0):
+    width: int
+    width_out: int
+    features: int
+    architecture: str
+    hook: str
+    state_size: int
+
+    def __init__(self, ctx: Context, path: Any, dtype: str | None = None, prefix: int = 0, *,
+                 scale: float = 0, layer: str | int | None = None, activation: str | None = None,
+                 center_input: int = 0, cancel: CancelToken | None = None) -> None:
         super().__init__()
         self._ctx = ctx
-        desk = Desk()
+        desk = Desk(cancel)
         settings = SaeSettings(cancel=desk.token._handle)
         settings.dtype = 0 if dtype is None else dtype_number(dtype, DTYPES)
         settings.prefix = prefix
         settings.scale, settings.center_input = scale, center_input
         settings.layer = None if layer is None else str(layer).encode()
         settings.activation = None if activation is None else activation.encode()
-        desk.run(lib.qsae_sae_open, ctx.pointer, path_bytes(path), byref(settings),
-                 byref(self._handle))
-        self._token = desk.token  # the handle may look at it as long as it lives
-        self._describe()
+        with sae_source(path) as folder:
+            desk.run(lib.qsae_sae_open, ctx.pointer, path_bytes(folder), byref(settings),
+                     byref(self._handle))
+            self._token = desk.token  # the handle looks at it as long as it lives
+            desk.release()
+            self._describe()
 
-    def _describe(self):
+    def _describe(self) -> None:
         info = SaeInfo()
         lib.qsae_sae_get_info(self.pointer, byref(info))
         self.info = info.as_dict("widths", "n_widths")
@@ -64,44 +98,64 @@ class SAE(Handle):
             setattr(self, name, self.info[name])
         self._per_row = 64  # entries expected per row
 
+    def _run(self, cancel: CancelToken | None, n_rows: int, call: Callable[..., Any],
+             *arguments: Any) -> None:
+        """call(*arguments), which may be long; the handle is in use."""
+        work = n_rows * self.features * max(self.width, self.width_out)
+        lib.qsae_cancel_token_reset(self._token.pointer)  # the handle's own
+        if cancel is None and work < _LONG:
+            call(*arguments)
+            return
+        desk = Desk(cancel, self._token)
+        try:
+            desk.run(call, *arguments)
+        finally:
+            desk.release()
+
     @property
-    def prefix(self):
-        return self._info().prefix
+    def prefix(self) -> int:
+        """Decoding adds features below it only; 0 = all."""
+        return int(self._info().prefix)
 
     @prefix.setter
-    def prefix(self, value):
+    def prefix(self, value: int) -> None:
         with self._use() as handle:
             lib.qsae_sae_set_prefix(handle, value)
 
     @property
-    def zero_rows(self):
+    def zero_rows(self) -> int:
         """Rows of norm 0 that constant_norm_rescale has left alone so far."""
-        return self._info().zero_rows
+        return int(self._info().zero_rows)
 
-    def _info(self):
+    def _info(self) -> SaeInfo:
         info = SaeInfo()
         with self._use() as handle:
             lib.qsae_sae_get_info(handle, byref(info))
         return info
 
-    def _state(self, n, state=None):
+    def _state(self, n: int, state: Any = None) -> Array | None:
         if not self.state_size:
             return None
         return np.empty((n, self.state_size), np.float32) if state is None else \
             vector(state, "state", n * self.state_size)
 
-    def encode(self, x, return_state=False):
-        """Activations, float32 [..., features]. return_state: also the state that decode() needs
-        for SAEs with state_size > 0 (None for others)."""
+    def encode(self, x: Any, return_state: bool = False, cancel: CancelToken | None = None) -> Any:
+        """Activations, float32 [..., features].
+
+        return_state  True: a tuple of them and the state that decode() needs for SAEs with
+                      state_size > 0 (None for others)
+        cancel        ends the call when it is set; Ctrl-C does too
+        """
         rows = matrix(x, "x")
         acts, state = empty(rows.lead, self.features), self._state(len(rows.array))
         with self._use() as handle:
-            lib.qsae_sae_encode(handle, rows.ref, acts.ref, address(state))
+            self._run(cancel, len(rows.array), lib.qsae_sae_encode, handle, rows.ref, acts.ref,
+                      address(state))
         return (acts.shaped(), state) if return_state else acts.shaped()
 
-    def encode_sparse(self, x):
+    def encode_sparse(self, x: Any, cancel: CancelToken | None = None) -> Sparse:
         """Activations as Sparse (indptr, indices, values); rows of x in order. Its state member is
-        what decode() needs."""
+        what decode() needs. cancel: ends the call when it is set; Ctrl-C does too."""
         rows = matrix(x, "x")
         n = len(rows.array)
         indptr, nnz, state = np.empty(n + 1, np.int64), c_int64(), self._state(n)
@@ -111,9 +165,9 @@ class SAE(Handle):
                 indices = np.empty(capacity, np.int32)
                 values = np.empty(capacity, np.float32)
                 try:
-                    lib.qsae_sae_encode_sparse(handle, rows.ref, address(indptr), address(indices),
-                                               address(values), capacity, address(state),
-                                               byref(nnz))
+                    self._run(cancel, n, lib.qsae_sae_encode_sparse, handle, rows.ref,
+                              address(indptr), address(indices), address(values), capacity,
+                              address(state), byref(nnz))
                     break
                 except Error as error:
                     if error.name != "QSAE_ESPACE" or nnz.value <= capacity:
@@ -123,21 +177,22 @@ class SAE(Handle):
         return Sparse(indptr, indices[:nnz.value].copy(), values[:nnz.value].copy(), self.features,
                       state)
 
-    def decode(self, acts, state=None):
+    def decode(self, acts: Any, state: Any = None) -> Floats:
         """Rows of activations: dense [..., features] or Sparse; float32 [..., width_out], without
         the skip connection. state: from encode(x, return_state=True); a Sparse brings its own."""
         if isinstance(acts, tuple):
-            acts = Sparse(*acts, self.features)
+            acts = sparse(acts, "acts", self.features)
         if isinstance(acts, Sparse):
             return self._decode_sparse(acts, acts.state if state is None else state)
         rows = matrix(acts, "acts", ("F32",))
         y = empty(rows.lead, self.width_out)
         state = self._given_state(len(rows.array), state)
         with self._use() as handle:
-            lib.qsae_sae_decode(handle, rows.ref, address(state), y.ref)
+            self._run(None, len(rows.array), lib.qsae_sae_decode, handle, rows.ref,
+                      address(state), y.ref)
         return y.shaped()
 
-    def _given_state(self, n, state):
+    def _given_state(self, n: int, state: Any) -> Array | None:
         if not self.state_size:
             return None
         if state is None:
@@ -146,7 +201,7 @@ class SAE(Handle):
                                 "encode(x, return_state=True), or use reconstruct(x)")
         return self._state(n, state)
 
-    def _decode_sparse(self, acts, state):
+    def _decode_sparse(self, acts: Sparse, state: Any) -> Floats:
         y = empty((len(acts),), self.width_out)
         state = self._given_state(len(acts), state)
         with self._use() as handle:
@@ -155,15 +210,19 @@ class SAE(Handle):
                                        y.ref)
         return y.array
 
-    def reconstruct(self, x):
-        """The whole module: decode(encode(x)), normalisation and skip connection included."""
+    def reconstruct(self, x: Any, cancel: CancelToken | None = None) -> Floats:
+        """The whole module: decode(encode(x)), normalisation and skip connection included.
+
+        x       [..., width]; the result is float32 [..., width_out]
+        cancel  ends the call when it is set; Ctrl-C does too
+        """
         rows = matrix(x, "x")
         y = empty(rows.lead, self.width_out)
         with self._use() as handle:
-            lib.qsae_sae_reconstruct(handle, rows.ref, y.ref)
+            self._run(cancel, len(rows.array), lib.qsae_sae_reconstruct, handle, rows.ref, y.ref)
         return y.shaped()
 
-    def geometry(self, name):
+    def geometry(self, name: str) -> Doubles:
         """A figure of the weights of each feature, float64 [features]: "encoder_norm",
         "decoder_norm", "encoder_bias", "encoder_decoder_cosine", or the largest cosine to another
         feature, "encoder_max_cosine" and "decoder_max_cosine"; NaN where a vector is zero."""
@@ -172,7 +231,8 @@ class SAE(Handle):
             lib.qsae_sae_features(handle, string_bytes(name, "name"), address(out), len(out))
         return out
 
-    def intervene(self, x, edits, keep_error=True, target=None):
+    def intervene(self, x: Any, edits: Mapping[int, float] | Iterable[tuple[int, str, float]],
+                  keep_error: bool = True, target: Any = None) -> Floats:
         """Rows of x with features edited, to be put back into the model by an editor; float32.
 
         edits       {feature: value} sets activations (0 ablates); or a list of (feature, operation,
@@ -182,11 +242,11 @@ class SAE(Handle):
         target      of a transcoder whose error is kept: the rows at its output, which are returned
                     with what the edits change
         """
-        if isinstance(edits, dict):
+        if isinstance(edits, Mapping):
             edits = [(feature, "set", value) for feature, value in edits.items()]
-        edits = list(edits)
-        array = (FeatureEdit * max(len(edits), 1))()
-        for i, (feature, operation, value) in enumerate(edits):
+        listed = list(edits)
+        array = (FeatureEdit * max(len(listed), 1))()
+        for i, (feature, operation, value) in enumerate(listed):
             array[i] = FeatureEdit(feature=count("feature", feature),
                                    operation=choose("operation", operation, _OPERATIONS),
                                    value=float(value))
@@ -194,12 +254,12 @@ class SAE(Handle):
         y = empty(rows.lead, self.width_out)
         keep = int(bool(keep_error))
         if keep and target is not None:
-            target = np.asarray(target)
-            if target.shape != rows.lead + (self.width_out,):
-                fail("QSAE_EINVAL", f"target: expected shape {rows.lead + (self.width_out,)}, found "
+            target = widened(as_array(target, "target"))
+            if target.shape != (*rows.lead, self.width_out):
+                fail("QSAE_EINVAL", f"target: expected shape {(*rows.lead, self.width_out)}, found "
                                     f"{target.shape}")
             y.array[:] = target.reshape(y.array.shape)
             keep = 2 if self.info["transcoder"] else 1
         with self._use() as handle:
-            lib.qsae_sae_intervene(handle, rows.ref, array, len(edits), keep, y.ref)
+            lib.qsae_sae_intervene(handle, rows.ref, array, len(listed), keep, y.ref)
         return y.shaped()

@@ -1,31 +1,44 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """SAELayers: cross-layer transcoders, crosscoders and sets of transcoders, whole."""
 
-from ctypes import POINTER, byref, c_int64, c_void_p, pointer
+from __future__ import annotations
 
-from ._arrays import address, empty, matrix, sparse
+from collections.abc import Iterator, Sequence
+from ctypes import POINTER, byref, c_int64, c_void_p, pointer
+from typing import TYPE_CHECKING, Any
+
+from ._arrays import Array, Floats, Sparse, address, empty, matrix, sparse
 from ._handle import Desk, Handle
 from ._lib import count, fail, lib, path_bytes
 from ._structs import Rows, SaeActs, SaeLayersInfo, SaeSettings
+from .context import Context
 from .sae import SAE
+
+if TYPE_CHECKING:
+    from .model import Path
+
+
+def _forget(handle: Any) -> None:
+    """Closes a layer, which is its owner's to close."""
+    handle._obj.value = None
 
 
 class _Lent(SAE):
     """One layer, which belongs to the SAELayers it came from."""
 
-    @staticmethod
-    def _close(handle):
-        handle._obj.value = None  # the owner closes it
+    _close: Any = staticmethod(_forget)
 
-    def __init__(self, owner, handle):
+    def __init__(self, owner: SAELayers, handle: Any) -> None:
         Handle.__init__(self)
         self._ctx, self._owner, self._lock = owner._ctx, owner, owner._lock
+        self._token = owner._token
         self._handle = handle
         self._describe()
 
     @property
-    def pointer(self):
-        self._owner.pointer  # raises if closed
+    def pointer(self) -> Any:
+        """The C handle; raises Error if its owner is closed."""
+        self._owner.pointer  # noqa: B018 - raises if closed
         return super().pointer
 
 
@@ -43,7 +56,14 @@ class SAELayers(Handle):
 
     _close = lib.qsae_sae_layers_close
 
-    def __init__(self, ctx, path, *, scale=0, activation=None, center_input=0):
+    kind: str
+    format: str
+    width: int
+    width_out: int
+    features: int
+
+    def __init__(self, ctx: Context, path: Path, *, scale: float = 0,
+                 activation: str | None = None, center_input: int = 0) -> None:
         super().__init__()
         self._ctx = ctx
         desk = Desk()
@@ -57,40 +77,45 @@ class SAELayers(Handle):
         self.info = info.as_dict()
         for name in ("kind", "format", "width", "width_out", "features"):
             setattr(self, name, self.info[name])
-        self._saes, self.layers = [], []
+        self._saes: list[SAE] = []
+        self.layers: list[int] = []
         for i in range(info.layers):
             layer, handle = c_int64(), c_void_p()
             lib.qsae_sae_layers_get(self.pointer, i, byref(layer), byref(handle))
             self.layers.append(layer.value)
             self._saes.append(_Lent(self, handle))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._saes)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> SAE:
         return self._saes[i]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[SAE]:
         return iter(self._saes)
 
-    def _each(self, values, what):
-        values = list(values)
-        if len(values) != len(self):
+    def _each(self, values: Sequence[Any], what: str) -> list[Any]:
+        listed = list(values)
+        if len(listed) != len(self):
             fail("QSAE_EINVAL", f"{what}: expected one of each of the {len(self)} layers, found "
-                                f"{len(values)}")
-        return values
+                                f"{len(listed)}")
+        return listed
 
-    def encode(self, xs):
+    def encode(self, xs: Sequence[Any]) -> list[Floats]:
         """Activations of every layer: a list of float32 [..., features of the layer]."""
         return [sae.encode(x) for sae, x in zip(self, self._each(xs, "xs"))]
 
-    def decode(self, acts, to):
-        """The output at layer index `to`, without its skip connection: float32 [n, width_out]. acts:
-        of every layer, dense or Sparse; None for those that do not write there."""
+    def decode(self, acts: Sequence[Any], to: int) -> Floats:
+        """The output at layer index `to`, without its skip connection: float32 [n, width_out].
+
+        acts  of every layer, dense or Sparse; None for those that do not write there
+        """
         to = count("to", to)
-        array, n, keep = (SaeActs * len(self))(), None, []
-        for i, a in enumerate(self._each(acts, "acts")):
-            a = sparse(a, "acts", self[i].features)
+        array = (SaeActs * len(self))()
+        n: int | None = None
+        keep: list[Sparse] = []
+        for i, given in enumerate(self._each(acts, "acts")):
+            a = sparse(given, "acts", self[i].features)
             if a is None:
                 array[i] = SaeActs()
                 continue
@@ -105,7 +130,7 @@ class SAELayers(Handle):
             lib.qsae_sae_layers_decode_sparse(handle, array, to, n or 0, y.ref)
         return y.array
 
-    def reconstruct(self, xs):
+    def reconstruct(self, xs: Sequence[Any]) -> list[Array]:
         """The whole module: outputs of all layers, a list of float32 [..., width_out], of their
         inputs xs."""
         rows = [matrix(x, "xs") for x in self._each(xs, "xs")]

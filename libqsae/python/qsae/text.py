@@ -1,24 +1,47 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Tokenizer and Corpus."""
 
+from __future__ import annotations
+
 import ctypes
 import json
+from collections.abc import Iterable, Iterator
 from ctypes import byref, c_int64, c_size_t, c_void_p
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import address, vector
-from ._handle import Desk, Handle
-from ._lib import (bos_policy, choose, choose_documents, count, fail, lib, path_bytes,
-                   string_bytes, text)
+from ._arrays import Array, Ints, Longs, address, vector
+from ._dlpack import as_array
+from ._handle import CancelToken, Desk, Handle, Progress
+from ._lib import (
+    Error,
+    bos_policy,
+    choose,
+    choose_documents,
+    count,
+    fail,
+    lib,
+    path_bytes,
+    string_bytes,
+    text,
+)
 from ._structs import CONSTANTS, CorpusInfo, CorpusSettings, DocumentInfo, TokenizerInfo
+from .context import Context
+from .sources import text_source
+
+if TYPE_CHECKING:
+    from .model import Path
 
 _FORMATS = {"plain": CONSTANTS["QSAE_TEXT_PLAIN"], "jsonl": CONSTANTS["QSAE_TEXT_JSONL"],
             "ids": CONSTANTS["QSAE_TEXT_IDS"], "whole": CONSTANTS["QSAE_TEXT_WHOLE"]}
 
 
-def _id(value):
+# Bytes of text above which encode() waits in a way that Ctrl-C can interrupt.
+_LONG_TEXT = 1 << 18
+
+
+def _id(value: Any) -> int:
     return count("id", value, -2**31, 2**31 - 1)
 
 
@@ -30,57 +53,76 @@ class Tokenizer(Handle):
 
     _close = lib.qsae_tokenizer_close
 
-    def __init__(self, ctx, path):
+    def __init__(self, ctx: Context, path: Path) -> None:
         super().__init__()
         self._ctx = ctx
         lib.qsae_tokenizer_open(ctx.pointer, path_bytes(path), byref(self._handle))
         info = TokenizerInfo()
         lib.qsae_tokenizer_get_info(self.pointer, byref(info))
         self.info = info.as_dict()
-        self.vocab = info.vocab
-        self.bos, self.eos, self.pad, self.unk = info.bos, info.eos, info.pad, info.unk
+        self.vocab: int = info.vocab
+        self.bos: int = info.bos
+        self.eos: int = info.eos
+        self.pad: int = info.pad
+        self.unk: int = info.unk
 
-    def encode(self, string, special=True):
-        """Ids (int32) of a str or UTF-8 bytes; special: with the BOS and EOS the template adds."""
+    def encode(self, string: str | bytes | bytearray, special: bool = True,
+               cancel: CancelToken | None = None) -> Ints:
+        """Ids (int32) of a str or UTF-8 bytes.
+
+        special  with the BOS and EOS the template adds
+        cancel   ends the call when it is set; Ctrl-C does too
+        """
         if isinstance(string, str):
             string = string.encode("utf-8", "surrogatepass")
         elif not isinstance(string, (bytes, bytearray)):
             fail("QSAE_EINVAL", f"encode: expected str or bytes, found {type(string).__name__}")
         string = bytes(string)
+        desk = Desk(cancel) if len(string) > _LONG_TEXT or cancel is not None else None
         n = c_int64()
         capacity = len(string) + 16  # a token is a byte or more, but for the template's
         while True:
             ids = np.empty(capacity, np.int32)
+            arguments = (self.pointer, string, len(string), bool(special),
+                         None if desk is None else desk.token.pointer, address(ids), capacity,
+                         byref(n))
             try:
-                lib.qsae_tokenizer_encode(self.pointer, string, len(string), bool(special),
-                                          address(ids), capacity, byref(n))
+                if desk is None:
+                    lib.qsae_tokenizer_encode_cancelable(*arguments)
+                else:
+                    desk.run(lib.qsae_tokenizer_encode_cancelable, *arguments)
                 return ids[:n.value].copy()
-            except Exception as error:
-                if getattr(error, "name", "") != "QSAE_ESPACE" or n.value <= capacity:
+            except Error as error:
+                if error.name != "QSAE_ESPACE" or n.value <= capacity:
                     raise
                 capacity = n.value
+                if desk is not None:
+                    desk.again()
 
-    def token(self, id):
+    def token(self, id: int) -> bytes:
         """Bytes an id stands for in running text."""
         data, size = c_void_p(), c_size_t()
         lib.qsae_tokenizer_token(self.pointer, _id(id), byref(data), byref(size))
         return ctypes.string_at(data, size.value) if size.value else b""
 
-    def is_special(self, id):
+    def is_special(self, id: int) -> bool:
+        """Whether an id is a special token (BOS, EOS, ...)."""
         return bool(lib.qsae_tokenizer_is_special(self.pointer, _id(id)))
 
 
 class Chunk(NamedTuple):
     """Arrays [n_tokens]; labels are -100 where a position predicts nothing."""
-    ids: np.ndarray
-    labels: np.ndarray
-    document: np.ndarray
+
+    ids: Ints
+    labels: Ints
+    document: Longs
 
 
 class Corpus(Handle):
     """Text, tokenized and cut into chunks; a sequence of Chunk.
 
-    path          a file or a folder
+    path          a file or a folder; or a text source (a datasets.Dataset, an iterable of str or of
+                  dicts: qsae.TextSource), whose keys are the metadata of its documents
     context       tokens per chunk (512)
     max_tokens    stop after the first chunk that reaches this many; 0 = all
     bos           "none", "stream_start", "doc_start", "chunk_start" or "chunk_replace"; None =
@@ -98,6 +140,7 @@ class Corpus(Handle):
     where         list of "KEY=VALUE" and "KEY!=VALUE" about the metadata (doc/text.md)
     documents     (first, end) of that order; None in place of either: no limit
     pack          "stream", "tl", "saelens" or "tl2"; None = stream
+    cancel        ends the call when it is set
 
     info          dict: tokens, stream_tokens, documents, chunks, context, predicted_tokens,
                   bos_policy, cross_labels, token_hash, stride, score_from, scored_bytes,
@@ -106,13 +149,17 @@ class Corpus(Handle):
 
     _close = lib.qsae_corpus_close
 
-    def __init__(self, ctx, tokenizer, path, context=0, max_tokens=0, bos=None, format=None,
-                 text_field=None, separator=None, keep_tail=False, cross_labels=False,
-                 progress=None, stride=0, score_from=0, order=None, shuffle=None, where=(),
-                 documents=None, pack=None):
+    def __init__(self, ctx: Context, tokenizer: Tokenizer, path: Any, context: int = 0,
+                 max_tokens: int = 0, bos: str | None = None, format: str | None = None,
+                 text_field: str | None = None, separator: str | None = None,
+                 keep_tail: bool = False, cross_labels: bool = False,
+                 progress: Progress | None = None, stride: int = 0, score_from: int = 0,
+                 order: Path | None = None, shuffle: int | None = None, where: Iterable[str] = (),
+                 documents: tuple[int | None, int | None] | None = None, pack: str | None = None,
+                 cancel: CancelToken | None = None) -> None:
         super().__init__()
         self._ctx = ctx
-        desk = Desk()
+        desk = Desk(cancel)
         settings = CorpusSettings(progress=desk.progress(progress), cancel=desk.token._handle)
         settings.context = count("context", context)
         settings.max_tokens = count("max_tokens", max_tokens)
@@ -127,14 +174,17 @@ class Corpus(Handle):
         settings.text_field = text_field and string_bytes(text_field, "text_field")
         settings.separator = separator and string_bytes(separator, "separator")
         settings.keep_tail, settings.cross_labels = bool(keep_tail), bool(cross_labels)
-        desk.run(lib.qsae_corpus_open, ctx.pointer, tokenizer.pointer, path_bytes(path),
-                 byref(settings), byref(self._handle))
+        with text_source(path, text_field) as (file, field):
+            if field is not None:
+                settings.text_field = string_bytes(field, "text_field")
+            desk.run(lib.qsae_corpus_open, ctx.pointer, tokenizer.pointer, path_bytes(file),
+                     byref(settings), byref(self._handle))
         self._describe()
 
     @classmethod
-    def from_ids(cls, ctx, ids):
+    def from_ids(cls, ctx: Context, ids: Any) -> Corpus:
         """A corpus of ids the caller has: [n_chunks, context]."""
-        ids = np.asarray(ids)
+        ids = as_array(ids, "ids")
         if ids.ndim != 2:
             fail("QSAE_EINVAL", f"ids: expected [n_chunks, context], found {ids.ndim} axes")
         self = cls.__new__(cls)
@@ -145,29 +195,32 @@ class Corpus(Handle):
         self._describe()
         return self
 
-    def _describe(self):
+    def _describe(self) -> None:
         info = CorpusInfo()
         lib.qsae_corpus_get_info(self.pointer, byref(info))
         self.info = info.as_dict()
         self.info["bos_policy"] = text(lib.qsae_bos_name(info.bos_policy))
         self.info["pack"] = text(lib.qsae_pack_name(info.pack))
 
-    def __len__(self):
-        return self.info["chunks"]
+    def __len__(self) -> int:
+        return int(self.info["chunks"])
 
-    def __getitem__(self, i):
+    def __iter__(self) -> Iterator[Chunk]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> Chunk:
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         ids, labels, document, n = c_void_p(), c_void_p(), c_void_p(), c_int64()
         lib.qsae_corpus_chunk(self.pointer, i % len(self), byref(ids), byref(labels),
                               byref(document), byref(n))
 
-        def copy(pointer, dtype):
+        def copy(pointer: c_void_p, dtype: Any) -> Array:
             size = n.value * np.dtype(dtype).itemsize
             return np.frombuffer(ctypes.string_at(pointer, size), dtype).copy()
         return Chunk(copy(ids, np.int32), copy(labels, np.int32), copy(document, np.int64))
 
-    def document(self, i):
+    def document(self, i: int) -> dict[str, Any]:
         """dict: first_token, n_tokens, source, line, metadata (parsed JSON)."""
         info = DocumentInfo()
         lib.qsae_corpus_document(self.pointer, count("document", i, -2**63), byref(info))
