@@ -21,9 +21,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 import zipfile
 from pathlib import Path
+
+import tomllib
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -168,17 +169,17 @@ def release() -> str:
 def write(path: Path, files: dict[str, bytes], record: str) -> None:
     """Writes the wheel, in an order and with times that depend on nothing."""
     lines = []
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
-            for name, data in files.items():
-                digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=")
-                lines.append(f"{name},sha256={digest.decode()},{len(data)}\n")
-            files = {**files, record: ("".join(lines) + f"{record},,\n").encode()}
-            for name, data in files.items():
-                entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                entry.external_attr = (0o100755 if ".so" in name else 0o100644) << 16
-                out.writestr(entry, data)
+    for name, data in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=")
+        lines.append(f"{name},sha256={digest.decode()},{len(data)}\n")
+    files = {**files, record: ("".join(lines) + f"{record},,\n").encode()}
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file, \
+            zipfile.ZipFile(file, "w") as out:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = (0o100755 if ".so" in name else 0o100644) << 16
+            out.writestr(entry, data)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
 
