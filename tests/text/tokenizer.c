@@ -46,6 +46,36 @@ static void expect(const char *json, const char *text, size_t size, int32_t spec
                expected_); \
     } while (0)
 
+/* Nothing comes of a call whose token is set; without it, or with one that is not, the ids do. */
+static void test_cancel(void **state)
+{
+    const char text[] = "abc bcab";
+    qsae_tokenizer *t = NULL;
+    qsae_cancel_token *token = NULL;
+    int32_t ids[64] = { -7 }, other[64];
+    int64_t n = 1, m = 0;
+
+    (void)state;
+    assert_int_equal(test_open(FILE_OF("null", "null", "null"), &t), QSAE_OK);
+    assert_int_equal(qsae_cancel_token_open(&token), QSAE_OK);
+    qsae_cancel_token_cancel(token);
+    assert_int_equal(
+        qsae_tokenizer_encode_cancelable(t, text, sizeof text - 1, 0, token, ids, 64, &n),
+        QSAE_ECANCELED);
+    assert_int_equal(n, 0);
+    assert_int_equal(ids[0], -7);
+    qsae_cancel_token_reset(token);
+    assert_int_equal(
+        qsae_tokenizer_encode_cancelable(t, text, sizeof text - 1, 0, token, ids, 64, &n),
+        QSAE_OK);
+    assert_int_equal(qsae_tokenizer_encode(t, text, sizeof text - 1, 0, other, 64, &m), QSAE_OK);
+    assert_true(n > 0);
+    assert_int_equal(n, m);
+    assert_memory_equal(ids, other, (size_t)n * sizeof *ids);
+    qsae_cancel_token_close(&token);
+    qsae_tokenizer_close(&t);
+}
+
 static void test_bpe(void **state)
 {
     static const int32_t none[1] = { 0 };
@@ -462,7 +492,9 @@ static void test_out_of_memory(void **state)
 }
 
 const struct CMUnitTest tokenizer_tests[] = {
-    cmocka_unit_test(test_bpe),       cmocka_unit_test(test_long_word),
+    cmocka_unit_test(test_bpe),
+    cmocka_unit_test(test_cancel),
+    cmocka_unit_test(test_long_word),
     cmocka_unit_test(test_template),  cmocka_unit_test(test_config),
     cmocka_unit_test(test_tokens),    cmocka_unit_test(test_refused),
     cmocka_unit_test(test_arguments), cmocka_unit_test(test_damaged),

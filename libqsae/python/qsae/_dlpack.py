@@ -109,6 +109,9 @@ def as_array(x: Any, what: str) -> npt.NDArray[Any]:
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         return from_dlpack(x, what)
     try:
-        return np.asarray(x)
+        array = np.asarray(x)
+        if array.dtype.kind != "O":
+            return array
+        fail("QSAE_EINVAL", f"{what}: expected an array of numbers, found {type(x).__name__}")
     except (TypeError, ValueError, RuntimeError) as error:
         fail("QSAE_EINVAL", f"{what}: expected an array, found {type(x).__name__}: {error}")
