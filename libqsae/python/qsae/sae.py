@@ -205,9 +205,9 @@ class SAE(Handle):
         y = empty((len(acts),), self.width_out)
         state = self._given_state(len(acts), state)
         with self._use() as handle:
-            lib.qsae_sae_decode_sparse(handle, len(acts), address(acts.indptr),
-                                       address(acts.indices), address(acts.values), address(state),
-                                       y.ref)
+            self._run(None, len(acts), lib.qsae_sae_decode_sparse, handle, len(acts),
+                      address(acts.indptr), address(acts.indices), address(acts.values),
+                      address(state), y.ref)
         return y.array
 
     def reconstruct(self, x: Any, cancel: CancelToken | None = None) -> Floats:
@@ -261,5 +261,6 @@ class SAE(Handle):
             y.array[:] = target.reshape(y.array.shape)
             keep = 2 if self.info["transcoder"] else 1
         with self._use() as handle:
-            lib.qsae_sae_intervene(handle, rows.ref, array, len(listed), keep, y.ref)
+            self._run(None, len(rows.array), lib.qsae_sae_intervene, handle, rows.ref, array,
+                      len(listed), keep, y.ref)
         return y.shaped()
