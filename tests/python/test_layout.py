@@ -218,9 +218,11 @@ class Loading(Case):
     def load(self, library):
         """Standard error of an import that fails."""
         path = os.pathsep.join(sys.path)
+        # A copy of the library finds what lies beside the original.
+        beside = os.path.dirname(os.path.abspath(_lib.LIBRARY_PATH))
         done = subprocess.run([sys.executable, "-B", "-c", "import qsae"], capture_output=True,
                               text=True, env={**os.environ, "QSAE_LIBRARY": library,
-                                              "PYTHONPATH": path})
+                                              "LD_LIBRARY_PATH": beside, "PYTHONPATH": path})
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("ImportError: qsae: ", done.stderr)
         return done.stderr

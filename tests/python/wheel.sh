@@ -33,7 +33,7 @@ if nm -D "$library" | grep -qE ' U __(asan|tsan|msan|ubsan)_'; then
     exit
 fi
 
-check "it is built" "$python" -B "$source/libqsae/python/wheel.py" "$library" -o "$work/out"
+check "it is built" "$python" -B "$source/libqsae/python/build_wheel.py" "$library" -o "$work/out"
 wheel=$(find "$work/out" -name 'qsae-*.whl' 2>/dev/null)
 if [ -z "$wheel" ]; then
     finish

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Builds a wheel of the package with the shared library and all it needs beyond glibc inside.
 
-usage: wheel.py LIBRARY [-o FOLDER] [--license NAME=FILE]...
+usage: build_wheel.py LIBRARY [-o FOLDER] [--license NAME=FILE]...
 
 Needs Python 3.11, patchelf and binutils. The libraries get names of their own (a hash in them, as
 auditwheel does), so that they never meet other copies in the process. Their licences come from
@@ -206,7 +206,7 @@ def build(library: Path, output: Path, given: dict[str, Path]) -> Path:
         for name, content in metadata(version, sorted(texts)).items():
             files[f"{info}/{name}"] = content.encode()
         files[f"{info}/WHEEL"] = (
-            "Wheel-Version: 1.0\nGenerator: libqsae wheel.py\nRoot-Is-Purelib: false\n"
+            "Wheel-Version: 1.0\nGenerator: libqsae build_wheel.py\nRoot-Is-Purelib: false\n"
             f"Tag: {tag}\n").encode()
         output.mkdir(parents=True, exist_ok=True)
         path = output / f"qsae-{version}-{tag}.whl"
@@ -234,7 +234,7 @@ def main() -> int:
     try:
         print(build(options.library.resolve(), options.output, dict(options.license)))
     except (Failure, OSError) as error:
-        print(f"wheel.py: {error}", file=sys.stderr)
+        print(f"build_wheel.py: {error}", file=sys.stderr)
         return 1
     return 0
 
