@@ -308,7 +308,18 @@ class SAELens(Case):
                 self.check(name)
 
     def test_refused(self):
-        self.fails("QSAE_ENOENT", "", qsae.SAE, self.ctx, "/nowhere")
+        module = self.module("standard", 0)
+        with qsae.SAE(self.ctx, module) as sae:
+            self.assertEqual(sae.info["path"], f"<{type(module).__name__}>")
+            self.fails("QSAE_EINVAL", "expected the module itself", qsae.evaluate, MODEL,
+                       saes=[sae], text=TEXT)
+
+    def test_names(self):
+        for hook in ("..", "/", "a/../../b", "x" * 300, ".", "blocks.3.hook_resid_post"):
+            module = self.module("standard", 0)
+            module.cfg.metadata.hook_name = hook
+            with qsae.SAE(self.ctx, module) as sae:
+                self.assertEqual(sae.hook, hook)
 
     def test_evaluate(self):
         package("sae_lens")

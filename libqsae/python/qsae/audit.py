@@ -56,6 +56,9 @@ def _sae(value: Any, folders: contextlib.ExitStack) -> bytes:
         value, where = value
     if isinstance(value, SAE):
         value = value.info["path"]
+        if value.startswith("<"):
+            fail("QSAE_EINVAL", f"saes: an SAE made of a SAELens module, {value}: expected the "
+                                "module itself")
     elif is_saelens(value):
         value = folders.enter_context(sae_source(value))
     path = path_bytes(value)

@@ -27,7 +27,7 @@ from ._handle import CancelToken, Desk, Handle
 from ._lib import Error, choose, count, fail, lib, path_bytes, string_bytes
 from ._structs import CONSTANTS, FeatureEdit, SaeInfo, SaeSettings
 from .context import Context
-from .sources import sae_source
+from .sources import is_saelens, sae_source
 
 _OPERATIONS = {name: CONSTANTS["QSAE_FEATURE_" + name.upper()] for name in ("set", "add", "scale")}
 
@@ -88,6 +88,8 @@ class SAE(Handle):
             self._token = desk.token  # the handle looks at it as long as it lives
             desk.release()
             self._describe()
+        if is_saelens(path):
+            self.info["path"] = f"<{type(path).__name__}>"
 
     def _describe(self) -> None:
         info = SaeInfo()

@@ -123,7 +123,8 @@ def _hook(sae: Any) -> str:
 
 def write_saelens(sae: Any, folder: str) -> str:
     """Writes a SAELens module below a folder; the new folder, named after its hook."""
-    path = os.path.join(folder, re.sub(r"[^A-Za-z0-9_.-]", "_", _hook(sae)))
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", _hook(sae)).strip(".")[:100] or "sae"
+    path = os.path.join(folder, name)
     os.mkdir(path)
     # A module in training writes what it is when it infers: BatchTopK as JumpReLU.
     write = getattr(sae, "save_inference_model", None) or sae.save_model
