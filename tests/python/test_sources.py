@@ -109,6 +109,7 @@ class DLPack(Case):
             bits = qsae.to_bf16(x)
             self.same(sae.encode(Producer(bits, code=4)), sae.encode(bits))
             self.same(sae.decode(Producer(sae.encode(x))), sae.reconstruct(x))
+            self.same(sae.encode(np.asmatrix(x)), sae.encode(x))
             ids = rng.integers(3, 200, (2, 8))
             self.same(model.forward(Producer(ids)).nll, model.forward(ids).nll)
             self.same(model.forward(ids, labels=Producer(ids)).nll,
@@ -225,7 +226,8 @@ class Texts(Case):
         self.fails("QSAE_EFORMAT", "<list>: row 0: expected the text under 'text'", corpus,
                    [{"body": "x"}])
         self.fails("QSAE_EFORMAT", "expected string, found int", corpus, [{"text": 5}])
-        self.fails("QSAE_EFORMAT", "surrogate", corpus, ["\ud800"])
+        self.fails("QSAE_EFORMAT", "surrogate", corpus, ["a", "\ud800"])
+        self.fails("QSAE_EINVAL", "the name of a file", corpus, [TEXT])
         self.fails("QSAE_EUNSUPPORTED", "leave it out", corpus, [{"text": "a", "b": b"c"}])
         self.fails("QSAE_EFORMAT", "'nothing'", corpus, [{"text": "a"}], metadata=["nothing"])
         with self.assertRaises(qsae.Error) as caught:

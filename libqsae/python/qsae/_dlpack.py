@@ -105,7 +105,7 @@ def from_dlpack(x: Any, what: str) -> npt.NDArray[Any]:
 def as_array(x: Any, what: str) -> npt.NDArray[Any]:
     """Any array: NumPy's, what NumPy reads, or a tensor that speaks DLPack (in place)."""
     if isinstance(x, np.ndarray):
-        return x
+        return np.asarray(x)  # of subclasses the plain array
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         return from_dlpack(x, what)
     try:

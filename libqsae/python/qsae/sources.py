@@ -57,6 +57,9 @@ class TextSource:
         for number, row in enumerate(self._objects()):
             place = f"{self.label}: row {number}"
             if isinstance(row, str):
+                if number == 0 and len(row) < 1024 and "\0" not in row and os.path.exists(row):
+                    fail("QSAE_EINVAL", f"{place}: expected text, found {row!r}, the name of a "
+                                        "file; a path is given by itself, not in a list")
                 row = {self._reading.text_field: row}
             if not isinstance(row, Mapping):
                 fail("QSAE_EFORMAT", f"{place}: expected str or a mapping, found "
