@@ -199,6 +199,7 @@ class Texts(Case):
         b = qsae.Corpus(self.ctx, tokenizer, TEXT, max_tokens=2000)
         self.assertEqual(a.info["token_hash"], b.info["token_hash"])
         self.assertEqual(a.document(3)["metadata"], {"content": {}, **b.document(3)["metadata"]})
+        self.assertEqual(a.document(3)["source"], "<list>")
         with_field = qsae.Corpus(self.ctx, tokenizer, rows, text_field="content.body",
                                  max_tokens=2000)
         self.assertEqual(with_field.info["token_hash"], b.info["token_hash"])

@@ -17,7 +17,7 @@ from .context import Context
 from .frames import frame
 from .model import ATTENTION, COMPUTE, MEMORY
 from .sae import SAE
-from .sources import is_saelens, sae_source, text_source
+from .sources import is_saelens, sae_source, source_label, text_source
 
 if TYPE_CHECKING:
     from .model import Path
@@ -157,7 +157,7 @@ class Audit(Handle):
                 if field is not None:
                     settings.text_field = string_bytes(field, "text_field")
                 if file is not text:
-                    self._source = (file, getattr(text, "label", f"<{type(text).__name__}>"))
+                    self._source = (file, source_label(text))
             desk.run(lib.qsae_audit_open, ctx.pointer, byref(settings), byref(self._handle))
 
     def _relay(self, _cookie: Any, done: int, total: int, unit: bytes, phase: bytes) -> int:

@@ -78,6 +78,11 @@ class TextSource:
                                      f"{error}")
 
 
+def source_label(text: Any) -> str:
+    """What a text that is no file is called."""
+    return text.label if isinstance(text, TextSource) else f"<{type(text).__name__}>"
+
+
 @contextlib.contextmanager
 def private_folder() -> Iterator[str]:
     """A folder for one source, deleted at the end."""

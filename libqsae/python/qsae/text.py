@@ -28,7 +28,7 @@ from ._lib import (
 )
 from ._structs import CONSTANTS, CorpusInfo, CorpusSettings, DocumentInfo, TokenizerInfo
 from .context import Context
-from .sources import text_source
+from .sources import source_label, text_source
 
 if TYPE_CHECKING:
     from .model import Path
@@ -148,6 +148,7 @@ class Corpus(Handle):
     """
 
     _close = lib.qsae_corpus_close
+    _label: str | None = None  # of a text that is no file
 
     def __init__(self, ctx: Context, tokenizer: Tokenizer, path: Any, context: int = 0,
                  max_tokens: int = 0, bos: str | None = None, format: str | None = None,
@@ -175,6 +176,8 @@ class Corpus(Handle):
         settings.separator = separator and string_bytes(separator, "separator")
         settings.keep_tail, settings.cross_labels = bool(keep_tail), bool(cross_labels)
         with text_source(path, text_field) as (file, field):
+            if file is not path:
+                self._label = source_label(path)
             if field is not None:
                 settings.text_field = string_bytes(field, "text_field")
             desk.run(lib.qsae_corpus_open, ctx.pointer, tokenizer.pointer, path_bytes(file),
@@ -226,4 +229,6 @@ class Corpus(Handle):
         lib.qsae_corpus_document(self.pointer, count("document", i, -2**63), byref(info))
         out = info.as_dict()
         out["metadata"] = json.loads(out["metadata"] or "{}")
+        if self._label is not None:
+            out["source"] = self._label
         return out
