@@ -54,7 +54,8 @@ void qsae__norm_vector(const qsae__run *run, const float *w, const float *x, flo
 int32_t qsae__norm_rows(const qsae__run *run, const float *w, const float *x, float *y);
 /* x += a, or x += norm(a) with a post-norm w. */
 int32_t qsae__add_rows(const qsae__run *run, const float *w, float *a, float *x);
-/* Whether somebody looks at a site; shows rows [run->rows, cols] there if so. */
+/* Whether somebody looks at a site; shows rows [run->rows, cols] there if so. QSAE_ECANCELED if the
+ * slab's token is set. */
 bool qsae__watched(const qsae__run *run, int64_t layer, int32_t site);
 int32_t qsae__watch_rows(const qsae__run *run, int64_t layer, int32_t site, float *rows,
                          int64_t cols);

@@ -123,6 +123,7 @@ static int32_t forward(qsae_model *m, const qsae_pass *p)
     }
     slab->ids = p->ids;
     slab->watch = taps.n ? &taps.watch : NULL;
+    slab->cancel = p->cancel;
     if (st == QSAE_OK)
         st = qsae__model_embed(m, slab);
     if (st == QSAE_OK)
@@ -130,6 +131,7 @@ static int32_t forward(qsae_model *m, const qsae_pass *p)
     if (st == QSAE_OK && (p->nll || p->logits || taps.final))
         st = run_head(m, p, slab);
     slab->watch = NULL;
+    slab->cancel = NULL;
     qsae__taps_close(&taps);
     return st;
 }

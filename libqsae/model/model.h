@@ -36,6 +36,7 @@ typedef struct qsae__slab {
     float *kept;          /* what embed or a layer leaves for later layers beside x, or NULL */
     size_t kept_bytes;
     const qsae__watch *watch; /* or NULL */
+    const qsae_cancel_token *cancel; /* looked at between the parts of a block; or NULL */
 } qsae__slab;
 
 /* A slab that fits every model of `models` (NULL entries skipped). */

@@ -18,6 +18,9 @@ int32_t qsae__watch_rows(const qsae__run *run, int64_t layer, int32_t site, floa
                          int64_t cols)
 {
     const qsae__watch *const w = run->slab->watch;
+    const int32_t st = qsae__canceled(run->slab->cancel);
+    if (st != QSAE_OK)
+        return st;
     return qsae__watched(run, layer, site)
                ? w->rows(w->self, layer, site, rows, run->rows, cols, cols)
                : QSAE_OK;
