@@ -317,6 +317,8 @@ static int32_t add_word(const qsae__bpe *b, qsae__bpe_scratch *s, const char *te
         int32_t id;
         n = qsae__utf8_len(*c);
         id = char_id(b, code, c, n);
+        if ((status = qsae__canceled(s->cancel)) != QSAE_OK)
+            return status;
         if (id >= 0) {
             size_t whole = 0;
             if (waiting)

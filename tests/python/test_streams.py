@@ -185,8 +185,8 @@ class Ending(Case):
         start = time.perf_counter()
         timer.start()
         with self.assertRaises(KeyboardInterrupt):
-            call()
-            self.fail("it ended before the signal")
+            while time.perf_counter() - start < 20:  # again, where it ended before the signal
+                call()
         self.assertLess(time.perf_counter() - start, 20)
         timer.join()
 
@@ -200,12 +200,18 @@ class Ending(Case):
             except qsae.Error as error:
                 caught.append(error.name)
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        time.sleep(after)
+        for _ in range(5):  # again, where it ended before
+            thread = threading.Thread(target=work)
+            thread.start()
+            time.sleep(after)
+            running = thread.is_alive()
+            token.cancel()
+            thread.join(60)
+            if running and caught:
+                break
+            token.reset()
+        self.assertEqual(caught[-1:], ["QSAE_ECANCELED"])
         token.cancel()
-        thread.join(60)
-        self.assertEqual(caught, ["QSAE_ECANCELED"])
         # A token that is set ends a call at once, until it is reset.
         self.fails("QSAE_ECANCELED", "", call, token)
         token.reset()
