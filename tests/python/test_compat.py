@@ -256,6 +256,10 @@ class Logits(Case):
         one = compat.Collector(self.ctx)
         with one.batch(ids, labels=given) as batch:
             batch.logits(bits)
+        apart = compat.Collector(self.ctx, exclude=(1, 2), exclude_first=True)
+        with apart.batch(ids, labels=given) as batch:
+            batch.logits(bits)
+        np.testing.assert_equal(apart.cross_entropy.result(), one.cross_entropy.result())
         shifted = np.pad(given[:, 1:], ((0, 0), (0, 1)), constant_values=-100)
         nll = nll_of(qsae.from_bf16(bits), shifted)
         self.assertEqual(one.cross_entropy["predicted"], 8)

@@ -17,16 +17,41 @@ NumPy arrays.
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import TYPE_CHECKING, Any
 
 from .compat_hooks import Collector, Pair
-from .compat_names import NAMES, Name, explained_variance, explained_variance_legacy, \
-    frac_variance_explained, fvu, named, normalized_mse, value
+from .compat_names import (
+    NAMES,
+    Name,
+    explained_variance,
+    explained_variance_legacy,
+    frac_variance_explained,
+    fvu,
+    named,
+    normalized_mse,
+    value,
+)
 from .compat_rows import rows, tokens_of
 
-__all__ = ["Collector", "NAMES", "Name", "Pair", "SAELensSAE", "explained_variance",
-           "explained_variance_legacy", "frac_variance_explained", "fvu", "named",
-           "normalized_mse", "rows", "tokens_of", "value"]
+if TYPE_CHECKING:
+    from .compat_sae import SAELensSAE
+
+__all__ = [
+    "NAMES",
+    "Collector",
+    "Name",
+    "Pair",
+    "SAELensSAE",
+    "explained_variance",
+    "explained_variance_legacy",
+    "frac_variance_explained",
+    "fvu",
+    "named",
+    "normalized_mse",
+    "rows",
+    "tokens_of",
+    "value",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -37,5 +62,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted(__all__)

@@ -4,15 +4,28 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
 from . import metrics
-from ._arrays import Sparse
+from ._arrays import Sparse, from_bf16
 from ._lib import fail
-from .compat_rows import Array, Rules, Tensor, Tokens, is_tensor, rows, select, sparse_of, tokens, \
-    tokens_of, whole, wide
+from .compat_rows import (
+    Array,
+    Rules,
+    Tensor,
+    Tokens,
+    is_tensor,
+    rows,
+    select,
+    sparse_of,
+    tokens,
+    tokens_of,
+    whole,
+    wide,
+)
 from .sae import SAE
 
 _LOGIT_ROWS = 256  # rows of logits made float32 at a time
@@ -23,7 +36,7 @@ class _Coder:
     encode and decode, as SAELens' SAE."""
 
     def __init__(self, sae: Any):
-        self.native: Optional[SAE] = sae if isinstance(sae, SAE) else getattr(sae, "qsae", None)
+        self.native: SAE | None = sae if isinstance(sae, SAE) else getattr(sae, "qsae", None)
         self.module = sae
         self.head = -1
         if self.native is not None:
@@ -39,7 +52,7 @@ class _Coder:
                                 f"{type(sae).__name__}")
         meta = getattr(sae.cfg, "metadata", None)
         out = getattr(meta, "hook_name_out", None)
-        if out is not None and out != getattr(meta, "hook_name", None) or \
+        if (out is not None and out != getattr(meta, "hook_name", None)) or \
                 getattr(sae.cfg, "d_out", self.width) != self.width:
             self._refuse()
         head = getattr(meta, "hook_head_index", None)
@@ -49,7 +62,7 @@ class _Coder:
         fail("QSAE_EUNSUPPORTED", "sae: a transcoder reconstructs the rows of another place than "
                                   "it reads; expected an SAE (qsae.evaluate measures transcoders)")
 
-    def run(self, x: Tensor) -> Tuple[Array, Sparse]:
+    def run(self, x: Tensor) -> tuple[Array, Sparse]:
         """Reconstruction [n, width] and activations of rows x [n, width]."""
         if self.native is not None:
             acts = self.native.encode_sparse(rows(x))
@@ -70,7 +83,7 @@ class Removal:
     """A hook that remove(), or the end of a with block, takes away."""
 
     def __init__(self, remove: Callable[[], None]):
-        self._remove: Optional[Callable[[], None]] = remove
+        self._remove: Callable[[], None] | None = remove
 
     def remove(self) -> None:
         """May be called again."""
@@ -78,7 +91,7 @@ class Removal:
             self._remove()
             self._remove = None
 
-    def __enter__(self) -> "Removal":
+    def __enter__(self) -> Removal:
         return self
 
     def __exit__(self, *_error: Any) -> None:
@@ -87,20 +100,21 @@ class Removal:
 
 class _Side(NamedTuple):
     """Rows of one model until the other's are there; of the SAE y and acts, or None."""
+
     x: Array
-    y: Optional[Array]
-    acts: Optional[Sparse]
+    y: Array | None
+    acts: Sparse | None
 
 
 class Batch:
     """One batch of tokens, see Collector.batch(); each side's rows come once."""
 
-    def __init__(self, owner: "Collector", arguments: Dict[str, Any]):
+    def __init__(self, owner: Collector, arguments: dict[str, Any]):
         self._owner = owner
         self._arguments = arguments
         self.first = owner.tokens
-        self.tokens: Optional[Tokens] = None
-        self.sides: Dict[str, _Side] = {}
+        self.tokens: Tokens | None = None
+        self.sides: dict[str, _Side] = {}
         self.has_logits = False
         ids = arguments.pop("input_ids")
         self._ids = None if ids is None else whole(ids, "input_ids")
@@ -132,13 +146,15 @@ class Batch:
         assert self.tokens is not None
         return select(x, self.tokens, width, what, head, first)
 
-    def at(self, a: int = 0, n: Optional[int] = None) -> Dict[str, Any]:
-        """The `**at` of an update of n rows from row a of the batch."""
+    def at(self, a: int = 0, n: int | None = None, predictions: bool = False) -> dict[str, Any]:
+        """The `**at` of an update of n rows from row a of the batch. What is predicted at excluded
+        tokens counts, as in evaluate."""
         t = self.tokens
         assert t is not None
         b = t.n if n is None else a + n
+        mask = t.mask[a:b] & np.uint8(0xff & ~metrics.EXCLUDED) if predictions else t.mask[a:b]
         return {"first": self.first + a, "document": t.document[a:b],
-                "position": t.position[a:b], "mask": t.mask[a:b]}
+                "position": t.position[a:b], "mask": mask}
 
     def logits(self, *logits: Any) -> None:
         """Logits [sequences, tokens, vocab] of the model, or of the reference and the compressed
@@ -151,8 +167,8 @@ class Collector:
 
     sae             a qsae.SAE, compat.SAELensSAE or an SAE of SAELens; None = logits only
     special         token ids counted as special (figures no_specials/...)
-    exclude         token ids that are not counted
-    exclude_first   the first token of each sequence is not counted
+    exclude         token ids whose rows are not counted (what is predicted at them is)
+    exclude_first   the row of the first token of each sequence is not counted
     document_start  token id that begins a document, where sequences are cut from one stream; None =
                     every sequence is a document. Documents are the unit of intervals
     batch_first     False: hooks give [tokens, sequences, columns]
@@ -165,18 +181,18 @@ class Collector:
     Padding is dropped before anything is computed. Rows are read where torch has them.
     """
 
-    _sides: Tuple[str, ...] = ("r",)
+    _sides: tuple[str, ...] = ("r",)
 
     def __init__(self, ctx: Any, sae: Any = None, *, special: Sequence[int] = (),
                  exclude: Sequence[int] = (), exclude_first: bool = False,
-                 document_start: Optional[int] = None, batch_first: bool = True, **settings: Any):
+                 document_start: int | None = None, batch_first: bool = True, **settings: Any):
         self.ctx = ctx
         self.rules = Rules(tuple(special), tuple(exclude), exclude_first, document_start)
         self.batch_first = batch_first
         self.tokens = self.documents = 0
         self._coder = None if sae is None else _Coder(sae)
         self._settings = settings
-        self._batch: Optional[Batch] = None
+        self._batch: Batch | None = None
         self._open()
 
     def _open(self) -> None:
@@ -188,7 +204,7 @@ class Collector:
         return c and metrics.Reconstruction(self.ctx, c.width, c.features, **self._settings)
 
     def batch(self, input_ids: Any = None, *, attention_mask: Any = None, documents: Any = None,
-              labels: Any = None) -> "_Open":
+              labels: Any = None) -> _Open:
         """Around the forward passes of one batch: `with collector.batch(ids) as batch: ...`
 
         input_ids       [sequences, tokens]: labels for logits, special tokens; may be left out
@@ -264,7 +280,7 @@ class Collector:
         one = batch.sides["r"]
         self.reconstruction.update(one.x, one.y, one.acts, **batch.at())
 
-    def _logits(self, batch: Batch, logits: List[Tensor]) -> None:
+    def _logits(self, batch: Batch, logits: list[Tensor]) -> None:
         if len(logits) != len(self._sides):
             fail("QSAE_EINVAL", f"logits: expected those of {len(self._sides)} model(s), found "
                                 f"{len(logits)}")
@@ -279,14 +295,14 @@ class Collector:
                                    f"{' and '.join(str(x.shape[-1]) for x in flat)}")
         batch.has_logits = True
         for a in range(0, t.n, _LOGIT_ROWS):
-            parts = [wide_of(x[a:a + _LOGIT_ROWS]) for x in flat]
+            parts = [_logit_rows(x[a:a + _LOGIT_ROWS]) for x in flat]
             n = len(parts[0])
-            self._update_logits(parts, t.labels[a:a + n], batch.at(a, n))
+            self._update_logits(parts, t.labels[a:a + n], batch.at(a, n, True))
 
-    def _update_logits(self, logits: List[Array], labels: Array, at: Dict[str, Any]) -> None:
+    def _update_logits(self, logits: list[Array], labels: Array, at: dict[str, Any]) -> None:
         self.cross_entropy.update(logits=logits[0], labels=labels, **at)
 
-    def result(self) -> Dict[str, Dict[str, float]]:
+    def result(self) -> dict[str, dict[str, float]]:
         """All values of all metrics that have seen tokens, by metric."""
         out = {}
         for name, metric in self._metrics().items():
@@ -294,10 +310,10 @@ class Collector:
                 out[name] = values
         return out
 
-    def _metrics(self) -> Dict[str, Any]:
+    def _metrics(self) -> dict[str, Any]:
         return {"reconstruction_r": self.reconstruction, "cross_entropy": self.cross_entropy}
 
-    def summary(self) -> Dict[str, float]:
+    def summary(self) -> dict[str, float]:
         """The figures people look at first; without those that were not measured."""
         return _pick(self.result(), _SUMMARY)
 
@@ -347,7 +363,7 @@ class Pair(Collector):
 
     _sides = ("r", "q")
 
-    def __init__(self, ctx: Any, sae: Any = None, *, width: Optional[int] = None, **settings: Any):
+    def __init__(self, ctx: Any, sae: Any = None, *, width: int | None = None, **settings: Any):
         self._width = width
         super().__init__(ctx, sae, **settings)
 
@@ -364,11 +380,12 @@ class Pair(Collector):
         self.features: Any = c and metrics.Features(self.ctx, c.features, **self._settings, **own)
         self.divergence: Any = metrics.Divergence(self.ctx, **self._settings)
 
-    def _metrics(self) -> Dict[str, Any]:
+    def _metrics(self) -> dict[str, Any]:
         return {"reconstruction_r": self.reconstruction, "reconstruction_q": self.reconstruction_q,
                 "drift": self.drift, "features": self.features, "divergence": self.divergence}
 
     def add(self, x: Tensor, side: str = "r") -> None:
+        """As of Collector; without an SAE the rows have `width` columns."""
         if self._coder is None and self._batch is not None and self._width and \
                 side not in self._batch.sides and side in self._sides and hasattr(x, "ndim"):
             self._take(self._batch, x, side, self._width, -1)
@@ -383,14 +400,14 @@ class Pair(Collector):
             self.features.update(r.acts, q.acts, **at)
         self.drift.update(r.x, q.x, r.y, q.y, **at)
 
-    def _update_logits(self, logits: List[Array], labels: Array, at: Dict[str, Any]) -> None:
+    def _update_logits(self, logits: list[Array], labels: Array, at: dict[str, Any]) -> None:
         self.divergence.update(logits_r=logits[0], logits_q=logits[1], labels=labels, **at)
 
 
-def wide_of(x: Tensor) -> Array:
+def _logit_rows(x: Tensor) -> Any:
     """Logits in float32; arrays of uint16 are bfloat16 bits."""
     if not is_tensor(x) and x.dtype == np.uint16:
-        return (x.astype(np.uint32) << 16).view(np.float32)
+        return from_bf16(x)
     return wide(x)
 
 
@@ -405,6 +422,6 @@ _SUMMARY = (
     ("damaged_percent", "features", "damaged_percent"), ("mean_r", "features", "mean_r"))
 
 
-def _pick(result: Dict[str, Dict[str, float]],
-          names: Sequence[Tuple[str, str, str]]) -> Dict[str, float]:
+def _pick(result: dict[str, dict[str, float]],
+          names: Sequence[tuple[str, str, str]]) -> dict[str, float]:
     return {name: result[metric][key] for name, metric, key in names if metric in result}

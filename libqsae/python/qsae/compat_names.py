@@ -9,7 +9,8 @@ batches: open the metric with batch_rows = tokens of such a batch.
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Mapping, NamedTuple, Union
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Union
 
 from ._lib import fail
 from .metrics import Metric
@@ -20,13 +21,14 @@ Source = Union[Metric, Mapping[str, Any]]
 class Name(NamedTuple):
     """key: of qsae.metrics.Reconstruction; complement: their figure is 1 - value; batched: it
     depends on the batch; what: the formula, r = x - y."""
+
     key: str
     complement: bool
     batched: bool
     what: str
 
 
-NAMES: Dict[str, Name] = {
+NAMES: dict[str, Name] = {
     # sae_lens.evals, 6.54
     "sae_lens.explained_variance": Name(
         "fvu_dim", True, False, "1 - sum |r|^2 / sum |x - mean x|^2, over all tokens"),
@@ -80,7 +82,7 @@ def value(source: Source, name: str) -> float:
     return 1 - number if entry.complement else number
 
 
-def named(source: Source, package: str) -> Dict[str, float]:
+def named(source: Source, package: str) -> dict[str, float]:
     """All figures of a package ("sae_lens", "dictionary_learning", ...) under its own names."""
     names = [name for name in NAMES if name.split(".", 1)[0] == package and "@" not in name]
     if not names:
@@ -105,7 +107,7 @@ def frac_variance_explained(source: Source) -> float:
 
 
 def fvu(source: Source) -> float:
-    """sparsify's fvu; batched."""
+    """Sparsify's fvu; batched."""
     return value(source, "sparsify.fvu")
 
 

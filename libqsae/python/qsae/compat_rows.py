@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def rows(x: Tensor) -> Array:
 
 
 def wide(x: Tensor) -> Array:
-    """x in float32."""
+    """X in float32."""
     if is_tensor(x):
         x = x.detach().to("cpu").float()
     return np.asarray(rows(x), np.float32)
@@ -80,34 +80,37 @@ class Tokens(NamedTuple):
     labels    int32 [n]: the next token, -100 where there is none; None = unknown
     documents first document index that is free after the batch
     """
-    shape: Tuple[int, int]
-    keep: Optional[Array]
+
+    shape: tuple[int, int]
+    keep: Array | None
     document: Array
     position: Array
     mask: Array
-    labels: Optional[Array]
+    labels: Array | None
     documents: int
 
     @property
     def n(self) -> int:
+        """Tokens kept."""
         return len(self.document)
 
 
 class Rules(NamedTuple):
     """special, exclude: token ids; exclude_first: the first token of a sequence is not counted;
     document_start: id that begins a document, None = every sequence is one."""
-    special: Tuple[int, ...] = ()
-    exclude: Tuple[int, ...] = ()
+
+    special: tuple[int, ...] = ()
+    exclude: tuple[int, ...] = ()
     exclude_first: bool = False
-    document_start: Optional[int] = None
+    document_start: int | None = None
 
 
-def _grid(x: Any, what: str, shape: Optional[Tuple[int, ...]]) -> Array:
+def _grid(x: Any, what: str, shape: tuple[int, ...] | None) -> Array:
     """[sequences, tokens] of integers; one sequence may come without its first axis."""
     out = whole(x, what)
     if out.ndim == 1:
         out = out[None]
-    if out.ndim != 2 or shape is not None and out.shape != shape:
+    if out.ndim != 2 or (shape is not None and out.shape != shape):
         fail("QSAE_EINVAL", f"{what}: expected shape {list(shape or ('sequences', 'tokens'))}, "
                             f"found {list(out.shape)}")
     return out
@@ -121,8 +124,8 @@ def _next(ids: Array, valid: Array) -> Array:
     return labels
 
 
-def _documents(given: Any, ids: Optional[Array], shape: Tuple[int, int], rules: Rules,
-               free: int) -> Tuple[Array, int]:
+def _documents(given: Any, ids: Array | None, shape: tuple[int, int], rules: Rules,
+               free: int) -> tuple[Array, int]:
     """Document of every position, and the next free index."""
     if given is not None:
         documents = whole(given, "documents")
@@ -138,12 +141,12 @@ def _documents(given: Any, ids: Optional[Array], shape: Tuple[int, int], rules: 
     # Sequences are cut from one stream: a document goes on in the next of them. The first one may
     # lack its start.
     starts = np.cumsum(ids.reshape(-1) == rules.document_start)
-    begun = free > 0 or len(starts) > 0 and starts[0] == 1
+    begun = free > 0 or (len(starts) > 0 and starts[0] == 1)
     documents = (free - int(begun) + starts).reshape(shape)
     return documents, max(free, int(documents.max(initial=-1)) + 1)
 
 
-def tokens(shape: Tuple[int, int], rules: Rules, free: int, ids: Optional[Array],
+def tokens(shape: tuple[int, int], rules: Rules, free: int, ids: Array | None,
            attention_mask: Any, documents: Any, labels: Any) -> Tokens:
     """Tokens of a batch, of arguments as Collector.batch() has them."""
     valid = np.ones(shape, bool) if attention_mask is None else \
@@ -185,7 +188,7 @@ def select(x: Tensor, batch: Tokens, width: int, what: str, head: int = -1,
     if x.ndim == 2 and tuple(x.shape) == (batch.n, width):
         return x
     flat = x.ndim == 2 and x.shape[0] == total
-    if not flat and tuple(x.shape[:2]) != batch.shape or \
+    if (not flat and tuple(x.shape[:2]) != batch.shape) or \
             int(np.prod(x.shape[1 if flat else 2:])) != width or x.ndim not in (2, 3, 4):
         fail("QSAE_EMISMATCH", f"{what}: expected rows of shape "
                                f"{[*batch.shape, width]}, found {list(x.shape)}")

@@ -4,20 +4,21 @@ is installed."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import numpy as np
 
 from ._arrays import Sparse
-from ._lib import Error, STATUS, fail
+from ._lib import STATUS, Error, fail
 from .compat_rows import rows, wide
 from .context import Context
 from .sae import SAE
 
 try:
-    import torch
+    torch: Any = importlib.import_module("torch")
 except ImportError as _error:
     raise Error(STATUS["QSAE_EUNSUPPORTED"], "QSAE_EUNSUPPORTED",
                 "compat.SAELensSAE: expected the Python package torch; found none "
@@ -26,8 +27,8 @@ except ImportError as _error:
 _Base: Any = torch.nn.Module
 _HookPoint: Any = torch.nn.Identity
 if importlib.util.find_spec("transformer_lens") is not None:
-    from transformer_lens.hook_points import HookPoint as _HookPoint
-    from transformer_lens.HookedTransformer import HookedRootModule as _Base
+    _Base = importlib.import_module("transformer_lens.HookedTransformer").HookedRootModule
+    _HookPoint = importlib.import_module("transformer_lens.hook_points").HookPoint
 
 _ROWS = 2 ** 22  # floats of W_dec read at a time
 _FAR = float(2.0 ** 60)
@@ -49,9 +50,11 @@ class Metadata:
         return name in self.__dict__
 
     def get(self, name: str, default: Any = None) -> Any:
+        """What is known, else default."""
         return self.__dict__.get(name, default)
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """All that is known."""
         return dict(self.__dict__)
 
 
@@ -78,9 +81,11 @@ class Config:
         self.metadata = Metadata(**{k: v for k, v in known.items() if v is not None})
 
     def architecture(self) -> str:
+        """As qsae names it: "standard", "topk", ..."""
         return str(self._architecture)
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """All that is known."""
         out = {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
         return {**out, "metadata": self.metadata.to_dict(), "architecture": self.architecture()}
 
@@ -118,9 +123,9 @@ class SAELensSAE(_Base):  # type: ignore[misc]
         self.cfg = Config(sae, dtype, self.device)
         self.use_error_term = use_error_term
         self.hook_z_reshaping_mode = self.cfg.reshape_activations == "hook_z"
-        self.d_head: Optional[int] = None
-        self._kept: Dict[str, Any] = {}
-        self._state: Optional[Tuple[Tuple[int, ...], Any]] = None
+        self.d_head: int | None = None
+        self._kept: dict[str, Any] = {}
+        self._state: tuple[tuple[int, ...], Any] | None = None
         for name in ("input", "acts_post", "recons", "output", "error"):
             setattr(self, "hook_sae_" + name, _HookPoint())
         if hasattr(self, "setup"):
@@ -128,18 +133,20 @@ class SAELensSAE(_Base):  # type: ignore[misc]
 
     @classmethod
     def load_from_disk(cls, path: Any, device: Any = "cpu", dtype: Any = None,
-                       ctx: Optional[Context] = None) -> "SAELensSAE":
+                       ctx: Context | None = None) -> SAELensSAE:
         """Opens any format of doc/saes.md; a context of its own if none is given."""
         return cls(SAE(ctx or Context(), path), device,
                    getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32)
 
     def turn_on_forward_pass_hook_z_reshaping(self) -> None:
+        """Rows come as [..., heads, d_head]."""
         self.hook_z_reshaping_mode = True
 
     def turn_off_forward_pass_hook_z_reshaping(self) -> None:
+        """Rows come as [..., d_in]."""
         self.hook_z_reshaping_mode = False
 
-    def to(self, *args: Any, **kwargs: Any) -> "SAELensSAE":
+    def to(self, *args: Any, **kwargs: Any) -> SAELensSAE:
         """Of the tensors that come out."""
         device, dtype = torch._C._nn._parse_to(*args, **kwargs)[:2]
         if device is not None:
@@ -203,15 +210,18 @@ class SAELensSAE(_Base):  # type: ignore[misc]
         return self.hook_sae_output(out)
 
     def get_name(self) -> str:
+        """Of model, hook and size, as SAELens makes it."""
         meta = self.cfg.metadata
         return f"sae_{meta.model_name}_{meta.hook_name}_{self.cfg.d_sae}"
 
     @property
-    def W_dec(self) -> Any:
+    def W_dec(self) -> Any:  # noqa: N802
+        """Decoder rows [d_sae, d_in]."""
         return self._weight("W_dec")
 
     @property
     def b_dec(self) -> Any:
+        """Decoder bias [d_in]."""
         return self._weight("b_dec")
 
     def _weight(self, name: str) -> Any:
@@ -229,10 +239,10 @@ class SAELensSAE(_Base):  # type: ignore[misc]
                 self._kept[name] = torch.from_numpy(decoder(self.qsae))
         return self._kept[name].to(self.device, self.dtype)
 
-    def _stored(self) -> Dict[str, Any]:
+    def _stored(self) -> dict[str, Any]:
         """The tensors of a SAELens folder, by their names."""
         if "stored" not in self._kept:
-            from safetensors.torch import load_file
+            load_file = importlib.import_module("safetensors.torch").load_file
             path = self.qsae.info["path"]
             if os.path.isdir(path):
                 path = os.path.join(path, "sae_weights.safetensors")
