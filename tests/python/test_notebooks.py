@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """examples/notebooks, each run as the program it is; skipped by name where a package is missing.
 
-They take a minute each, so they run only with QSAE_NOTEBOOKS=1.
+They take up to a minute of CPU time each, so they run only with QSAE_NOTEBOOKS=1.
 """
 
 import importlib.util
