@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TESTS_FUZZ_AUDIT_STATES_H
+#define TESTS_FUZZ_AUDIT_STATES_H
+
+#include "fuzz.h"
+
+/* Gives the bytes the checksum of a state file. */
+void fuzz_audit_sign(uint8_t *bytes, size_t size);
+
+/* Opens an audit of the model in fixture/ under rtn on six lines of text, with this state. */
+int32_t fuzz_audit_open(int mode, const char *state, qsae_audit **out);
+
+/* State i of a run of it: stopped at once, after a batch, at the end, or of a shard. */
+size_t fuzz_audit_seed(int i, uint8_t **data);
+
+#endif
