@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""Writes seeds/ and fixture/: small valid files, and some that almost are, for the targets of this folder.
+"""Writes seeds/ and fixture/ (seeds called found_* are what a fuzzer has found): small valid files, and some that almost are, for the targets of this folder.
 
 usage: seeds.py [FOLDER]      FOLDER: this one by default. Python's standard library alone; the same bytes always.
 """
