@@ -16,19 +16,37 @@ declared() {
 }
 
 map=$source/libqsae/qsae.map
+# Released symbols stay in their node (tests/abi); the others make up that of the coming release.
 if [ "$2" = --update ]; then
+    released=$source/tests/abi/released
+    nodes=$(grep -v '^#' "$released" | cut -d' ' -f1 | uniq)
+    version() { sed -n "s/^#define QSAE_API_VERSION_$1 //p" "$source/include/qsae/version.h"; }
     {
-        printf 'QSAE_0 {\n    global:\n'
-        declared | sed 's/.*/        &;/'
-        printf '    local:\n        *;\n};\n'
-    } >"$map"
+        before=
+        for node in $nodes; do
+            printf '%s {\n    global:\n' "$node"
+            sed -n "s/^$node \(.*\)/        \1;/p" "$released"
+            [ -n "$before" ] || printf '    local:\n        *;\n'
+            printf '}%s;\n' "${before:+ $before}"
+            before=$node
+        done
+        grep -v '^#' "$released" | cut -d' ' -f2 | sort >"$work/old"
+        declared | comm -23 - "$work/old" >"$work/new"
+        if [ -s "$work/new" ]; then
+            printf '%s {\n    global:\n' "QSAE_$(version MAJOR)${before:+.$(version MINOR)}"
+            sed 's/.*/        &;/' "$work/new"
+            [ -n "$before" ] || printf '    local:\n        *;\n'
+            printf '}%s;\n' "${before:+ $before}"
+        fi
+    } >"$work/map"
+    mv "$work/map" "$map"
     exit
 fi
 shared=$2
 static=$3
 
 declared >"$work/declared"
-sed -n 's/^ *\(qsae_[a-z0-9_]*\);$/\1/p' "$map" >"$work/listed"
+sed -n 's/^ *\(qsae_[a-z0-9_]*\);$/\1/p' "$map" | sort >"$work/listed"
 empty "no function is declared twice" "$(uniq -d "$work/declared")"
 check "qsae.map is what the headers declare (else: symbols.sh SOURCE_DIR --update)" \
     diff "$work/listed" "$work/declared"
