@@ -132,8 +132,8 @@ int32_t qsae__index_read(qsae__tensors *t, const char *folder, const char *index
         status = qsae__json_get(root, index_path, "weight_map", true, JSON_OBJECT, &map);
     if (status == QSAE_OK)
         status = read_map(t, folder, index_path, json_object_get(root, "weight_map"));
-    json_decref(t->metadata); /* that of one shard says nothing about the set */
-    t->metadata = NULL;
+    t->metadata = NULL; /* that of one shard says nothing about the set */
+    t->n_metadata = 0;
     if (status == QSAE_OK)
         check_total(t, root, index_path);
     json_decref(root);

@@ -5,10 +5,13 @@
 
 #include <qsae/tensor.h>
 
+#include "formats/members.h"
 #include "formats/set.h"
 #include "formats/writer.h"
 
 #define HEADER_MAX 100000000
+#define ENTRY_MAX 4096 /* bytes of a tensor's description, of which some 200 can be needed */
+#define METADATA "__metadata__"
 
 /* A tensor's place in the data buffer, for the check that nothing is left over. */
 typedef struct span {
@@ -126,73 +129,170 @@ static int32_t check_spans(span *spans, int64_t n, uint64_t data_size, const cha
     return QSAE_OK;
 }
 
-static int32_t read_metadata(qsae__tensors *t, json_t *metadata, const char *file)
+static int by_text(const void *a, const void *b)
 {
-    const char *key;
-    json_t *value;
-
-    if (!json_is_object(metadata))
-        return qsae__fail(QSAE_EFORMAT, "%s: __metadata__: expected object, found %s", file,
-                          qsae__json_type_name(metadata));
-    json_object_foreach(metadata, key, value)
-        if (!json_is_string(value))
-            return qsae__fail(QSAE_EFORMAT, "%s: __metadata__ \"%s\": expected string, found %s",
-                              file, key, qsae__json_type_name(value));
-    if (t->metadata == NULL)
-        t->metadata = json_incref(metadata);
-    return QSAE_OK;
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static int32_t read_entries(qsae__tensors *t, json_t *header, const qsae__file *file,
-                            const uint8_t *data, uint64_t data_size)
+/* The first of two equal strings among n, or NULL; sorts them. stride: bytes between two. */
+static const char *twice(void *strings, size_t n, size_t stride)
 {
-    const int64_t most = (int64_t)json_object_size(header);
-    span *spans = qsae__alloc_array(t->ctx, most, sizeof *spans);
-    size_t names = 0;
-    int64_t n = 0;
-    char *name;
-    int32_t status = QSAE_ENOMEM;
-
-    if (spans == NULL)
-        return QSAE_ENOMEM;
-    for (void *it = json_object_iter(header); it != NULL; it = json_object_iter_next(header, it))
-        names += strlen(json_object_iter_key(it)) + 1; /* bounded by the header's size */
-    name = qsae__set_alloc(t, names);
-    if (name == NULL)
-        goto fail;
-    status = qsae__grow(t->ctx, &t->items, &t->capacity, t->count + most, sizeof *t->items);
-    if (status != QSAE_OK)
-        goto fail;
-    for (void *it = json_object_iter(header); it != NULL; it = json_object_iter_next(header, it)) {
-        const char *key = json_object_iter_key(it);
-        const size_t size = strlen(key) + 1;
-        qsae__tensor tensor = { .name = name, .file = file->path };
-
-        if (strcmp(key, "__metadata__") == 0) {
-            status = read_metadata(t, json_object_iter_value(it), file->path);
-        } else {
-            memcpy(name, key, size);
-            name += size;
-            status = read_entry(json_object_iter_value(it), file, data, data_size, &tensor,
-                                &spans[n]);
-            spans[n++].name = tensor.name;
-            if (status == QSAE_OK)
-                status = qsae__set_add(t, &tensor);
-        }
-        if (status != QSAE_OK)
-            goto fail;
+    if (n > 1)
+        qsort(strings, n, stride, by_text);
+    for (size_t i = 1; i < n; i++) {
+        const char *const *const p = (const char *const *)((const char *)strings + i * stride);
+        const char *const *const q = (const char *const *)((const char *)p - stride);
+        if (strcmp(*p, *q) == 0)
+            return *p;
     }
-    status = check_spans(spans, n, data_size, file->path);
-fail:
+    return NULL;
+}
+
+/* How many members an object has, and room for their names. */
+static int32_t count_members(const char *text, size_t size, const char *file, size_t *n,
+                             size_t *names)
+{
+    qsae__members m;
+    qsae__member member;
+    bool more;
+    int32_t status = qsae__members_open(&m, text, size, file);
+
+    *n = *names = 0;
+    while (status == QSAE_OK &&
+           (status = qsae__members_next(&m, &member, &more)) == QSAE_OK && more) {
+        ++*n;
+        *names += member.key_size;
+    }
+    return status;
+}
+
+static int32_t read_metadata(qsae__tensors *t, const qsae__member *whole, const char *file)
+{
+    qsae__members m;
+    qsae__member member;
+    size_t n, names, i = 0;
+    char *text;
+    const char *again;
+    bool more;
+    int32_t status;
+
+    if (*whole->value != '{')
+        return qsae__fail(QSAE_EFORMAT, "%s: __metadata__: expected object, found %s", file,
+                          qsae__json_kind(whole->value));
+    status = count_members(whole->value, whole->value_size, file, &n, &names);
+    if (status != QSAE_OK)
+        return status;
+    qsae__note *const notes = qsae__set_alloc(t, n * sizeof *notes);
+    if (notes == NULL || (text = qsae__set_alloc(t, whole->value_size)) == NULL)
+        return QSAE_ENOMEM;
+    status = qsae__members_open(&m, whole->value, whole->value_size, file);
+    while (status == QSAE_OK &&
+           (status = qsae__members_next(&m, &member, &more)) == QSAE_OK && more) {
+        notes[i].key = text;
+        status = qsae__json_decode(member.key, member.key_size, file, text);
+        if (status != QSAE_OK)
+            break;
+        text += strlen(text) + 1;
+        if (*member.value != '"')
+            return qsae__fail(QSAE_EFORMAT, "%s: __metadata__ \"%s\": expected string, found %s",
+                              file, notes[i].key, qsae__json_kind(member.value));
+        notes[i++].value = text;
+        status = qsae__json_decode(member.value, member.value_size, file, text);
+        if (status == QSAE_OK)
+            text += strlen(text) + 1;
+    }
+    if (status == QSAE_OK && (again = twice(notes, n, sizeof *notes)) != NULL)
+        return qsae__fail(QSAE_EFORMAT, "%s: __metadata__: duplicate key \"%s\"", file, again);
+    if (status == QSAE_OK && t->metadata == NULL) {
+        t->metadata = notes;
+        t->n_metadata = (int64_t)n;
+    }
+    return status;
+}
+
+/* A member of the header: a tensor, whose name is put at *name, or the metadata. */
+static int32_t read_member(qsae__tensors *t, const qsae__member *m, const qsae__file *file,
+                           const uint8_t *data, uint64_t data_size, char *name, span *s,
+                           bool *is_tensor)
+{
+    qsae__tensor tensor = { .name = name, .file = file->path };
+    json_t *entry = NULL;
+    int32_t status = qsae__json_decode(m->key, m->key_size, file->path, name);
+
+    if (status != QSAE_OK)
+        return status;
+    *is_tensor = strcmp(name, METADATA) != 0;
+    s->name = name;
+    if (!*is_tensor)
+        return read_metadata(t, m, file->path);
+    if (m->value_size > ENTRY_MAX)
+        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": a description of %zu bytes, at most %d "
+                          "are read", file->path, name, m->value_size, ENTRY_MAX);
+    status = qsae__json_parse(m->value, m->value_size, file->path, &entry);
+    if (status != QSAE_OK)
+        return qsae__fail_in(status, "tensor \"%s\"", name);
+    status = read_entry(entry, file, data, data_size, &tensor, s);
+    json_decref(entry);
+    return status == QSAE_OK ? qsae__set_add(t, &tensor) : status;
+}
+
+static int32_t no_name_twice(qsae__tensors *t, const span *spans, int64_t n, size_t metadata,
+                             const char *file)
+{
+    const char **const names = qsae__alloc_array(t->ctx, n, sizeof *names);
+    const char *again = metadata > 1 ? METADATA : NULL;
+
+    if (names == NULL)
+        return QSAE_ENOMEM;
+    for (int64_t i = 0; i < n; i++)
+        names[i] = spans[i].name;
+    if (again == NULL)
+        again = twice(names, (size_t)n, sizeof *names);
+    qsae__free(t->ctx, names);
+    return again == NULL ? QSAE_OK
+                         : qsae__fail(QSAE_EFORMAT, "%s: duplicate key \"%s\"", file, again);
+}
+
+/* header: [size]. Each entry is parsed and forgotten, so memory stays in proportion. */
+static int32_t read_entries(qsae__tensors *t, const char *header, size_t size,
+                            const qsae__file *file, const uint8_t *data, uint64_t data_size)
+{
+    qsae__members m;
+    qsae__member member;
+    size_t most, names, metadata = 0;
+    int64_t n = 0;
+    span *spans;
+    char *name;
+    bool more, is_tensor = false;
+    int32_t status = count_members(header, size, file->path, &most, &names);
+
+    if (status != QSAE_OK)
+        return status;
+    spans = qsae__alloc_array(t->ctx, (int64_t)most, sizeof *spans);
+    name = spans != NULL ? qsae__set_alloc(t, names) : NULL;
+    status = name != NULL ? qsae__grow(t->ctx, &t->items, &t->capacity, t->count + (int64_t)most,
+                                       sizeof *t->items)
+                          : QSAE_ENOMEM;
+    if (status == QSAE_OK)
+        status = qsae__members_open(&m, header, size, file->path);
+    while (status == QSAE_OK &&
+           (status = qsae__members_next(&m, &member, &more)) == QSAE_OK && more) {
+        status = read_member(t, &member, file, data, data_size, name, &spans[n], &is_tensor);
+        name += is_tensor ? strlen(name) + 1 : 0;
+        metadata += !is_tensor;
+        n += is_tensor;
+    }
+    if (status == QSAE_OK)
+        status = no_name_twice(t, spans, n, metadata, file->path);
+    if (status == QSAE_OK)
+        status = check_spans(spans, n, data_size, file->path);
     qsae__free(t->ctx, spans);
     return status;
 }
 
 int32_t qsae__safetensors_read(qsae__tensors *t, const qsae__file *file)
 {
-    json_t *header = NULL;
     uint64_t n;
-    int32_t status;
 
     if (file->size < 8)
         return qsae__fail(QSAE_EFORMAT, "%s: %llu bytes are too few for a safetensors file",
@@ -205,16 +305,8 @@ int32_t qsae__safetensors_read(qsae__tensors *t, const qsae__file *file)
     if (!qsae__range_in(8, n, file->size))
         return qsae__fail(QSAE_EFORMAT, "%s: header of %llu bytes in a file of %llu (truncated?)",
                           file->path, (unsigned long long)n, (unsigned long long)file->size);
-    status = qsae__json_parse((const char *)file->data + 8, (size_t)n, file->path, &header);
-    if (status != QSAE_OK)
-        return status;
-    if (!json_is_object(header))
-        status = qsae__fail(QSAE_EFORMAT, "%s: header: expected object, found %s", file->path,
-                            qsae__json_type_name(header));
-    else
-        status = read_entries(t, header, file, file->data + 8 + n, file->size - 8 - n);
-    json_decref(header);
-    return status;
+    return read_entries(t, (const char *)file->data + 8, (size_t)n, file, file->data + 8 + n,
+                        file->size - 8 - n);
 }
 
 /* Shape, dtype and size of a tensor to be written agree. */

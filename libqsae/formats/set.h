@@ -8,6 +8,11 @@
 #include "formats/json.h"
 #include "formats/tensors.h"
 
+/* A pair of strings. */
+typedef struct qsae__note {
+    const char *key, *value;
+} qsae__note;
+
 struct qsae__tensors {
     atomic_int refs;
     qsae_context *ctx;
@@ -18,7 +23,8 @@ struct qsae__tensors {
     int64_t n_files, files_capacity;
     void **blocks;          /* own memory: names, decoded data */
     int64_t n_blocks, blocks_capacity;
-    json_t *metadata;       /* __metadata__ or NULL */
+    struct qsae__note *metadata; /* [n_metadata] __metadata__, by key, or NULL; in blocks */
+    int64_t n_metadata;
     struct qsae__gguf *gguf; /* pairs of a GGUF file or NULL; freed with the set's blocks */
     qsae__tensors *parent;   /* whose files tensors point into too, or NULL; one reference */
 };

@@ -67,7 +67,6 @@ void qsae__tensors_unref(qsae__tensors **pt)
     qsae__free(ctx, t->blocks);
     qsae__free(ctx, t->items);
     qsae__free(ctx, t->path);
-    json_decref(t->metadata);
     qsae__tensors_unref(&t->parent);
     qsae__free(ctx, t);
     qsae__context_unref(ctx);
@@ -194,7 +193,10 @@ void qsae__tensor_expect(const qsae__tensors *t, const qsae__tensor *x)
 
 const char *qsae__tensors_metadata(const qsae__tensors *t, const char *key)
 {
-    return t->metadata == NULL ? NULL : json_string_value(json_object_get(t->metadata, key));
+    for (int64_t i = 0; i < t->n_metadata; i++)
+        if (strcmp(t->metadata[i].key, key) == 0)
+            return t->metadata[i].value;
+    return NULL;
 }
 
 static void shape_text(const int64_t *shape, int32_t rank, char *text, size_t size)
