@@ -68,7 +68,7 @@ int32_t qsae_probes_item(const qsae_probes *p, int64_t i, qsae_probe *probe)
     const int32_t *const ids = qsae__probe_ids(p, i);
     const qsae_probe out = { .struct_size = sizeof out, .context = ids, .good = ids + k->n_context,
                              .bad = ids + k->n_context + k->n_good,
-                             .tags = p->item_tags + k->first_tag,
+                             .tags = p->item_tags ? p->item_tags + k->first_tag : NULL,
                              .n_context = k->n_context, .n_good = k->n_good, .n_bad = k->n_bad,
                              .n_tags = k->n_tags, .good_bytes = k->good_bytes,
                              .bad_bytes = k->bad_bytes, .line = k->line };

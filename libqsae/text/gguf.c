@@ -100,6 +100,16 @@ static int32_t read_numbers(const struct source *s, const char *key, int32_t typ
     return status;
 }
 
+/* "<0xHH>", as a token that stands for a byte is called where texts are characters. */
+static bool names_byte(const qsae__slice *text)
+{
+    static const char digits[] = "0123456789abcdefABCDEF";
+
+    return text->size == 6 && memcmp(text->data, "<0x", 3) == 0 && text->data[5] == '>' &&
+           memchr(digits, text->data[3], sizeof digits - 1) != NULL &&
+           memchr(digits, text->data[4], sizeof digits - 1) != NULL;
+}
+
 static int32_t read_types(struct source *s, qsae_context *ctx)
 {
     static const char marker[] = "<|tool_response>"; /* with it "</s>" is no end token */
@@ -117,6 +127,9 @@ static int32_t read_types(struct source *s, qsae_context *ctx)
         if (!(type >= QSAE__TOKEN_UNDEFINED && type <= QSAE__TOKEN_BYTE))
             return qsae__fail(QSAE_EFORMAT, "%s: " KEY("token_type") ": token %lld: expected 0 to "
                               "%d, found %.0f", s->path, (long long)i, QSAE__TOKEN_BYTE, type);
+        if (type == QSAE__TOKEN_BYTE && !s->kind.bytes && !names_byte(&s->texts[i]))
+            return qsae__fail(QSAE_EFORMAT, "%s: " KEY("tokens") ": token %lld is a byte by its "
+                              "type, and not called <0xHH>", s->path, (long long)i);
         s->types[i] = (int32_t)type;
         normal_s |= s->texts[i].size == sizeof marker - 1 &&
                     memcmp(s->texts[i].data, marker, sizeof marker - 1) == 0;
