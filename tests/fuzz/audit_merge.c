@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Two state files of audits (the first an inner file), each with its checksum made right, merged. */
+/* Two state files of audits (the first an inner file), checksums made right, merged. */
 #include "fuzz.h"
 #include "audit_states.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What the fuzz targets share. A target is one file with LLVMFuzzerTestOneInput(); in a normal build
- * its name is FUZZ_NAME, and replay.c calls all of them. A target ends the process (fuzz_check) when
- * the library breaks a rule: that is what a fuzzer sees.
+ * What the fuzz targets share. A target is one file with LLVMFuzzerTestOneInput(); in a normal
+ * build its name is FUZZ_NAME, and replay.c calls all of them. A target ends the process
+ * (fuzz_check) when the library breaks a rule: that is what a fuzzer sees.
  */
 #ifndef TESTS_FUZZ_FUZZ_H
 #define TESTS_FUZZ_FUZZ_H

@@ -8,8 +8,8 @@
 static void run(qsae_weights *weights, uint8_t how)
 {
     static const char *const conditions[] = { "none", "llm.int8", "nf4", "rtn:bits=4,group=0",
-                                              "ggml:q8_0", "none@compute=bf16", "prune:sparsity=0.5"
-                                            };
+                                              "ggml:q8_0", "none@compute=bf16",
+                                              "none+prune:sparsity=0.5" };
     qsae_model_settings s;
     qsae_model *model = NULL;
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };

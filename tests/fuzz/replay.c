@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Runs the fuzz targets on files, without a fuzzer.
- *   replay TARGET|all SEEDS [MUTATIONS [RANDOM]]   every file of SEEDS/TARGET/, and MUTATIONS changed
- *                                                  copies of each; a TAP line per target
- *   replay --write SEEDS                           the seeds that a program must make: state files
+ *   replay TARGET|all SEEDS [MUTATIONS [RANDOM]]   every file of SEEDS/TARGET/, and MUTATIONS
+ *                                                  changed copies of each; a TAP line per target
+ *   replay --write SEEDS                           the seeds a program must make: state files
  *   replay --run TARGET FILE...                    what a fuzzer has found
  */
 #include "fuzz.h"
@@ -122,8 +122,9 @@ static size_t mutate(uint8_t *p, size_t n, size_t room, uint32_t *state)
     static const uint64_t odd[] = { 0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0x80000000,
                                     0xffffffff, INT64_MAX, (uint64_t)1 << 63, UINT64_MAX,
                                     UINT64_MAX - 31, (uint64_t)1 << 62, (uint64_t)1 << 61 };
-    static const char *const words[] = { "-1", "1e999", "null", "[", "{", "\"\"", "true", "9223372036854775807",
-                                         "18446744073709551616", "0.5", "NaN", "\\u0000", "\xff", "," };
+    static const char *const words[] = { "-1", "1e999", "null", "[", "{", "\"\"", "true", "0.5",
+                                         "9223372036854775807", "18446744073709551616", "NaN",
+                                         "\\u0000", "\xff", "," };
     const size_t at = n ? next(state) % n : 0;
     size_t k = 1u << next(state) % 4;
     switch (next(state) % 8) {

@@ -12,7 +12,7 @@ import struct
 import sys
 import zipfile
 
-ROOT = sys.argv[1] if len(sys.argv) > 1 else os.path.dirname(os.path.abspath(__file__))
+ROOT = sys.argv[1] if __name__ == "__main__" and len(sys.argv) > 1 else os.path.dirname(os.path.abspath(__file__))
 rng = random.Random(20260101)
 
 
@@ -245,9 +245,9 @@ def small_text():
         put("yaml", "t%02d" % i, t)
     for i, t in enumerate(["none", "llm.int8:threshold=6,rules=cuda", "nf4:block=64,double=1,compute=bf16", "fp4",
                            "rtn:bits=6,axis=row,group=0,sym=1", "rtn:bits=3,axis=tl@layers=0-11@skip=down_proj|lm_head",
-                           "ggml:q4_k@only=mlp", "prune:sparsity=0.175", "nf4+prune:pattern=2:4+kv:k=q8_0,v=q4_0",
+                           "ggml:q4_k@only=mlp", "none+prune:sparsity=0.175", "nf4+prune:pattern=2:4+kv:k=q8_0,v=q4_0",
                            "control:gauss(nf4@only=/self_attn.*/)", "control:null", "none+prune:match=12.5",
-                           "mix:nf4@layers=0-3;llm.int8", "none@compute=bf16", "none+kv:turbo=4", "prune:match=(rtn:bits=4)",
+                           "mix:nf4@layers=0-3;llm.int8", "none@compute=bf16", "none+kv:turbo=4", "none+prune:match=(rtn:bits=4)",
                            "nf4@with=embed|head", "rtn:bits=99999999999999999999", "nf4:block=-1", "ggml:q9_z",
                            "control:gauss(" * 40 + "nf4" + ")" * 40, "nf4@only=/(a+)+$/", "rtn:bits=nan", "nf4:block=64,block=64"]):
         put("condition", "t%02d" % i, t)
@@ -388,9 +388,10 @@ def fixture():
             f.write(data)
 
 
-tensor_files()
-texts()
-small_text()
-models()
-logits_and_rows()
-fixture()
+if __name__ == "__main__":
+    tensor_files()
+    texts()
+    small_text()
+    models()
+    logits_and_rows()
+    fixture()

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What a header costs as it grows: memory at most 1 MiB + 8 bytes per byte of it, time at most 2.3
+ * times as much for twice as many keys. 4,000 to 32,000 keys; with QSAE_LONG_TESTS=1 1,000 to a million.
+ * QSAE_TEST_SHOW=1 prints the figures.
+ */
+#include <unistd.h>
+
+#include "heap.h"
+#include "support.h"
+
+#define MOST_RATIO 2.3
+
+/* A file under construction, in one growing block. */
+struct out {
+    char *data;
+    size_t n, room;
+};
+
+static void put(struct out *o, const void *data, size_t n)
+{
+    if (o->n + n > o->room) {
+        o->room = 2 * (o->n + n);
+        o->data = realloc(o->data, o->room);
+        assert_non_null(o->data);
+    }
+    memcpy(o->data + o->n, data, n);
+    o->n += n;
+}
+
+static void put_text(struct out *o, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void put_text(struct out *o, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    const int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    assert_in_range(n, 0, sizeof text - 1);
+    put(o, text, (size_t)n);
+}
+
+static void put_int(struct out *o, uint64_t v, int bytes)
+{
+    for (int i = 0; i < bytes; i++) {
+        const char c = (char)(v >> (8 * i));
+        put(o, &c, 1);
+    }
+}
+
+/* Puts the length in front of a safetensors header, and `data` bytes behind it. */
+static void finish_safetensors(struct out *o, size_t data)
+{
+    struct out whole = { 0 };
+    char zeros[4096] = { 0 };
+    put_int(&whole, o->n, 8);
+    put(&whole, o->data, o->n);
+    for (; data; data -= data < sizeof zeros ? data : sizeof zeros)
+        put(&whole, zeros, data < sizeof zeros ? data : sizeof zeros);
+    free(o->data);
+    *o = whole;
+}
+
+static void make_safetensors(struct out *o, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        put_text(o, "%c\"m.%lld\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%lld,%lld]}",
+                 i ? ',' : '{', (long long)i, (long long)i, (long long)i + 1);
+    put_text(o, "}");
+    finish_safetensors(o, (size_t)n);
+}
+
+/* The shortest pairs that a header may be made of. */
+static void make_metadata(struct out *o, int64_t n)
+{
+    put_text(o, "{\"__metadata__\":");
+    for (int64_t i = 0; i < n; i++)
+        put_text(o, "%c\"%llx\":\"\"", i ? ',' : '{', (long long)i);
+    put_text(o, "}}");
+    finish_safetensors(o, 0);
+}
+
+/* A shape of n numbers. */
+static void make_shape(struct out *o, int64_t n)
+{
+    put_text(o, "{\"a\":{\"dtype\":\"U8\",\"shape\":[");
+    for (int64_t i = 0; i < n; i++)
+        put_text(o, "%s    0", i ? "," : "");
+    put_text(o, "],\"data_offsets\":[0,0]}}");
+    finish_safetensors(o, 0);
+}
+
+/* n empty lists where a tensor's description should be. */
+static void make_lists(struct out *o, int64_t n)
+{
+    put_text(o, "{\"a\":[");
+    for (int64_t i = 0; i < n; i++)
+        put_text(o, "%s[]", i ? "," : "");
+    put_text(o, "]}");
+    finish_safetensors(o, 0);
+}
+
+static void put_string(struct out *o, const char *s)
+{
+    put_int(o, strlen(s), 8);
+    put(o, s, strlen(s));
+}
+
+static void make_gguf(struct out *o, int64_t n)
+{
+    char name[32];
+    put(o, "GGUF", 4);
+    put_int(o, 3, 4);
+    put_int(o, (uint64_t)n / 2, 8);
+    put_int(o, (uint64_t)(n - n / 2), 8);
+    for (int64_t i = n / 2; i < n; i++) {
+        snprintf(name, sizeof name, "k%lld", (long long)i);
+        put_string(o, name);
+        put_int(o, 0, 4);
+        put_int(o, 1, 1);
+    }
+    for (int64_t i = 0; i < n / 2; i++) {
+        snprintf(name, sizeof name, "t%lld", (long long)i);
+        put_string(o, name);
+        put_int(o, 1, 4);
+        put_int(o, 1, 8);
+        put_int(o, 24, 4); /* I8 */
+        put_int(o, 32 * (uint64_t)i, 8);
+    }
+    while (o->n % 32)
+        put_int(o, 0, 1);
+    for (int64_t i = 0; i < 32 * (n / 2); i++)
+        put_int(o, 0, 1);
+}
+
+static void make_words(struct out *o, int64_t n)
+{
+    put(o, "GGUF", 4);
+    put_int(o, 3, 4);
+    put_int(o, 0, 8);
+    put_int(o, 1, 8);
+    put_string(o, "words");
+    put_int(o, 9, 4);
+    put_int(o, 8, 4);
+    put_int(o, (uint64_t)n, 8);
+    for (int64_t i = 0; i < n; i++)
+        put_int(o, 0, 8);
+}
+
+/* An index whose shard has no tensor of the names. */
+static void make_index(struct out *o, int64_t n)
+{
+    put_text(o, "{\"weight_map\":");
+    for (int64_t i = 0; i < n; i++)
+        put_text(o, "%c\"model.layers.%lld.weight\":\"a.safetensors\"", i ? ',' : '{',
+                 (long long)i);
+    put_text(o, "}}");
+}
+
+static const struct shape {
+    const char *name, *file;
+    void (*make)(struct out *o, int64_t n);
+    int32_t status;
+} shapes[] = {
+    { "safetensors: tensors", "x.safetensors", make_safetensors, QSAE_OK },
+    { "safetensors: metadata", "x.safetensors", make_metadata, QSAE_OK },
+    { "safetensors: a shape", "x.safetensors", make_shape, QSAE_EFORMAT },
+    { "safetensors: lists", "x.safetensors", make_lists, QSAE_EFORMAT },
+    { "gguf: pairs and tensors", "x.gguf", make_gguf, QSAE_OK },
+    { "gguf: words", "x.gguf", make_words, QSAE_OK },
+    { "index", "model.safetensors.index.json", make_index, QSAE_EFORMAT },
+};
+
+static char folder[64];
+
+static void write_file(const char *name, const struct out *o)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *const f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(o->data, 1, o->n, f), o->n);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* CPU seconds of opening it: the least of a few. */
+static double open_once(qsae_context *ctx, const struct shape *s, int64_t n, int times)
+{
+    struct out o = { 0 };
+    char path[128];
+    double least = 1e9;
+    const int is_index = s->make == make_index;
+    s->make(&o, n);
+    write_file(s->file, &o);
+    snprintf(path, sizeof path, "%s/%s", folder, is_index ? "" : s->file);
+    for (int i = 0; i < times; i++) {
+        qsae_tensors *t = NULL;
+        heap_start();
+        const double start = cpu_seconds();
+        const int32_t status = qsae_tensors_open(ctx, path, &t);
+        const double took = cpu_seconds() - start;
+        const size_t peak = heap_peak(), most = (1 << 20) + 8 * o.n;
+        if (status != s->status)
+            fail_msg("%s, %lld: expected %s, found %s: %s", s->name, (long long)n,
+                     qsae_status_name(s->status), qsae_status_name(status), qsae_error_message());
+        if (getenv("QSAE_TEST_SHOW") && i == 0)
+            print_message("# %s, %lld keys: %zu bytes, peak %zu (%.2f of the file), %.2f ms\n",
+                          s->name, (long long)n, o.n, peak, (double)peak / (double)o.n, 1e3 * took);
+        if (peak > most)
+            fail_msg("%s, %lld: %zu bytes of memory for a file of %zu, at most %zu", s->name,
+                     (long long)n, peak, o.n, most);
+        qsae_tensors_close(&t);
+        if (heap_counts_all() && heap_now() > 65536)
+            fail_msg("%s, %lld: %ld bytes are left", s->name, (long long)n, heap_now());
+        least = took < least ? took : least;
+    }
+    free(o.data);
+    snprintf(path, sizeof path, "%s/%s", folder, s->file);
+    unlink(path);
+    return least;
+}
+
+/* Time over all doublings, for a single one is at the mercy of caches and neighbours; a second
+ * chance for the same reason. */
+static void grow(qsae_context *ctx, const struct shape *s, int64_t from, int64_t to)
+{
+    double first = 0, last = 0, most = 0;
+    for (int chance = 0; chance < 2; chance++) {
+        most = 1;
+        for (int64_t n = from; n <= to; n *= 2) {
+            last = open_once(ctx, s, n, 3);
+            first = n == from ? last : first;
+            most *= n == from ? 1 : MOST_RATIO;
+        }
+        /* Below half a millisecond the clock and the first pages decide; sanitizers have costs of
+         * their own. */
+        if (first < 5e-4 || SANITIZED || last <= most * first)
+            return;
+    }
+    fail_msg("%s: %.3f ms for %lld, %.3f ms for %lld, at most %.1f times as much", s->name,
+             1e3 * first, (long long)from, 1e3 * last, (long long)to, most);
+}
+
+static void test_growth(void **state)
+{
+    const int all = getenv("QSAE_LONG_TESTS") != NULL;
+    qsae_context_settings settings;
+    qsae_context *ctx = NULL;
+    (void)state;
+    qsae_context_settings_init(&settings, sizeof settings);
+    settings.threads = 1;
+    heap_settings(&settings);
+    assert_ok(qsae_context_open(&settings, &ctx));
+    strcpy(folder, "/tmp/qsae-scale-XXXXXX");
+    assert_non_null(mkdtemp(folder));
+    struct out none = { 0 };
+    make_safetensors(&none, 1);
+    write_file("a.safetensors", &none);
+    free(none.data);
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        grow(ctx, &shapes[i], all ? 1000 : 4000, all ? 1024000 : 32000);
+    char path[128];
+    snprintf(path, sizeof path, "%s/a.safetensors", folder);
+    unlink(path);
+    assert_int_equal(rmdir(folder), 0);
+    qsae_context_close(&ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_growth) };
+    return cmocka_run_group_tests_name("scale", tests, NULL, NULL);
+}
