@@ -278,6 +278,8 @@ static int32_t read_entries(qsae__tensors *t, const char *header, size_t size,
     while (status == QSAE_OK &&
            (status = qsae__members_next(&m, &member, &more)) == QSAE_OK && more) {
         status = read_member(t, &member, file, data, data_size, name, &spans[n], &is_tensor);
+        if (status != QSAE_OK)
+            break;
         name += is_tensor ? strlen(name) + 1 : 0;
         metadata += !is_tensor;
         n += is_tensor;

@@ -475,6 +475,9 @@ static int32_t read_blocks(const qsae_metric *m, qsae__state *s, reader *r)
     if (!m->documents_per_block)
         return r->left ? qsae__fail(QSAE_EMISMATCH, "metric state: documents_per_block: the metric "
                                     "has none, the file goes on") : QSAE_OK;
+    if (!r->left)
+        return qsae__fail(QSAE_EMISMATCH, "metric state: documents_per_block: the file has none, "
+                          "the metric %lld", (long long)m->documents_per_block);
     const int32_t st = qsae__blocks_read(m->ctx, &s->blocks, r->at, r->left, &used);
     r->at += used;
     r->left -= used;
