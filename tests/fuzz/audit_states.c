@@ -22,18 +22,26 @@ static int32_t stop(void *cookie, int64_t done, int64_t total, const char *unit,
     return at && strcmp(phase, "measure") == 0 && done >= *at ? 1 : 0;
 }
 
+void fuzz_audit_settings(qsae_audit_settings *s)
+{
+    static const char *const conditions[] = { "rtn:bits=4" };
+    static const char *const saes[] = { QSAE_FUZZ_FIXTURE "/sae@0" };
+    qsae_audit_settings_init(s, sizeof *s);
+    s->model = QSAE_FUZZ_FIXTURE;
+    s->text = QSAE_FUZZ_FIXTURE "/text.jsonl";
+    s->conditions = conditions;
+    s->n_conditions = 1;
+    s->saes = saes;
+    s->n_saes = 1;
+    s->context = 8;
+    s->batch = 2;
+}
+
 static int32_t open_audit(int mode, const char *state, int64_t shard, int64_t shards,
                           int64_t *stop_at, qsae_audit **out)
 {
-    static const char *const conditions[] = { "rtn:bits=4" };
     qsae_audit_settings s;
-    qsae_audit_settings_init(&s, sizeof s);
-    s.model = QSAE_FUZZ_FIXTURE;
-    s.text = QSAE_FUZZ_FIXTURE "/text.jsonl";
-    s.conditions = conditions;
-    s.n_conditions = 1;
-    s.context = 8;
-    s.batch = 2;
+    fuzz_audit_settings(&s);
     s.state = state;
     s.shard_index = shard;
     s.shard_count = shards;

@@ -7,7 +7,10 @@
 /* Gives the bytes the checksum of a state file. */
 void fuzz_audit_sign(uint8_t *bytes, size_t size);
 
-/* Opens an audit of the model in fixture/ under rtn on six lines of text, with this state. */
+/* An audit of the model and SAE in fixture/ under rtn, on six lines of text. */
+void fuzz_audit_settings(qsae_audit_settings *s);
+
+/* Opens it with this state. */
 int32_t fuzz_audit_open(int mode, const char *state, qsae_audit **out);
 
 /* State i of a run of it: stopped at once, after a batch, at the end, or of a shard. */

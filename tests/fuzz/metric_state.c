@@ -9,6 +9,7 @@
 #include "core/strbuf.h"
 #include "metrics/metrics.h"
 
+qsae_metric *fuzz_metric_open(qsae_context *ctx, uint8_t kind);
 size_t fuzz_metric_state_seed(int i, uint8_t **data);
 
 #define HEAD 56 /* metrics/state.c: what the checksum does not cover */
@@ -16,7 +17,7 @@ size_t fuzz_metric_state_seed(int i, uint8_t **data);
 #define F 4
 #define ROWS 6
 
-static qsae_metric *open_metric(qsae_context *ctx, uint8_t kind)
+qsae_metric *fuzz_metric_open(qsae_context *ctx, uint8_t kind)
 {
     qsae_metric_settings s;
     qsae_metric *m = NULL;
@@ -86,7 +87,7 @@ static void sign(uint8_t *bytes, size_t size)
 static void use(qsae_metric *m, uint8_t kind)
 {
     qsae_context *const ctx = fuzz_context(1);
-    qsae_metric *other = open_metric(ctx, kind);
+    qsae_metric *other = fuzz_metric_open(ctx, kind);
     qsae__strbuf b;
     double v;
     qsae__strbuf_init(&b, ctx);
@@ -110,7 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_input in = { data, size };
     const uint8_t kind = fuzz_byte(&in);
     uint8_t *const copy = fuzz_copy(in.data, in.size);
-    qsae_metric *m = open_metric(fuzz_context(1), kind);
+    qsae_metric *m = fuzz_metric_open(fuzz_context(1), kind);
     sign(copy, in.size);
     const int32_t status = qsae__metric_read(m, copy, in.size);
     if (status != QSAE_OK)
@@ -126,7 +127,7 @@ size_t fuzz_metric_state_seed(int i, uint8_t **data)
 {
     qsae_context *const ctx = fuzz_context(1);
     const uint8_t kind = (uint8_t)(i % 10 < 5 ? i : i + 3); /* from 5 on with bit 3 set */
-    qsae_metric *m = open_metric(ctx, kind);
+    qsae_metric *m = fuzz_metric_open(ctx, kind);
     qsae__strbuf b;
     qsae__strbuf_init(&b, ctx);
     fuzz_check(feed(m, kind, 0) == QSAE_OK && feed(m, kind, 300) == QSAE_OK);

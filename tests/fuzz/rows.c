@@ -12,8 +12,14 @@ static int64_t number(fuzz_input *in)
     return b < 251 ? b % 12 : odd[b - 251];
 }
 
+/* Room for a struct_size of a later library: the tail is read as far as it says. */
+struct padded {
+    qsae_rows rows;
+    uint8_t tail[256];
+};
+
 /* Rows with memory of their own, [.data] freed by the caller; what cannot be allocated is NULL. */
-static qsae_rows make(fuzz_input *in)
+static qsae_rows make_rows(fuzz_input *in)
 {
     static const int32_t dtypes[] = { QSAE_F32, QSAE_F16, QSAE_BF16, QSAE_F64, QSAE_I8, 0, -7, 99 };
     qsae_rows r = { .struct_size = sizeof r, .n_rows = number(in), .n_cols = number(in),
@@ -36,6 +42,15 @@ static qsae_rows make(fuzz_input *in)
         p[i] = fuzz_byte(in);
     r.data = p;
     return r;
+}
+
+static struct padded make(fuzz_input *in)
+{
+    struct padded p;
+    memset(&p, 0, sizeof p);
+    p.rows = make_rows(in);
+    p.tail[fuzz_byte(in)] = fuzz_byte(in) == 255;
+    return p;
 }
 
 static void update(const qsae_rows *x, const qsae_rows *y, int64_t d)
@@ -93,10 +108,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     fuzz_input in = { data, size };
     const uint8_t how = fuzz_byte(&in);
-    qsae_rows x = make(&in), y = make(&in);
-    update(&x, &y, x.n_cols);
-    encode(&x, &y, how);
-    free(x.data);
-    free(y.data);
+    struct padded x = make(&in), y = make(&in);
+    update(&x.rows, &y.rows, x.rows.n_cols);
+    encode(&x.rows, &y.rows, how);
+    free(x.rows.data);
+    free(y.rows.data);
     return 0;
 }

@@ -380,9 +380,15 @@ def fixture():
     os.makedirs(folder, exist_ok=True)
     tokenizer = bpe()
     config, tensors = llama(len(tokenizer["model"]["vocab"]))
+    os.makedirs(os.path.join(folder, "sae"), exist_ok=True)
+    sae = {"d_in": 8, "d_sae": 12, "dtype": "float32", "hook_name": "blocks.0.hook_resid_post", "architecture": "standard",
+           "apply_b_dec_to_input": False, "normalize_activations": "none"}
+    weights = {"W_enc": ("F32", [8, 12], f32(96, 2)), "W_dec": ("F32", [12, 8], f32(96)), "b_enc": ("F32", [12], f32(12, 0.1)),
+               "b_dec": ("F32", [8], f32(8, 0.1))}
     lines = ["ab te ab a b te", "te te te ab", "b a b a b a b ab", "a", "ab ab ab te a", "te b te b a a ab"]
     for name, data in {"config.json": compact(config).encode(), "model.safetensors": safetensors(tensors),
                        "tokenizer.json": compact(tokenizer).encode(),
+                       "sae/cfg.json": compact(sae).encode(), "sae/sae_weights.safetensors": safetensors(weights),
                        "text.jsonl": "".join(compact({"text": s}) + "\n" for s in lines).encode()}.items():
         with open(os.path.join(folder, name), "wb") as f:
             f.write(data)
