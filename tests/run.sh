@@ -39,7 +39,7 @@ configuration gcc
 if [ -n "$all" ]; then
     # What runs the same code at length (golden, splice, streamed, ...) is left to gcc's build.
     fast="core kernels kernels-blis formats text script codecs model metrics agreement intervals tails llama sae \
-        checkpoints audit controls llama_audit transcoders uncertainty programs"
+        checkpoints audit controls llama_audit transcoders uncertainty programs fuzz hostile states"
     only="$fast bundled contexts mixed paper probes process slices windows headers" CC=clang CXX=clang++ \
         configuration clang
     only=$fast UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1 \
