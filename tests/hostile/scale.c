@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What a header costs as it grows: memory at most 1 MiB + 8 bytes per byte of it, time at most 2.3
- * times as much for twice as many keys. 4,000 to 32,000 keys; with QSAE_LONG_TESTS=1 1,000 to a million.
- * QSAE_TEST_SHOW=1 prints the figures.
+ * times as much for twice as many keys, 2.9 for an index. 4,000 to 32,000 keys; with
+ * QSAE_LONG_TESTS=1 1,000 to a million. QSAE_TEST_SHOW=1 prints the figures.
  */
 #include <unistd.h>
 
@@ -10,6 +10,7 @@
 #include "support.h"
 
 #define MOST_RATIO 2.3
+#define TREE_RATIO 2.9 /* where jansson's tree outgrows a cache on the way; 2.2 up to a million */
 
 /* A file under construction, in one growing block. */
 struct out {
@@ -161,14 +162,15 @@ static const struct shape {
     const char *name, *file;
     void (*make)(struct out *o, int64_t n);
     int32_t status;
+    double ratio;
 } shapes[] = {
-    { "safetensors: tensors", "x.safetensors", make_safetensors, QSAE_OK },
-    { "safetensors: metadata", "x.safetensors", make_metadata, QSAE_OK },
-    { "safetensors: a shape", "x.safetensors", make_shape, QSAE_EFORMAT },
-    { "safetensors: lists", "x.safetensors", make_lists, QSAE_EFORMAT },
-    { "gguf: pairs and tensors", "x.gguf", make_gguf, QSAE_OK },
-    { "gguf: words", "x.gguf", make_words, QSAE_OK },
-    { "index", "model.safetensors.index.json", make_index, QSAE_EFORMAT },
+    { "safetensors: tensors", "x.safetensors", make_safetensors, QSAE_OK, MOST_RATIO },
+    { "safetensors: metadata", "x.safetensors", make_metadata, QSAE_OK, MOST_RATIO },
+    { "safetensors: a shape", "x.safetensors", make_shape, QSAE_EFORMAT, MOST_RATIO },
+    { "safetensors: lists", "x.safetensors", make_lists, QSAE_EFORMAT, MOST_RATIO },
+    { "gguf: pairs and tensors", "x.gguf", make_gguf, QSAE_OK, MOST_RATIO },
+    { "gguf: words", "x.gguf", make_words, QSAE_OK, MOST_RATIO },
+    { "index", "model.safetensors.index.json", make_index, QSAE_EFORMAT, TREE_RATIO },
 };
 
 static char folder[64];
@@ -230,7 +232,7 @@ static void grow(qsae_context *ctx, const struct shape *s, int64_t from, int64_t
         for (int64_t n = from; n <= to; n *= 2) {
             last = open_once(ctx, s, n, 3);
             first = n == from ? last : first;
-            most *= n == from ? 1 : MOST_RATIO;
+            most *= n == from ? 1 : s->ratio;
         }
         /* Below half a millisecond the clock and the first pages decide; sanitizers have costs of
          * their own. */
