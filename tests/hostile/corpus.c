@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Known-bad files: each is refused with the status that make.py says, mapped and copied, and leaves
- * no descriptor, mapping, thread or memory behind; in at most 10 ms of CPU, with at most 1 MiB and 8
- * bytes of memory per byte of the files. TAP, a line per kind. usage: test_hostile CORPUS [NAME]
+ * no descriptor, mapping, thread or memory behind; in at most 10 ms of CPU, with at most 1 MiB and
+ * 8 bytes of memory per byte of the files. TAP, a line per kind. usage: test_hostile CORPUS [NAME]
  */
 #include <dirent.h>
 #include <stdbool.h>
