@@ -23,7 +23,7 @@ static int32_t add_matched(qsae_audit *a, const char *condition, struct audit_li
 {
     static const enum qsae__control kinds[] = { QSAE__CONTROL_GAUSS, QSAE__CONTROL_PERMUTE };
     qsae__condition c;
-    if (qsae__folder_exists(condition) || qsae__file_exists(condition))
+    if (qsae__path_exists(condition))
         return QSAE_OK;
     int32_t st = qsae__condition_parse(a->ctx, condition, &c);
     if (st != QSAE_OK)

@@ -88,7 +88,7 @@ static int32_t open_match(qsae_audit *a, struct participant *p, qsae__condition 
 
 static bool exists(const char *path)
 {
-    return qsae__folder_exists(path) || qsae__file_exists(path);
+    return qsae__path_exists(path);
 }
 
 /* A checkpoint, its weights processed as the caller or the profile says. */

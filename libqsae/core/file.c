@@ -39,13 +39,22 @@ static int32_t read_all(int fd, const char *path, uint8_t *data, uint64_t size)
     return QSAE_OK;
 }
 
+static int open_to_read(const char *path)
+{
+    int fd;
+    do
+        fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
 int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out)
 {
     *out = NULL;
     int32_t st = QSAE_OK;
     qsae__file *f = NULL;
     struct stat info;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    const int fd = open_to_read(path);
     if (fd < 0)
         return fail_errno(path, "open", errno);
     if (fstat(fd, &info) != 0) {
@@ -149,7 +158,7 @@ int qsae__file_reopen(const qsae__file *f)
 {
     struct stat info;
     const int e = errno;
-    int fd = f->mapped ? open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    int fd = f->mapped ? open_to_read(f->path) : -1;
     if (fd >= 0 && (fstat(fd, &info) != 0 || (uint64_t)info.st_dev != f->device ||
                     (uint64_t)info.st_ino != f->inode || (uint64_t)info.st_size != f->size)) {
         close(fd);
@@ -172,10 +181,22 @@ int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, 
     return st;
 }
 
+/* Nothing is there; every other failure to look leaves that open. */
+static bool is_absent(int e)
+{
+    return e == ENOENT || e == ENOTDIR || e == ENAMETOOLONG;
+}
+
 bool qsae__file_exists(const char *path)
 {
     struct stat info;
-    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+    return stat(path, &info) == 0 ? S_ISREG(info.st_mode) : !is_absent(errno);
+}
+
+bool qsae__path_exists(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 || !is_absent(errno);
 }
 
 bool qsae__folder_exists(const char *path)
@@ -212,7 +233,13 @@ int32_t qsae__folder_list(qsae_context *ctx, const char *path, char ***names, in
     int32_t st = QSAE_OK;
     char **list = NULL;
     int64_t n = 0, capacity = 0;
-    for (struct dirent *e; st == QSAE_OK && (e = readdir(dir));) {
+    while (st == QSAE_OK) {
+        errno = 0;
+        const struct dirent *const e = readdir(dir);
+        if (!e) {
+            st = errno ? fail_errno(path, "read", errno) : QSAE_OK;
+            break;
+        }
         char *full = qsae__path_join(ctx, path, e->d_name);
         if (!full) {
             st = QSAE_ENOMEM;

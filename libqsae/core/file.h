@@ -35,8 +35,12 @@ void qsae__file_expect(const qsae__file *f, const void *at, size_t size);
 /* Writes data to path: temporary file in the same folder, fsync, rename, fsync of the folder. */
 int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size);
 
-bool qsae__file_exists(const char *path);   /* a regular file */
+/* A regular file. True too where the system cannot tell (EIO, EACCES): opening it says why, while an
+ * optional file taken for absent would be left out in silence. */
+bool qsae__file_exists(const char *path);
 bool qsae__folder_exists(const char *path);
+/* Anything, or the system cannot tell. */
+bool qsae__path_exists(const char *path);
 
 /* folder + "/" + name; NULL with ENOMEM. */
 char *qsae__path_join(qsae_context *ctx, const char *folder, const char *name);

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/checked.h"
@@ -25,14 +27,22 @@ static int32_t fail_errno(const char *path, const char *what, int e)
     return qsae__fail(st, "%s: cannot %s: %s", path, what, strerror(e));
 }
 
-static mode_t mode_mask(void)
+/* Six letters that other processes and threads are unlikely to choose, too. */
+static void choose_letters(char *at)
 {
-    const mode_t mask = umask(0);
-    umask(mask);
-    return mask;
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    uint64_t x;
+    struct timespec now;
+    if (getrandom(&x, sizeof x, GRND_NONBLOCK) != (ssize_t)sizeof x) {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        x = ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec << 20 ^ (uint64_t)getpid() ^
+             (uint64_t)(uintptr_t)&x) * 0x9e3779b97f4a7c15u >> 16;
+    }
+    for (int i = 0; i < 6; i++, x /= sizeof letters - 1)
+        at[i] = letters[x % (sizeof letters - 1)];
 }
 
-/* path + ".tmp-XXXXXX" */
+/* path + ".tmp-XXXXXX", NULL without memory. */
 static char *temp_name(qsae_context *ctx, const char *path)
 {
     const size_t n = strlen(path) + 32;
@@ -42,9 +52,26 @@ static char *temp_name(qsae_context *ctx, const char *path)
     return temp;
 }
 
+/* A new file (a descriptor) or folder (0) with other letters at the end of that name, its mode as
+ * the process's umask has it; -1 with errno. */
+static int make_new(char *temp, bool folder)
+{
+    int r = -1;
+    for (int tries = 0; r < 0 && tries < 100; tries++) {
+        choose_letters(temp + strlen(temp) - 6);
+        r = folder ? mkdir(temp, 0777)
+                   : open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (r < 0 && errno != EEXIST && errno != EINTR)
+            break;
+    }
+    return r;
+}
+
 int32_t qsae__output_open(qsae_context *ctx, const char *path, qsae__output **out)
 {
     *out = NULL;
+    if (!*path)
+        return qsae__fail(QSAE_EINVAL, "a file to write: its name is empty");
     qsae__output *o = qsae__calloc(ctx, 1, sizeof *o);
     if (!o)
         return QSAE_ENOMEM;
@@ -53,14 +80,14 @@ int32_t qsae__output_open(qsae_context *ctx, const char *path, qsae__output **ou
     int32_t st = QSAE_ENOMEM;
     o->path = qsae__strdup(ctx, path);
     o->temp = temp_name(ctx, path);
-    if (!o->path || !o->temp)
+    o->kept = temp_name(ctx, path);
+    if (!o->path || !o->temp || !o->kept)
         goto fail;
-    o->fd = mkostemp(o->temp, O_CLOEXEC);
+    o->fd = make_new(o->temp, false);
     if (o->fd < 0) {
         st = fail_errno(path, "create a temporary file beside it", errno);
         goto fail;
     }
-    (void)fchmod(o->fd, 0666 & ~mode_mask());
     *out = o;
     return QSAE_OK;
 fail:
@@ -75,8 +102,8 @@ static int32_t write_at(qsae__output *o, uint64_t offset, const void *data, size
         const ssize_t n = pwrite(o->fd, p, size < MOST ? size : MOST, (off_t)offset);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0)
-            return fail_errno(o->path, "write", errno);
+        if (n <= 0)
+            return fail_errno(o->path, "write", n < 0 ? errno : EIO);
         p += n;
         size -= (size_t)n;
         offset += (uint64_t)n;
@@ -103,48 +130,98 @@ int32_t qsae__output_patch(qsae__output *o, uint64_t offset, const void *data, s
     return write_at(o, offset, data, size);
 }
 
-static int32_t sync_folder(const char *folder)
+/*
+ * An interrupted sync has not run; any other failure is final: the kernel may have dropped what it
+ * could not write, and a second sync would find nothing to do.
+ */
+static int sync_once(int fd)
 {
-    const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return fail_errno(folder, "open", errno);
-    const int r = fsync(fd), e = errno;
-    close(fd);
-    /* Some file systems cannot sync folders; that is not the caller's failure. */
-    return r == 0 || e == EINVAL || e == EROFS ? QSAE_OK : fail_errno(folder, "sync", e);
+    int r;
+    do
+        r = fsync(fd);
+    while (r != 0 && errno == EINTR);
+    return r;
 }
 
-/* The folder entry itself must reach the disk, or a crash brings the old file back (or none). */
-static int32_t sync_parent(qsae_context *ctx, const char *path)
+/* The folder that holds path, opened before anything changes: then only its sync can fail. */
+static int32_t open_parent(qsae_context *ctx, const char *path, int *fd)
 {
     const char *const slash = strrchr(path, '/');
-    if (!slash)
-        return sync_folder(".");
-    char *const folder = qsae__strndup(ctx, path, slash == path ? 1 : (size_t)(slash - path));
+    char *const folder = slash ? qsae__strndup(ctx, path, slash == path ? 1 : (size_t)(slash - path))
+                               : qsae__strdup(ctx, ".");
     if (!folder)
         return QSAE_ENOMEM;
-    const int32_t st = sync_folder(folder);
+    do
+        *fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (*fd < 0 && errno == EINTR);
+    const int32_t st = *fd < 0 ? fail_errno(folder, "open", errno) : QSAE_OK;
     qsae__free(ctx, folder);
     return st;
+}
+
+/* Some file systems cannot sync folders; that is not the caller's failure. */
+static bool sync_parent(int fd)
+{
+    return sync_once(fd) == 0 || errno == EINVAL || errno == EROFS;
+}
+
+/* Gives the file at path a second name, kept, by which it can come back; kept is "" if there is none
+ * or the file system has no such names. */
+static void keep_old(const char *path, char *kept)
+{
+    int r = -1;
+    for (int tries = 0; r != 0 && tries < 100; tries++) {
+        choose_letters(kept + strlen(kept) - 6);
+        r = link(path, kept);
+        if (r != 0 && errno != EEXIST)
+            break;
+    }
+    if (r != 0)
+        kept[0] = '\0';
+}
+
+/* The new entry reaches the disk (or a crash could bring the old file back), else the old one
+ * returns. */
+static int32_t take_place(const qsae__output *o, int folder)
+{
+    const bool replaces = access(o->path, F_OK) == 0;
+    keep_old(o->path, o->kept);
+    if (rename(o->temp, o->path) != 0) {
+        const int32_t st = fail_errno(o->path, "rename to", errno);
+        if (o->kept[0])
+            (void)unlink(o->kept);
+        return st;
+    }
+    if (sync_parent(folder)) {
+        if (o->kept[0])
+            (void)unlink(o->kept);
+        return QSAE_OK;
+    }
+    const int e = errno;
+    if (o->kept[0])
+        (void)rename(o->kept, o->path);
+    else if (!replaces)
+        (void)unlink(o->path);
+    return fail_errno(o->path, "sync the folder of", e);
 }
 
 int32_t qsae__output_commit(qsae__output **output)
 {
     qsae__output *const o = *output;
-    int32_t st = QSAE_OK;
-    if (fsync(o->fd) != 0)
+    int folder = -1;
+    int32_t st = open_parent(o->ctx, o->path, &folder);
+    if (st == QSAE_OK && sync_once(o->fd) != 0)
         st = fail_errno(o->path, "sync", errno);
-    if (close(o->fd) != 0 && st == QSAE_OK)
+    /* Linux closes a descriptor whatever close says, and all has been synced when it says EINTR. */
+    if (close(o->fd) != 0 && errno != EINTR && st == QSAE_OK)
         st = fail_errno(o->path, "close", errno);
     o->fd = -1;
-    if (st == QSAE_OK && rename(o->temp, o->path) != 0)
-        st = fail_errno(o->path, "rename to", errno);
-    if (st != QSAE_OK) {
+    if (st == QSAE_OK)
+        st = take_place(o, folder);
+    if (st != QSAE_OK)
         (void)unlink(o->temp);
-    } else {
-        o->temp[0] = '\0'; /* nothing to remove */
-        st = sync_parent(o->ctx, o->path);
-    }
+    if (folder >= 0)
+        close(folder);
     qsae__output_discard(output);
     return st;
 }
@@ -162,6 +239,7 @@ void qsae__output_discard(qsae__output **output)
     }
     qsae__free(ctx, o->path);
     qsae__free(ctx, o->temp);
+    qsae__free(ctx, o->kept);
     qsae__free(ctx, o);
     qsae__context_unref(ctx);
 }
@@ -171,36 +249,51 @@ int32_t qsae__folder_temp(qsae_context *ctx, const char *path, char **temp)
     *temp = temp_name(ctx, path);
     if (!*temp)
         return QSAE_ENOMEM;
-    if (!mkdtemp(*temp)) {
+    if (make_new(*temp, true) != 0) {
         const int32_t st = fail_errno(path, "create a temporary folder beside it", errno);
         qsae__free(ctx, *temp);
         *temp = NULL;
         return st;
     }
-    (void)chmod(*temp, 0777 & ~mode_mask());
     return QSAE_OK;
 }
 
-bool qsae__folder_free(const char *path)
+int32_t qsae__folder_free(const char *path, bool *empty)
 {
     DIR *const dir = opendir(path);
-    bool empty = true;
+    *empty = !dir && errno == ENOENT;
     if (!dir)
-        return errno == ENOENT;
-    for (const struct dirent *e; empty && (e = readdir(dir));)
-        empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
+        return *empty || errno == ENOTDIR ? QSAE_OK : fail_errno(path, "open", errno);
+    *empty = true;
+    errno = 0;
+    for (const struct dirent *e; *empty && (e = readdir(dir));)
+        *empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
+    const int e = errno;
     closedir(dir);
-    return empty;
+    return *empty && e ? fail_errno(path, "read", e) : QSAE_OK;
 }
 
 int32_t qsae__folder_commit(qsae_context *ctx, const char *temp, const char *path)
 {
-    const int32_t st = sync_folder(temp);
-    if (st != QSAE_OK)
-        return st;
-    if (rename(temp, path) != 0)
-        return fail_errno(path, "rename to", errno);
-    return sync_parent(ctx, path);
+    char *const inside = qsae__path_join(ctx, temp, ".");
+    int own = -1, parent = -1;
+    int32_t st = inside ? open_parent(ctx, inside, &own) : QSAE_ENOMEM;
+    if (st == QSAE_OK)
+        st = open_parent(ctx, path, &parent);
+    if (st == QSAE_OK && !sync_parent(own))
+        st = fail_errno(temp, "sync", errno);
+    if (st == QSAE_OK && rename(temp, path) != 0)
+        st = fail_errno(path, "rename to", errno);
+    else if (st == QSAE_OK && !sync_parent(parent)) {
+        st = fail_errno(path, "sync the folder of", errno);
+        (void)rename(path, temp); /* where the caller removes it */
+    }
+    if (own >= 0)
+        close(own);
+    if (parent >= 0)
+        close(parent);
+    qsae__free(ctx, inside);
+    return st;
 }
 
 void qsae__folder_remove(qsae_context *ctx, const char *folder)

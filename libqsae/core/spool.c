@@ -26,7 +26,9 @@ struct qsae__spool {
 
 static int32_t fail_errno(const char *folder, const char *what, int e)
 {
-    return qsae__fail(e == ENOENT || e == ENOTDIR ? QSAE_ENOENT : QSAE_EIO,
+    return qsae__fail(e == ENOENT || e == ENOTDIR ? QSAE_ENOENT
+                      : e == ENOMEM               ? QSAE_ENOMEM
+                                                  : QSAE_EIO,
                       "%s: cannot %s a temporary file: %s", folder, what, strerror(e));
 }
 
@@ -34,7 +36,11 @@ static int32_t fail_errno(const char *folder, const char *what, int e)
 static int open_nameless(qsae_context *ctx, const char *folder)
 {
     char *const path = qsae__path_join(ctx, folder, "qsae-XXXXXX");
-    const int fd = path ? mkostemp(path, O_CLOEXEC) : -1;
+    int fd = path ? mkostemp(path, O_CLOEXEC) : -1;
+    while (path && fd < 0 && errno == EINTR) {
+        memset(path + strlen(path) - 6, 'X', 6);
+        fd = mkostemp(path, O_CLOEXEC);
+    }
     const int e = errno;
     if (fd >= 0)
         unlink(path);
@@ -97,8 +103,8 @@ int32_t qsae__spool_append(qsae__spool *s, const void *data, size_t size, qsae__
         const ssize_t n = pwrite(s->fd, p, size < MOST ? size : MOST, (off_t)at);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0)
-            return fail_errno(s->folder, "write", errno);
+        if (n <= 0)
+            return fail_errno(s->folder, "write", n < 0 ? errno : EIO);
         p += n;
         at += (uint64_t)n;
         size -= (size_t)n;

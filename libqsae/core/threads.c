@@ -274,6 +274,29 @@ static int32_t start_helper(qsae_context *ctx, int32_t i)
     return QSAE_OK;
 }
 
+static void destroy_locks(struct qsae__pool *pool, int made)
+{
+    if (made > 3)
+        pthread_cond_destroy(&pool->done);
+    if (made > 2)
+        pthread_cond_destroy(&pool->wake);
+    if (made > 1)
+        pthread_mutex_destroy(&pool->mutex);
+    if (made > 0)
+        pthread_mutex_destroy(&pool->turn);
+}
+
+static int32_t make_locks(struct qsae__pool *pool)
+{
+    int made = 0, e = pthread_mutex_init(&pool->turn, NULL);
+    if (!e && (made = 1, e = pthread_mutex_init(&pool->mutex, NULL)) == 0 &&
+        (made = 2, e = pthread_cond_init(&pool->wake, NULL)) == 0 &&
+        (made = 3, e = pthread_cond_init(&pool->done, NULL)) == 0)
+        return QSAE_OK;
+    destroy_locks(pool, made);
+    return qsae__fail(QSAE_EENV, "cannot make a lock: %s", strerror(e));
+}
+
 int32_t qsae__pool_open(qsae_context *ctx)
 {
     const int32_t helpers = ctx->threads - 1;
@@ -288,12 +311,12 @@ int32_t qsae__pool_open(qsae_context *ctx)
     atomic_init(&pool->sleeping, 0);
     atomic_init(&pool->waiting, false);
     atomic_init(&pool->quit, false);
-    pthread_mutex_init(&pool->turn, NULL);
-    pthread_mutex_init(&pool->mutex, NULL);
-    pthread_cond_init(&pool->wake, NULL);
-    pthread_cond_init(&pool->done, NULL);
+    int32_t st = make_locks(pool);
+    if (st != QSAE_OK) {
+        qsae__free(ctx, pool);
+        return st;
+    }
     ctx->pool = pool;
-    int32_t st = QSAE_OK;
     if (ctx->pin && cpus == 0)
         st = qsae__fail(QSAE_EENV, "cannot pin threads: the CPUs of the process are unknown");
     /* The threads belong to the library: the host's signal handlers must not run on them, but for
@@ -327,10 +350,7 @@ void qsae__pool_close(qsae_context *ctx)
         pthread_mutex_unlock(&pool->mutex);
         for (int32_t i = 0; i < pool->n_helpers; i++)
             pthread_join(pool->helpers[i].thread, NULL);
-        pthread_cond_destroy(&pool->done);
-        pthread_cond_destroy(&pool->wake);
-        pthread_mutex_destroy(&pool->mutex);
-        pthread_mutex_destroy(&pool->turn);
+        destroy_locks(pool, 4);
     }
     qsae__free(ctx, pool);
     ctx->pool = NULL;

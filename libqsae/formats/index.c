@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Sharded safetensors: {"metadata": {"total_size": n}, "weight_map": {tensor: file}}. */
+#include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -42,7 +43,9 @@ int32_t qsae__set_open_beside(qsae__tensors *t, const char *folder, const char *
     if (path == NULL)
         return QSAE_ENOMEM;
     if (lstat(path, &st) != 0)
-        status = qsae__fail(QSAE_ENOENT, "%s: shard \"%s\" is missing", index, name);
+        status = errno == ENOENT
+                     ? qsae__fail(QSAE_ENOENT, "%s: shard \"%s\" is missing", index, name)
+                     : qsae__fail(QSAE_EIO, "%s: cannot stat: %s", path, strerror(errno));
     else if (S_ISLNK(st.st_mode) && !is_cache_link(t->ctx, folder, path))
         status = qsae__fail(QSAE_EFORMAT,
                             "%s: shard \"%s\" is a symbolic link; only those of the Hugging Face "

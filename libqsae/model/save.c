@@ -393,10 +393,12 @@ static int32_t check_folder(qsae_context *ctx, const char *folder, char **out)
     *out = qsae__strndup(ctx, folder, n);
     if (!*out)
         return QSAE_ENOMEM;
-    if (n == 0 || qsae__file_exists(*out) || !qsae__folder_free(*out))
+    bool empty = false;
+    const int32_t st = n > 0 ? qsae__folder_free(*out, &empty) : QSAE_OK;
+    if (st == QSAE_OK && !empty)
         return qsae__fail(QSAE_EINVAL, "%s: expected a folder that is empty or does not exist",
                           folder);
-    return QSAE_OK;
+    return st;
 }
 
 static int32_t save(qsae__save *v, const char *folder)

@@ -352,9 +352,13 @@ int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights 
     qsae_weights *w = qsae__calloc(context, 1, sizeof *w);
     if (!w)
         return QSAE_ENOMEM;
+    const int e = pthread_mutex_init(&w->mutex, NULL);
+    if (e) {
+        qsae__free(context, w);
+        return qsae__fail(QSAE_EENV, "%s: cannot make a lock: %s", path, strerror(e));
+    }
     w->ctx = qsae__context_ref(context);
     atomic_init(&w->refs, 1);
-    pthread_mutex_init(&w->mutex, NULL);
     w->path = qsae__strdup(context, path);
     int32_t st = w->path ? open_source(w) : QSAE_ENOMEM;
     if (st == QSAE_OK)
@@ -404,9 +408,13 @@ int32_t qsae__weights_derive(qsae_weights *from, qsae__tensors *tensors, qsae_we
     *out = NULL;
     if (!w)
         return QSAE_ENOMEM;
+    const int e = pthread_mutex_init(&w->mutex, NULL);
+    if (e) {
+        qsae__free(from->ctx, w);
+        return qsae__fail(QSAE_EENV, "%s: cannot make a lock: %s", from->path, strerror(e));
+    }
     w->ctx = qsae__context_ref(from->ctx);
     atomic_init(&w->refs, 1);
-    pthread_mutex_init(&w->mutex, NULL);
     w->source = qsae__weights_ref(from);
     w->config = from->config;
     w->gguf = from->gguf;
