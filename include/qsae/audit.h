@@ -156,7 +156,9 @@ QSAE_API void qsae_audit_close(qsae_audit **audit);
 /**
  * Finds the sparsities that conditions leave open (prune:match=), then measures up to the end of
  * the text. After QSAE_ECANCELED the state is at the last whole batch, or the last finished search,
- * and a further call goes on from there.
+ * and a further call goes on from there. So it does after QSAE_ENOMEM; a batch that was measured in
+ * part by then is completed first, and until it is there is no result (QSAE_ESTATE) and the state
+ * file stays as it was.
  */
 QSAE_API int32_t qsae_audit_run(qsae_audit *audit);
 

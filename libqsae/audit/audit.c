@@ -39,9 +39,10 @@ void qsae_audit_settings_init(qsae_audit_settings *s, size_t size)
 int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settings,
                         qsae_audit **out)
 {
+    if (out)
+        *out = NULL;
     if (!context || !out)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_open: %s is NULL", context ? "out" : "context");
-    *out = NULL;
     qsae_audit_settings s;
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_audit_settings");
     if (st != QSAE_OK)
@@ -50,7 +51,8 @@ int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settin
     if (!a)
         return QSAE_ENOMEM;
     a->ctx = qsae__context_ref(context);
-    st = qsae__plan_open(a, &s);
+    qsae__json_begin();
+    st = qsae__json_status(qsae__plan_open(a, &s));
     if (st != QSAE_OK) {
         qsae_audit_close(&a);
         return st;
@@ -148,6 +150,7 @@ int32_t qsae_audit_run(qsae_audit *a)
 {
     if (!a)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_run: NULL");
+    qsae__json_begin();
     int32_t st = qsae__match_run(a);
     if (st == QSAE_OK && !a->pass && a->next_chunk < a->end_chunk)
         st = qsae__pass_open(a);
@@ -172,9 +175,9 @@ int32_t qsae_audit_run(qsae_audit *a)
     if (st == QSAE_OK)
         st = qsae__llama_finish(a);
     if (st == QSAE_OK)
-        st = qsae__contexts_run(a);
+        st = qsae__json_status(qsae__contexts_run(a));
     /* A stopped run keeps what it has: the file is at the last whole batch. */
-    if (a->state_path && (begun(a) || a->from_chunk == a->to_chunk)) {
+    if (a->state_path && !a->half && (begun(a) || a->from_chunk == a->to_chunk)) {
         char message[QSAE__MESSAGE_SIZE];
         memcpy(message, qsae__message(), sizeof message);
         const int32_t saving = qsae__state_save(a);
@@ -186,16 +189,30 @@ int32_t qsae_audit_run(qsae_audit *a)
     return st;
 }
 
+int32_t qsae__whole(const qsae_audit *a)
+{
+    return a->half ? qsae__fail(QSAE_ESTATE, "the last batch is measured in part, as the run "
+                                "failed: call qsae_audit_run again")
+                   : QSAE_OK;
+}
+
 int32_t qsae_audit_result(qsae_audit *a, const char **json, size_t *n_bytes)
 {
     if (!a || !json)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_result: %s is NULL", a ? "json" : "audit");
     *json = NULL;
     json_t *document;
-    const int32_t st = qsae__result_document(a, &document);
+    qsae__json_begin();
+    int32_t st = qsae__whole(a);
+    if (st == QSAE_OK)
+        st = qsae__result_document(a, &document);
     if (st != QSAE_OK)
         return st;
-    char *text = json_dumps(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+    if ((st = qsae__json_status(st)) != QSAE_OK) {
+        json_decref(document);
+        return st;
+    }
+    char *text = qsae__json_dumps(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
     json_decref(document);
     if (!text)
         return qsae__fail(QSAE_ENOMEM, "out of memory: the result document");

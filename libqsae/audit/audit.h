@@ -18,12 +18,11 @@
 #ifndef QSAE_AUDIT_AUDIT_H
 #define QSAE_AUDIT_AUDIT_H
 
-#include <jansson.h>
-
 #include <qsae/audit.h>
 #include <qsae/metrics.h>
 #include <qsae/text.h>
 
+#include "audit/json.h"
 #include "codecs/condition.h"
 #include "core/core.h"
 #include "model/model.h"
@@ -191,6 +190,9 @@ struct qsae_audit {
     /* progress of the run */
     int64_t next_chunk;
     int64_t tokens_done;
+    bool half;                   /* an update failed (memory): some metrics of a participant have
+                                    the batch of next_chunk, others not; the next run gives it to
+                                    those. Until then there is no state and no result */
     json_t *snapshots;           /* array, made for the result */
     double seconds;
     struct pass *pass;           /* buffers, opened on the first run */
@@ -208,6 +210,15 @@ struct qsae_audit {
     char *measured_with;         /* lines: the arithmetic of all processes */
     char *cache;                 /* folder for large temporary files, or NULL */
 };
+
+/* Status of an update of a metric: one that has the tokens since a failure half-way is fine. */
+static inline int32_t qsae__batch_added(const qsae_audit *a, int32_t status)
+{
+    return a->half && status == QSAE_EMISMATCH ? QSAE_OK : status;
+}
+
+/* QSAE_ESTATE while a batch is half measured. */
+int32_t qsae__whole(const qsae_audit *a);
 
 /* plan.c: fills an audit from settings. */
 int32_t qsae__plan_open(qsae_audit *a, const qsae_audit_settings *s);

@@ -24,7 +24,10 @@ json_t *qsae__interval_json(double low, double high)
 double qsae__value(qsae_metric *m, const char *name)
 {
     double v = NAN;
-    return m && qsae_metric_get(m, name, &v) == QSAE_OK ? v : NAN;
+    const int32_t st = m ? qsae_metric_get(m, name, &v) : QSAE_OK;
+    if (st == QSAE_ENOMEM)
+        qsae__json_lose();
+    return st == QSAE_OK ? v : NAN;
 }
 
 /* Counts are whole numbers in the document. */
@@ -42,7 +45,10 @@ json_t *qsae__named(qsae_metric *m, const char *name)
 {
     for (int32_t i = 0; m && i < qsae_metric_count(m); i++) {
         qsae_value v = { .struct_size = sizeof v };
-        if (qsae_metric_value(m, i, &v) == QSAE_OK && strcmp(v.name, name) == 0)
+        const int32_t st = qsae_metric_value(m, i, &v);
+        if (st == QSAE_ENOMEM)
+            qsae__json_lose();
+        if (st == QSAE_OK && strcmp(v.name, name) == 0)
             return value_json(&v);
     }
     return json_null();

@@ -74,6 +74,8 @@ json_t *qsae__text_json(qsae_audit *a, const int32_t *ids, int64_t n)
     json_t *const out = raw.status == QSAE_OK && clean.status == QSAE_OK
                             ? json_stringn(clean.data ? clean.data : "", (size_t)clean.size)
                             : NULL;
+    if (!out)
+        qsae__json_lose();
     qsae__strbuf_free(&raw);
     qsae__strbuf_free(&clean);
     return out ? out : json_null();
@@ -235,9 +237,10 @@ static int32_t write_lines(qsae_audit *a, struct export *e, qsae_line_callback l
     int32_t st = QSAE_OK;
     for (int64_t i = 0; i < a->saes[e->sae].info.features && st == QSAE_OK; i++) {
         json_t *o = NULL;
-        st = feature_json(a, e, i, &o);
+        qsae__json_begin();
+        st = qsae__json_status(feature_json(a, e, i, &o));
         char *const text = st == QSAE_OK
-                               ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+                               ? qsae__json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
         json_decref(o);
         if (st == QSAE_OK)
             st = text ? line(cookie, text, strlen(text))
@@ -258,6 +261,8 @@ int32_t qsae_audit_features(qsae_audit *audit, int64_t sae, qsae_line_callback l
     if (a->top == 0)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_features: the audit keeps no contexts; set "
                           "qsae_audit_settings.top_contexts");
+    if (qsae__whole(a) != QSAE_OK)
+        return QSAE_ESTATE;
     struct export e = { .sae = sae };
     e.figures = qsae__calloc(a->ctx, a->n_participants, sizeof *e.figures);
     e.tokens = qsae__alloc_array(a->ctx, a->top, sizeof *e.tokens);

@@ -179,7 +179,7 @@ static void show(const json_t *v, char *out, size_t size)
         snprintf(out, size, "%zu", json_array_size(v));
         return;
     }
-    char *const text = v ? json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    char *const text = v ? qsae__json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
     snprintf(out, size, "%.100s", text ? text : "nothing");
     free(text);
 }

@@ -94,10 +94,14 @@ static int32_t begin(qsae_audit *a, struct pass *p)
                        &values))
         return qsae__fail(QSAE_EOVERFLOW, "the rows of the reference are too many");
     qsae__spool_close(&t->spool);
+    t->begin = -1; /* unless there is a file */
+    const int32_t st = qsae__spool_open(a->ctx, t->folder, (uint64_t)values * each, &t->spool);
+    if (st != QSAE_OK)
+        return st;
     t->n = 0;
     t->begin = t->next = a->next_chunk;
     t->end = a->end_chunk;
-    return qsae__spool_open(a->ctx, t->folder, (uint64_t)values * each, &t->spool);
+    return QSAE_OK;
 }
 
 /* The model whose turn it is has its layers loaded, no other. */
@@ -119,6 +123,10 @@ static int32_t load(qsae_audit *a, struct inturn *t, struct participant *who)
         if (st == QSAE_OK && a->progress)
             st = a->progress(a->progress_cookie, layer + 1, info.layers, "layers", "load");
     }
+    for (int64_t layer = 0; layer < info.layers && st != QSAE_OK; layer++)
+        qsae__model_drop(who->model, layer);
+    if (st != QSAE_OK)
+        t->loaded = NULL;
     return st == QSAE_OK || who == a->participants ? st
                                                    : qsae__fail_in(st, "condition %s", who->label);
 }

@@ -396,7 +396,8 @@ int32_t qsae__llama_update(qsae_audit *a, const struct pass *p, struct participa
     const qsae_positions at = qsae__batch_positions(&p->batch, p->batch.mask);
     if (!l || !who->llama)
         return QSAE_OK;
-    return qsae__llama_add(who->llama, &at, p->batch.rows, l->tokens + member * p->batch.rows_max);
+    return qsae__batch_added(a, qsae__llama_add(who->llama, &at, p->batch.rows,
+                                          l->tokens + member * p->batch.rows_max));
 }
 
 int32_t qsae__llama_finish(qsae_audit *a)

@@ -361,8 +361,11 @@ int32_t qsae_audit_plan(qsae_audit *a, double bits, int32_t by_dce, const char *
                           "weight, found %g", bits);
     if (a->tokens_done == 0)
         return qsae__fail(QSAE_EINVAL, "plan: expected an audit with a sweep that has run");
+    if (qsae__whole(a) != QSAE_OK)
+        return QSAE_ESTATE;
     struct mixed m = { .a = a, .by_dce = by_dce != 0 };
     json_t *document = NULL;
+    qsae__json_begin();
     int32_t st = collect(&m);
     const struct part **const ranked = qsae__calloc(a->ctx, m.n, sizeof *ranked);
     if (st == QSAE_OK && !ranked)
@@ -372,9 +375,9 @@ int32_t qsae_audit_plan(qsae_audit *a, double bits, int32_t by_dce, const char *
     if (st == QSAE_OK)
         st = choose(&m);
     if (st == QSAE_OK)
-        st = describe(&m, bits, ranked, &document);
+        st = qsae__json_status(describe(&m, bits, ranked, &document));
     char *const text =
-        st == QSAE_OK ? json_dumps(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
+        st == QSAE_OK ? qsae__json_dumps(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(document);
     qsae__free(a->ctx, ranked);
     close_mixed(&m);

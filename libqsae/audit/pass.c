@@ -405,7 +405,8 @@ static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who
     const qsae_rows vx = rows_view(p, x, d, ld), vy = rows_view(p, y, d, d),
                     vxr = rows_view(p, x_ref, d, ld), vyr = rows_view(p, p->y_r[i], d, d);
     const qsae_sparse_rows acts = sparse_view(csr), acts_r = sparse_view(&p->csr_r[i]);
-    st = qsae_metric_update_reconstruction(f->reconstruction, &at, &vx, &vy, &acts);
+    st = qsae__batch_added(a, qsae_metric_update_reconstruction(f->reconstruction, &at, &vx, &vy,
+                                                                &acts));
     if (st == QSAE_OK)
         st = qsae__slices_update_features(
             a, who, i, &p->batch,
@@ -417,9 +418,9 @@ static int32_t update_sae(qsae_audit *a, struct pass *p, struct participant *who
         return qsae__shuffle_update(a, who, i, &p->batch, &in);
     }
     if (st == QSAE_OK && !is_reference)
-        st = qsae_metric_update_drift(f->drift, &at, &vxr, &vx, &vyr, &vy);
+        st = qsae__batch_added(a, qsae_metric_update_drift(f->drift, &at, &vxr, &vx, &vyr, &vy));
     if (st == QSAE_OK && f->survival)
-        st = qsae_metric_update_features(f->survival, &at, &acts_r, &acts);
+        st = qsae__batch_added(a, qsae_metric_update_features(f->survival, &at, &acts_r, &acts));
     return st;
 }
 
@@ -471,7 +472,8 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, in
     const qsae_positions at = qsae__batch_positions(&p->batch, p->batch.mask);
     const int64_t n = p->batch.rows;
     const struct rows_of *const ref = &p->rows[0];
-    int32_t st = qsae_metric_update_cross_entropy(who->cross_entropy, &at, n, own->nll);
+    int32_t st = qsae__batch_added(a, qsae_metric_update_cross_entropy(who->cross_entropy, &at, n,
+                                                                       own->nll));
     if (st == QSAE_OK && who == a->participants)
         st = qsae__slices_update_predictions(a, who, &p->batch, NULL, own->nll);
     if (st == QSAE_OK && who != a->participants) {
@@ -482,7 +484,7 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, in
                                          .label = p->batch.labels, .entropy_r = ref->entropy,
                                          .entropy_q = own->entropy,
                                          .topk_overlap = kl ? own->overlap : NULL };
-        st = qsae_metric_update_divergence(who->divergence, &at, &d);
+        st = qsae__batch_added(a, qsae_metric_update_divergence(who->divergence, &at, &d));
         if (st == QSAE_OK)
             st = qsae__slices_update_predictions(a, who, &p->batch, &d, NULL);
     }
@@ -497,12 +499,15 @@ static int32_t update(qsae_audit *a, struct pass *p, struct participant *who, in
             st = qsae__splice_update(a, p->splice, who, member, i, &p->batch, own->nll, own->top);
     }
     who->seconds += qsae__now() - start;
-    if (st != QSAE_OK)
+    if (st != QSAE_OK) {
+        a->half = true;
         return st;
+    }
     if (a->length)
         qsae__contexts_keep(a, who - a->participants, own->nll,
                             who == a->participants ? NULL : own->kl);
     who->next_chunk = a->next_chunk + p->batch.n_seq;
+    a->half = false;
     for (int64_t i = 0; i < who->n_outliers; i++)
         who->outliers[i] = qsae__model_outliers(who->model, i);
     return QSAE_OK;

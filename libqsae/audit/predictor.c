@@ -127,14 +127,15 @@ static int32_t describe(const json_t *sae, qsae_predictor *p)
     static const char *const of_sae[] = { "name", "layer", "site", "hash" };
     const json_t *const predictor =
         json_object_get(json_object_get(sae, "survival"), "predictor");
-    json_t *const o = json_copy((json_t *)(uintptr_t)fit_of(sae)), *v; /* copying reads only */
-    for (size_t i = 0; o && i < sizeof of_fit / sizeof of_fit[0]; i++)
+    json_t *const o = json_object(), *v;
+    bool whole = o && json_object_update(o, (json_t *)(uintptr_t)fit_of(sae)) == 0; /* read only */
+    for (size_t i = 0; i < sizeof of_fit / sizeof of_fit[0]; i++)
         if ((v = json_object_get(predictor, of_fit[i])))
-            json_object_set(o, of_fit[i], v);
-    for (size_t i = 0; o && i < sizeof of_sae / sizeof of_sae[0]; i++)
+            whole = whole && json_object_set(o, of_fit[i], v) == 0;
+    for (size_t i = 0; i < sizeof of_sae / sizeof of_sae[0]; i++)
         if ((v = json_object_get(sae, of_sae[i])))
-            json_object_set(o, of_sae[i], v);
-    p->json = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+            whole = whole && json_object_set(o, of_sae[i], v) == 0;
+    p->json = whole ? qsae__json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(o);
     return p->json ? QSAE_OK : qsae__fail(QSAE_ENOMEM, "out of memory: a predictor");
 }
@@ -142,6 +143,8 @@ static int32_t describe(const json_t *sae, qsae_predictor *p)
 int32_t qsae_predictor_open(qsae_context *context, const char *path, const char *condition,
                             const char *sae_hash, qsae_predictor **out)
 {
+    if (out)
+        *out = NULL;
     if (!context || !path || !out)
         return qsae__fail(QSAE_EINVAL, "qsae_predictor_open: %s is NULL",
                           !context ? "context" : !path ? "path" : "out");
@@ -211,9 +214,11 @@ static double survival_of(const qsae_predictor *p, double rate, double mean, dou
 int32_t qsae_predictor_run(const qsae_predictor *predictor, const double *rate, const double *mean,
                            const double *max, int64_t n, double *probability, int64_t *rank)
 {
-    if (!predictor || n < 0 || (n > 0 && (!rate || !mean || !max || !probability)))
+    size_t bytes;
+    if (!predictor || n < 0 || !qsae__bytes(n, sizeof *rate, &bytes) || (n > 0 && (!rate || !mean || !max || !probability)))
         return qsae__fail(QSAE_EINVAL, "qsae_predictor_run: %s",
-                          n < 0 ? "n is below 0" : "an argument is NULL");
+                          n < 0 || n > INT64_MAX / 8 ? "n is out of range"
+                                                  : "an argument is NULL");
     for (int64_t i = 0; i < n; i++)
         probability[i] = survival_of(predictor, rate[i], mean[i], max[i]);
     if (!rank || n == 0)

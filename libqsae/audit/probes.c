@@ -23,9 +23,10 @@ int32_t qsae_probes_open(qsae_context *context, qsae_tokenizer *tokenizer, const
                          const qsae_probe_settings *settings, qsae_probes **out)
 {
     qsae_probe_settings s = { .struct_size = sizeof s };
+    if (out)
+        *out = NULL;
     if (!context || !tokenizer || !path || !out)
         return qsae__fail(QSAE_EINVAL, "qsae_probes_open: NULL argument");
-    *out = NULL;
     const int32_t st =
         settings ? qsae__settings_copy(&s, sizeof s, settings, "qsae_probe_settings") : QSAE_OK;
     if (st != QSAE_OK)

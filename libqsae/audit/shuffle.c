@@ -136,9 +136,10 @@ int32_t qsae__shuffle_update(qsae_audit *a, struct participant *who, int64_t sae
                                acts = { .struct_size = sizeof acts, .n = b->rows,
                                         .indptr = s.indptr, .indices = s.indices,
                                         .values = s.values };
-        st = qsae_metric_update_drift(f->drift, &at, &xr, &xq, &yr, &yq);
+        st = qsae__batch_added(a, qsae_metric_update_drift(f->drift, &at, &xr, &xq, &yr, &yq));
         if (st == QSAE_OK && f->survival)
-            st = qsae_metric_update_features(f->survival, &at, &acts_r, &acts);
+            st = qsae__batch_added(a, qsae_metric_update_features(f->survival, &at, &acts_r,
+                                                                  &acts));
     }
     close_shuffled(a, &s);
     return st;

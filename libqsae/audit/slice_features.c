@@ -40,15 +40,16 @@ void qsae__slices_features_close(qsae_audit *a, struct slice_metrics *m)
     }
 }
 
-static int32_t update_slice(const struct slice_metrics *m, int64_t sae, const qsae_positions *at,
-                            const struct slice_rows *rows)
+static int32_t update_slice(const qsae_audit *a, const struct slice_metrics *m, int64_t sae,
+                            const qsae_positions *at, const struct slice_rows *rows)
 {
-    int32_t st = qsae_metric_update_reconstruction(m->reconstruction[sae], at, rows->x, rows->y,
-                                                   NULL);
+    int32_t st = qsae__batch_added(a, qsae_metric_update_reconstruction(m->reconstruction[sae], at,
+                                                                  rows->x, rows->y, NULL));
     if (st == QSAE_OK && m->drift)
-        st = qsae_metric_update_drift(m->drift[sae], at, rows->x_r, rows->x, rows->y_r, rows->y);
+        st = qsae__batch_added(a, qsae_metric_update_drift(m->drift[sae], at, rows->x_r, rows->x,
+                                                     rows->y_r, rows->y));
     if (st == QSAE_OK && m->mass)
-        st = qsae__mass_update(m->mass[sae], at, rows->acts_r);
+        st = qsae__batch_added(a, qsae__mass_update(m->mass[sae], at, rows->acts_r));
     return st;
 }
 
@@ -60,7 +61,7 @@ int32_t qsae__slices_update_features(qsae_audit *a, struct participant *p, int64
         const struct slice_dimension *const d = &a->slices->dimensions[i];
         for (int32_t v = 0; d->saes && !d->late && v < d->n_values && st == QSAE_OK; v++) {
             const qsae_positions at = qsae__slices_positions(a, b, d, v, false, b->mask_features);
-            st = update_slice(&p->slices[d->first + v], sae, &at, rows);
+            st = update_slice(a, &p->slices[d->first + v], sae, &at, rows);
         }
     }
     return st;

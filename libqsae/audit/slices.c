@@ -93,9 +93,10 @@ int32_t qsae__slices_update_predictions(qsae_audit *a, struct participant *p,
         for (int32_t v = 0; !d->late && v < d->n_values && st == QSAE_OK; v++) {
             struct slice_metrics *const m = &p->slices[d->first + v];
             const qsae_positions at = qsae__slices_positions(a, b, d, v, true, b->mask);
-            st = m->divergence
-                     ? qsae_metric_update_divergence(m->divergence, &at, rows)
-                     : qsae_metric_update_cross_entropy(m->cross_entropy, &at, b->rows, nll);
+            st = qsae__batch_added(a, m->divergence
+                                    ? qsae_metric_update_divergence(m->divergence, &at, rows)
+                                    : qsae_metric_update_cross_entropy(m->cross_entropy, &at,
+                                                                       b->rows, nll));
         }
     }
     return st;
@@ -363,8 +364,10 @@ int32_t qsae__slices_json(qsae_audit *a, json_t **out)
     if (!a->slices)
         return QSAE_OK;
     int32_t st = qsae__slices_late(a);
-    if (st != QSAE_OK)
+    if (st != QSAE_OK) {
+        qsae__slices_late_close(a);
         return st;
+    }
     json_t *const list = json_array(), *const summaries = json_array();
     for (int64_t i = 0; i < a->slices->n_dimensions; i++)
         for (int32_t v = 0; v < a->slices->dimensions[i].n_values; v++)

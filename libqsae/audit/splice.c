@@ -275,13 +275,12 @@ int32_t qsae__splice_update(qsae_audit *a, const struct audit_splice *s, struct 
     const struct outcome *const outcomes = outcome_of(s, member, sae);
     const qsae_positions at = qsae__batch_positions(b, b->mask_features);
     int32_t st = QSAE_OK;
-    (void)a;
     for (int v = 0; v < QSAE__SPLICES && st == QSAE_OK; v++) {
         const qsae_divergence_rows d = { .struct_size = sizeof d, .n = b->rows, .nll_r = nll,
                                          .nll_q = outcomes[v].nll, .kl = outcomes[v].kl,
                                          .top_r = top, .top_q = outcomes[v].top,
                                          .label = b->labels };
-        st = qsae_metric_update_divergence(who->saes[sae].splice[v], &at, &d);
+        st = qsae__batch_added(a, qsae_metric_update_divergence(who->saes[sae].splice[v], &at, &d));
     }
     return st;
 }

@@ -52,7 +52,7 @@ void qsae__state_put_head(qsae__strbuf *b, const struct audit_state *s)
 {
     qsae__strbuf_add(b, magic, sizeof magic);
     qsae__strbuf_add(b, s->fingerprint, HASH);
-    char *const text = json_dumps(s->identity, JSON_COMPACT | JSON_SORT_KEYS);
+    char *const text = qsae__json_dumps(s->identity, JSON_COMPACT | JSON_SORT_KEYS);
     if (text)
         put_block(b, text, strlen(text));
     else
@@ -211,13 +211,11 @@ static int32_t get_identity(struct reader *r, struct audit_state *s)
 {
     const uint8_t *data = NULL;
     uint64_t size = 0;
-    json_error_t error;
-    const int32_t st = get_block(r, &data, &size);
+    int32_t st = get_block(r, &data, &size);
+    if (st == QSAE_OK && size <= IDENTITY_MOST)
+        st = qsae__json_parse((const char *)data, (size_t)size, r->path, &s->identity);
     if (st != QSAE_OK)
         return st;
-    s->identity = size <= IDENTITY_MOST ? json_loadb((const char *)data, (size_t)size,
-                                                     JSON_REJECT_DUPLICATES, &error)
-                                        : NULL;
     return json_is_object(s->identity)
                ? QSAE_OK
                : qsae__fail(QSAE_EFORMAT, "%s: identity: expected a JSON object", r->path);

@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/json.h"
 
 #define MAX_DEPTH 64
 
-/* jansson recurses up to 2048 levels; brackets outside strings bound the depth before it starts. */
-static bool depth_ok(const char *text, size_t size)
+/* jansson recurses up to 2048 levels; brackets outside strings bound the depth before it starts.
+ * *longest: an upper bound of the bytes of a token. */
+static bool depth_ok(const char *text, size_t size, size_t *longest)
 {
-    size_t depth = 0;
+    size_t depth = 0, from = 0;
 
+    *longest = 0;
     for (size_t i = 0; i < size; i++) {
         switch (text[i]) {
         case '"':
-            for (i++; i < size && text[i] != '"'; i++)
+            for (from = i++; i < size && text[i] != '"'; i++)
                 if (text[i] == '\\')
                     i++;
             break;
@@ -27,34 +31,129 @@ static bool depth_ok(const char *text, size_t size)
             if (depth > 0)
                 depth--;
             break;
-        default:
+        case ' ':
+        case '\t':
+        case '\r':
+        case '\n':
+        case ',':
+        case ':':
             break;
+        default:
+            continue; /* inside a number or a name */
+        }
+        if (i >= size || i - from > *longest)
+            *longest = (i < size ? i : size) - from;
+        from = i;
+    }
+    if (size - from > *longest)
+        *longest = size - from;
+    return true;
+}
+
+/*
+ * jansson gathers the bytes of a token in a buffer whose growth it does not check: without memory
+ * bytes are lost, and a string that lost its closing quote is read beyond its end (2.14,
+ * src/load.c, lex_save). So a number longer than any token of the text comes first, [0.000...0,
+ * text]: after it the buffer does not grow. It may lose zeros, but not its end: the buffer doubles
+ * from 16 bytes on, and before each time and at the end the memory for that is seen to be there, or
+ * nothing follows.
+ */
+struct feed {
+    const char *text;
+    size_t size, at;         /* of the text */
+    size_t digits, put;      /* of the number, "0." included */
+    enum { FEED_NUMBER, FEED_TEXT, FEED_END } part;
+    bool refused;
+};
+
+static size_t feed_number(struct feed *f, char *to, size_t most)
+{
+    size_t room = 16, n = 0;
+    while (room - 1 <= f->put)
+        room *= 2;
+    if (f->put == 0) {
+        memcpy(to, "[0.", 3);
+        f->put = 2;
+        n = 3;
+    } else if (f->put == room / 2 - 1 || f->put == f->digits) {
+        void *const trial = malloc(room);
+        free(trial);
+        f->refused = !trial;
+        if (!trial) {
+            f->part = FEED_END;
+            return 0;
         }
     }
-    return true;
+    if (f->put == f->digits) {
+        to[n++] = ',';
+        f->part = FEED_TEXT;
+    }
+    for (; n < most && f->put < room - 1 && f->put < f->digits; f->put++)
+        to[n++] = '0';
+    return n;
+}
+
+static size_t feed_next(void *buffer, size_t most, void *data)
+{
+    struct feed *const f = data;
+    char *const to = buffer;
+    if (f->part == FEED_NUMBER)
+        return feed_number(f, to, most);
+    if (f->part == FEED_END)
+        return 0;
+    const size_t n = f->size - f->at < most - 1 ? f->size - f->at : most - 1;
+    memcpy(to, f->text + f->at, n);
+    f->at += n;
+    if (f->at < f->size)
+        return n;
+    to[n] = ']';
+    f->part = FEED_END;
+    return n + 1;
+}
+
+/* False: there is no memory. *out: NULL if the text is no JSON value. */
+static bool load_guarded(const char *text, size_t size, size_t longest, size_t flags, json_t **out)
+{
+    struct feed f = { .text = text, .size = size, .digits = 16 };
+    json_error_t error;
+    while (f.digits < longest + 16)
+        f.digits *= 2;
+    f.digits += 8; /* some behind the last doubling */
+    errno = 0;
+    json_t *const pair = json_load_callback(feed_next, &f, flags, &error);
+    const bool memory = pair || (!f.refused && errno != ENOMEM &&
+                                 json_error_code(&error) != json_error_out_of_memory);
+    *out = json_array_size(pair) == 2 ? json_incref(json_array_get(pair, 1)) : NULL;
+    json_decref(pair);
+    return memory;
 }
 
 int32_t qsae__json_parse_with(const char *text, size_t size, const char *name, unsigned flags,
                               json_t **out)
 {
     json_error_t error;
-    size_t decode = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY;
+    size_t decode = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, longest;
 
     *out = NULL;
-    if (!depth_ok(text, size))
+    if (!depth_ok(text, size, &longest))
         return qsae__fail(QSAE_EFORMAT, "%s: JSON nested deeper than %d levels", name, MAX_DEPTH);
     if (flags & QSAE__JSON_NUL)
         decode |= JSON_ALLOW_NUL;
     if (flags & QSAE__JSON_REALS)
         decode |= JSON_DECODE_INT_AS_REAL;
-    *out = json_loadb(text, size, decode, &error);
-    if (*out == NULL) {
-        if (json_error_code(&error) == json_error_out_of_memory)
-            return qsae__fail(QSAE_ENOMEM, "%s: out of memory while reading JSON", name);
+    const int before = errno;
+    bool memory = load_guarded(text, size, longest, decode, out);
+    if (memory && *out == NULL) { /* what is wrong with it */
+        *out = json_loadb(text, size, decode, &error);
+        memory = *out || json_error_code(&error) != json_error_out_of_memory;
+    }
+    errno = before;
+    if (!memory)
+        return qsae__fail(QSAE_ENOMEM, "%s: out of memory while reading JSON", name);
+    if (*out == NULL)
         return qsae__fail(QSAE_EFORMAT, "%s:%d: %s%s", name, error.line,
                           json_error_code(&error) == json_error_invalid_utf8 ? "not UTF-8: " : "",
                           error.text);
-    }
     return QSAE_OK;
 }
 
@@ -221,4 +320,38 @@ int32_t qsae__json_get(const json_t *object, const char *where, const char *key,
         return wrong_type(where, key, expected, v, NULL);
     *out = v;
     return QSAE_OK;
+}
+
+struct text {
+    char *data;
+    size_t size, room;
+    bool failed;             /* jansson does not look at what a key's callback returns */
+};
+
+static int add_text(const char *data, size_t size, void *cookie)
+{
+    struct text *const t = cookie;
+    size_t room = t->room ? t->room : 256;
+    while (room - t->size <= size && room <= SIZE_MAX / 2)
+        room *= 2;
+    char *const grown = room - t->size > size && room > t->room ? realloc(t->data, room) : t->data;
+    if (!grown || room - t->size <= size) {
+        t->failed = true;
+        return -1;
+    }
+    t->data = grown;
+    t->room = room;
+    memcpy(t->data + t->size, data, size);
+    t->size += size;
+    t->data[t->size] = '\0';
+    return 0;
+}
+
+char *qsae__json_dumps(const json_t *value, size_t flags)
+{
+    struct text t = { .data = NULL };
+    if (json_dump_callback(value, add_text, &t, flags) == 0 && !t.failed)
+        return t.data;
+    free(t.data);
+    return NULL;
 }

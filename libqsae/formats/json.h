@@ -41,6 +41,9 @@ int32_t qsae__json_get(const json_t *object, const char *where, const char *key,
 
 const char *qsae__json_type_name(const json_t *v);
 
+/* As json_dumps, to be freed with free; NULL without memory, where jansson's may leave keys out. */
+char *qsae__json_dumps(const json_t *value, size_t flags);
+
 /*
  * Appends the value as Python's json.dumps lays it out: over lines with that many spaces of indent
  * per level, or on one line if indent < 0. Numbers in the fewest digits; keys keep their order.

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "formats/writer.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -77,11 +78,18 @@ int32_t qsae__writer_begin(qsae__writer *w, const qsae__tensor *t)
     json_t *const shape = json_array();
     for (int32_t i = 0; i < t->rank; i++)
         json_array_append_new(shape, json_integer(t->shape[i]));
+    if (!shape || json_array_size(shape) != (size_t)t->rank) {
+        json_decref(shape);
+        return qsae__fail(QSAE_ENOMEM, "%s: out of memory", path);
+    }
+    errno = 0;
     if (json_object_set_new(w->header, t->name,
                             json_pack("{s:s, s:o, s:[I, I]}", "dtype", qsae_dtype_name(t->dtype),
                                       "shape", shape, "data_offsets", (json_int_t)w->at,
                                       (json_int_t)end)) != 0)
-        return qsae__fail(QSAE_EINVAL, "%s: tensor name \"%s\" is not UTF-8", path, t->name);
+        return errno == ENOMEM
+                   ? qsae__fail(QSAE_ENOMEM, "%s: out of memory", path)
+                   : qsae__fail(QSAE_EINVAL, "%s: tensor name \"%s\" is not UTF-8", path, t->name);
     w->end = end;
     return QSAE_OK;
 }
@@ -99,7 +107,7 @@ int32_t qsae__writer_put(qsae__writer *w, const void *data, size_t size)
 static int32_t write_header(qsae__writer *w)
 {
     uint8_t length[8];
-    char *const text = json_dumps(w->header, JSON_COMPACT);
+    char *const text = qsae__json_dumps(w->header, JSON_COMPACT);
     if (!text)
         return qsae__fail(QSAE_ENOMEM, "%s: out of memory", w->file->path);
     const size_t n = strlen(text);

@@ -115,10 +115,18 @@ static json_t *plain(const char *s)
     return json_string(s);
 }
 
+/* Why jansson did not take a string; errno was 0 before. */
+static int32_t refused(const parser *p)
+{
+    return errno == ENOMEM ? fail(p, QSAE_ENOMEM, "out of memory")
+                           : fail(p, QSAE_EFORMAT, "expected UTF-8");
+}
+
 /* The value text of a key; NULL with a status. */
 static int32_t value_of(const parser *p, char *s, json_t **out)
 {
     char text[MAX_LINE];
+    errno = 0;
     if (*s == '"' || *s == '\'') {
         const char *const end = unquote(s, text);
         if (!end || *end)
@@ -136,7 +144,7 @@ static int32_t value_of(const parser *p, char *s, json_t **out)
     } else {
         *out = plain(s);
     }
-    return *out ? QSAE_OK : fail(p, QSAE_EFORMAT, "expected UTF-8");
+    return *out ? QSAE_OK : refused(p);
 }
 
 /* Splits "key: value" in place; the key into key. */
@@ -220,8 +228,9 @@ static int32_t read_line(parser *p, char *s)
         st = fail(p, QSAE_EFORMAT, "a key that occurs twice");
     if (st == QSAE_OK)
         st = value_of(p, value, &v);
+    errno = 0;
     if (st == QSAE_OK && json_object_set_new(map, key, v) != 0)
-        st = fail(p, QSAE_EFORMAT, "expected UTF-8");
+        st = refused(p);
     if (st == QSAE_OK && !*value) {
         p->wait_map = map;
         p->wait_indent = indent;

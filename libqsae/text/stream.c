@@ -34,7 +34,7 @@ static int32_t take_metadata(qsae_context *ctx, const json_t *line, char **out)
 
     if (json_object_size(line) == 0)
         return QSAE_OK;
-    text = json_dumps(line, JSON_COMPACT);
+    text = qsae__json_dumps(line, JSON_COMPACT);
     if (text == NULL)
         return qsae__fail(QSAE_ENOMEM, "out of memory: metadata");
     *out = qsae__strdup(ctx, text);
