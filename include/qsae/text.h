@@ -218,7 +218,8 @@ QSAE_API int32_t qsae_corpus_get_info(const qsae_corpus *corpus, qsae_corpus_inf
  * @param labels    token each position predicts, -100 where it predicts nothing
  * @param document  document each token came from
  * @param n_tokens  tokens of the chunk: the context, fewer in a kept tail
- * @return QSAE_EINVAL (chunk out of range, NULL)
+ * Each of the four may be NULL.
+ * @return QSAE_EINVAL (chunk out of range, corpus NULL)
  */
 QSAE_API int32_t qsae_corpus_chunk(const qsae_corpus *corpus, int64_t chunk, const int32_t **ids,
                                    const int32_t **labels, const int64_t **document,

@@ -87,7 +87,7 @@ int32_t qsae__rows_check(const qsae_rows *rows, const char *what, uint32_t dtype
     size_t bytes;
     if (!rows)
         return qsae__fail(QSAE_EINVAL, "%s: NULL", what);
-    if (rows->struct_size < sizeof *rows)
+    if (rows->struct_size < sizeof *rows || rows->struct_size > 4096)
         return qsae__fail(QSAE_EINVAL, "%s: struct_size is %zu, expected %zu", what,
                           rows->struct_size, sizeof *rows);
     if (rows->dtype <= 0 || rows->dtype > 31 || !(dtypes >> rows->dtype & 1))

@@ -153,8 +153,8 @@ int32_t qsae_sae_layers_decode_sparse(qsae_sae_layers *layers, const qsae_sae_ac
                           "count, or a layer that is not there");
     const size_t stride = acts->struct_size;
     int32_t st = check_output(g, y, n);
-    if (st == QSAE_OK && stride < sizeof *acts)
-        st = qsae__fail(QSAE_EINVAL, "qsae_sae_acts: struct_size: expected at least %zu, found %zu",
+    if (st == QSAE_OK && (stride < sizeof *acts || stride > 4096))
+        st = qsae__fail(QSAE_EINVAL, "qsae_sae_acts: struct_size: expected %zu, found %zu",
                         sizeof *acts, stride);
     if (st != QSAE_OK)
         return st;
@@ -165,7 +165,10 @@ int32_t qsae_sae_layers_decode_sparse(qsae_sae_layers *layers, const qsae_sae_ac
         if (!qsae__sae_layers_writes(g, l, to))
             continue;
         memcpy(&own[l], (const char *)acts + (size_t)l * stride, sizeof *own);
-        st = check_acts(g, l, &own[l], n);
+        st = own[l].struct_size == stride
+                 ? check_acts(g, l, &own[l], n)
+                 : qsae__fail(QSAE_EINVAL, "qsae_sae_acts: layer %lld: struct_size is %zu, that of "
+                              "the first %zu", (long long)l, own[l].struct_size, stride);
     }
     if (st == QSAE_OK && g->saes[to]->state_size && !g->writes)
         st = qsae__fail(QSAE_EUNSUPPORTED, "%s: decoding needs the state of the rows: use "
