@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* { function, parameter, wrong value } that a header allows; included by misuse.c. */
+/* NULL: the default, none, or not wanted */
+{ "*", "settings", 0 },
+{ "*", "at", 0 },
+{ "*", "s", 0 },
+{ "*", "state", 0 },
+{ "*", "cancel", 0 },
+{ "*", "condition", 0 },
+{ "*", "info", 0 },
+{ "qsae_audit_result", "n_bytes", 0 },
+{ "qsae_predictor_json", "n_bytes", 0 },
+{ "qsae_predictor_open", "condition", -1 },
+{ "qsae_predictor_open", "sae_hash", -1 },
+{ "qsae_predictor_run", "rank", 0 },
+{ "qsae_qmatrix_linear", "bias", 0 },
+{ "qsae_int8_quantize", "outlier", 0 },
+{ "qsae_corpus_chunk", "ids", 0 },
+{ "qsae_corpus_chunk", "labels", 0 },
+{ "qsae_corpus_chunk", "document", 0 },
+{ "qsae_corpus_chunk", "n_tokens", 0 },
+{ "qsae_sae_layers_get", "layer", 0 },
+{ "qsae_weights_error", "other", 0 },
+{ "qsae_weights_process", "what", 0 },
+{ "qsae_weights_process", "what", 1 },
+{ "qsae_metric_update_reconstruction", "acts", 0 },
+/* numbers that mean yes, or a buffer larger than is needed */
+{ "*", "add_special", -1 },
+{ "*", "strict", -1 },
+{ "*", "by_dce", -1 },
+{ "*", "keep_error", -1 },
+{ "*", "capacity", 2 },
+{ "qsae_quantizer_encode", "heads", 2 }, /* for rtn:axis=tl alone */
+/* rows whose data are not aligned to their element; no rows, of another width */
+{ "*", "*", 12 },
+{ "qsae_metric_update_cross_entropy_logits", "logits", 13 },
+{ "qsae_int8_quantize", "x", 13 },
