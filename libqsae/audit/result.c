@@ -220,7 +220,7 @@ static const char *attention_name(int32_t attention)
 
 int32_t qsae__result_document(qsae_audit *a, json_t **out)
 {
-    json_t *o = json_object(), *list = json_array(), *p;
+    json_t *o = json_object(), *list = json_array(), *p = NULL;
     struct participant *const r = &a->participants[0];
     json_object_set_new(o, "format", json_string("qsae-result"));
     json_object_set_new(o, "version", json_integer(1));
@@ -243,6 +243,7 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
     if (st != QSAE_OK) {
         json_decref(o);
         json_decref(list);
+        json_decref(p);
         return st;
     }
     json_object_set_new(o, "reference", p);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include <errno.h>
 #include <string.h>
 
 #include <zip.h>
@@ -10,6 +11,13 @@
 /* Deflate cannot shrink data by more than this; a member that claims more is a bomb. */
 #define DEFLATE_MAX 1040
 
+/* Without memory libzip also says that it is no archive, or nothing; errno was 0 when it began. */
+static int32_t status_of(zip_error_t *error)
+{
+    return zip_error_code_zip(error) == ZIP_ER_MEMORY || errno == ENOMEM ? QSAE_ENOMEM
+                                                                         : QSAE_EFORMAT;
+}
+
 static int32_t read_exact(zip_file_t *f, void *buffer, uint64_t size, const char *name)
 {
     uint8_t *p = buffer;
@@ -18,7 +26,8 @@ static int32_t read_exact(zip_file_t *f, void *buffer, uint64_t size, const char
         const uint64_t most = size < (1u << 30) ? size : 1u << 30;
         const zip_int64_t n = zip_fread(f, p, most);
         if (n <= 0)
-            return qsae__fail(QSAE_EFORMAT, "%s: member is damaged: %s", name,
+            return qsae__fail(n < 0 ? status_of(zip_file_get_error(f)) : QSAE_EFORMAT,
+                              "%s: member is damaged: %s", name,
                               n < 0 ? zip_error_strerror(zip_file_get_error(f)) : "too short");
         p += n;
         size -= (uint64_t)n;
@@ -94,7 +103,8 @@ static int32_t read_array(qsae__tensors *t, zip_file_t *f, uint64_t size, uint8_
     status = read_exact(f, raw != NULL ? raw : data, h.bytes, tensor->name);
     /* Reading up to the end makes libzip compare the checksum. */
     if (status == QSAE_OK && zip_fread(f, &last, 1) != 0)
-        status = qsae__fail(QSAE_EFORMAT, "%s: member is damaged: %s", tensor->name,
+        status = qsae__fail(status_of(zip_file_get_error(f)), "%s: member is damaged: %s",
+                            tensor->name,
                             zip_error_strerror(zip_file_get_error(f)));
     if (status == QSAE_OK && raw != NULL)
         qsae__npy_transpose(&h, raw, data);
@@ -135,13 +145,13 @@ static int32_t read_member(qsae__tensors *t, zip_t *zip, zip_uint64_t i, const q
     tensor.name = name;
     zip_stat_init(&st);
     if (zip_stat_index(zip, i, 0, &st) != 0)
-        return qsae__fail(QSAE_EFORMAT, "%s: %s: %s", file->path, name, zip_strerror(zip));
+        return qsae__fail(status_of(zip_get_error(zip)), "%s: %s: %s", file->path, name, zip_strerror(zip));
     status = check_member(&st, file->size, compressed, name);
     if (status != QSAE_OK)
         return qsae__fail_in(status, "%s", file->path);
     f = zip_fopen_index(zip, i, 0);
     if (f == NULL)
-        return qsae__fail(QSAE_EFORMAT, "%s: %s: %s", file->path, name, zip_strerror(zip));
+        return qsae__fail(status_of(zip_get_error(zip)), "%s: %s: %s", file->path, name, zip_strerror(zip));
     status = read_array(t, f, st.size, head, &tensor);
     zip_fclose(f);
     if (status != QSAE_OK)
@@ -178,12 +188,12 @@ int32_t qsae__npz_read(qsae__tensors *t, const qsae__file *file)
     int32_t status;
 
     zip_error_init(&error);
+    errno = 0;
     source = zip_source_buffer_create(file->data, file->size, 0, &error);
     if (source != NULL)
         zip = zip_open_from_source(source, ZIP_RDONLY | ZIP_CHECKCONS, &error);
     if (zip == NULL) {
-        const bool memory = zip_error_code_zip(&error) == ZIP_ER_MEMORY;
-        status = qsae__fail(memory ? QSAE_ENOMEM : QSAE_EFORMAT, "%s: zip: %s", file->path,
+        status = qsae__fail(status_of(&error), "%s: zip: %s", file->path,
                             zip_error_strerror(&error));
         if (source != NULL)
             zip_source_free(source);

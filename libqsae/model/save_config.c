@@ -107,17 +107,19 @@ static json_t *quantization_config(const qsae__save *v, int32_t dtype)
 }
 
 /* The dtype under the name it has, "torch_dtype" in older files; added if asked for. */
-static void set_dtype(json_t *object, const char *name, bool add)
+static bool set_dtype(json_t *object, const char *name, bool add)
 {
+    bool done = true;
     static const char *const keys[] = { "dtype", "torch_dtype" };
     bool there = false;
     for (int i = 0; i < 2; i++)
         if (json_object_get(object, keys[i])) {
-            json_object_set_new(object, keys[i], json_string(name));
+            done &= json_object_set_new(object, keys[i], json_string(name)) == 0;
             there = true;
         }
     if (!there && add)
-        json_object_set_new(object, keys[0], json_string(name));
+        done &= json_object_set_new(object, keys[0], json_string(name)) == 0;
+    return done;
 }
 
 static int32_t change_config(const qsae__save *v, json_t *config, const char *path)
@@ -125,18 +127,18 @@ static int32_t change_config(const qsae__save *v, json_t *config, const char *pa
     const int32_t dtype = qsae__save_dtype(v, v->w->embed.tensor->dtype);
     json_t *part;
     const char *key;
+    bool done = true;
     json_object_foreach(config, key, part)
         if (json_is_object(part) && has_ending(key, "_config"))
-            set_dtype(part, torch_name(dtype), false);
-    set_dtype(config, torch_name(dtype), true);
+            done &= set_dtype(part, torch_name(dtype), false);
+    done &= set_dtype(config, torch_name(dtype), true);
     if (v->bnb) {
         json_t *const q = quantization_config(v, dtype);
-        if (!q || json_object_set_new(config, "quantization_config", q) != 0)
-            return qsae__fail(QSAE_ENOMEM, "%s: out of memory", path);
+        done &= q && json_object_set_new(config, "quantization_config", q) == 0;
     }
     if (v->encodes || v->c.weights)
-        json_object_set_new(config, "qsae_condition", json_string(v->c.canonical));
-    return QSAE_OK;
+        done &= json_object_set_new(config, "qsae_condition", json_string(v->c.canonical)) == 0;
+    return done ? QSAE_OK : qsae__fail(QSAE_ENOMEM, "%s: out of memory", path);
 }
 
 int32_t qsae__save_config(const qsae__save *v)

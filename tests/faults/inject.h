@@ -2,7 +2,8 @@
 /*
  * Calls of the C library that fail on demand. A program that links inject.c has malloc, open,
  * write, ... of its own in place of the C library's, for itself and for every library it loads (not
- * under sanitizers, which have their own). While armed it counts the calls of one kind, and the n-th of them (or all from the n-th on) fails.
+ * under sanitizers, which have their own). While armed it counts the calls of one kind, and the
+ * n-th of them (or all from the n-th on) fails.
  *
  * Calls that the C library makes inside itself (the stacks of threads, the open() in fopen) are
  * seen as the function that the caller called.

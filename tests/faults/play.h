@@ -5,6 +5,7 @@
 #include "scenario.h"
 
 void play_codecs(struct run *r);
+void play_readers(struct run *r);
 void play_text(struct run *r);
 void play_model(struct run *r);
 void play_save(struct run *r);

@@ -149,6 +149,40 @@ end:
     MAKE(qsae_context_close(&ctx));
 }
 
+/* Files that other libraries read, and those of several parts. */
+void play_readers(struct run *r)
+{
+    qsae_context *ctx = NULL;
+    qsae_sae *sae = NULL;
+    qsae_tokenizer *t = NULL;
+    qsae_weights *gguf = NULL, *shards = NULL;
+    qsae_sae_info info = { .struct_size = sizeof info };
+    qsae_model_info model = { .struct_size = sizeof model };
+    int32_t ids[64];
+    int64_t n = 0;
+    const qsae_context_settings s = play_settings(r);
+    TRY(qsae_context_open(&s, &ctx));
+    TRY(qsae_sae_open(ctx, QSAE_TEST_DATA "/saes/gemma_scope_npz", NULL, &sae));
+    TRY(qsae_sae_get_info(sae, &info));
+    see_text(r, info.hash);
+    TRY(qsae_tokenizer_open(ctx, QSAE_TEST_DATA "/tokenizers/gpt2.tokenizer.json", &t));
+    TRY(qsae_tokenizer_encode(t, "it's 12 o'clock,\n\n ok", 21, 0, ids, 64, &n));
+    see(r, ids, (size_t)n * sizeof *ids);
+    TRY(qsae_weights_open(ctx, QSAE_TEST_DATA "/models/gguf_llama_q4_k_m/model.gguf",
+                          &gguf));
+    TRY(qsae_weights_get_info(gguf, &model));
+    see_text(r, model.hash);
+    TRY(qsae_weights_open(ctx, QSAE_TEST_DATA "/models/gemma3_sharded", &shards));
+    TRY(qsae_weights_get_info(shards, &model));
+    see_text(r, model.hash);
+end:
+    MAKE(qsae_weights_close(&shards));
+    MAKE(qsae_weights_close(&gguf));
+    MAKE(qsae_tokenizer_close(&t));
+    MAKE(qsae_sae_close(&sae));
+    MAKE(qsae_context_close(&ctx));
+}
+
 static void play_corpus(struct run *r, qsae_corpus *c)
 {
     qsae_corpus_info info = { .struct_size = sizeof info };

@@ -366,6 +366,7 @@ end:
 
 const struct scenario scenarios[] = {
     { .name = "codecs", .play = play_codecs },
+    { .name = "readers", .play = play_readers, .kept = 1 /* libzip */ },
     { .name = "text", .play = play_text },
     { .name = "model", .play = play_model },
     { .name = "save", .play = play_save, .writes = true },

@@ -39,6 +39,7 @@ struct scenario {
     const char *name;
     void (*play)(struct run *r);
     bool writes;             /* leaves files in the scratch folder */
+    int64_t kept;            /* blocks that may stay where a library that is used lacks memory */
 };
 extern const struct scenario scenarios[];
 extern const int n_scenarios;

@@ -58,6 +58,7 @@ int main(int argc, char **argv)
     int64_t cycles = 0;
     int bad = 0, descriptors = 0;
     double first = 0, most = 0;
+    int64_t blocks = 0;
     if (!(minutes > 0) || !fixture_make(&fixture))
         return 1;
     const double start = now();
@@ -80,17 +81,20 @@ int main(int argc, char **argv)
         if (first == 0 && cycles >= 3 && now() - start >= 12 * minutes) {
             first = kib;
             descriptors = fixture_descriptors();
+            blocks = inject_blocks();
         }
         most = first > 0 && kib > most ? kib : most;
     }
     const double last = resident();
+    const int64_t more = inject_blocks() - blocks;
     const int grown = fixture_descriptors() - descriptors;
     /* A page or two of noise is above 1% of nothing: 256 KiB are allowed to short runs. */
     const bool steady = last <= first * 1.01 || last - first <= (minutes < 1 ? 256 : 0);
     printf("%sok 1 - %lld cycles in %.1f s: memory %.0f KiB, then %.0f (%+.2f%%, at most %.0f)\n",
            steady && !bad ? "" : "not ", (long long)cycles, now() - start, first, last,
            100 * (last - first) / first, most);
-    printf("%sok 2 - descriptors: %+d\n1..2\n", grown == 0 ? "" : "not ", grown);
+    printf("%sok 2 - descriptors: %+d\n", grown == 0 ? "" : "not ", grown);
+    printf("%sok 3 - blocks of memory: %+lld\n1..3\n", more <= 0 ? "" : "not ", (long long)more);
     fixture_remove(&fixture);
-    return bad || !steady || grown != 0;
+    return bad || !steady || grown != 0 || more > 0;
 }
