@@ -215,7 +215,8 @@ int32_t qsae_predictor_run(const qsae_predictor *predictor, const double *rate, 
                            const double *max, int64_t n, double *probability, int64_t *rank)
 {
     size_t bytes;
-    if (!predictor || n < 0 || !qsae__bytes(n, sizeof *rate, &bytes) || (n > 0 && (!rate || !mean || !max || !probability)))
+    if (!predictor || n < 0 || !qsae__bytes(n, sizeof *rate, &bytes) ||
+        (n > 0 && (!rate || !mean || !max || !probability)))
         return qsae__fail(QSAE_EINVAL, "qsae_predictor_run: %s",
                           n < 0 || n > INT64_MAX / 8 ? "n is out of range"
                                                   : "an argument is NULL");

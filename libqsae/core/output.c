@@ -147,8 +147,8 @@ static int sync_once(int fd)
 static int32_t open_parent(qsae_context *ctx, const char *path, int *fd)
 {
     const char *const slash = strrchr(path, '/');
-    char *const folder = slash ? qsae__strndup(ctx, path, slash == path ? 1 : (size_t)(slash - path))
-                               : qsae__strdup(ctx, ".");
+    const size_t n = slash == path ? 1 : slash ? (size_t)(slash - path) : 1;
+    char *const folder = qsae__strndup(ctx, slash ? path : ".", n);
     if (!folder)
         return QSAE_ENOMEM;
     do
@@ -165,8 +165,8 @@ static bool sync_parent(int fd)
     return sync_once(fd) == 0 || errno == EINVAL || errno == EROFS;
 }
 
-/* Gives the file at path a second name, kept, by which it can come back; kept is "" if there is none
- * or the file system has no such names. */
+/* Gives the file at path a second name, kept, by which it can come back; kept is "" if there is
+ * none or the file system has no such names. */
 static void keep_old(const char *path, char *kept)
 {
     int r = -1;

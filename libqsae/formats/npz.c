@@ -145,13 +145,15 @@ static int32_t read_member(qsae__tensors *t, zip_t *zip, zip_uint64_t i, const q
     tensor.name = name;
     zip_stat_init(&st);
     if (zip_stat_index(zip, i, 0, &st) != 0)
-        return qsae__fail(status_of(zip_get_error(zip)), "%s: %s: %s", file->path, name, zip_strerror(zip));
+        return qsae__fail(status_of(zip_get_error(zip)), "%s: %s: %s", file->path, name,
+                          zip_strerror(zip));
     status = check_member(&st, file->size, compressed, name);
     if (status != QSAE_OK)
         return qsae__fail_in(status, "%s", file->path);
     f = zip_fopen_index(zip, i, 0);
     if (f == NULL)
-        return qsae__fail(status_of(zip_get_error(zip)), "%s: %s: %s", file->path, name, zip_strerror(zip));
+        return qsae__fail(status_of(zip_get_error(zip)), "%s: %s: %s", file->path, name,
+                          zip_strerror(zip));
     status = read_array(t, f, st.size, head, &tensor);
     zip_fclose(f);
     if (status != QSAE_OK)
