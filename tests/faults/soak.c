@@ -88,8 +88,8 @@ int main(int argc, char **argv)
     const double last = resident();
     const int64_t more = inject_blocks() - blocks;
     const int grown = fixture_descriptors() - descriptors;
-    /* A page or two of noise is above 1% of nothing: 256 KiB are allowed to short runs. */
-    const bool steady = last <= first * 1.01 || last - first <= (minutes < 1 ? 256 : 0);
+    /* A page or two of noise is above 1% of nothing: 1 MiB is allowed to short runs. */
+    const bool steady = last <= first * 1.01 || last - first <= (minutes < 1 ? 1024 : 0);
     printf("%sok 1 - %lld cycles in %.1f s: memory %.0f KiB, then %.0f (%+.2f%%, at most %.0f)\n",
            steady && !bad ? "" : "not ", (long long)cycles, now() - start, first, last,
            100 * (last - first) / first, most);
