@@ -16,7 +16,7 @@
  *  - Strings and views that belong to a C handle are valid as long as the handle.
  *
  * Left out, as constants of the C headers say the same: qsae_status_count, qsae_metric_leaf,
- * qsae_metric_llama_line.
+ * qsae_metric_llama_line; qsae_tokenizer_encode, which is the cancelable one without a token.
  */
 #ifndef QSAE_QSAE_HPP
 #define QSAE_QSAE_HPP
@@ -249,6 +249,16 @@ S settings()
 
 inline std::string_view version() { return qsae_version(); }
 inline std::uint32_t version_api() { return qsae_version_api(); }
+/** The table of public structs, their members, and constants. */
+inline std::vector<qsae_layout_entry> layout()
+{
+    std::vector<qsae_layout_entry> entries(static_cast<std::size_t>(qsae_layout_count()));
+    for (std::size_t i = 0; i < entries.size(); i++) {
+        entries[i].struct_size = sizeof entries[i];
+        detail::check(qsae_layout_get(static_cast<std::int64_t>(i), &entries[i]));
+    }
+    return entries;
+}
 inline std::string_view cpu_best() { return qsae_cpu_best(); }
 inline std::string_view dtype_name(std::int32_t dtype) { return qsae_dtype_name(dtype); }
 inline std::int32_t dtype_bits(std::int32_t dtype) { return qsae_dtype_bits(dtype); }
@@ -415,17 +425,20 @@ public:
     {
         detail::check(qsae_tokenizer_open(c.get(), path.c_str(), out()));
     }
-    std::vector<std::int32_t> encode(std::string_view text, bool add_special = true) const
+    /** cancel ends the encoding of a long text soon after it is set; NULL: none. */
+    std::vector<std::int32_t> encode(std::string_view text, bool add_special = true,
+                                     const cancel_token *cancel = nullptr) const
     {
+        const auto *const token = cancel ? cancel->get() : nullptr;
         std::int64_t n = 0;
-        std::int32_t st =
-            qsae_tokenizer_encode(p_, text.data(), text.size(), add_special, nullptr, 0, &n);
+        std::int32_t st = qsae_tokenizer_encode_cancelable(p_, text.data(), text.size(),
+                                                           add_special, token, nullptr, 0, &n);
         if (st != QSAE_OK && st != QSAE_ESPACE)
             detail::check(st);
         std::vector<std::int32_t> ids(static_cast<std::size_t>(n));
         if (n > 0)
-            detail::check(qsae_tokenizer_encode(p_, text.data(), text.size(), add_special,
-                                                ids.data(), n, &n));
+            detail::check(qsae_tokenizer_encode_cancelable(p_, text.data(), text.size(),
+                                                           add_special, token, ids.data(), n, &n));
         return ids;
     }
     std::string_view token(std::int32_t id) const

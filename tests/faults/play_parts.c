@@ -60,6 +60,9 @@ static void play_names(struct run *r)
     see_number(r, MAKE(qsae_status_count()));
     see_text(r, MAKE(qsae_version()));
     see_number(r, MAKE(qsae_version_api()));
+    qsae_layout_entry entry = { .struct_size = sizeof entry };
+    see_number(r, MAKE(qsae_layout_get(MAKE(qsae_layout_count()) - 1, &entry)));
+    see_text(r, entry.name);
     see_text(r, MAKE(qsae_cpu_best()));
     see_text(r, MAKE(qsae_dtype_name(QSAE_BF16)));
     see_number(r, MAKE(qsae_dtype_bits(QSAE_BF16)));
@@ -223,6 +226,8 @@ void play_text(struct run *r)
     TRY(qsae_corpus_open_ids(ctx, ids, 2, 4, &own));
     play_corpus(r, own);
     TRY(qsae_tokenizer_encode(t, "abc cab<|endoftext|>xyz", 23, 1, ids, 64, &n));
+    see(r, ids, (size_t)n * sizeof *ids);
+    TRY(qsae_tokenizer_encode_cancelable(t, "abc cab", 7, 1, NULL, ids, 64, &n));
     see(r, ids, (size_t)n * sizeof *ids);
     TRY(qsae_tokenizer_token(t, ids[0], &bytes, &size));
     see(r, bytes, size);

@@ -147,6 +147,7 @@ void forward(const qsae::context &c, const std::string &data)
            m.site_width(QSAE_SITE_MLP_POST, 5) == 384 && m.site("h.3") == QSAE_SITE_RESID_POST,
        "models");
     const auto ids = t.encode("Mia walked to the old house and opened the door.");
+    ok(qsae::layout().size() > 300, "the table of its structs");
     ok(ids.size() > 5 && t.is_special(ids[0]) && t.info().bos == ids[0] && t.token(2) == "<bos>",
        "a tokenizer");
     const auto n = static_cast<std::int64_t>(ids.size());

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import importlib
 import io
-from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple, NoReturn
 
 from .. import _lib
 from ._words import esc, plain
 
-__all__ = ["BANDS", "Drawing", "PALETTE", "SERIES", "css", "png", "svg", "variables"]
+__all__ = ["BANDS", "PALETTE", "SERIES", "Drawing", "css", "png", "svg", "variables"]
 
 _fail: Callable[[str, str], NoReturn] = _lib.fail
-Point = Tuple[float, float]
+Point = tuple[float, float]
 
 # Light and dark; text and series have a contrast of at least 4.5 : 1 with the paper, and series
 # differ in lightness or in the blue-yellow direction, which all kinds of colour vision keep.
-PALETTE: Dict[str, Tuple[str, str]] = {
+PALETTE: dict[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#15171a"),
     "soft": ("#f4f5f6", "#1f2226"),
     "ink": ("#1b1d20", "#e8e9ea"),
@@ -44,7 +45,7 @@ PALETTE: Dict[str, Tuple[str, str]] = {
 SERIES = 6
 BANDS = ("r > 0.95", "0.9 to 0.95", "0.8 to 0.9", "0.5 to 0.8", "r < 0.5")
 
-STYLES: Dict[str, Dict[str, Any]] = {
+STYLES: dict[str, dict[str, Any]] = {
     "grid": {"stroke": "rule", "width": 1},
     "axis": {"stroke": "muted", "width": 1},
     "zero": {"stroke": "ink", "width": 1.2},
@@ -83,7 +84,7 @@ class Drawing:
     def __init__(self, width: float, height: float) -> None:
         self.width = width
         self.height = height
-        self.marks: List[Mark] = []
+        self.marks: list[Mark] = []
 
     def line(self, style: str, *points: Point) -> None:
         self.marks.append(Mark("path", style, points))
@@ -104,7 +105,7 @@ class Drawing:
         """Many of one kind as one mark: round, dash, saltire."""
         self.marks.append(Mark("dots", style, points, shape, size))
 
-    def add(self, other: "Drawing", dx: float, dy: float) -> None:
+    def add(self, other: Drawing, dx: float, dy: float) -> None:
         """Another drawing, moved."""
         for mark in other.marks:
             if mark.kind == "rect":
@@ -114,7 +115,7 @@ class Drawing:
                 self.marks.append(mark._replace(points=[(x + dx, y + dy) for x, y in mark.points]))
 
 
-def shape_points(shape: str, x: float, y: float, r: float) -> List[Point]:
+def shape_points(shape: str, x: float, y: float, r: float) -> list[Point]:
     """Corners of a mark that is no circle."""
     if shape == "square":
         r *= 0.88
@@ -284,7 +285,7 @@ def png(drawing: Drawing, dpi: int = 200) -> bytes:
         pyplot.close(figure)
 
 
-def series_style(i: int) -> Tuple[str, str]:
+def series_style(i: int) -> tuple[str, str]:
     """Number of the colour's styles, and the shape, of series i: all pairs differ up to 30."""
     shapes = ("circle", "square", "up", "diamond", "down", "cross")
     return str(i % SERIES), shapes[(i + i // SERIES) % len(shapes)]

@@ -4,12 +4,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from ._draw import BANDS, Drawing, series_style
 from ._figures import MOST_SERIES, Place, names, of_more, places
-from ._plot import (Bar, Figure, Panel, Row, Scale, Series, Spot, _axes, _left, bars, columns,
-                    lines, rows)
+from ._plot import (
+    Bar,
+    Figure,
+    Panel,
+    Row,
+    Scale,
+    Series,
+    Spot,
+    _axes,
+    _left,
+    bars,
+    columns,
+    lines,
+    rows,
+)
 from ._read import Feature, Result, interval, items, num, string
 from ._words import fixed, percent, signed
 
@@ -50,7 +64,7 @@ def survival(results: Sequence[Result]) -> Optional[Figure]:
                    "0.8_to_0.9", "0.5_to_0.8", "below_0.5"], data, BAND_KEY)
 
 
-def _bands(s: Any) -> Optional[List[float]]:
+def _bands(s: Any) -> Optional[list[float]]:
     """Numbers of features from r > 0.95 down to r < 0.5, from the counts above thresholds."""
     got = [num(s, k) for k in ("above_0p95", "survived", "above_0p8", "active", "damaged")]
     if any(v is None for v in got):
@@ -65,7 +79,7 @@ def deciles(result: Result) -> Optional[Figure]:
     """Survival by tenths of the firing rate."""
     panels, data = [], []
     called = names(result)
-    key: Dict[str, Tuple[str, str, str]] = {}
+    key: dict[str, tuple[str, str, str]] = {}
     for p in places(result):
         series = []
         for k, c in enumerate(result.conditions()[:MOST_SERIES]):
@@ -95,18 +109,18 @@ def deciles(result: Result) -> Optional[Figure]:
 
 # ---- from the features of --features ----
 
-def _of(result: Result, place: Place) -> Dict[str, List[Feature]]:
+def _of(result: Result, place: Place) -> dict[str, list[Feature]]:
     """Features of an SAE by condition, the silent ones left out."""
     sae = items(result.reference, "saes")[place.i]
     found = result.features.get((string(sae, "name"), int(num(sae, "layer") or 0)), [])
-    out: Dict[str, List[Feature]] = {}
+    out: dict[str, list[Feature]] = {}
     for f in found:
         if f.band in ("survived", "degraded", "damaged"):
             out.setdefault(f.label, []).append(f)
     return out
 
 
-def _shown(result: Result, place: Place) -> List[Tuple[str, List[Feature]]]:
+def _shown(result: Result, place: Place) -> list[tuple[str, list[Feature]]]:
     """Up to eight conditions that are no controls."""
     found = _of(result, place)
     called = names(result)
@@ -157,7 +171,7 @@ def histograms(result: Result) -> Optional[Figure]:
 _SHAPES = {"survived": ("round", 1.5), "degraded": ("dash", 2.4), "damaged": ("saltire", 2.4)}
 
 
-def _sample(found: List[Feature], most: int) -> List[Feature]:
+def _sample(found: list[Feature], most: int) -> list[Feature]:
     """Every k-th in order of index, so that the same file gives the same points."""
     step = -(-len(found) // most)
     return sorted(found, key=lambda f: f.number)[::step] if step > 1 else found
@@ -165,8 +179,8 @@ def _sample(found: List[Feature], most: int) -> List[Feature]:
 
 def gains(result: Result) -> Optional[Figure]:
     """Least-squares gain of every feature against how often it fires."""
-    panels: List[Panel] = []
-    data: List[List[object]] = []
+    panels: list[Panel] = []
+    data: list[list[object]] = []
     thinned = False
     reach = [_held(f) for p in places(result) for _, found in _shown(result, p) for f in found
              if f.gain is not None]
@@ -208,7 +222,7 @@ def _held(f: Feature) -> float:
     return min(max(f.gain or 0.0, -0.25), 2.0)
 
 
-def _scatter(drawn: Dict[str, List[Feature]], reach: Sequence[float]) -> Any:
+def _scatter(drawn: dict[str, list[Feature]], reach: Sequence[float]) -> Any:
     """All panels have the same scale of gain, which reaches over all of them."""
     def draw(wide: float) -> Drawing:
         d = Drawing(wide, 250)
@@ -227,9 +241,9 @@ def _scatter(drawn: Dict[str, List[Feature]], reach: Sequence[float]) -> Any:
 
 # ---- parts of the text ----
 
-def worst_slice(result: Result, label: str) -> Optional[Tuple[Dict[str, Any], Dict[str, Any]]]:
+def worst_slice(result: Result, label: str) -> Optional[tuple[dict[str, Any], dict[str, Any]]]:
     """The part with the largest rise in cross-entropy under a condition, and its figures."""
-    best: Optional[Tuple[Dict[str, Any], Dict[str, Any]]] = None
+    best: Optional[tuple[dict[str, Any], dict[str, Any]]] = None
     for part in items(result.document, "slices", "list"):
         for c in items(part, "conditions"):
             v = num(c, "dce")
@@ -239,11 +253,11 @@ def worst_slice(result: Result, label: str) -> Optional[Tuple[Dict[str, Any], Di
     return best
 
 
-def slice_name(part: Dict[str, Any]) -> str:
+def slice_name(part: dict[str, Any]) -> str:
     return f"{string(part, 'dimension')}: {string(part, 'value')}"
 
 
-def forests(result: Result) -> List[Figure]:
+def forests(result: Result) -> list[Figure]:
     """A forest plot of the parts of the text per condition, the costliest conditions first."""
     out = []
     called = names(result)
@@ -251,7 +265,7 @@ def forests(result: Result) -> List[Figure]:
     for k, condition in enumerate(c for c in result.conditions() if c in chosen):
         label = condition["label"]
         worst = worst_slice(result, label)
-        found: List[Tuple[Dict[str, Any], Dict[str, Any]]] = []
+        found: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for part in items(result.document, "slices", "list"):
             found += [(part, c) for c in items(part, "conditions")
                       if string(c, "label") == label and num(c, "dce") is not None]
@@ -275,7 +289,7 @@ def forests(result: Result) -> List[Figure]:
                                signed(num(c, "dce") or 0.0, 4)
                                + (" *" if q is not None and q < 0.05 else ""),
                                1 if part is worst[0] else 0, part is worst[0]))
-        data: List[List[object]] = [[
+        data: list[list[object]] = [[
             result.name, label, string(p, "dimension"), string(p, "value"), num(p, "tokens"),
                  num(p, "documents"), num(c, "dce"), *(interval(c, "dce") or (None, None)),
                  num(c, "p"), num(c, "q")] for p, c in full]

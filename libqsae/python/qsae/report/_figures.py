@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
 
 from ._draw import SERIES, series_style
 from ._plot import Figure, Panel, Row, Series, Spot, lines, rows
 from ._read import Interval, Result, at, interval, items, num, string
 from ._words import family, fixed, percent, shorts, sig, signed
 
-__all__ = ["Place", "contexts", "degradation", "noise", "names", "places", "sensitivity",
-           "snapshots", "studies", "weights"]
+__all__ = [
+    "Place",
+    "contexts",
+    "degradation",
+    "names",
+    "noise",
+    "places",
+    "sensitivity",
+    "snapshots",
+    "studies",
+    "weights",
+]
 
 MOST_SERIES = 12
 
@@ -23,12 +34,12 @@ class Place(NamedTuple):
     i: int
     name: str
 
-    def of(self, entry: Any) -> Dict[str, Any]:
+    def of(self, entry: Any) -> dict[str, Any]:
         found = at(entry, "saes", self.i)
         return found if isinstance(found, dict) else {}
 
 
-def places(result: Result, several: bool = False) -> List[Place]:
+def places(result: Result, several: bool = False) -> list[Place]:
     """The SAEs of a result; several: with the model's name in front."""
     out = []
     for i, sae in enumerate(items(result.reference, "saes")):
@@ -40,18 +51,17 @@ def places(result: Result, several: bool = False) -> List[Place]:
     return out
 
 
-def names(result: Result) -> Dict[str, str]:
+def names(result: Result) -> dict[str, str]:
     """What the page calls the conditions, by label; the reference is "reference"."""
     entries = result.conditions(controls=True)
-    out = shorts([c["label"] for c in entries], [num(c, "sparsity") for c in entries])
-    return out
+    return shorts([c["label"] for c in entries], [num(c, "sparsity") for c in entries])
 
 
-def _groups(results: Sequence[Result]) -> List[Tuple[str, int, List[Dict[str, Any]], Result]]:
+def _groups(results: Sequence[Result]) -> list[tuple[str, int, list[dict[str, Any]], Result]]:
     """Conditions in series: by model where there are several, else by kind of condition."""
-    out: List[Tuple[str, int, List[Dict[str, Any]], Result]] = []
+    out: list[tuple[str, int, list[dict[str, Any]], Result]] = []
     for k, result in enumerate(results):
-        kinds: Dict[str, List[Dict[str, Any]]] = {}
+        kinds: dict[str, list[dict[str, Any]]] = {}
         for c in result.conditions():
             kinds.setdefault(family(c["label"]), []).append(c)
         for i, members in enumerate(kinds.values()):
@@ -63,7 +73,7 @@ def _groups(results: Sequence[Result]) -> List[Tuple[str, int, List[Dict[str, An
 _LINES = ("rtn", "ggml")  # kinds whose widths are one family
 
 
-def _curve(results: Sequence[Result], value: Any) -> Tuple[List[Series], List[List[object]]]:
+def _curve(results: Sequence[Result], value: Any) -> tuple[list[Series], list[list[object]]]:
     """A figure of all conditions against bits per weight."""
     series, data = [], []
     for name, style, members, result in _groups(results):
@@ -84,7 +94,7 @@ def _curve(results: Sequence[Result], value: Any) -> Tuple[List[Series], List[Li
 def degradation(results: Sequence[Result]) -> Optional[Figure]:
     """Damage against bits per weight: predictions, then each SAE."""
     several = len(results) > 1
-    wanted: List[Tuple[str, str, str, Optional[bool], Any]] = [
+    wanted: list[tuple[str, str, str, Optional[bool], Any]] = [
         ("Cross-entropy", "\u0394CE, nats per token", "dce", None,
          lambda r, c: (num(c, "dce"), interval(c, "dce"))),
         ("Divergence of predictions", "mean KL, nats (log scale)", "kl_mean", True,
@@ -136,12 +146,12 @@ def _said(series: Sequence[Series], most: int = 12) -> str:
 
 # ---- against tokens ----
 
-def _steps(result: Result) -> List[Tuple[float, Dict[str, Any]]]:
+def _steps(result: Result) -> list[tuple[float, dict[str, Any]]]:
     """Snapshots in order of tokens, then the end of the run (with its intervals)."""
     out = [(t, s) for s in items(result.document, "snapshots")
            if (t := num(s, "tokens")) is not None]
     total = num(result.document, "corpus", "tokens") or 0.0
-    return sorted([x for x in out if x[0] < total], key=lambda x: x[0]) + [(total, result.document)]
+    return [*sorted([x for x in out if x[0] < total], key=lambda x: x[0]), (total, result.document)]
 
 
 def snapshots(result: Result) -> Optional[Figure]:
@@ -153,7 +163,7 @@ def snapshots(result: Result) -> Optional[Figure]:
         return None
     variant = string(result.document, "stabilization", "variant") or "fvu_dim"
     called = names(result)
-    figures: List[Tuple[str, str, Sequence[Any]]] = [
+    figures: list[tuple[str, str, Sequence[Any]]] = [
         ("Cross-entropy, reference", "CE, nats per token", ("ce",)),
         ("Rise in cross-entropy", "\u0394CE, nats per token", ("dce",))]
     for p in places(result)[:3]:
@@ -161,7 +171,7 @@ def snapshots(result: Result) -> Optional[Figure]:
         figures.append((f"{p.name}: error", axis, ("saes", p.i, variant)))
     panels, data = [], []
     for title, axis, path in figures:
-        whom: List[Tuple[str, int, Sequence[Any]]] = []
+        whom: list[tuple[str, int, Sequence[Any]]] = []
         if path[0] != "dce":
             whom.append(("reference", 0, ("reference",)))
         if path[0] != "ce":
@@ -236,14 +246,14 @@ def noise(results: Sequence[Result]) -> Optional[Figure]:
 
 # ---- sensitivity, weights ----
 
-def sensitivity(result: Result) -> List[Figure]:
+def sensitivity(result: Result) -> list[Figure]:
     """A figure per condition that was swept: what each part alone costs."""
     out = []
     parts = items(result.document, "sweep", "parts")
     by = string(result.document, "sweep", "by")
     for k, of in enumerate(dict.fromkeys(string(p, "of") for p in parts)):
-        data: List[List[object]] = []
-        entries: Dict[str, List[Row]] = {"dce": [], "kl_mean": []}
+        data: list[list[object]] = []
+        entries: dict[str, list[Row]] = {"dce": [], "kl_mean": []}
         for p in parts:
             index = num(p, "condition")
             c = at(result.document, "conditions", int(index)) if index is not None else None
@@ -284,14 +294,14 @@ def sensitivity(result: Result) -> List[Figure]:
     return out
 
 
-def weights(errors: Sequence[Dict[str, Any]]) -> Optional[Figure]:
+def weights(errors: Sequence[dict[str, Any]]) -> Optional[Figure]:
     """Relative error of the weights by layer, a line per module."""
-    panels: List[Panel] = []
-    data: List[List[object]] = []
-    key: Dict[str, Tuple[str, str, str]] = {}
+    panels: list[Panel] = []
+    data: list[list[object]] = []
+    key: dict[str, tuple[str, str, str]] = {}
     for error in errors:
         of = string(error, "condition") or string(error, "other")
-        series: Dict[str, List[Spot]] = {}
+        series: dict[str, list[Spot]] = {}
         for m in items(error, "matrices"):
             layer, v = num(m, "layer"), num(m, "frobenius_relative")
             if v is not None:
@@ -376,7 +386,7 @@ def width_of(label: str, bits: Optional[float]) -> str:
     return fixed(bits, 2) + " bits" if bits is not None else "?"
 
 
-def headline(result: Result) -> Dict[str, Any]:
+def headline(result: Result) -> dict[str, Any]:
     """Where the article quotes its figures: the snapshot of that budget, or the end of the run."""
     for s in items(result.document, "snapshots"):
         if num(s, "budget") == 200000 and isinstance(s, dict):
@@ -390,7 +400,7 @@ def studies(results: Sequence[Result]) -> Optional[Figure]:
              and r.conditions()]
     if not asked:
         return None
-    figures: List[Tuple[str, str, Sequence[Any]]] = [
+    figures: list[tuple[str, str, Sequence[Any]]] = [
         ("Cross-entropy", "CE, nats per token", ("ce",)), ("Perplexity", "PPL", ("ppl",)),
         ("Rise in cross-entropy", "\u0394CE, % of the reference's", ("dce_percent",))]
     for i in range(min(3, max(len(places(r)) for r in asked))):

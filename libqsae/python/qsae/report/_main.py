@@ -9,7 +9,8 @@ import io
 import os
 import sys
 import tempfile
-from typing import Callable, Dict, List, NoReturn, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Callable, NoReturn, Optional, Union
 
 from .. import _lib
 from ._draw import png, svg
@@ -26,7 +27,7 @@ FORMATS = ("svg", "png", "csv")
 
 
 def _made(paths: Sequence[Path], names: Sequence[str], features: Sequence[Path],
-          weights: Sequence[Path], title: Optional[str]) -> Tuple[str, List[Figure]]:
+          weights: Sequence[Path], title: Optional[str]) -> tuple[str, list[Figure]]:
     if not paths:
         _fail("QSAE_EINVAL", "report: expected at least one result, found none")
     if len(names) not in (0, len(paths)):
@@ -35,7 +36,7 @@ def _made(paths: Sequence[Path], names: Sequence[str], features: Sequence[Path],
     if len(features) > len(paths):
         _fail("QSAE_EINVAL", f"features: expected at most one file for each of {len(paths)} "
                              f"results, found {len(features)}")
-    results: List[Result] = []
+    results: list[Result] = []
     for i, path in enumerate(paths):
         results.append(read_result(path, names[i] if names else None))
     _distinct(results)
@@ -49,7 +50,7 @@ def _made(paths: Sequence[Path], names: Sequence[str], features: Sequence[Path],
 
 def _distinct(results: Sequence[Result]) -> None:
     """Two results of one name get a number."""
-    seen: Dict[str, int] = {}
+    seen: dict[str, int] = {}
     for r in results:
         seen[r.name] = seen.get(r.name, 0) + 1
         if seen[r.name] > 1:
@@ -89,7 +90,7 @@ def _cell(v: object) -> str:
 
 
 def export(results: Sequence[Path], folder: Path, kind: str = "svg", names: Sequence[str] = (),
-           features: Sequence[Path] = (), weights: Sequence[Path] = ()) -> List[str]:
+           features: Sequence[Path] = (), weights: Sequence[Path] = ()) -> list[str]:
     """Writes every figure of the page into a folder, made if it is not there.
 
     kind  svg; csv, the figure's data; png, which needs matplotlib
@@ -99,7 +100,7 @@ def export(results: Sequence[Path], folder: Path, kind: str = "svg", names: Sequ
     return _export(_made(results, names, features, weights, None)[1], folder, kind)
 
 
-def _export(figures: Sequence[Figure], folder: Path, kind: str) -> List[str]:
+def _export(figures: Sequence[Figure], folder: Path, kind: str) -> list[str]:
     if kind not in FORMATS:
         _fail("QSAE_EINVAL", f"format: expected {', '.join(FORMATS)}, found {kind!r}")
     written, seen = [], set()
@@ -173,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(argv: List[str]) -> int:
+def main(argv: list[str]) -> int:
     """The command; returns 0. Raises Error, and SystemExit(2) for wrong usage."""
     parser = _parser()
     options = parser.parse_args(argv)

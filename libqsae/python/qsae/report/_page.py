@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from . import _features, _figures, _sections, _studies, _verdict
 from ._draw import css, variables
@@ -143,7 +144,7 @@ def _figure(make: Callable[[Result], Any]) -> Part:
 
 
 # Sections after the verdict and the headline: title, an id, its parts, how to get it.
-_SECTIONS: List[Tuple[str, str, List[Part], str]] = [
+_SECTIONS: list[tuple[str, str, list[Part], str]] = [
     ("Against the number of tokens", "by-tokens", [_figure(_figures.snapshots)], ""),
     ("Features one by one", "by-feature",
      [_figure(_figures_of) for _figures_of in (_features.histograms, _features.gains,
@@ -188,7 +189,7 @@ def _flags(results: Sequence[Result]) -> Html:
     out = []
     for key, words in (("token_hash", "other tokens"), ("context", "another context length"),
                        ("bos_policy", "another BOS policy")):
-        found: Dict[Any, List[str]] = {}
+        found: dict[Any, list[str]] = {}
         for r in results:
             found.setdefault(at(r.document, "corpus", key), []).append(r.name)
         if len(found) > 1:
@@ -229,12 +230,12 @@ def _missing(results: Sequence[Result], absent: Sequence[str]) -> Html:
                  tag("ul", join([tag("li", words) for words in asked]))])
 
 
-def build(results: Sequence[Result], errors: Sequence[Dict[str, Any]], title: str
-          ) -> Tuple[str, List[Figure]]:
+def build(results: Sequence[Result], errors: Sequence[dict[str, Any]], title: str
+          ) -> tuple[str, list[Figure]]:
     """The page, and its figures for export."""
     page = Page()
-    body: List[Html] = []
-    links: List[Tuple[str, str]] = []
+    body: list[Html] = []
+    links: list[tuple[str, str]] = []
 
     def add(name: str, anchor: str, content: Html) -> bool:
         if content:
@@ -249,9 +250,8 @@ def build(results: Sequence[Result], errors: Sequence[Dict[str, Any]], title: st
         page.figure(_figures.noise(results)), page.figure(_features.survival(results))]))
     absent = []
     for name, anchor, parts, how in _SECTIONS:
-        if not add(name, anchor, join([_several(page, results, part) for part in parts])):
-            absent.append(how)
-        elif anchor == "by-feature" and not any(r.features for r in results):
+        there = add(name, anchor, join([_several(page, results, part) for part in parts]))
+        if not there or (anchor == "by-feature" and not any(r.features for r in results)):
             absent.append(how)
     if not add("Error of the weights", "weights", page.figure(_figures.weights(errors))):
         absent.append("error of the weights by layer: inspect --condition SPEC --json MODEL > "
@@ -266,7 +266,7 @@ def build(results: Sequence[Result], errors: Sequence[Dict[str, Any]], title: st
     return _document(title, results, links, body), page.figures
 
 
-def _document(title: str, results: Sequence[Result], links: Sequence[Tuple[str, str]],
+def _document(title: str, results: Sequence[Result], links: Sequence[tuple[str, str]],
               body: Sequence[Html]) -> str:
     style = (f":root{{color-scheme:light dark;{variables(False)}}}\n"
              f"@media (prefers-color-scheme:dark){{:root{{{variables(True)}}}}}"

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Callable, NamedTuple, Optional
 
 from ._draw import Drawing, series_style
 from ._read import Interval
@@ -28,7 +29,7 @@ class Spot(NamedTuple):
 
 class Series(NamedTuple):
     name: str
-    spots: List[Spot]
+    spots: list[Spot]
     style: int
     joined: bool = True
 
@@ -48,7 +49,7 @@ class Bar(NamedTuple):
     """Parts of a whole, in the order of the band styles."""
 
     name: str
-    parts: List[float]
+    parts: list[float]
     said: str
 
 
@@ -67,10 +68,10 @@ class Figure(NamedTuple):
     slug: str
     title: str
     caption: str
-    panels: List[Panel]
-    columns: List[str]
-    data: List[List[object]]
-    key: Sequence[Tuple[str, str, str]] = ()   # legend: style, shape, words
+    panels: list[Panel]
+    columns: list[str]
+    data: list[list[object]]
+    key: Sequence[tuple[str, str, str]] = ()   # legend: style, shape, words
 
 
 def usable(v: Optional[float]) -> bool:
@@ -103,7 +104,7 @@ class Scale:
         t = (v - self.low) / (self.high - self.low)
         return self.start + min(max(t, -0.02), 1.02) * (self.end - self.start)
 
-    def ticks(self) -> List[Tuple[float, str]]:
+    def ticks(self) -> list[tuple[float, str]]:
         if self.log and self.high - self.low >= 1:
             return self._decades()
         low, high = (10 ** self.low, 10 ** self.high) if self.log else (self.low, self.high)
@@ -125,7 +126,7 @@ class Scale:
             return f"{v:.2g}".replace("-", "\u2212") if v else "0"
         return fixed(v, digits)
 
-    def _decades(self) -> List[Tuple[float, str]]:
+    def _decades(self) -> list[tuple[float, str]]:
         step = max(1, math.ceil((self.high - self.low) / 6))
         out = []
         for power in range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1, step):
@@ -133,8 +134,8 @@ class Scale:
             digits = max(0, -power)
             out.append((v, fixed(v, digits) if -4 <= power <= 5 else f"1e{power}"))
         if len(out) < 3:  # thirds of a decade, nearly
-            more = [v * m for v, _ in out + [(out[0][0] / 10 if out else 10 ** math.floor(self.low),
-                                              "")] for m in (2, 5)]
+            below = out[0][0] / 10 if out else 10 ** math.floor(self.low)
+            more = [v * m for v in [*(v for v, _ in out), below] for m in (2, 5)]
             out += [(v, self._text(v, max(0, -math.floor(math.log10(v))))) for v in more
                     if self.low <= math.log10(v) <= self.high]
             out.sort()
@@ -148,7 +149,7 @@ class Labels:
         self.drawing = drawing
         self.right = right
         self.bottom = bottom
-        self.taken: List[Tuple[float, float, float, float]] = []
+        self.taken: list[tuple[float, float, float, float]] = []
 
     def take(self, x: float, y: float, r: float = 5) -> None:
         self.taken.append((x - r, y - r, x + r, y + r))
@@ -164,7 +165,7 @@ class Labels:
             free = all(box[2] < t[0] or box[0] > t[2] or box[3] < t[1] or box[1] > t[3]
                        for t in self.taken)
             if free and at >= left and box[2] <= self.right and \
-                    16 <= box[1] and box[3] <= self.bottom:
+                    box[1] >= 16 and box[3] <= self.bottom:
                 self.taken.append(box)
                 self.drawing.text(style, x + dx, y + dy, text, anchor)
                 return
@@ -258,7 +259,7 @@ def lines(series: Sequence[Series], x_name: str, y_name: str, log_x: bool = Fals
 
 
 def _row_places(wide: float, names: Sequence[str], said: Sequence[str]
-                ) -> Tuple[float, float, bool]:
+                ) -> tuple[float, float, bool]:
     """Left and right of the plot, and whether names stand above their rows (phones)."""
     above = wide < 500
     right = max([width(t) * 11 for t in said] + [0.0]) + 14 if any(said) else 14.0
@@ -266,7 +267,7 @@ def _row_places(wide: float, names: Sequence[str], said: Sequence[str]
     return left, wide - min(right, 0.42 * wide), above
 
 
-def rows(entries: Sequence[Row], x_name: str, guides: Sequence[Tuple[float, str]] = (),
+def rows(entries: Sequence[Row], x_name: str, guides: Sequence[tuple[float, str]] = (),
          zero: bool = True, bar: bool = False, log: bool = False) -> Callable[[float], Drawing]:
     """A row per figure: a mark with its interval (a forest plot), or a bar from zero.
 
@@ -299,7 +300,7 @@ def rows(entries: Sequence[Row], x_name: str, guides: Sequence[Tuple[float, str]
 
 
 def _row(d: Drawing, r: Row, top: float, step: float, above: bool,
-         extent: Tuple[float, float, float], x: Scale, bar: bool) -> None:
+         extent: tuple[float, float, float], x: Scale, bar: bool) -> None:
     left, right, wide = extent
     y = top + (26 if above else step / 2)
     name = "tb" if r.strong else "t"

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Tuple, Union
+from collections.abc import Iterator
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
 
 from .. import _lib
 
@@ -15,7 +16,7 @@ __all__ = ["Feature", "Interval", "Result", "at", "interval", "items", "num", "r
 
 _fail: Callable[[str, str], NoReturn] = _lib.fail
 Path = Union[str, "os.PathLike[str]"]
-Interval = Tuple[float, float]
+Interval = tuple[float, float]
 
 # What a value may be besides null: a word, or the values of a dict, a list, a dict of any keys.
 NUMBER, STRING, FLAG, PAIR = "a number", "a string", "true or false", "two numbers"
@@ -100,7 +101,7 @@ _SLICE_CONDITION = {"label": STRING, "ce": NUMBER, "dce": NUMBER, "dce_percent":
                     "intervals": _Map(PAIR)}
 _PLANNED = {"label": STRING, "bits": NUMBER, "ce": NUMBER, "dce": NUMBER, "dce_interval": PAIR,
             "kl_mean": NUMBER}
-_RESULT: Dict[str, Any] = {
+_RESULT: dict[str, Any] = {
     "library": STRING, "profile": STRING, "compute": STRING, "attention": STRING,
     "process": STRING, "fingerprint": STRING, "complete": FLAG, "gaps": [PAIR],
     "corpus": {**dict.fromkeys(("tokens", "documents", "chunks", "predicted_tokens", "context",
@@ -168,20 +169,20 @@ class Result:
     features  by (SAE name, layer): what --features wrote
     """
 
-    def __init__(self, name: str, path: str, document: Dict[str, Any]) -> None:
+    def __init__(self, name: str, path: str, document: dict[str, Any]) -> None:
         self.name = name
         self.path = path
         self.document = document
         self.parts = {int(p["condition"]) for p in items(document, "sweep", "parts")
                       if num(p, "condition") is not None}
-        self.features: Dict[Tuple[str, int], List[Feature]] = {}
+        self.features: dict[tuple[str, int], list[Feature]] = {}
 
     @property
-    def reference(self) -> Dict[str, Any]:
-        reference: Dict[str, Any] = self.document["reference"]
+    def reference(self) -> dict[str, Any]:
+        reference: dict[str, Any] = self.document["reference"]
         return reference
 
-    def conditions(self, controls: bool = False) -> List[Dict[str, Any]]:
+    def conditions(self, controls: bool = False) -> list[dict[str, Any]]:
         """Conditions of the main tables: no parts of a sweep; noise controls if asked for."""
         return [c for i, c in enumerate(self.document["conditions"])
                 if i not in self.parts and (controls or not c["label"].startswith("control:"))]
@@ -211,7 +212,7 @@ def string(value: Any, *path: Union[str, int]) -> str:
     return found if isinstance(found, str) else ""
 
 
-def items(value: Any, *path: Union[str, int]) -> List[Any]:
+def items(value: Any, *path: Union[str, int]) -> list[Any]:
     """A list; empty where there is none."""
     found = at(value, *path)
     return found if isinstance(found, list) else []
@@ -265,7 +266,7 @@ def _check(value: Any, spec: Any, where: str) -> None:
                 _check(value[key], spec[key], where + ("" if where[-1:] == " " else ".") + key)
 
 
-def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
         keys = [key for key, _ in pairs]
@@ -309,7 +310,7 @@ def _bytes(path: Path) -> bytes:
         _fail("QSAE_EIO", f"{os.fspath(path)}: {reason}")
 
 
-def _document(path: Path, kind: str, what: str) -> Dict[str, Any]:
+def _document(path: Path, kind: str, what: str) -> dict[str, Any]:
     """A JSON object of that format, version 1."""
     where = os.fspath(path)
     document = _json(_bytes(path), where)
@@ -353,7 +354,7 @@ def read_result(path: Path, name: Optional[str] = None) -> Result:
     return Result(name or (stem[:-5] if stem.endswith(".json") else stem), where, document)
 
 
-def _lines(path: Path) -> Iterator[Tuple[int, bytes]]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with open(path, "rb") as file:
             for i, line in enumerate(file, 1):
@@ -397,7 +398,7 @@ def read_features(path: Path, result: Result) -> None:
         _fail("QSAE_EFORMAT", f"{os.fspath(path)}: expected features, found an empty file")
 
 
-def read_weights(path: Path) -> List[Dict[str, Any]]:
+def read_weights(path: Path) -> list[dict[str, Any]]:
     """The `errors` of all files in what `inspect --condition SPEC --json` printed, `path` added.
 
     Raises Error as read_result.

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any, Union
 
 from ._features import slice_name, worst_slice
 from ._figures import Place, names, places
 from ._read import Result, at, interval, items, num, string
 from ._tables import Column, Page, tag
 from ._verdict import badge, reason_of
-from ._words import (Html, count, esc, fixed, join, percent, plain, sig, signed, size, visible)
+from ._words import Html, count, esc, fixed, join, percent, plain, sig, signed, size, visible
 
 __all__ = ["contexts", "controls", "headline", "layers", "overlaps", "plan", "probes",
            "provenance", "ranking", "slices", "splices", "worst"]
@@ -30,7 +31,7 @@ def _breaks(label: str) -> Html:
     return Html(esc(label).replace(",", ",<wbr>").replace("/", "/<wbr>"))
 
 
-def _whom(result: Result) -> List[Tuple[Html, Dict[str, Any], bool]]:
+def _whom(result: Result) -> list[tuple[Html, dict[str, Any], bool]]:
     called = names(result)
     return [(_name("reference", "none"), result.reference, True)] + [
         (_name(called[c["label"]], c["label"]), c, False) for c in result.conditions()]
@@ -44,11 +45,11 @@ def headline(page: Page, result: Result) -> Html:
             Column("top-1", "top-1")]
     if not result.conditions():
         head = [head[0], head[1], head[2], head[3], head[6]]
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for name, c, reference in _whom(result):
         why, self_ = reason_of(c), "a change against the reference"
         kl = string(c, "checkpoint", "kl_reason") or why
-        row: List[Cell] = [name, page.value(num(c, "bits_per_weight"), lambda v: fixed(v, 3)),
+        row: list[Cell] = [name, page.value(num(c, "bits_per_weight"), lambda v: fixed(v, 3)),
                            page.value(num(c, "weight_bytes"), size),
                            page.ranged(num(c, "ce"), interval(c, "ce"), 5, why, False)]
         if reference and not result.conditions():
@@ -81,13 +82,13 @@ def _sae_table(page: Page, result: Result, p: Place) -> Html:
             Column("survived", "survived"), Column("median r", "r"), Column("verdict", "", False)]
     if not result.conditions():
         head = [head[0], head[1], head[3]]
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for name, c, reference in _whom(result):
         s = p.of(c)
         self_ = "a change against the reference" if reference else \
             string(s, "reason") or reason_of(s)
         noise, survival = at(s, "noise"), at(s, "survival")
-        row: List[Cell] = [name, page.ranged(num(s, fvu), interval(s, fvu), 5, self_ if not
+        row: list[Cell] = [name, page.ranged(num(s, fvu), interval(s, fvu), 5, self_ if not
                                              reference else reason_of(s), False),
                            page.ranged(num(s, "d" + fvu), interval(s, "d" + fvu), 5, self_)
                            if not reference else page.none(self_),
@@ -122,7 +123,7 @@ def _masks(page: Page, result: Result, p: Place) -> Html:
     share = num(p.of(result.reference), "share_x2_top_0p1pct")
     if result.document.get("profile") != "article" and (share is None or share <= 0.1):
         return Html("")
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for name, c, _ in _whom(result):
         why = string(p.of(c), "reason") or "no such tokens"
         rows.append([name, *[page.value(num(p.of(c), *path, key), lambda v: fixed(v, 5), why)
@@ -138,7 +139,7 @@ def _masks(page: Page, result: Result, p: Place) -> Html:
 
 def _checkpoints(page: Page, result: Result) -> Html:
     """What other checkpoints differ in."""
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     called = names(result)
     for c in result.conditions():
         for d in items(c, "checkpoint", "differences"):
@@ -154,7 +155,7 @@ def _checkpoints(page: Page, result: Result) -> Html:
 def slices(page: Page, result: Result) -> Html:
     """The worst part beside the average, per condition."""
     called = names(result)
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     page_reason = "no part has 2,000 tokens and 20 documents"
     for c in result.conditions():
         worst = worst_slice(result, c["label"])
@@ -186,10 +187,10 @@ def _macro(page: Page, result: Result) -> Html:
     """Averages that give every part of a division the same weight."""
     called = names(result)
     summary = {string(s, "label"): s for s in items(result.document, "slices", "summary")}
-    divisions: List[str] = []
+    divisions: list[str] = []
     for s in summary.values():
         divisions += [d for d in (at(s, "macro") or {}) if d not in divisions]
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for c in result.conditions():
         s = summary.get(c["label"])
         rows.append([called[c["label"]], page.value(num(c, "dce"), lambda v: signed(v, 5)),
@@ -206,14 +207,14 @@ def _macro(page: Page, result: Result) -> Html:
 def worst(page: Page, result: Result, most: int = 10) -> Html:
     """The tokens and documents that each condition hurts most, in context."""
     called = names(result)
-    out: List[Html] = []
+    out: list[Html] = []
     if len(result.conditions()) > 2:
         most = 5
     for c in result.conditions():
         tokens = items(c, "worst_tokens")[:most]
         if not tokens:
             continue
-        rows: List[List[Cell]] = []
+        rows: list[list[Cell]] = []
         for t in tokens:
             context = tag("span", join([
                 tag("bdi", visible(string(t, "before"), 90, tail=True)),
@@ -243,7 +244,7 @@ def _probability(v: float) -> str:
 
 
 def _documents(page: Page, name: str, documents: Sequence[Any]) -> Html:
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for d in documents:
         line = num(d, "line")
         source = plain(string(d, "source")).rsplit("/", 1)[-1]
@@ -265,9 +266,9 @@ def probes(page: Page, result: Result) -> Html:
     if not isinstance(p, dict):
         return Html("")
     called = names(result)
-    out: List[Html] = []
+    out: list[Html] = []
     reference = at(p, "reference")
-    groups: List[Tuple[str, Any, List[Tuple[str, Any]]]] = [("All pairs", reference, [
+    groups: list[tuple[str, Any, list[tuple[str, Any]]]] = [("All pairs", reference, [
         (called.get(string(c, "label"), string(c, "label")), c) for c in items(p, "conditions")])]
     for k, t in enumerate(items(reference, "tags")):
         groups.append((f"Pairs tagged {string(t, 'tag')}", t, [
@@ -277,7 +278,7 @@ def probes(page: Page, result: Result) -> Html:
     for title, ref, entries in groups[:most]:
         n = num(ref, "items") or num(p, "items") or 0.0
         few = "fewer than 20 pairs, or not asked yet"
-        rows: List[List[Cell]] = []
+        rows: list[list[Cell]] = []
         for name, c in [("reference", ref), *entries]:
             self_ = "a change against the reference" if c is ref else few
             pp = num(c, "mcnemar_p")
@@ -311,7 +312,7 @@ def contexts(page: Page, result: Result) -> Html:
     lengths = items(result.document, "contexts")
     if not lengths:
         return Html("")
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for label in [c["label"] for c in result.conditions()]:
         for length in lengths:
             c = next((c for c in items(length, "conditions") if string(c, "label") == label), None)
@@ -337,7 +338,7 @@ def contexts(page: Page, result: Result) -> Html:
 def controls(page: Page, result: Result) -> Html:
     """Conditions beside rounding alone, and noise of the same size."""
     called = names(result)
-    out: List[Html] = []
+    out: list[Html] = []
     kinds = (("floor", "rounding alone"), ("gauss", "Gaussian noise of its size"),
              ("permute", "its errors in random places"), ("shuffle", "unrelated tokens"),
              ("null", "the reference again"))
@@ -345,12 +346,12 @@ def controls(page: Page, result: Result) -> Html:
         of_it = at(c, "controls")
         if not isinstance(of_it, dict):
             continue
-        entries: List[Tuple[str, Any]] = [("the condition itself", c)]
+        entries: list[tuple[str, Any]] = [("the condition itself", c)]
         entries += [(words, of_it[kind]) for kind, words in kinds
                     if isinstance(of_it.get(kind), dict)]
-        rows: List[List[Cell]] = []
+        rows: list[list[Cell]] = []
         for name, e in entries:
-            row: List[Cell] = [name, page.value(num(e, "dce"), lambda v: signed(v, 5)),
+            row: list[Cell] = [name, page.value(num(e, "dce"), lambda v: signed(v, 5)),
                                page.value(num(e, "kl_mean"), sig)]
             for p in places(result)[:2]:
                 s = p.of(e)
@@ -379,9 +380,9 @@ def _first_two(result: Result) -> str:
 def splices(page: Page, result: Result) -> Html:
     """What the reconstruction is worth to each model."""
     called = names(result)
-    out: List[Html] = []
+    out: list[Html] = []
     for p in places(result):
-        rows: List[List[Cell]] = []
+        rows: list[list[Cell]] = []
         for name, e in [("reference", result.reference)] + [
                 (called[c["label"]], c) for c in result.conditions()]:
             s = at(p.of(e), "splice")
@@ -405,7 +406,7 @@ _SPLICE = [Column("Model", "", False), Column("CE alone", "CE"), Column("CE with
            Column("KL of the splice", "KL")]
 
 
-def _splice_row(page: Page, name: str, s: Dict[str, Any]) -> List[Cell]:
+def _splice_row(page: Page, name: str, s: dict[str, Any]) -> list[Cell]:
     why = reason_of(s)
     return [name, page.value(num(s, "ce"), lambda v: fixed(v, 5)),
             page.value(num(s, "ce_sae"), lambda v: fixed(v, 5)),
@@ -426,7 +427,7 @@ def overlaps(page: Page, result: Result, most: int = 20) -> Html:
     found.sort(key=lambda o: -(num(o, "non_survivors", "jaccard") or 0.0))
     if not found:
         return Html("")
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for o in found[:most]:
         s = at(o, "non_survivors")
         rows.append([f"{called[o['label_a']]} and {called[o['label_b']]}",
@@ -454,12 +455,12 @@ def ranking(page: Page, result: Result, most: int = 20) -> Html:
     parts.sort(key=lambda x: -(num(x[1], "kl_mean") or 0.0))
     if not parts:
         return Html("")
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for p, c in parts[:most]:
         layer = num(p, "layer")
         where = " ".join(x for x in (f"layer {layer:.0f}" if layer is not None else "all layers",
                                      string(p, "module")) if x)
-        row: List[Cell] = [where, tag("code", string(p, "of")),
+        row: list[Cell] = [where, tag("code", string(p, "of")),
                            page.ranged(num(c, "dce"), interval(c, "dce"), 5, reason_of(c)),
                            page.value(num(c, "kl_mean"), sig)]
         for place in places(result)[:2]:
@@ -480,7 +481,7 @@ def plan(page: Page, result: Result) -> Html:
     p = at(result.document, "plan")
     if not isinstance(p, dict):
         return Html("")
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for part in items(p, "parts"):
         layer = num(part, "layer")
         rows.append([" ".join(x for x in (f"layer {layer:.0f}" if layer is not None
@@ -491,7 +492,7 @@ def plan(page: Page, result: Result) -> Html:
     out = [page.table("What each part gets, the costliest first", [
         Column("Part", "", False), Column("condition", "", False),
         Column("bits/weight", "bits/weight"), Column("weights")], rows)]
-    measured: List[List[Cell]] = []
+    measured: list[list[Cell]] = []
     for name, m in [("the plan", at(p, "measured"))] + [
             (string(u, "label"), u) for u in items(p, "uniform")]:
         if not isinstance(m, dict):
@@ -516,13 +517,13 @@ def plan(page: Page, result: Result) -> Html:
 def layers(page: Page, result: Result, most: int = 12) -> Html:
     """LLM.int8: the layers with the most outlier columns."""
     called = names(result)
-    out: List[Html] = []
+    out: list[Html] = []
     for c in result.conditions():
         found = [x for x in items(c, "layers") if (num(x, "outlier_share") or 0.0) > 0]
         if not found:
             continue
         found.sort(key=lambda x: -(num(x, "outlier_share") or 0.0))
-        rows: List[List[Cell]] = [[
+        rows: list[list[Cell]] = [[
             tag("code", string(x, "name")),
             page.value(num(x, "outlier_share"), lambda v: percent(100 * v, 2)),
             page.value(num(x, "calls_with_outliers"), count),
@@ -542,7 +543,7 @@ def provenance(page: Page, result: Result) -> Html:
         v = num(d, *path)
         return count(v) if v is not None else ""
 
-    facts: List[Tuple[str, str]] = [
+    facts: list[tuple[str, str]] = [
         ("file", plain(result.path).rsplit("/", 1)[-1]), ("libqsae", string(d, "library")),
         ("fingerprint of the measurement", string(d, "fingerprint")),
         ("hash of the tokens", string(c, "token_hash")), ("profile", string(d, "profile")),

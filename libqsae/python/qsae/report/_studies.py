@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Optional, Union
 
 from ._figures import Place, headline, names, places
 from ._read import Result, at, items, num, string
@@ -33,18 +33,18 @@ def article(page: Page, result: Result) -> Html:
     place, called = headline(result), names(result)
     steps = [s for s in items(result.document, "snapshots") if num(s, "tokens") is not None]
     tokens = num(place, "corpus", "tokens") if place is result.document else num(place, "tokens")
-    whom: List[Tuple[str, Tuple[Union[str, int], ...]]] = [("reference", ("reference",))] + [
+    whom: list[tuple[str, tuple[Union[str, int], ...]]] = [("reference", ("reference",))] + [
         (called[c["label"]], ("conditions", i))
         for i, c in enumerate(result.document["conditions"])
         if not c["label"].startswith("control:")]
-    out: List[Html] = []
+    out: list[Html] = []
     for p in places(result) or [Place(result, 0, "")]:
-        rows: List[List[Cell]] = []
+        rows: list[list[Cell]] = []
         for name, path in whom:
             e = at(place, *path)
             s = at(e, "saes", p.i)
             self_ = "a change against the reference" if name == "reference" else "no SAE figures"
-            row: List[Cell] = [name, page.value(num(e, "ce"), lambda v: fixed(v, 5)),
+            row: list[Cell] = [name, page.value(num(e, "ce"), lambda v: fixed(v, 5)),
                                page.value(num(e, "ppl"), lambda v: fixed(v, 4)),
                                page.value(num(e, "dce_percent"), lambda v: signed(v, 3), self_)]
             if p.name:
@@ -80,7 +80,7 @@ def article(page: Page, result: Result) -> Html:
 # ---- the paper ----
 
 def _ppl(entry: Any) -> Optional[float]:
-    """exp of the mean of the batches' mean losses, as the paper has it."""
+    """Exp of the mean of the batches' mean losses, as the paper has it."""
     v = num(entry, "ce_mean_of_batch_means")
     return math.exp(v) if v is not None and v < 700 else None
 
@@ -103,7 +103,7 @@ def paper(page: Page, result: Result) -> Html:
     """Perplexity and survival by width, what 6 bits and pruning damage in common, the predictor."""
     if result.document.get("profile") != "paper" or result.parts:
         return Html("")
-    out: List[Html] = []
+    out: list[Html] = []
     for p in places(result) or [Place(result, 0, "")]:
         out.append(_sweep(page, result, p))
         if p.name:
@@ -115,14 +115,14 @@ def _sweep(page: Page, result: Result, p: Place) -> Html:
     called, base = names(result), _ppl(result.reference)
     second = at(result.document, "sliding")
     slid = num(second, "reference", "ppl")
-    rows: List[List[Cell]] = []
+    rows: list[list[Cell]] = []
     for name, c in [("reference", result.reference)] + [
             (called[c["label"]], c) for c in result.conditions()]:
         first = c is result.reference
         s = at(p.of(c), "survival")
         own = _ppl(c)
         change = 100 * (own / base - 1) if own is not None and base else None
-        row: List[Cell] = [name, page.value(own, lambda v: fixed(v, 3)),
+        row: list[Cell] = [name, page.value(own, lambda v: fixed(v, 3)),
                            page.value(change, lambda v: signed(v, 2))]
         for key, same in (("mean_r", 1.0), ("median_r", 1.0), ("survived_percent", 100.0),
                           ("degraded_percent", 0.0), ("damaged_percent", 0.0)):
@@ -158,7 +158,7 @@ def _overlap(page: Page, result: Result, p: Place) -> Html:
                 [o.get(k) for k in ("name", "layer", "site")] != \
                 [sae.get(k) for k in ("name", "layer", "site")]:
             continue
-        rows: List[List[Cell]] = []
+        rows: list[list[Cell]] = []
         for name, key in (("not surviving (r \u2264 0.9)", "non_survivors"),
                           ("damaged (r < 0.5)", "damaged")):
             s = at(o, key)
@@ -191,9 +191,9 @@ def _predictor(page: Page, result: Result, p: Place) -> Html:
             break
     else:
         return Html("")
-    rows: List[List[Cell]] = []
-    alone: Dict[str, Any] = found.get("auc_single") or {}
-    weights: Dict[str, Any] = found.get("coefficients_paper") or {}
+    rows: list[list[Cell]] = []
+    alone: dict[str, Any] = found.get("auc_single") or {}
+    weights: dict[str, Any] = found.get("coefficients_paper") or {}
     for key, words in _INPUTS:
         rows.append([words, page.value(num(weights, key), lambda v: signed(v, 2)),
                      page.value(num(alone, key), lambda v: fixed(v, 3))])

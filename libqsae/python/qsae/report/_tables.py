@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Callable, NamedTuple, Optional, Union
 
 from ._draw import svg
 from ._plot import NARROW, WIDE, Figure, key_drawing
 from ._read import Interval
 from ._words import Html, esc, join, span
 
-__all__ = ["Column", "DEFINITIONS", "Page", "tag"]
+__all__ = ["DEFINITIONS", "Column", "Page", "tag"]
 
 # What the figures mean; formulas: doc/metrics.md.
-DEFINITIONS: Dict[str, str] = {
+DEFINITIONS: dict[str, str] = {
     "CE": "Cross-entropy: mean of \u2212ln p(next token) over the scored tokens, in nats.",
     "PPL": "Perplexity: exp(CE).",
     "\u0394CE": "CE of the condition less CE of the reference on the same tokens. In percent: of "
@@ -88,9 +89,9 @@ class Page:
     """What is being written: counts figures, remembers which definitions were used."""
 
     def __init__(self) -> None:
-        self.used: List[str] = ["interval"]
-        self.figures: List[Figure] = []
-        self._notes: List[str] = []
+        self.used: list[str] = ["interval"]
+        self.figures: list[Figure] = []
+        self._notes: list[str] = []
 
     def term(self, name: str, words: str = "") -> Html:
         """A link to a definition, which the page then has."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Optional
 
 from ._figures import Place, names, places
 from ._read import Result, at, interval, items, num, string
@@ -13,7 +13,7 @@ from ._words import Html, fixed, join, percent, sig, signed, span
 __all__ = ["WORDS", "reason_of", "section"]
 
 # A sign, so that no verdict rests on colour, and its words.
-WORDS: Dict[str, Tuple[str, str, str]] = {
+WORDS: dict[str, tuple[str, str, str]] = {
     "hidden_damage": ("\u25d0", "Hidden damage", "bad"),
     "damage": ("\u25cf", "Damage", "bad"),
     "output_damage": ("\u25d1", "Damage to predictions", "bad"),
@@ -48,7 +48,7 @@ def badge(verdict: str) -> Html:
                cls=f"badge {cls}")
 
 
-def predictions(c: Dict[str, Any]) -> str:
+def predictions(c: dict[str, Any]) -> str:
     """The change in cross-entropy, and what its interval says."""
     dce, pair, part = num(c, "dce"), interval(c, "dce"), num(c, "dce_percent")
     if dce is None:
@@ -74,7 +74,7 @@ def predictions(c: Dict[str, Any]) -> str:
     return said
 
 
-def features(p: Place, c: Dict[str, Any]) -> str:
+def features(p: Place, c: dict[str, Any]) -> str:
     """What becomes of an SAE's features, and whether its FVU can tell."""
     sae = p.of(c)
     if string(sae, "reason"):
@@ -102,7 +102,7 @@ def features(p: Place, c: Dict[str, Any]) -> str:
     return f"{p.name}: " + "; ".join(parts) + "." if parts else ""
 
 
-def _condition(page: Page, result: Result, c: Dict[str, Any], name: str) -> Html:
+def _condition(page: Page, result: Result, c: dict[str, Any], name: str) -> Html:
     verdict = string(c, "verdict")
     lines = [predictions(c)]
     if not verdict:
@@ -125,7 +125,7 @@ def _condition(page: Page, result: Result, c: Dict[str, Any], name: str) -> Html
 def _summary(result: Result) -> str:
     """The verdicts counted, and the smallest condition without seen damage."""
     every = result.conditions()
-    counts: Dict[str, int] = {}
+    counts: dict[str, int] = {}
     for c in every:
         counts[string(c, "verdict")] = counts.get(string(c, "verdict"), 0) + 1
     said = ", ".join(f"{counts[key]} \u00d7 {words.lower()}" for key, (_, words, _) in WORDS.items()
@@ -140,7 +140,7 @@ def _summary(result: Result) -> str:
     return out
 
 
-def _caveats(result: Result) -> List[str]:
+def _caveats(result: Result) -> list[str]:
     """What a reader must know before quoting anything."""
     d = result.document
     out = []

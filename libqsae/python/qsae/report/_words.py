@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Dict, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Optional, Union
 
 from ._read import Interval
 
@@ -124,7 +125,7 @@ def family(label: str) -> str:
     return head.group()
 
 
-def _options(text: str) -> List[str]:
+def _options(text: str) -> list[str]:
     return [o for o in text.split(",") if o and o not in _DEFAULTS]
 
 
@@ -168,7 +169,7 @@ def short(label: str, sparsity: Optional[float] = None) -> str:
     return " + ".join(x for x in [" @".join([said, *selectors]), *more] if x)
 
 
-def shorts(labels: Sequence[str], sparsities: Sequence[Optional[float]]) -> Dict[str, str]:
+def shorts(labels: Sequence[str], sparsities: Sequence[Optional[float]]) -> dict[str, str]:
     """Short names by label; two that would be called the same keep their labels. Options that all
     widths of round to nearest share are left out."""
     named = {label: short(label, s) for label, s in zip(labels, sparsities)}
