@@ -84,8 +84,8 @@ QSAE_API int32_t qsae_dtype_from_name(const char *name);
 /** A matrix in the caller's memory. Row r starts at element r * row_stride of data. */
 typedef struct qsae_rows {
     size_t struct_size;  /**< sizeof(qsae_rows) */
-    void *data;          /**< [n_rows, n_cols], any alignment that fits the element; input rows are
-                              never written to */
+    void *data;          /**< [n_rows, n_cols], aligned to its elements (else QSAE_EINVAL); input rows
+                              are never written to */
     int64_t n_rows;      /**< >= 0 */
     int64_t n_cols;      /**< >= 0 */
     int64_t row_stride;  /**< elements, >= n_cols */

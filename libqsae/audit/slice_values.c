@@ -107,8 +107,10 @@ static int32_t by_metadata(qsae_audit *a, struct slice_dimension *d, const char 
         char text[256];
         if ((st = qsae_corpus_document(a->corpus, i, &info)) != QSAE_OK)
             return st;
-        json_error_t error;
-        json_t *const o = json_loads(info.metadata, 0, &error);
+        json_t *o;
+        if ((st = qsae__json_parse_with(info.metadata, strlen(info.metadata), "metadata",
+                                        QSAE__JSON_NUL, &o)) != QSAE_OK)
+            return st;
         const json_t *const v = member(o, path);
         any |= v != NULL;
         value_text(v, text, sizeof text);

@@ -102,6 +102,10 @@ int32_t qsae__rows_check(const qsae_rows *rows, const char *what, uint32_t dtype
                           (long long)rows->n_rows, (long long)rows->row_stride);
     if (!rows->data && rows->n_rows > 0 && rows->n_cols > 0)
         return qsae__fail(QSAE_EINVAL, "%s: data is NULL", what);
+    const int32_t element = qsae_dtype_bits(rows->dtype) / 8;
+    if (element > 1 && (uintptr_t)rows->data % (uintptr_t)element != 0)
+        return qsae__fail(QSAE_EINVAL, "%s: data is not aligned to its elements of %d bytes", what,
+                          element);
     return QSAE_OK;
 }
 

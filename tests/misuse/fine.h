@@ -31,7 +31,6 @@
 { "*", "keep_error", -1 },
 { "*", "capacity", 2 },
 { "qsae_quantizer_encode", "heads", 2 }, /* for rtn:axis=tl alone */
-/* rows whose data are not aligned to their element; no rows, of another width */
-{ "*", "*", 12 },
+/* no rows, of another width */
 { "qsae_metric_update_cross_entropy_logits", "logits", 13 },
 { "qsae_int8_quantize", "x", 13 },

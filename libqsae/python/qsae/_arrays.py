@@ -92,13 +92,13 @@ def matrix(x: Any, what: str, allowed: Sequence[str] = ("F32", "F16", "BF16")) -
     if not x.dtype.isnative:
         x = x.astype(x.dtype.newbyteorder("="))
     if _NAMES.get(x.dtype.name) not in allowed:
-        x = x.astype(np.float32)
+        x = widened(x).astype(np.float32)
     lead, cols = x.shape[:-1], x.shape[-1]
     x = x.reshape(int(np.prod(lead)), cols)
     whole = cols <= 1 or x.strides[1] == x.itemsize
     spaced = len(x) <= 1 or (x.strides[0] >= cols * x.itemsize and x.strides[0] % x.itemsize == 0)
     if not (whole and spaced and x.flags.aligned):
-        x = np.ascontiguousarray(x)
+        x = x.copy(order="C")
     return Matrix(x, lead)
 
 
