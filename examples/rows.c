@@ -12,20 +12,55 @@
 
 #include <qsae/qsae.h>
 
+#include "options.h"
+#include "program.h"
+
 #define ROWS 256              /* of a slab */
 #define HEADER 32             /* bytes */
 #define RECORD 16             /* bytes in front of a row: its token index and document */
 #define PIPE_BYTES (1 << 20)  /* a writer of two pipes may be so far ahead with one */
 #define FLAG_POSITIONS 1u
 
-static const char usage[] =
-    "usage: rows --sae SAE REFERENCE [COMPRESSED]\n"
-    "  REFERENCE    rows of the residual stream (doc/rows.md): a file, a pipe, or - for stdin\n"
-    "  COMPRESSED   rows of the same tokens of a compressed model: noise floor and survival too\n"
-    "  --sae SAE    the sparse autoencoder that reads them; without it two streams are compared\n"
-    "  --threads N  (default: as many as there are)\n"
-    "  --version, --help\n"
-    "Exit status: 0, 1 on errors, 2 for wrong options.\n";
+enum { OPT_SAE = 1, OPT_THREADS };
+
+static const struct option_row options[] = {
+    { NULL, NULL, NULL, "options", 0 },
+    { "sae", NULL, "SAE",
+      "the sparse autoencoder that reads them; without it two streams are compared", OPT_SAE },
+    { "threads", "t", "N", "as many as there are by default", OPT_THREADS },
+};
+
+static const char *const operands[] = {
+    "REFERENCE", "rows of the residual stream (doc/rows.md): a file, a pipe, or - for stdin",
+    "COMPRESSED", "rows of the same tokens of a compressed model: noise floor and survival too",
+    NULL
+};
+
+static const char *const examples[] = {
+    "what an SAE misses of the rows of any engine",
+    "--sae sae reference.rows",
+    "and what a compressed model did to its features",
+    "--sae sae reference.rows compressed.rows",
+    NULL
+};
+
+static const char *const statuses[] = {
+    "0", "done",
+    "1", "failed; the reason is on standard error",
+    "2", "wrong usage",
+    NULL
+};
+
+static const struct program program = {
+    .name = "rows",
+    .summary = "What an SAE makes of rows of any engine, from files or pipes.",
+    .synopsis = "[--sae SAE] [--threads N] REFERENCE [COMPRESSED]",
+    .operands = operands,
+    .options = options,
+    .n_options = sizeof options / sizeof options[0],
+    .examples = examples,
+    .statuses = statuses,
+};
 
 /* One stream, and what libqsae makes of its present slab. */
 struct stream {
@@ -49,7 +84,7 @@ struct stream {
 
 struct run {
     const char *sae_path;
-    int64_t threads;
+    int32_t threads;
     qsae_context *context;
     qsae_sae *sae;
     qsae_sae_info info;
@@ -60,7 +95,7 @@ struct run {
 
 static int failed(const char *what)
 {
-    fprintf(stderr, "rows: %s\n", what);
+    complain("%s", what);
     return 0;
 }
 
@@ -79,8 +114,7 @@ static uint64_t little(const uint8_t *p, int bytes)
 
 static int wrong(const struct stream *s, const char *key, const char *expected, int64_t found)
 {
-    fprintf(stderr, "rows: %s: %s: expected %s, found %" PRId64 "\n", s->name, key, expected,
-            found);
+    complain("%s: %s: expected %s, found %" PRId64, s->name, key, expected, found);
     return 0;
 }
 
@@ -89,7 +123,7 @@ static int open_file(struct stream *s)
 {
     s->file = strcmp(s->name, "-") == 0 ? stdin : fopen(s->name, "rb");
     if (!s->file)
-        fprintf(stderr, "rows: %s: cannot be opened\n", s->name);
+        complain("%s: cannot be opened", s->name);
 #ifdef F_SETPIPE_SZ
     else
         (void)fcntl(fileno(s->file), F_SETPIPE_SZ, PIPE_BYTES); /* a file refuses, which is fine */
@@ -105,7 +139,7 @@ static int read_header(struct stream *s)
     if (n != sizeof h)
         return wrong(s, "header", "32 bytes", (int64_t)n);
     if (memcmp(h, "QSAEROWS", 8) != 0) {
-        fprintf(stderr, "rows: %s: magic: expected QSAEROWS\n", s->name);
+        complain("%s: magic: expected QSAEROWS", s->name);
         return 0;
     }
     const int64_t version = (int64_t)little(h + 8, 2);
@@ -133,9 +167,9 @@ static int read_header(struct stream *s)
 static int ends_within(const struct stream *s)
 {
     if (ferror(s->file))
-        fprintf(stderr, "rows: %s: reading failed at row %" PRId64 "\n", s->name, s->seen);
+        complain("%s: reading failed at row %" PRId64, s->name, s->seen);
     else
-        fprintf(stderr, "rows: %s: the stream ends within row %" PRId64 "\n", s->name, s->seen);
+        complain("%s: the stream ends within row %" PRId64, s->name, s->seen);
     return -1;
 }
 
@@ -147,8 +181,7 @@ static int read_row(struct stream *s, uint8_t *record, uint8_t *values)
     if (s->seen == s->total) {
         if (fread(&more, 1, 1, s->file) == 0)
             return ferror(s->file) ? ends_within(s) : 0;
-        fprintf(stderr, "rows: %s: more bytes than those of %" PRId64 " rows\n", s->name,
-                s->total);
+        complain("%s: more bytes than those of %" PRId64 " rows", s->name, s->total);
         return -1;
     }
     if (s->flags & FLAG_POSITIONS) {
@@ -194,8 +227,8 @@ static int take(struct stream *s, int64_t n)
     const int64_t token = (int64_t)little(s->next, 8);
     s->document[n] = (int64_t)little(s->next + 8, 8);
     if (token < 0 || token > INT64_MAX / 4 || s->document[n] < 0) {
-        fprintf(stderr, "rows: %s: row %" PRId64 ": token and document: expected 0 or more, found %"
-                PRId64 " and %" PRId64 "\n", s->name, s->seen - 1, token, s->document[n]);
+        complain("%s: row %" PRId64 ": token and document: expected 0 or more, found %" PRId64
+                 " and %" PRId64, s->name, s->seen - 1, token, s->document[n]);
         return -1;
     }
     if (n == 0) {
@@ -236,7 +269,7 @@ static int open_all(struct run *r)
     qsae_metric_settings s;
     qsae_context_settings_init(&cs, sizeof cs);
     qsae_metric_settings_init(&s, sizeof s);
-    cs.threads = (int32_t)r->threads;
+    cs.threads = r->threads;
     r->info.struct_size = sizeof r->info;
     if (!ok(qsae_context_open(&cs, &r->context)) ||
         (r->sae_path && (!ok(qsae_sae_open(r->context, r->sae_path, NULL, &r->sae)) ||
@@ -311,8 +344,8 @@ static int64_t read_slab(struct run *r, qsae_positions *at)
     if (got != also || (n > 0 && a->flags & b->flags & FLAG_POSITIONS &&
                         (a->first != b->first || memcmp(a->document, b->document,
                                                         (size_t)n * sizeof *a->document) != 0))) {
-        fprintf(stderr, "rows: %s and %s: expected the same tokens, found others after %" PRId64
-                " and %" PRId64 " rows\n", a->name, b->name, a->seen, b->seen);
+        complain("%s and %s: expected the same tokens, found others after %" PRId64 " and %" PRId64
+                 " rows", a->name, b->name, a->seen, b->seen);
         return -1;
     }
     *at = (qsae_positions){ sizeof *at, lead->first, lead->document, NULL, NULL, n };
@@ -397,53 +430,35 @@ static void close_all(struct run *r)
     qsae_context_close(&r->context);
 }
 
-/* 1: run; 0: wrong; -1: done. */
-static int parse(int argc, char **argv, struct run *r)
+static void parse(int argc, char **argv, struct run *r)
 {
-    for (int i = 1; i < argc; i++) {
-        const char *const a = argv[i];
-        if (strcmp(a, "--help") == 0) {
-            fputs(usage, stdout);
-            return -1;
-        }
-        if (strcmp(a, "--version") == 0) {
-            printf("libqsae %s\n", qsae_version());
-            return -1;
-        }
-        if (strcmp(a, "--sae") == 0 && i + 1 < argc) {
-            r->sae_path = argv[++i];
-        } else if (strcmp(a, "--threads") == 0 && i + 1 < argc) {
-            char *end;
-            r->threads = strtol(argv[++i], &end, 10);
-            if (*end || r->threads < 1 || r->threads > 1024)
-                return failed("--threads: expected 1 to 1024");
-        } else if (strncmp(a, "--", 2) == 0 || r->streams == 2) {
-            fprintf(stderr, "rows: %s is unknown, or lacks its value\n%s", a, usage);
-            return 0;
-        } else {
-            r->stream[r->streams++].name = a;
-        }
-    }
+    struct arguments arguments = arguments_begin(&program, argc, argv);
+    const char *value;
+    int c;
+    while ((c = arguments_next(&arguments, &value)) != ARGUMENT_END)
+        if (c == OPT_SAE)
+            r->sae_path = value;
+        else if (c == OPT_THREADS)
+            r->threads = (int32_t)option_count("threads", value, 1);
+        else if (r->streams < 2)
+            r->stream[r->streams++].name = value;
+        else
+            usage_error("%s: at most two streams are compared", value);
     if (r->streams == 2 && strcmp(r->stream[0].name, "-") == 0 &&
         strcmp(r->stream[1].name, "-") == 0)
-        return failed("standard input can be one stream only");
-    if (r->streams == 0 || (r->streams == 1 && !r->sae_path)) {
-        fputs(usage, stderr);
-        return 0;
-    }
-    return 1;
+        usage_error("standard input can be one stream only");
+    if (r->streams == 0 || (r->streams == 1 && !r->sae_path))
+        usage_error("expected --sae and one stream, or two streams");
 }
 
 int main(int argc, char **argv)
 {
     struct run r = { .threads = 0 };
-    const int parsed = parse(argc, argv, &r);
-    if (parsed <= 0)
-        return parsed < 0 ? 0 : 2;
+    parse(argc, argv, &r);
     int more = open_all(&r) ? 1 : -1;
     while (more > 0)
         more = slab(&r);
     const int good = more == 0 && print(&r);
     close_all(&r);
-    return good ? 0 : 1;
+    return program_end(good ? EXIT_DONE : EXIT_FAILED);
 }

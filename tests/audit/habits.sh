@@ -125,7 +125,7 @@ interrupted_twice() {
     [ $code = 0 ] || { [ $code = 130 ] && [ ! -e "$tmp/i.json" ]; }
 }
 
-for program in evaluate inspect merge published quantize; do
+for program in evaluate inspect merge published quantize rows; do
     check "$program --help, --version" help $program
     check "$program: the nearest option" status 2 'did you mean --help' "$bin/$program" --hepl
     check "$program: no option at all" status 2 'is unknown$' "$bin/$program" --xyzzyxyzzy

@@ -80,7 +80,7 @@ END
         grep -q '^\*-t+\[' "$tmp/found" && grep -q '^\*--condition=.*:_qsae_condition$' "$tmp/found"
 }
 
-for program in evaluate inspect merge published quantize; do
+for program in evaluate inspect merge published quantize rows; do
     check "options of $program in its page" in_page $program
     if command -v mandoc >/dev/null; then
         empty "mandoc on qsae-$program.1" "$(lint "$bin/qsae-$program.1")"
