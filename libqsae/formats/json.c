@@ -76,10 +76,10 @@ static size_t feed_number(struct feed *f, char *to, size_t most)
         f->put = 2;
         n = 3;
     } else if (f->put == room / 2 - 1 || f->put == f->digits) {
-        void *const trial = malloc(room);
-        free(trial);
+        void *volatile trial = malloc(room); /* else compilers leave out the pair of calls */
         f->refused = !trial;
-        if (!trial) {
+        free(trial);
+        if (f->refused) {
             f->part = FEED_END;
             return 0;
         }
