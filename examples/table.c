@@ -119,15 +119,11 @@ static void predictions(const struct page *p, const json_t *result)
     grid_print(p, 0, &g);
 }
 
-static void sae_row(struct grid *g, const json_t *result, long i, size_t index)
+void sae_cells(struct grid *g, const json_t *sae)
 {
-    const json_t *const sae =
-        json_array_get(json_object_get(model_at(result, i), "saes"), index);
     const json_t *const noise = json_object_get(sae, "noise"),
                  *const survival = json_object_get(sae, "survival"),
                  *const splice = json_object_get(sae, "splice");
-    grid_row(g);
-    model_cells(g, result, i);
     grid_number(g, "%.5f", number(sae, "fvu_dim"));
     grid_number(g, "%+.5f", number(sae, "dfvu_dim"));
     grid_number(g, "%.2f", number(sae, "l0"));
@@ -138,7 +134,16 @@ static void sae_row(struct grid *g, const json_t *result, long i, size_t index)
         grid_number(g, "%.4f", number(splice, "ce_recovered"));
     else
         grid_put(g, "%s", "");
-    grid_put(g, "%s", string_at(noise, "verdict"));
+}
+
+static void sae_row(struct grid *g, const json_t *result, long i, size_t index)
+{
+    const json_t *const sae =
+        json_array_get(json_object_get(model_at(result, i), "saes"), index);
+    grid_row(g);
+    model_cells(g, result, i);
+    sae_cells(g, sae);
+    grid_put(g, "%s", string_at(json_object_get(sae, "noise"), "verdict"));
 }
 
 /* All layers of a set together. */

@@ -22,6 +22,9 @@ void model_columns(struct grid *g, const char *head);
 /* The reference for i < 0, else condition i. */
 void model_cells(struct grid *g, const json_t *result, long i);
 
+/* The figures of an SAE, from FVU to the CE that its splice recovers. */
+void sae_cells(struct grid *g, const json_t *sae);
+
 /* Bytes as MB or GB. */
 void grid_bytes(struct grid *g, double v);
 

@@ -13,9 +13,6 @@ enum { COLUMNS = sizeof heads / sizeof heads[0] };
 
 static void figures(struct grid *g, const json_t *sae)
 {
-    const json_t *const noise = json_object_get(sae, "noise"),
-                 *const survival = json_object_get(sae, "survival"),
-                 *const splice = json_object_get(sae, "splice");
     const double layer = number(sae, "layer");
     if (!sae) {
         for (int k = 0; k < 8; k++)
@@ -26,16 +23,7 @@ static void figures(struct grid *g, const json_t *sae)
         grid_put(g, "%s, all", string_at(sae, "name"));
     else
         grid_put(g, "%s @%.0f", string_at(sae, "name"), layer);
-    grid_number(g, "%.5f", number(sae, "fvu_dim"));
-    grid_number(g, "%+.5f", number(sae, "dfvu_dim"));
-    grid_number(g, "%.2f", number(sae, "l0"));
-    grid_number(g, "%.3f", number(noise, "ratio"));
-    grid_number(g, "%.1f%%", number(survival, "survived_percent"));
-    grid_number(g, "%.4f", number(survival, "median_r"));
-    if (json_is_object(splice))
-        grid_number(g, "%.4f", number(splice, "ce_recovered"));
-    else
-        grid_put(g, "%s", "");
+    sae_cells(g, sae);
 }
 
 static void row(struct grid *g, const json_t *who, const json_t *sae)

@@ -8,11 +8,11 @@
 
 #include "core/hash.h"
 #include "document.h"
+#include "folder.h"
 
 #define HASH 32
 #define SPOTS_MOST 1024
 
-static char folder[] = "/tmp/qsae-damage-XXXXXX";
 static uint64_t seed = 77;
 
 static uint64_t draw(uint64_t n)
@@ -153,8 +153,7 @@ static void test_parts(void **state)
     qsae_audit_settings s;
     char set[64], path[64], bad[64], merged[64];
     const char *const files[] = { in_folder(bad, "bad") };
-    const char *const v = getenv("QSAE_LONG_TESTS");
-    const int times = v && *v == '1' ? 4000 : 60;
+    const int times = full_length() ? 4000 : 60;
     int refused = 0;
     (void)state;
     write_bytes(in_folder(set, "probes.jsonl"), probes, strlen(probes));
@@ -192,20 +191,6 @@ static void test_parts(void **state)
     free(copy);
     free(f.data);
     qsae_context_close(&ctx);
-}
-
-static int make_folder(void **state)
-{
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
 }
 
 int main(void)

@@ -7,8 +7,8 @@
 #include "core/machine.h"
 #include "core/spool.h"
 #include "document.h"
+#include "folder.h"
 
-static char folder[] = "/tmp/qsae-inturn-XXXXXX";
 
 static json_t *stripped(qsae_context *ctx, const qsae_audit_settings *s)
 {
@@ -309,20 +309,6 @@ static void test_cgroups(void **state)
     write_text("memory/memory.limit_in_bytes", "9223372036854771712\n");
     assert_int_equal(qsae__cgroup_limit(list, folder), 700000000);
     assert_true(qsae__machine_memory() > 0);
-}
-
-static int make_folder(void **state)
-{
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
 }
 
 int main(void)

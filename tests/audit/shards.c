@@ -11,11 +11,11 @@
 
 #include "core/hash.h"
 #include "document.h"
+#include "folder.h"
 
 #define SHARDS_MOST 64
 #define HASH 32
 
-static char folder[] = "/tmp/qsae-shards-XXXXXX";
 static uint64_t seed = 20250731;
 
 static int64_t draw(int64_t n)
@@ -642,20 +642,6 @@ static void test_killed(void **state)
     assert_true(seen[0] + seen[1] >= 20);
     free(first.data);
     free(second.data);
-}
-
-static int make_folder(void **state)
-{
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
 }
 
 int main(void)

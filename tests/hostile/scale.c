@@ -245,7 +245,7 @@ static void grow(qsae_context *ctx, const struct shape *s, int64_t from, int64_t
 
 static void test_growth(void **state)
 {
-    const int all = getenv("QSAE_LONG_TESTS") != NULL;
+    const int all = full_length();
     qsae_context_settings settings;
     qsae_context *ctx = NULL;
     (void)state;

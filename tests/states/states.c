@@ -23,11 +23,6 @@
 qsae_metric *fuzz_metric_open(qsae_context *ctx, uint8_t kind);
 size_t fuzz_metric_state_seed(int i, uint8_t **data);
 
-static int is_long(void)
-{
-    return getenv("QSAE_LONG_TESTS") != NULL;
-}
-
 static uint8_t *read_file(const char *path, size_t *size)
 {
     FILE *const f = fopen(path, "rb");
@@ -147,7 +142,7 @@ static void test_golden(void **state)
  * in the long form; else every 251st. */
 static size_t next_place(size_t i, size_t size)
 {
-    return i + (is_long() || i < 512 || i + 96 > size || size <= 2048 ? 1 : 251);
+    return i + (full_length() || i < 512 || i + 96 > size || size <= 2048 ? 1 : 251);
 }
 
 /* Bytes changed in two ways (of a large state in one), every bit of the head, shorter lengths.
@@ -218,7 +213,7 @@ static void test_large(void **state)
     qsae_metric *m = NULL;
     qsae__strbuf b;
     (void)state;
-    if (!is_long())
+    if (!full_length())
         skip();
     for (int i = 0; i < N * WIDTH; i++) {
         x[i] = (float)(i % 101) - 50;
@@ -443,7 +438,7 @@ static int32_t open_state(qsae_context *ctx, const char *path)
 
 static void test_cuts(void **state)
 {
-    const int n = is_long() ? 10000 : 200;
+    const int n = full_length() ? 10000 : 200;
     (void)state;
     cut(QSAE_FUZZ_FIXTURE "/model.safetensors", "cut.safetensors", n, open_tensors);
     cut(QSAE_TEST_DATA "/models/llama_gqa/model.safetensors", "cut.safetensors", n, open_tensors);
@@ -457,7 +452,7 @@ static void test_cuts(void **state)
  * figures, no signal. */
 static void test_cut_in_use(void **state)
 {
-    const int n = is_long() ? 1000 : 40;
+    const int n = full_length() ? 1000 : 40;
     uint32_t random = 99;
     char folder[64], path[128];
     float first[8] = { 0 };
