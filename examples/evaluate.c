@@ -188,7 +188,7 @@ static void set_rest(struct options *o, int c, const char *v)
     case OPT_STATE: a->state = v; break;
     case OPT_SHARD: shard(v, a); break;
     case OPT_QUIET: o->quiet = true; break;
-    case OPT_THREADS: o->context.threads = (int32_t)option_count("threads", v, 1); break;
+    case OPT_THREADS: o->context.threads = option_threads(v); break;
     case OPT_CPU: o->context.cpu = v; break;
     case OPT_MEMORY: a->memory = option_choice("memory", v, memories); break;
     case OPT_CACHE: a->cache = v; break;

@@ -427,7 +427,7 @@ static void read_options(int argc, char **argv, struct options *o, qsae_context_
         case OPT_OTHER: o->other = value; break;
         case OPT_TENSORS: o->tensors = 1; break;
         case OPT_JSON: o->json = 1; break;
-        case OPT_THREADS: s->threads = (int32_t)option_count("threads", value, 1); break;
+        case OPT_THREADS: s->threads = option_threads(value); break;
         default: o->paths[o->n_paths++] = value; break;
         }
     if (o->other && !o->n_conditions)

@@ -308,6 +308,14 @@ int64_t option_count(const char *option, const char *text, int64_t low)
     return v;
 }
 
+int32_t option_threads(const char *text)
+{
+    const int64_t v = option_count("threads", text, 1);
+    if (v > 1024)
+        usage_error("--threads: expected 1 to 1024, found \"%s\"", text);
+    return (int32_t)v;
+}
+
 int32_t option_choice(const char *option, const char *text, const char *const *names)
 {
     char list[256] = "";

@@ -55,6 +55,7 @@ __attribute__((format(printf, 1, 2), noreturn)) void usage_error(const char *for
 
 /* Values of an option; a bad one is a usage error. */
 int64_t option_count(const char *option, const char *text, int64_t low);
+int32_t option_threads(const char *text); /* of --threads: 1 to 1024 */
 /* Index of text in names (NULL-terminated). */
 int32_t option_choice(const char *option, const char *text, const char *const *names);
 

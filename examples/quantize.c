@@ -75,20 +75,20 @@ static int32_t dtype_of(const char *text)
     return dtypes[option_choice("dtype", text, names)];
 }
 
-/* A whole number of at least 1, with a decimal unit if `units`. */
-static uint64_t number(const char *option, const char *text, int units, uint64_t most)
+/* A whole number of at least 1, with or without a decimal unit. */
+static uint64_t bytes(const char *option, const char *text)
 {
     static const char *const names[] = { "", "KB", "MB", "GB", "TB" };
     char *end;
     errno = 0;
     const unsigned long long v = strtoull(text, &end, 10);
     uint64_t factor = 1;
-    for (size_t i = 0; i < (units ? sizeof names / sizeof names[0] : 1); i++, factor *= 1000)
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++, factor *= 1000)
         if (!errno && *text >= '0' && *text <= '9' && strcmp(end, names[i]) == 0 && v >= 1 &&
-            v <= most / factor)
+            v <= INT64_MAX / factor)
             return v * factor;
-    usage_error("--%s: expected a whole number of at least 1%s, found \"%s\"", option,
-                units ? ", alone or with KB, MB, GB or TB" : "", text);
+    usage_error("--%s: expected a whole number of at least 1, alone or with KB, MB, GB or TB, "
+                "found \"%s\"", option, text);
 }
 
 static void parse(int argc, char **argv, struct options *o)
@@ -103,8 +103,8 @@ static void parse(int argc, char **argv, struct options *o)
         switch (c) {
         case ARGUMENT_OPERAND: found[n < 3 ? n : 0] = v; n++; break;
         case OPT_DTYPE: o->save.dtype = dtype_of(v); break;
-        case OPT_SHARD_SIZE: o->save.max_shard_bytes = number("shard-size", v, 1, INT64_MAX); break;
-        case OPT_THREADS: o->context.threads = (int32_t)number("threads", v, 0, 1024); break;
+        case OPT_SHARD_SIZE: o->save.max_shard_bytes = bytes("shard-size", v); break;
+        case OPT_THREADS: o->context.threads = option_threads(v); break;
         case OPT_CPU: o->context.cpu = v; break;
         case OPT_READ_FILES: o->context.files = QSAE_FILES_READ; break;
         case OPT_QUIET: o->quiet = true; break;

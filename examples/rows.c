@@ -27,7 +27,7 @@ static const struct option_row options[] = {
     { NULL, NULL, NULL, "options", 0 },
     { "sae", NULL, "SAE",
       "the sparse autoencoder that reads them; without it two streams are compared", OPT_SAE },
-    { "threads", "t", "N", "as many as there are by default", OPT_THREADS },
+    { "threads", "t", "N", "1 to 1024 (default: the CPUs of the process)", OPT_THREADS },
 };
 
 static const char *const operands[] = {
@@ -439,7 +439,7 @@ static void parse(int argc, char **argv, struct run *r)
         if (c == OPT_SAE)
             r->sae_path = value;
         else if (c == OPT_THREADS)
-            r->threads = (int32_t)option_count("threads", value, 1);
+            r->threads = option_threads(value);
         else if (r->streams < 2)
             r->stream[r->streams++].name = value;
         else

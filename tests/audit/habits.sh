@@ -131,6 +131,9 @@ for program in evaluate inspect merge published quantize rows; do
     check "$program: no option at all" status 2 'is unknown$' "$bin/$program" --xyzzyxyzzy
     check "$program: nothing to do" status 2 'expected ' "$bin/$program"
 done
+for program in evaluate inspect quantize rows; do
+    check "$program: threads" status 2 '1 to 1024, found "4294967297"' "$bin/$program" --threads 4294967297
+done
 check "stream_residuals --help" status 0 '^usage' "$bin/stream_residuals" --help
 check "the nearest of many" status 2 'did you mean --condition' evaluate --condtion nf4
 check "an ambiguous beginning" status 2 'ambiguous: --contexts' evaluate --contexts- 3
