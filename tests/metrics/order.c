@@ -208,10 +208,53 @@ static void test_mismatch(void **state)
     qsae_context_close(&ctx);
 }
 
+/* Sums before a token that lies inside a leaf and inside a shard: as of one process, whatever came
+ * first. */
+static void test_cut_in_shard(void **state)
+{
+    enum { ROWS = 192, UNIT = 4 * ROWS, CUT = 7 * ROWS, SHARDS = 4 };
+    static const int64_t cuts[] = { CUT };
+    static const int order[3][SHARDS] = { { 0, 1, 2, 3 }, { 3, 1, 2, 0 }, { 2, 0, 3, 1 } };
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_metric_settings s = test_settings();
+    s.batch_rows = ROWS;
+    assert_int_equal(qsae__metric_cut(ROWS), UNIT);
+    make_rows(5);
+    for (int kind = 0; kind < KINDS; kind++) {
+        qsae_metric *all = open_kind(ctx, kind, &s), *want;
+        assert_ok(qsae__metric_set_cuts(all, cuts, 1));
+        for (int64_t at = 0; at < SHARDS * UNIT; at += ROWS)
+            assert_ok(feed(all, at, ROWS, 0));
+        assert_ok(qsae__metric_before(all, CUT, &want));
+        for (int o = 0; o < 3; o++) {
+            qsae_metric *m = open_kind(ctx, kind, &s), *have;
+            assert_ok(qsae__metric_set_cuts(m, cuts, 1));
+            for (int i = 0; i < SHARDS; i++) {
+                qsae_metric *shard = open_kind(ctx, kind, &s);
+                assert_ok(qsae__metric_set_cuts(shard, cuts, 1));
+                for (int64_t at = 0; at < UNIT; at += ROWS)
+                    assert_ok(feed(shard, order[o][i] * UNIT + at, ROWS, 0));
+                assert_ok(qsae_metric_merge(m, shard));
+                qsae_metric_close(&shard);
+            }
+            assert_same_state(all, m);
+            assert_ok(qsae__metric_before(m, CUT, &have));
+            assert_same_state(want, have);
+            qsae_metric_close(&have);
+            qsae_metric_close(&m);
+        }
+        qsae_metric_close(&want);
+        qsae_metric_close(&all);
+    }
+    qsae_context_close(&ctx);
+}
+
 const struct CMUnitTest order_tests[] = {
     cmocka_unit_test(test_cuts),       cmocka_unit_test(test_threads),
         cmocka_unit_test(test_shards),
-    cmocka_unit_test(test_cut_leaves), cmocka_unit_test(test_gaps),
-        cmocka_unit_test(test_mismatch),
+    cmocka_unit_test(test_cut_leaves), cmocka_unit_test(test_cut_in_shard),
+        cmocka_unit_test(test_gaps),
+    cmocka_unit_test(test_mismatch),
 };
 const size_t n_order_tests = sizeof order_tests / sizeof order_tests[0];
