@@ -19,36 +19,31 @@ static char *joined(const char *a, const char *b)
     return text;
 }
 
-/* The sweep of the same text and conditions, without what a plan does not need. */
-static int32_t run_sweep(qsae_context *context, struct plan *p, const qsae_audit_settings *s)
+int32_t plan_sweep(struct plan *p, const qsae_audit_settings *s, qsae_audit_settings *sweep)
 {
-    qsae_audit_settings sweep = *s;
-    qsae_audit *audit = NULL;
-    const char *json;
-    sweep.sweep = s->sweep ? s->sweep : QSAE_SWEEP_LAYERS;
-    sweep.splice = 0;
-    sweep.controls = 0;
-    sweep.top_contexts = 0;
-    sweep.n_slices = 0;
-    if (s->state && !(sweep.state = p->state = joined(s->state, ".sweep")))
+    *sweep = *s;
+    sweep->sweep = s->sweep ? s->sweep : QSAE_SWEEP_LAYERS;
+    sweep->splice = 0;
+    sweep->controls = 0;
+    sweep->top_contexts = 0;
+    sweep->n_slices = 0;
+    if (s->state && !(sweep->state = p->state = joined(s->state, ".sweep")))
         return QSAE_ENOMEM;
-    int32_t st = qsae_audit_open(context, &sweep, &audit);
-    if (st == QSAE_OK)
-        st = qsae_audit_run(audit);
-    if (st == QSAE_OK)
-        st = qsae_audit_plan(audit, p->bits, p->by_dce, &json);
-    if (st == QSAE_OK && !(p->json = joined(json, "")))
-        st = QSAE_ENOMEM;
-    qsae_audit_close(&audit);
-    return st;
+    return QSAE_OK;
 }
 
-int32_t plan_make(qsae_context *context, struct plan *p, qsae_audit_settings *s)
+int32_t plan_choose(qsae_audit *sweep, struct plan *p)
 {
-    json_error_t error;
-    int32_t st = run_sweep(context, p, s);
+    const char *json;
+    const int32_t st = qsae_audit_plan(sweep, p->bits, p->by_dce, &json);
     if (st != QSAE_OK)
         return st;
+    return (p->json = joined(json, "")) ? QSAE_OK : QSAE_ENOMEM;
+}
+
+int32_t plan_adopt(struct plan *p, qsae_audit_settings *s)
+{
+    json_error_t error;
     json_t *const plan = json_loads(p->json, 0, &error);
     const char *const condition = json_string_value(json_object_get(plan, "condition"));
     p->condition = condition ? joined(condition, "") : NULL;
@@ -63,6 +58,21 @@ int32_t plan_make(qsae_context *context, struct plan *p, qsae_audit_settings *s)
     s->sweep = QSAE_SWEEP_NONE;
     s->plan = p->json;
     return QSAE_OK;
+}
+
+int32_t plan_make(qsae_context *context, struct plan *p, qsae_audit_settings *s)
+{
+    qsae_audit_settings sweep;
+    qsae_audit *audit = NULL;
+    int32_t st = plan_sweep(p, s, &sweep);
+    if (st == QSAE_OK)
+        st = qsae_audit_open(context, &sweep, &audit);
+    if (st == QSAE_OK)
+        st = qsae_audit_run(audit);
+    if (st == QSAE_OK)
+        st = plan_choose(audit, p);
+    qsae_audit_close(&audit);
+    return st == QSAE_OK ? plan_adopt(p, s) : st;
 }
 
 void plan_free(struct plan *p)

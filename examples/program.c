@@ -12,6 +12,7 @@
 
 static const char *own_name = "";
 static qsae_cancel_token *cancel;
+static volatile sig_atomic_t interrupted;
 static volatile sig_atomic_t reader_gone;
 
 static void on_pipe(int number)
@@ -22,6 +23,7 @@ static void on_pipe(int number)
 
 static void on_interrupt(int number)
 {
+    interrupted = 1;
     qsae_cancel_token_cancel(cancel);
     signal(number, SIG_DFL); /* a second one ends the program at once */
 }
@@ -66,6 +68,11 @@ int32_t program_cancel_open(qsae_cancel_token **out)
         signal(SIGTERM, on_interrupt);
     }
     return st;
+}
+
+bool program_interrupted(void)
+{
+    return interrupted != 0;
 }
 
 /* Flushes; 0, or the errno of what was not written. An earlier error has lost its own, which one

@@ -29,6 +29,8 @@ void program_log(void *cookie, int32_t level, const char *message);
 
 /* A token that the first SIGINT or SIGTERM cancels; the second ends the program at once. */
 int32_t program_cancel_open(qsae_cancel_token **out);
+/* Whether one of these signals came. */
+bool program_interrupted(void);
 
 /* Whether standard error is a terminal that takes a progress line. */
 bool progress_wanted(bool quiet);
