@@ -56,7 +56,7 @@ static void put_word(const char *word, size_t n)
 
 static void put_synopsis(const struct program *program)
 {
-    printf(".Nm qsae-%s\n", program->name);
+    printf(".Nm %s\n", program_name());
     for (const char *at = program->synopsis; *at;) {
         const size_t n = strcspn(at, " []");
         put_word(at, n);
@@ -126,7 +126,7 @@ static void put_examples(const struct program *program)
             printf(".Pp\n");
         printf("%c", toupper((unsigned char)pair[0][0]));
         put_prose(pair[0] + 1);
-        printf(".Bd -literal -offset 2n\nqsae-%s ", program->name);
+        printf(".Bd -literal -offset 2n\n%s ", program_name());
         put_text(pair[1], strlen(pair[1]));
         printf("\n.Ed\n");
     }

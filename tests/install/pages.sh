@@ -9,7 +9,7 @@ trap 'rm -rf "$tmp"' EXIT
 . "$src/tests/install/tap.sh"
 
 options() { # of a program's --help
-    "$bin/$1" --help | sed -n 's/^  \(-.*\)/\1/p' | grep -oE -- '(^|, )--?[a-z][a-z-]*' |
+    "$bin/qsae-$1" --help | sed -n 's/^  \(-.*\)/\1/p' | grep -oE -- '(^|, )--?[a-z][a-z-]*' |
         sed 's/^, //'
 }
 
@@ -80,7 +80,9 @@ END
         grep -q '^\*-t+\[' "$tmp/found" && grep -q '^\*--condition=.*:_qsae_condition$' "$tmp/found"
 }
 
-for program in evaluate inspect merge published quantize rows; do
+mpi=
+[ ! -x "$bin/qsae-evaluate-mpi" ] || mpi=evaluate-mpi
+for program in evaluate inspect merge published quantize rows $mpi; do
     check "options of $program in its page" in_page $program
     if command -v mandoc >/dev/null; then
         empty "mandoc on qsae-$program.1" "$(lint "$bin/qsae-$program.1")"

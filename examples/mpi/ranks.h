@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The processes of an MPI job, as evaluate_mpi needs them. Calls are for the thread that called
+ * ranks_begin. What MPI itself reports is told with the rank and the call, and ends the job
+ * (MPI_Abort): no call here returns such an error but ranks_stopped.
+ */
+#ifndef EXAMPLES_MPI_RANKS_H
+#define EXAMPLES_MPI_RANKS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { RANK_HOST = 64, RANK_MESSAGE = 512 };
+
+struct ranks {
+    int rank, count;             /* of all */
+    int local, locals;           /* among those of this machine that may use the same CPUs */
+    char host[RANK_HOST];
+    bool told, heard;            /* to stop */
+    int stops;                   /* notices of that which came in */
+};
+
+/* What became of a rank. */
+struct outcome {
+    int32_t code;                /* exit status */
+    int32_t pid;
+    char host[RANK_HOST];
+    char message[RANK_MESSAGE];
+};
+
+/* The rank that a launcher (Hydra, Open MPI, Slurm) has put into the environment; 0 if none has.
+ * For what is said before ranks_begin. */
+int ranks_expected(void);
+
+void ranks_begin(struct ranks *r);
+void ranks_end(void);
+
+/* "rank 3 on HOST: ..." on standard error. */
+__attribute__((format(printf, 2, 3))) void rank_complain(const struct ranks *r,
+                                                         const char *format, ...);
+
+/* Tells the others to stop; the first call alone does. */
+void ranks_stop(struct ranks *r);
+/* 1: another rank has told so; 0; -1 where MPI fails, which *error (MPI's number) then is. */
+int ranks_stopped(struct ranks *r, int *error);
+/* Ends the job for that error. */
+void ranks_fail(const struct ranks *r, int error, const char *call);
+
+/*
+ * Everyone's outcome [count], known to all. Waits for all ranks without using a CPU; an
+ * interruption in the meantime tells the others to stop.
+ */
+void ranks_outcomes(struct ranks *r, const struct outcome *own, struct outcome *all);
+
+/*
+ * The bytes of a file from one rank to another, in messages of at most 1 MiB. Both return 0, or -1
+ * after a message: where the file cannot be read, the receiver hears so; where it cannot be
+ * written, the rest is taken in all the same. path NULL: there is none to send.
+ */
+int ranks_send_file(const struct ranks *r, int to, const char *path);
+int ranks_receive_file(const struct ranks *r, int from, const char *path);
+/* Bytes of files that this process has sent so far. */
+int64_t ranks_bytes_sent(void);
+
+/* Rank 0's number, known to all; waits as ranks_outcomes does. */
+int32_t ranks_agree(const struct ranks *r, int32_t code);
+/* Rank 0's text (NULL: none), which the caller frees, to all others; NULL on them where there is
+ * none or no memory. */
+char *ranks_text(const struct ranks *r, const char *text);
+
+#endif
