@@ -85,6 +85,8 @@ static int32_t visit_match(struct walk *w, struct audit_match *m)
 
 /* ---- a participant ---- */
 
+#define MOST_CALLS ((int64_t)1 << 48) /* of 2^15 matrices that add up */
+
 static int32_t visit_outliers(struct walk *w, struct participant *p)
 {
     enum { CALLS, WITH, COLUMNS, EACH };
@@ -98,7 +100,11 @@ static int32_t visit_outliers(struct walk *w, struct participant *p)
         words[EACH * i + WITH] = p->outliers[i].with_outliers;
         words[EACH * i + COLUMNS] = p->outliers[i].columns;
     }
-    const int32_t st = visit_words(w, "outliers", QSAE__PART_SUMS, words, EACH * p->n_outliers);
+    int32_t st = visit_words(w, "outliers", QSAE__PART_SUMS, words, EACH * p->n_outliers);
+    for (int64_t i = 0; i < EACH * p->n_outliers && st == QSAE_OK; i++)
+        if (words[i] > MOST_CALLS)
+            st = qsae__fail(QSAE_EFORMAT, "outliers: a count of %lld, expected at most %lld",
+                            (long long)words[i], (long long)MOST_CALLS);
     for (int64_t i = 0; i < p->n_outliers && st == QSAE_OK; i++)
         p->outliers[i] = (qsae__outliers){ .calls = words[EACH * i + CALLS],
                                            .with_outliers = words[EACH * i + WITH],
@@ -168,7 +174,7 @@ static int32_t visit_once(struct walk *w)
 
 static int32_t visit_seconds(struct walk *w, const char *name, double *seconds)
 {
-    int64_t ns = (int64_t)llround(*seconds * 1e9); /* whole numbers add in any order */
+    int64_t ns = (int64_t)llround(fmin(*seconds * 1e9, 0x1p62)); /* add in any order */
     const int32_t st = visit_words(w, name, QSAE__PART_SUMS, &ns, 1);
     *seconds = (double)ns * 1e-9;
     return st;

@@ -79,6 +79,20 @@ static int64_t n_counts(const qsae_metric *m)
     return qsae__metric_keeps(m) ? 2 * QSAE__HISTOGRAM : 0;
 }
 
+static void add_counts(const qsae_metric *m, uint64_t *to, const uint64_t *from)
+{
+    for (int64_t i = 0; i < n_counts(m); i += QSAE__HISTOGRAM)
+        qsae__histogram_merge(to + i, from + i);
+}
+
+static bool counts_valid(const qsae_metric *m, const uint64_t *counts, uint64_t rows)
+{
+    bool ok = true;
+    for (int64_t i = 0; i < n_counts(m); i += QSAE__HISTOGRAM)
+        ok = ok && qsae__histogram_valid(counts + i, rows);
+    return ok;
+}
+
 static void combine_moment(double *a, const double *b, int64_t n, int64_t mean, int64_t m2)
 {
     a[m2] += b[m2];
@@ -415,7 +429,7 @@ const qsae__kind qsae__kind_divergence = {
     .name = "divergence", .number = 2, .results = results,
     .n_results = sizeof results / sizeof results[0], .doc_sums = D_SUMS, .row_words = D_SUMS,
     .width = width, .record_words = record_words, .n_counts = n_counts, .combine = combine,
-    .compute = compute, .worst = true,
+    .compute = compute, .worst = true, .add_counts = add_counts, .counts_valid = counts_valid,
 };
 
 int32_t qsae_metric_open_divergence(qsae_context *context, const qsae_metric_settings *s,

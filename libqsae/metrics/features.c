@@ -194,13 +194,14 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
     int64_t *const id = qsae__alloc_array(m->ctx, m->features, sizeof *id);
     int32_t st = r && sorted && id ? QSAE_OK : QSAE_ENOMEM;
     int64_t active = 0;
-    uint64_t all_r = 0, all_q = 0, both = 0, dead = 0, alive = 0, less = 0, more = 0;
+    uint64_t dead = 0, alive = 0, less = 0, more = 0;
+    double all_r = 0, all_q = 0, both = 0; /* of all features: exact below 2^53 */
     const double *const tokens = sum + S_HEAD + V_SUMS * m->features;
     for (int64_t f = 0; f < m->features && st == QSAE_OK; f++) {
         const uint64_t *const c = counts + C_SUMS * f;
-        all_r += c[C_R];
-        all_q += c[C_Q];
-        both += c[C_BOTH];
+        all_r += (double)c[C_R];
+        all_q += (double)c[C_Q];
+        both += (double)c[C_BOTH];
         dead += c[C_R] && !c[C_Q];
         alive += !c[C_R] && c[C_Q];
         if (!(n > 0) || !((double)c[C_R] / n > m->active_rate))
@@ -221,11 +222,11 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
     if (st != QSAE_OK)
         return st;
     qsae__set(m, v, "cofire_jaccard_all",
-              qsae__ratio((double)both, (double)(all_r + all_q - both)));
+              qsae__ratio(both, all_r + all_q - both));
     qsae__set(m, v, "newly_dead", (double)dead);
     qsae__set(m, v, "newly_alive", (double)alive);
-    qsae__set(m, v, "l0_r", qsae__ratio((double)all_r, n));
-    qsae__set(m, v, "l0_q", qsae__ratio((double)all_q, n));
+    qsae__set(m, v, "l0_r", qsae__ratio(all_r, n));
+    qsae__set(m, v, "l0_q", qsae__ratio(all_q, n));
     qsae__set(m, v, "suppressed", (double)less);
     qsae__set(m, v, "amplified", (double)more);
     qsae__set(m, v, "token_jaccard", qsae__ratio(tokens[QSAE__T_JACCARD], tokens[QSAE__T_EITHER]));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Activation mass per feature, sum |f| over the counted rows: where in the text a feature lives
- * (methods.md section 8). Sums are whole numbers in units of 2^-32, so they depend on no order and
- * cost 16 bytes per feature.
+ * (methods.md section 8). Sums are whole numbers of 96 bits in units of 2^-32, so they depend on no
+ * order and cost 16 bytes per feature. The largest one says "this much or more".
  */
 #include "metrics/mass.h"
 
@@ -21,10 +21,37 @@ static int64_t width(const qsae_metric *m)
     return S_HEAD;
 }
 
-/* Per feature the sum's low and high 32 bits, each of which has 2^32 rows' room to grow. */
+/* Per feature the sum's low 32 bits and its high 64. */
 static int64_t n_counts(const qsae_metric *m)
 {
     return 2 * m->features;
+}
+
+static void add(uint64_t *to, uint64_t low, uint64_t high)
+{
+    const uint64_t carry = (to[0] += low) >> 32; /* each is below 2^32 */
+    to[0] &= UINT32_MAX;
+    if (high > UINT64_MAX - carry || to[1] > UINT64_MAX - (high + carry)) {
+        to[0] = UINT32_MAX;
+        to[1] = UINT64_MAX;
+    } else {
+        to[1] += high + carry;
+    }
+}
+
+static void add_counts(const qsae_metric *m, uint64_t *to, const uint64_t *from)
+{
+    for (int64_t f = 0; f < m->features; f++)
+        add(to + 2 * f, from[2 * f], from[2 * f + 1]);
+}
+
+static bool counts_valid(const qsae_metric *m, const uint64_t *counts, uint64_t rows)
+{
+    bool ok = true;
+    (void)rows;
+    for (int64_t f = 0; f < m->features; f++)
+        ok = ok && counts[2 * f] <= UINT32_MAX;
+    return ok;
 }
 
 static void combine(const qsae_metric *m, double *a, const double *b)
@@ -55,9 +82,7 @@ static void finish(qsae__update *u)
              e++) {
             const float size = fabsf(s->values[e]);
             const uint64_t sum = (uint64_t)((double)(size < MOST ? size : MOST) / UNIT + 0.5);
-            uint64_t *const at = u->m->state.counts + 2 * (int64_t)s->indices[e];
-            at[0] += sum & 0xffffffff;
-            at[1] += sum >> 32;
+            add(u->m->state.counts + 2 * (int64_t)s->indices[e], sum & UINT32_MAX, sum >> 32);
         }
 }
 
@@ -72,7 +97,7 @@ static int32_t compute(qsae_metric *m, const double *sum, qsae__values *v)
 const qsae__kind qsae__kind_mass = {
     .name = "mass", .number = 12, .results = results,
     .n_results = sizeof results / sizeof results[0], .width = width, .n_counts = n_counts,
-    .combine = combine, .compute = compute,
+    .combine = combine, .compute = compute, .add_counts = add_counts, .counts_valid = counts_valid,
 };
 
 int32_t qsae__mass_open(qsae_context *ctx, int64_t features, const qsae_metric_settings *s,

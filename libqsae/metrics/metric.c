@@ -419,7 +419,9 @@ static int32_t add_state(qsae_metric *m, qsae__state *s, const qsae__state *from
         st = add_sample(m->ctx, &s->sample, &from->sample);
     if (st == QSAE_OK && m->kind->batches)
         st = qsae__batches_add(m, &s->batches, &from->batches);
-    for (int64_t i = 0; i < per_kind(m, m->kind->n_counts); i++)
+    if (m->kind->add_counts)
+        m->kind->add_counts(m, s->counts, from->counts);
+    for (int64_t i = 0; !m->kind->add_counts && i < per_kind(m, m->kind->n_counts); i++)
         s->counts[i] += from->counts[i];
     for (int64_t i = 0; i < per_kind(m, m->kind->n_maxima); i++)
         s->maxima[i] = s->maxima[i] > from->maxima[i] ? s->maxima[i] : from->maxima[i];

@@ -228,6 +228,10 @@ typedef struct qsae__kind {
     int64_t (*n_maxima)(const qsae_metric *m);
     qsae__combine_fn combine;
     int32_t (*compute)(qsae_metric *m, const double *sum, qsae__values *v);
+    /* NULL: word by word, none above the rows counted. Else to += from, in any order the same; and
+     * whether counts out of a file can be those of so many rows. */
+    void (*add_counts)(const qsae_metric *m, uint64_t *to, const uint64_t *from);
+    bool (*counts_valid)(const qsae_metric *m, const uint64_t *counts, uint64_t rows);
 } qsae__kind;
 
 extern const qsae__kind qsae__kind_cross_entropy, qsae__kind_divergence, qsae__kind_reconstruction,

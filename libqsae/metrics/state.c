@@ -313,6 +313,15 @@ static int32_t check_rows(const qsae__tree *t)
     return QSAE_OK;
 }
 
+/* Rows counted: at most 2^53, as there are tokens. */
+static uint64_t rows_of(const qsae__tree *t)
+{
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < t->n; i++)
+        sum += (uint64_t)t->node[i].v[S_ROWS];
+    return sum;
+}
+
 static int32_t read_runs(qsae_context *ctx, qsae__runs *t, reader *r, bool wanted)
 {
     int64_t n, end = 0;
@@ -363,6 +372,16 @@ static int32_t read_sample(qsae_context *ctx, qsae__sample *s, reader *r)
     return QSAE_OK;
 }
 
+static bool counts_valid(const qsae_metric *m, const uint64_t *counts, int64_t n, uint64_t rows)
+{
+    bool ok = true;
+    if (m->kind->counts_valid)
+        return m->kind->counts_valid(m, counts, rows);
+    for (int64_t i = 0; i < n; i++)
+        ok = ok && counts[i] <= rows;
+    return ok;
+}
+
 static int32_t read_totals(const qsae_metric *m, qsae__state *s, reader *r)
 {
     const int64_t counts = m->kind->n_counts ? m->kind->n_counts(m) : 0;
@@ -377,6 +396,8 @@ static int32_t read_totals(const qsae_metric *m, qsae__state *s, reader *r)
                               ? " (one side was opened with prompt_tokens)" : "");
     if (!take(r, s->counts, (size_t)counts * 8) || !take_i64(r, maxima, maxima, &n))
         return bad("truncated in the counts");
+    if (!counts_valid(m, s->counts, counts, rows_of(&s->tree)))
+        return bad("a count is larger than the rows allow");
     for (int64_t i = 0; i < maxima; i++) {
         if (!take(r, &v, sizeof v) || !isfinite(v) || (double)(float)v != v)
             return bad("a maximum is not a finite f32");
@@ -481,7 +502,11 @@ static int32_t read_blocks(const qsae_metric *m, qsae__state *s, reader *r)
     const int32_t st = qsae__blocks_read(m->ctx, &s->blocks, r->at, r->left, &used);
     r->at += used;
     r->left -= used;
-    return st;
+    uint64_t rows = 0;
+    for (int g = 0; g < QSAE__BLOCKS; g++)
+        rows += (uint64_t)s->blocks.rows[g];
+    return st == QSAE_OK && rows > rows_of(&s->tree)
+               ? bad("more rows in blocks of documents than there are") : st;
 }
 
 static int32_t read_prefixes(qsae__tree *t, reader *r, bool finite)

@@ -57,6 +57,11 @@ static double unit_of(int64_t bucket)
     return ldexp(1, ilogb(pow(GAMMA, (double)(bucket + FIRST - 1))) - 24);
 }
 
+static void add_sum(uint64_t *to, uint64_t v)
+{
+    *to = *to > UINT64_MAX - v ? UINT64_MAX : *to + v;
+}
+
 void qsae__histogram_add(uint64_t *words, float v)
 {
     const float size = fabsf(v);
@@ -68,7 +73,30 @@ void qsae__histogram_add(uint64_t *words, float v)
     const int64_t b = bucket_of(clipped);
     uint64_t *const at = words + 1 + 2 * (b + (v < 0 ? QSAE__HISTOGRAM_BUCKETS : 0));
     at[0]++;
-    at[1] += (uint64_t)((double)clipped / unit_of(b));
+    add_sum(&at[1], (uint64_t)((double)clipped / unit_of(b)));
+}
+
+void qsae__histogram_merge(uint64_t *words, const uint64_t *from)
+{
+    words[0] += from[0];
+    for (int64_t i = 1; i < QSAE__HISTOGRAM; i += 2) {
+        words[i] += from[i];
+        add_sum(&words[i + 1], from[i + 1]);
+    }
+}
+
+bool qsae__histogram_valid(const uint64_t *words, uint64_t values)
+{
+    uint64_t left = values;
+    if (words[0] > left)
+        return false;
+    left -= words[0];
+    for (int64_t i = 1; i < QSAE__HISTOGRAM; i += 2) {
+        if (words[i] > left)
+            return false;
+        left -= words[i];
+    }
+    return true;
 }
 
 /* A bucket as the values go up. */
@@ -89,7 +117,7 @@ static struct step step_at(const uint64_t *words, int64_t i)
         return (struct step){ 0, 0, 0 };
     return (struct step){ (double)at[0],
                           sign * 2 * pow(GAMMA, (double)(b + FIRST)) / (GAMMA + 1),
-                          sign * (double)at[1] * unit_of(b) };
+                          at[1] == UINT64_MAX ? NAN : sign * (double)at[1] * unit_of(b) };
 }
 
 /* The value of rank k (0 = the smallest), within the error of its bucket. */

@@ -29,12 +29,16 @@ void qsae__tail_sorted(const double *sorted, int64_t n, qsae__tail *out);
 /*
  * Histogram of QSAE__HISTOGRAM words, zero at first: log buckets of relative error 1% for either
  * sign from 2^-30 to 2^20 (smaller counts as zero, larger as the largest), per bucket the number of
- * values and their exact sum in units of its own. Two merge by adding the words.
+ * values and their exact sum in units of its own; a sum that no word holds stays UINT64_MAX, and
+ * figures that need it are NaN.
  */
 #define QSAE__HISTOGRAM_BUCKETS 1736
 #define QSAE__HISTOGRAM (1 + 4 * QSAE__HISTOGRAM_BUCKETS)
 #define QSAE__HISTOGRAM_ERROR 0.01
 void qsae__histogram_add(uint64_t *words, float v);
+void qsae__histogram_merge(uint64_t *words, const uint64_t *from);
+/* Whether the words can be those of so many values or fewer. */
+bool qsae__histogram_valid(const uint64_t *words, uint64_t values);
 void qsae__histogram_tail(const uint64_t *words, double max, qsae__tail *out);
 
 /* The words of a token in a sample and in the list of the worst: the token, then three of them. */

@@ -175,5 +175,9 @@ int main(void)
         metrics_tests[n++] = rank_tests[i];
     for (size_t i = 0; i < n_overlap_tests; i++)
         metrics_tests[n++] = overlap_tests[i];
+    for (size_t i = 0; i < n_accumulator_tests; i++)
+        metrics_tests[n++] = accumulator_tests[i];
+    for (size_t i = 0; i < n_counter_tests; i++)
+        metrics_tests[n++] = counter_tests[i];
     return _cmocka_run_group_tests("metrics", metrics_tests, n, NULL, NULL);
 }
