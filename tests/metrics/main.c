@@ -157,7 +157,7 @@ void assert_near(qsae_metric *m, const char *name, double want, double relative)
         fail_msg("%s: expected %.17g, found %.17g", name, want, got);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     struct CMUnitTest metrics_tests[64];
     size_t n = 0;
@@ -179,5 +179,9 @@ int main(void)
         metrics_tests[n++] = accumulator_tests[i];
     for (size_t i = 0; i < n_counter_tests; i++)
         metrics_tests[n++] = counter_tests[i];
+    for (size_t i = 0; i < n_shard_tests; i++)
+        metrics_tests[n++] = shard_tests[i];
+    if (argc > 1) /* only tests whose names match, with * and ? */
+        cmocka_set_test_filter(argv[1]);
     return _cmocka_run_group_tests("metrics", metrics_tests, n, NULL, NULL);
 }

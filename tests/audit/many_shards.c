@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Audits in many parts: states of up to 1,024 processes, merged in any order, in a line or as a
+ * tree, have the bytes and the result of one go. QSAE_LONG_TESTS=1: powers of two, primes, 1,024.
+ */
+#include <unistd.h>
+
+#include "document.h"
+#include "folder.h"
+
+#define SHARDS_MOST 1024
+#define FIRST_ID 3 /* of the model in tests/fuzz/fixture: words, no single bytes */
+#define IDS 8
+#define UNIT 72 /* tokens between places where a part may begin: 4 batches of 2 chunks of 9 */
+
+static uint32_t seed = 1024;
+
+/* A .npy of so many random ids. */
+static void write_text(const char *path, int64_t n)
+{
+    char head[128];
+    FILE *const f = fopen(path, "wb");
+    assert_non_null(f);
+    memset(head, ' ', sizeof head);
+    memcpy(head, "\x93NUMPY\x01\x00\x76\x00", 10);
+    const int length = snprintf(head + 10, sizeof head - 10,
+                                "{'descr': '<i4', 'fortran_order': False, 'shape': (%lld,), }",
+                                (long long)n);
+    head[10 + length] = ' ';
+    head[127] = '\n';
+    assert_int_equal(fwrite(head, 1, sizeof head, f), sizeof head);
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t id = FIRST_ID + (int32_t)(next_random(&seed) % IDS);
+        assert_int_equal(fwrite(&id, sizeof id, 1, f), 1);
+    }
+    assert_int_equal(fclose(f), 0);
+}
+
+static void settings(qsae_audit_settings *s, const char *text)
+{
+    static const char *const conditions[] = { "rtn:bits=4", "llm.int8:threshold=1" };
+    static const char *const saes[] = { QSAE_FUZZ_FIXTURE "/sae@0" };
+    static const char *const slices[] = { "position" };
+    qsae_audit_settings_init(s, sizeof *s);
+    s->model = QSAE_FUZZ_FIXTURE;
+    s->text = text;
+    s->conditions = conditions;
+    s->n_conditions = 2;
+    s->saes = saes;
+    s->n_saes = 1;
+    s->slices = slices;
+    s->n_slices = 1;
+    s->context = 9;
+    s->batch = 2;
+    s->bos_policy = QSAE_BOS_NONE;
+    s->top_contexts = 2;
+}
+
+static char *name_of(char path[64], const char *what, int64_t i)
+{
+    snprintf(path, 64, "%s/%s%lld", folder, what, (long long)i);
+    return path;
+}
+
+static char *read_state(const char *path, size_t *size)
+{
+    static const char name[] = "run.seconds"; /* what the run took comes last */
+    FILE *const f = fopen(path, "rb");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, 0, SEEK_END), 0);
+    *size = (size_t)ftell(f);
+    rewind(f);
+    char *const data = malloc(*size);
+    assert_non_null(data);
+    assert_int_equal(fread(data, 1, *size, f), *size);
+    fclose(f);
+    for (size_t i = *size - sizeof name; i > 0; i--)
+        if (memcmp(data + i, name, sizeof name - 1) == 0) {
+            *size = i;
+            return data;
+        }
+    fail_msg("a state without run.seconds");
+    return data;
+}
+
+static json_t *result_with(qsae_context *ctx, qsae_audit_settings *s, const char *state)
+{
+    s->state = state;
+    json_t *const result = run(ctx, s);
+    s->state = NULL;
+    strip(result);
+    assert_true(json_is_true(json_object_get(result, "complete")));
+    return result;
+}
+
+static void run_shards(qsae_context *ctx, qsae_audit_settings *s, int64_t n, char (*paths)[64])
+{
+    for (int64_t i = 0; i < n; i++) {
+        qsae_audit *audit = NULL;
+        s->state = name_of(paths[i], "shard", i);
+        s->shard_index = i;
+        s->shard_count = n;
+        unlink(paths[i]);
+        assert_ok(qsae_audit_open(ctx, s, &audit));
+        assert_ok(qsae_audit_run(audit));
+        qsae_audit_close(&audit);
+    }
+    s->state = NULL;
+    s->shard_index = s->shard_count = 0;
+}
+
+/* In a random order: all at once, or `fan` files into one until one is left. */
+static void merge_all(qsae_context *ctx, char (*paths)[64], int64_t n, int64_t fan,
+                      const char *out)
+{
+    const char *left[SHARDS_MOST];
+    qsae_merge_info info = { .struct_size = sizeof info };
+    for (int64_t i = 0; i < n; i++)
+        left[i] = paths[i];
+    for (int64_t i = n - 1; i > 0; i--) {
+        const int64_t k = next_random(&seed) % (uint32_t)(i + 1);
+        const char *const swap = left[i];
+        left[i] = left[k];
+        left[k] = swap;
+    }
+    for (int64_t next; fan > 1 && n > fan; n = next) {
+        next = 0;
+        for (int64_t i = 0; i < n; i += fan) {
+            const int64_t some = n - i < fan ? n - i : fan;
+            assert_ok(qsae_audit_merge(ctx, left + i, some, left[i], 0, NULL));
+            left[next++] = left[i];
+        }
+    }
+    assert_ok(qsae_audit_merge(ctx, left, n, out, 0, &info));
+    assert_int_equal(info.gaps, 0);
+    assert_int_equal(info.measured_chunks, info.chunks);
+}
+
+static void test_many(void **state)
+{
+    static const int64_t some[] = { 7 }, many[] = { 1, 2, 3, 17, 64, 127, 512, 1021, 1024 };
+    static char paths[SHARDS_MOST][64];
+    const int64_t *const counts = full_length() ? many : some;
+    const size_t n_counts = full_length() ? sizeof many / sizeof *many : sizeof some / sizeof *some;
+    qsae_context *ctx = open_context(NULL, 1);
+    qsae_audit_settings s;
+    char text[64], whole[64], merged[64];
+    size_t size, other;
+    (void)state;
+    snprintf(text, sizeof text, "%s/text.npy", folder);
+    write_text(text, UNIT * (full_length() ? SHARDS_MOST : 10));
+    settings(&s, text);
+    json_t *const want = result_with(ctx, &s, name_of(whole, "whole", 0));
+    char *const bytes = read_state(whole, &size);
+    for (size_t k = 0; k < n_counts; k++) {
+        run_shards(ctx, &s, counts[k], paths);
+        merge_all(ctx, paths, counts[k], k % 2 ? 0 : 2 + (int64_t)k, name_of(merged, "merged", 0));
+        char *const have = read_state(merged, &other);
+        if (other != size || memcmp(bytes, have, size) != 0)
+            fail_msg("%lld parts: another state", (long long)counts[k]);
+        json_t *const result = result_with(ctx, &s, merged);
+        if (!json_equal(want, result))
+            fail_msg("%lld parts: another result", (long long)counts[k]);
+        print_message("%lld parts: the bytes and the result of one\n", (long long)counts[k]);
+        json_decref(result);
+        free(have);
+    }
+    free(bytes);
+    json_decref(want);
+    qsae_context_close(&ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_many) };
+    return cmocka_run_group_tests_name("many_shards", tests, make_folder, remove_folder);
+}
