@@ -34,7 +34,7 @@ static inline json_t *result_of(qsae_audit *audit)
     json_error_t error;
     assert_ok(qsae_audit_result(audit, &text, &size));
     assert_int_equal(strlen(text), size);
-    json_t *result = json_loads(text, JSON_REJECT_DUPLICATES, &error);
+    json_t *result = json_loads(text, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     assert_non_null(result);
     return result;
 }

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Audits in many parts: states of up to 1,024 processes, merged in any order, in a line or as a
- * tree, have the bytes and the result of one go. QSAE_LONG_TESTS=1: powers of two, primes, 1,024.
+ * Audits in many parts, and their counts: states of up to 1,024 processes, merged in any order, in a line or as a
+ * tree, have the bytes and the result of one go; counts that begin far on. QSAE_LONG_TESTS=1: powers
+ * of two, primes, 1,024.
  */
 #include <unistd.h>
 
+#include "core/hash.h"
 #include "document.h"
 #include "folder.h"
 
 #define SHARDS_MOST 1024
-#define FIRST_ID 3 /* of the model in tests/fuzz/fixture: words, no single bytes */
+#define FIRST_ID 3 /* of the model in tests/fuzz/fixture: some words */
 #define IDS 8
 #define UNIT 72 /* tokens between places where a part may begin: 4 batches of 2 chunks of 9 */
 
@@ -170,8 +172,106 @@ static void test_many(void **state)
     qsae_context_close(&ctx);
 }
 
+/* ---- counts ---- */
+
+/* Sets word i of a part's data to `value`, and the checksum right. */
+static void set_word(const char *path, const char *part, int64_t i, int64_t value)
+{
+    FILE *const f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, 0, SEEK_END), 0);
+    const size_t size = (size_t)ftell(f), hash = QSAE__HASH_SIZE - 1, length = strlen(part);
+    char *const data = malloc(size), hex[QSAE__HASH_SIZE];
+    size_t at = 0;
+    rewind(f);
+    assert_non_null(data);
+    assert_int_equal(fread(data, 1, size, f), size);
+    while (at + length < size && memcmp(data + at, part, length) != 0)
+        at++;
+    at += length + 3 * 8 + 8 * (size_t)i; /* kind, no description, size of the data */
+    assert_true(at + 8 < size);
+    memcpy(data + at, &value, sizeof value);
+    qsae__hash(data, size - hash, hex);
+    memcpy(data + size - hash, hex, hash);
+    rewind(f);
+    assert_int_equal(fwrite(data, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+    free(data);
+}
+
+/* Calls of linear layers that LLM.int8 counted. */
+static int64_t calls_of(const json_t *result)
+{
+    const json_t *const c = json_array_get(json_object_get(result, "conditions"), 1);
+    const json_t *const n = json_object_get(json_object_get(c, "outliers"), "linear_calls");
+    assert_true(json_is_integer(n));
+    return json_integer_value(n);
+}
+
+static void test_counts(void **state)
+{
+    static const int64_t starts[] = { (int64_t)UINT32_MAX, ((int64_t)1 << 48) - 1000 };
+    static const char part[] = "conditions[1].outliers";
+    qsae_context *ctx = open_context(NULL, 1);
+    qsae_audit_settings s;
+    qsae_audit *audit = NULL;
+    char text[64], whole[64], paths[2][64];
+    (void)state;
+    snprintf(text, sizeof text, "%s/counts.npy", folder);
+    write_text(text, UNIT * 4);
+    settings(&s, text);
+    unlink(name_of(whole, "counted", 0));
+    json_t *const want = result_with(ctx, &s, whole);
+    const int64_t matrices = 7; /* of the fixture's one layer, each called once a batch */
+    assert_int_equal(calls_of(want), matrices * 16);
+    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
+        run_shards(ctx, &s, 2, paths);
+        set_word(paths[0], part, 0, starts[i]); /* instead of 8 */
+        assert_ok(qsae_audit_merge(ctx, (const char *const[]){ paths[1], paths[0] }, 2, whole, 0,
+                                   NULL));
+        json_t *const result = i == 0 ? result_with(ctx, &s, whole) : NULL;
+        if (result)
+            assert_int_equal(calls_of(result), starts[i] + matrices * 16 - 8);
+        json_decref(result);
+        json_t *const gone_on = result_with(ctx, &s, paths[0]); /* the run counts further */
+        assert_int_equal(calls_of(gone_on), starts[i] + matrices * 16 - 8);
+        json_decref(gone_on);
+    }
+    run_shards(ctx, &s, 2, paths);
+    set_word(paths[0], part, 2, ((int64_t)1 << 48) + 1);
+    s.state = paths[0];
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EFORMAT, "outliers: a count of 2814749767");
+    set_word(paths[0], part, 2, -1);
+    assert_fails(qsae_audit_open(ctx, &s, &audit), QSAE_EFORMAT, "a count is negative");
+    /* Two sums that 63 bits do not hold. */
+    set_word(paths[0], part, 2, INT64_MAX);
+    set_word(paths[1], part, 2, 1);
+    assert_fails(qsae_audit_merge(ctx, (const char *const[]){ paths[0], paths[1] }, 2, whole, 0,
+                                  NULL), QSAE_EOVERFLOW, "too large a sum");
+    json_decref(want);
+    qsae_context_close(&ctx);
+}
+
+/* The time a run took stays one that can be read. */
+static void test_seconds(void **state)
+{
+    qsae_context *ctx = open_context(NULL, 1);
+    qsae_audit_settings s;
+    char text[64], paths[2][64];
+    (void)state;
+    snprintf(text, sizeof text, "%s/seconds.npy", folder);
+    write_text(text, UNIT * 4);
+    settings(&s, text);
+    run_shards(ctx, &s, 2, paths);
+    set_word(paths[0], "run.seconds", 0, INT64_MAX);
+    json_decref(result_with(ctx, &s, paths[0]));
+    json_decref(result_with(ctx, &s, paths[0]));
+    qsae_context_close(&ctx);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_many) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_many), cmocka_unit_test(test_counts),
+                                        cmocka_unit_test(test_seconds) };
     return cmocka_run_group_tests_name("many_shards", tests, make_folder, remove_folder);
 }
