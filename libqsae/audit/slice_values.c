@@ -109,7 +109,7 @@ static int32_t by_metadata(qsae_audit *a, struct slice_dimension *d, const char 
             return st;
         json_t *o;
         if ((st = qsae__json_parse_with(info.metadata, strlen(info.metadata), "metadata",
-                                        QSAE__JSON_NUL, &o)) != QSAE_OK)
+                                        QSAE__JSON_NUL | QSAE__JSON_DATA, &o)) != QSAE_OK)
             return st;
         const json_t *const v = member(o, path);
         any |= v != NULL;

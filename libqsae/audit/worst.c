@@ -99,8 +99,8 @@ static json_t *document_json(const qsae_audit *a, const qsae__document_sums *d)
     if (d->document < 0 || qsae_corpus_document(a->corpus, d->document, &info) != QSAE_OK)
         return o;
     json_t *const source = info.source ? json_string(info.source) : NULL, *metadata = NULL;
-    if (qsae__json_parse_with(info.metadata, strlen(info.metadata), "metadata", QSAE__JSON_NUL,
-                              &metadata) != QSAE_OK)
+    if (qsae__json_parse_with(info.metadata, strlen(info.metadata), "metadata",
+                              QSAE__JSON_NUL | QSAE__JSON_DATA, &metadata) != QSAE_OK)
         qsae__json_lose();
     json_object_set_new(o, "source", source ? source : json_null());
     json_object_set_new(o, "line", json_integer(info.line));

@@ -4,51 +4,12 @@
 #include <string.h>
 
 #include "formats/json.h"
+#include "formats/walk.h"
 
-#define MAX_DEPTH 64
-
-/* jansson recurses up to 2048 levels; brackets outside strings bound the depth before it starts.
- * *longest: an upper bound of the bytes of a token. */
-static bool depth_ok(const char *text, size_t size, size_t *longest)
-{
-    size_t depth = 0, from = 0;
-
-    *longest = 0;
-    for (size_t i = 0; i < size; i++) {
-        switch (text[i]) {
-        case '"':
-            for (from = i++; i < size && text[i] != '"'; i++)
-                if (text[i] == '\\')
-                    i++;
-            break;
-        case '[':
-        case '{':
-            if (++depth > MAX_DEPTH)
-                return false;
-            break;
-        case ']':
-        case '}':
-            if (depth > 0)
-                depth--;
-            break;
-        case ' ':
-        case '\t':
-        case '\r':
-        case '\n':
-        case ',':
-        case ':':
-            break;
-        default:
-            continue; /* inside a number or a name */
-        }
-        if (i >= size || i - from > *longest)
-            *longest = (i < size ? i : size) - from;
-        from = i;
-    }
-    if (size - from > *longest)
-        *longest = size - from;
-    return true;
-}
+/* What a document's values may take: with its own bytes, where they are read into memory, and what
+ * is made of the values, no more than 8 bytes per byte and 1 MiB. */
+#define TREE_PER_BYTE 7
+#define TREE_FREE ((uint64_t)3 << 18)
 
 /*
  * jansson gathers the bytes of a token in a buffer whose growth it does not check: without memory
@@ -61,6 +22,8 @@ static bool depth_ok(const char *text, size_t size, size_t *longest)
 struct feed {
     const char *text;
     size_t size, at;         /* of the text */
+    const qsae__cut *cuts;   /* [n_cuts], each of which is read as null and its line breaks */
+    size_t n_cuts, lines;    /* lines: of the last cut, to be put */
     size_t digits, put;      /* of the number, "0." included */
     enum { FEED_NUMBER, FEED_TEXT, FEED_END } part;
     bool refused;
@@ -93,6 +56,53 @@ static size_t feed_number(struct feed *f, char *to, size_t most)
     return n;
 }
 
+/* The cut that begins here or next, or NULL. */
+static const qsae__cut *next_cut(const struct feed *f)
+{
+    const qsae__cut *next = NULL;
+    for (size_t i = 0; i < f->n_cuts; i++) {
+        const qsae__cut *const c = &f->cuts[i];
+        if (c->text && (size_t)(c->text - f->text) >= f->at && (!next || c->text < next->text))
+            next = c;
+    }
+    return next;
+}
+
+static size_t lines_in(const char *text, size_t size)
+{
+    size_t n = 0;
+    for (const char *p = text; (p = memchr(p, '\n', size - (size_t)(p - text))) != NULL; p++)
+        n++;
+    return n;
+}
+
+static size_t feed_text(struct feed *f, char *to, size_t most)
+{
+    static const char null[] = "null";
+    size_t n = 0;
+    while (f->at < f->size || f->lines > 0) {
+        const qsae__cut *const cut = next_cut(f);
+        const size_t stop = cut ? (size_t)(cut->text - f->text) : f->size;
+        if (f->lines > 0 && n < most) {
+            to[n++] = '\n';
+            f->lines--;
+        } else if (f->lines == 0 && f->at < stop && n < most) {
+            const size_t part = stop - f->at < most - n ? stop - f->at : most - n;
+            memcpy(to + n, f->text + f->at, part);
+            f->at += part;
+            n += part;
+        } else if (f->lines == 0 && f->at == stop && most - n >= sizeof null - 1) {
+            memcpy(to + n, null, sizeof null - 1);
+            n += sizeof null - 1;
+            f->lines = lines_in(cut->text, cut->size);
+            f->at += cut->size;
+        } else {
+            break;
+        }
+    }
+    return n;
+}
+
 static size_t feed_next(void *buffer, size_t most, void *data)
 {
     struct feed *const f = data;
@@ -101,24 +111,35 @@ static size_t feed_next(void *buffer, size_t most, void *data)
         return feed_number(f, to, most);
     if (f->part == FEED_END)
         return 0;
-    const size_t n = f->size - f->at < most - 1 ? f->size - f->at : most - 1;
-    memcpy(to, f->text + f->at, n);
-    f->at += n;
-    if (f->at < f->size)
+    const size_t n = feed_text(f, to, most - 1);
+    if (f->at < f->size || f->lines > 0)
         return n;
     to[n] = ']';
     f->part = FEED_END;
     return n + 1;
 }
 
-/* False: there is no memory. *out: NULL if the text is no JSON value. */
-static bool load_guarded(const char *text, size_t size, size_t longest, size_t flags, json_t **out)
+/* The text alone, to learn what is wrong with it. */
+static size_t feed_plain(void *buffer, size_t most, void *data)
 {
-    struct feed f = { .text = text, .size = size, .digits = 16 };
+    return feed_text(data, buffer, most);
+}
+
+/* Digits of the number that makes room for tokens of `longest` bytes. */
+static size_t feed_digits(size_t longest)
+{
+    size_t digits = 16;
+    while (digits < longest + 16)
+        digits *= 2;
+    return digits;
+}
+
+/* False: there is no memory. *out: NULL if the text is no JSON value. */
+static bool load_guarded(struct feed f, size_t longest, size_t flags, json_t **out)
+{
     json_error_t error;
-    while (f.digits < longest + 16)
-        f.digits *= 2;
-    f.digits += 8; /* some behind the last doubling */
+
+    f.digits = feed_digits(longest) + 8; /* some behind the last doubling */
     errno = 0;
     json_t *const pair = json_load_callback(feed_next, &f, flags, &error);
     const bool memory = pair || (!f.refused && errno != ENOMEM &&
@@ -128,23 +149,66 @@ static bool load_guarded(const char *text, size_t size, size_t longest, size_t f
     return memory;
 }
 
-int32_t qsae__json_parse_with(const char *text, size_t size, const char *name, unsigned flags,
-                              json_t **out)
+static int32_t refuse_at(const char *text, const char *at, const char *name, const char *what)
+{
+    return qsae__fail(QSAE_EFORMAT, "%s:%zu: %s", name,
+                      1 + lines_in(text, (size_t)(at - text)), what);
+}
+
+/* The walk before anything is built: what it found is in *w. */
+static int32_t walk(const char *text, size_t size, const char *name, unsigned flags,
+                    qsae__cut *cuts, size_t n_cuts, qsae__walk *w)
+{
+    uint64_t most, need;
+
+    if (!qsae__mul_u64(size, TREE_PER_BYTE, &most) || !qsae__add_u64(most, TREE_FREE, &most))
+        return qsae__fail(QSAE_EOVERFLOW, "%s: too large", name);
+    if (flags & QSAE__JSON_DATA)
+        most = UINT64_MAX;
+    qsae__json_walk(text, size, flags, most, cuts, n_cuts, w);
+    /* The token buffer of twice the digits, and the token itself. */
+    need = w->tree + 2 * (uint64_t)feed_digits(w->longest) + w->longest;
+    if (w->too_deep)
+        return qsae__fail(QSAE_EFORMAT, "%s: JSON nested deeper than %d levels", name,
+                          QSAE__JSON_DEPTH);
+    if (w->too_much || need > most)
+        return qsae__fail(QSAE_EFORMAT, "%s:%zu: expected values that fit into %d bytes per byte "
+                          "and %llu, found more", name, 1 + lines_in(text, (size_t)(w->at - text)),
+                          TREE_PER_BYTE, (unsigned long long)TREE_FREE);
+    return w->in_cut ? refuse_at(text, w->at, name, w->wrong) : QSAE_OK;
+}
+
+int32_t qsae__json_check(const char *text, size_t size, const char *name)
+{
+    qsae__walk w;
+
+    qsae__json_walk(text, size, 0, UINT64_MAX, NULL, 0, &w);
+    if (w.too_deep)
+        return qsae__fail(QSAE_EFORMAT, "%s: JSON nested deeper than %d levels", name,
+                          QSAE__JSON_DEPTH);
+    return w.wrong ? refuse_at(text, w.at, name, w.wrong) : QSAE_OK;
+}
+
+int32_t qsae__json_parse_cut(const char *text, size_t size, const char *name, unsigned flags,
+                             qsae__cut *cuts, size_t n_cuts, json_t **out)
 {
     json_error_t error;
-    size_t decode = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, longest;
+    size_t decode = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY;
+    qsae__walk w;
 
     *out = NULL;
-    if (!depth_ok(text, size, &longest))
-        return qsae__fail(QSAE_EFORMAT, "%s: JSON nested deeper than %d levels", name, MAX_DEPTH);
+    const int32_t status = walk(text, size, name, flags, cuts, n_cuts, &w);
+    if (status != QSAE_OK)
+        return status;
     if (flags & QSAE__JSON_NUL)
         decode |= JSON_ALLOW_NUL;
     if (flags & QSAE__JSON_REALS)
         decode |= JSON_DECODE_INT_AS_REAL;
     const int before = errno;
-    bool memory = load_guarded(text, size, longest, decode, out);
+    struct feed f = { .text = text, .size = size, .cuts = cuts, .n_cuts = n_cuts };
+    bool memory = load_guarded(f, w.longest, decode, out);
     if (memory && *out == NULL) { /* what is wrong with it */
-        *out = json_loadb(text, size, decode, &error);
+        *out = json_load_callback(feed_plain, &f, decode, &error);
         memory = *out || json_error_code(&error) != json_error_out_of_memory;
     }
     errno = before;
@@ -154,7 +218,17 @@ int32_t qsae__json_parse_with(const char *text, size_t size, const char *name, u
         return qsae__fail(QSAE_EFORMAT, "%s:%d: %s%s", name, error.line,
                           json_error_code(&error) == json_error_invalid_utf8 ? "not UTF-8: " : "",
                           error.text);
-    return QSAE_OK;
+    if (w.wrong == NULL)
+        return QSAE_OK;
+    json_decref(*out);
+    *out = NULL;
+    return refuse_at(text, w.at, name, w.wrong);
+}
+
+int32_t qsae__json_parse_with(const char *text, size_t size, const char *name, unsigned flags,
+                              json_t **out)
+{
+    return qsae__json_parse_cut(text, size, name, flags, NULL, 0, out);
 }
 
 int32_t qsae__json_parse(const char *text, size_t size, const char *name, json_t **out)

@@ -8,17 +8,35 @@
 
 /*
  * Strict JSON: UTF-8, duplicate keys rejected, depth <= 64, nothing but white space after the
- * value. Errors name file, line and reason (QSAE_EFORMAT). The caller json_decref()s.
- * `name` is used in messages only.
+ * value, and values that take no more memory than 8 bytes per byte of the text and 1 MiB. Errors
+ * name file, line and reason (QSAE_EFORMAT). The caller json_decref()s. `name` is used in messages
+ * only.
  */
 int32_t qsae__json_parse(const char *text, size_t size, const char *name, json_t **out);
 int32_t qsae__json_load(qsae_context *ctx, const char *path, json_t **out);
 
 #define QSAE__JSON_NUL 1   /* \u0000 may occur in string values (text; never in names) */
 #define QSAE__JSON_REALS 2 /* every number is read as f64: for files with integers beyond 64 bits */
+#define QSAE__JSON_DATA 4  /* a document of a corpus, or its metadata: no bound of memory. A list of
+                            * short numbers takes 20 bytes per byte, one of empty lists 60. */
 int32_t qsae__json_parse_with(const char *text, size_t size, const char *name, unsigned flags,
                               json_t **out);
 int32_t qsae__json_load_with(qsae_context *ctx, const char *path, unsigned flags, json_t **out);
+
+/* A value that is left out of the tree, where null stands for it, because it may be large: it is
+ * read with formats/members.h. */
+typedef struct qsae__cut {
+    const char *outer;   /* name of a member of the root object, */
+    const char *inner;   /* and of one of that member's; NULL: the former itself is cut out */
+    const char *text;    /* out: the value, well-formed; NULL = there is none */
+    size_t size;         /* out */
+} qsae__cut;
+int32_t qsae__json_parse_cut(const char *text, size_t size, const char *name, unsigned flags,
+                             qsae__cut *cuts, size_t n_cuts, json_t **out);
+
+/* The text is one JSON value by all of the rules but those for memory, duplicate keys and the size
+ * of numbers. */
+int32_t qsae__json_check(const char *text, size_t size, const char *name);
 
 /*
  * Typed access with errors that name file, key, expected and found. `where` is the file or path

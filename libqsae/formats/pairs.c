@@ -23,23 +23,31 @@ int qsae__pair_order(const void *a, const void *b)
     return strcmp(((const qsae__pair *)a)->key, ((const qsae__pair *)b)->key);
 }
 
+size_t qsae__char_size(const void *text, uint64_t size)
+{
+    const uint8_t *const s = text;
+    const uint8_t c = s[0];
+    const int more = c < 0x80 ? 0 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
+    const uint8_t low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
+    const uint8_t high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+
+    if ((c >= 0x80 && c < 0xc2) || c > 0xf4 || size <= (uint64_t)more)
+        return 0;
+    for (int k = 1; k <= more; k++)
+        if (s[k] < (k == 1 ? low : 0x80) || s[k] > (k == 1 ? high : 0xbf))
+            return 0;
+    return 1 + (size_t)more;
+}
+
 bool qsae__is_text(const void *text, uint64_t size)
 {
     const uint8_t *const s = text;
-    uint64_t i = 0;
+    size_t n;
 
-    while (i < size) {
-        const uint8_t c = s[i];
-        const int more = c < 0x80 ? 0 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
-        const uint8_t low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
-        const uint8_t high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-        if (c == 0 || (c >= 0x80 && c < 0xc2) || c > 0xf4 || size - i <= (uint64_t)more)
+    for (uint64_t i = 0; i < size; i += n) {
+        n = qsae__char_size(s + i, size - i);
+        if (n == 0 || s[i] == 0)
             return false;
-        for (int k = 1; k <= more; k++)
-            if (s[i + (uint64_t)k] < (k == 1 ? low : 0x80) ||
-                s[i + (uint64_t)k] > (k == 1 ? high : 0xbf))
-                return false;
-        i += 1 + (uint64_t)more;
     }
     return true;
 }

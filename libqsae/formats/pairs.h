@@ -25,7 +25,11 @@ uint32_t qsae__pair_size(uint32_t type);
 /* By key, once the keys end in NUL. */
 int qsae__pair_order(const void *a, const void *b);
 
-/* Well-formed UTF-8 (Unicode 15, table 3-7) without NUL. */
+/* Bytes of the first character of text [size > 0]; 0: no well-formed UTF-8 (Unicode 15, table
+ * 3-7). */
+size_t qsae__char_size(const void *text, uint64_t size);
+
+/* Well-formed UTF-8 without NUL. */
 bool qsae__is_text(const void *text, uint64_t size);
 
 static inline uint32_t qsae__read_u32(const uint8_t *p)

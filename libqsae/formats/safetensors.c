@@ -148,29 +148,12 @@ static const char *twice(void *strings, size_t n, size_t stride)
     return NULL;
 }
 
-/* How many members an object has, and room for their names. */
-static int32_t count_members(const char *text, size_t size, const char *file, size_t *n,
-                             size_t *names)
-{
-    qsae__members m;
-    qsae__member member;
-    bool more;
-    int32_t status = qsae__members_open(&m, text, size, file);
-
-    *n = *names = 0;
-    while (status == QSAE_OK &&
-           (status = qsae__members_next(&m, &member, &more)) == QSAE_OK && more) {
-        ++*n;
-        *names += member.key_size;
-    }
-    return status;
-}
-
 static int32_t read_metadata(qsae__tensors *t, const qsae__member *whole, const char *file)
 {
     qsae__members m;
     qsae__member member;
-    size_t n, names, i = 0;
+    size_t names, i = 0;
+    int64_t n;
     char *text;
     const char *again;
     bool more;
@@ -179,10 +162,10 @@ static int32_t read_metadata(qsae__tensors *t, const qsae__member *whole, const 
     if (*whole->value != '{')
         return qsae__fail(QSAE_EFORMAT, "%s: __metadata__: expected object, found %s", file,
                           qsae__json_kind(whole->value));
-    status = count_members(whole->value, whole->value_size, file, &n, &names);
+    status = qsae__json_count(whole->value, whole->value_size, file, &n, &names);
     if (status != QSAE_OK)
         return status;
-    qsae__note *const notes = qsae__set_alloc(t, n * sizeof *notes);
+    qsae__note *const notes = qsae__set_alloc(t, (size_t)n * sizeof *notes);
     if (notes == NULL || (text = qsae__set_alloc(t, whole->value_size)) == NULL)
         return QSAE_ENOMEM;
     status = qsae__members_open(&m, whole->value, whole->value_size, file);
@@ -201,11 +184,11 @@ static int32_t read_metadata(qsae__tensors *t, const qsae__member *whole, const 
         if (status == QSAE_OK)
             text += strlen(text) + 1;
     }
-    if (status == QSAE_OK && (again = twice(notes, n, sizeof *notes)) != NULL)
+    if (status == QSAE_OK && (again = twice(notes, (size_t)n, sizeof *notes)) != NULL)
         return qsae__fail(QSAE_EFORMAT, "%s: __metadata__: duplicate key \"%s\"", file, again);
     if (status == QSAE_OK && t->metadata == NULL) {
         t->metadata = notes;
-        t->n_metadata = (int64_t)n;
+        t->n_metadata = n;
     }
     return status;
 }
@@ -259,18 +242,19 @@ static int32_t read_entries(qsae__tensors *t, const char *header, size_t size,
 {
     qsae__members m;
     qsae__member member;
-    size_t most, names, metadata = 0;
-    int64_t n = 0;
+    size_t names, metadata = 0;
+    int64_t n = 0, most;
     span *spans;
     char *name;
     bool more, is_tensor = false;
-    int32_t status = count_members(header, size, file->path, &most, &names);
+    int32_t status = size > 0 ? qsae__json_count(header, size, file->path, &most, &names)
+                              : qsae__fail(QSAE_EFORMAT, "%s:1: '{' expected", file->path);
 
     if (status != QSAE_OK)
         return status;
-    spans = qsae__alloc_array(t->ctx, (int64_t)most, sizeof *spans);
+    spans = qsae__alloc_array(t->ctx, most, sizeof *spans);
     name = spans != NULL ? qsae__set_alloc(t, names) : NULL;
-    status = name != NULL ? qsae__grow(t->ctx, &t->items, &t->capacity, t->count + (int64_t)most,
+    status = name != NULL ? qsae__grow(t->ctx, &t->items, &t->capacity, t->count + most,
                                        sizeof *t->items)
                           : QSAE_ENOMEM;
     if (status == QSAE_OK)

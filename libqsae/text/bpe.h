@@ -41,9 +41,20 @@ typedef struct qsae__bpe {
     int32_t char_ids[QSAE__CHAR_IDS];
 } qsae__bpe;
 
-/* Reads the "model" of tokenizer.json; file_size bounds ids. */
-int32_t qsae__bpe_read(qsae__bpe *b, qsae_context *ctx, const json_t *json, const char *where,
-                       int64_t file_size);
+/* The parts of a model that may be large, as text: the vocabulary, an object, and the merges, an
+ * array or the lines of merges.txt. */
+typedef struct qsae__model_text {
+    qsae__cut vocab, merges;
+    bool lines;           /* merges are lines, of well-formed UTF-8 */
+} qsae__model_text;
+
+/* Reads the "model" of tokenizer.json, without its vocab and merges; ids are below limit. */
+int32_t qsae__bpe_read(qsae__bpe *b, qsae_context *ctx, const json_t *json,
+                       const qsae__model_text *text, const char *where, int64_t limit);
+
+/* The next line of merges.txt that holds a merge, without its end; *at moves behind it. Lines that
+ * begin with #version hold none. False: there is none. */
+bool qsae__merge_line(const char **at, const char *end, qsae__slice *line);
 void qsae__bpe_free(qsae__bpe *b);
 
 /*

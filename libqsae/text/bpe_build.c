@@ -25,7 +25,7 @@ int32_t qsae__bpe_reserve(qsae__bpe *b, int64_t n, const char *where)
     if (n >= INT32_MAX)
         return qsae__fail(QSAE_EOVERFLOW, "%s: %lld merges", where, (long long)n);
     b->n_merges = 16;
-    while (b->n_merges < n * 2)
+    while (b->n_merges < n + n / 2 + 1)
         b->n_merges *= 2;
     b->merges = qsae__alloc_array(b->ctx, b->n_merges, sizeof *b->merges);
     if (b->merges == NULL)

@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/members.h"
 #include "text/tokenizer.h"
+#include "text/utf8.h"
 
 #define END "<|endoftext|>"
 
@@ -36,7 +38,10 @@ struct files {
     qsae_context *ctx;
     const char *folder;
     const struct kind *kind;
-    json_t *vocab, *merges, *config;
+    qsae__file *vocab_file, *merges_file;
+    qsae__cut vocab_text;
+    qsae__vocab vocab;  /* for the ids of special tokens */
+    json_t *config;
     json_t *seen;       /* array of special tokens as they were named */
     json_t *added;      /* array of entries as in tokenizer.json's added_tokens */
     int64_t listed;     /* so many of them come from a list, not from a special token's name */
@@ -64,11 +69,10 @@ static int32_t open_file(const struct files *f, const char *name, bool required,
 }
 
 /* A JSON object; an empty one if the file is missing. */
-static int32_t read_object(struct files *f, const char *name, bool required, unsigned flags,
-                           json_t **out)
+static int32_t read_object(struct files *f, const char *name, unsigned flags, json_t **out)
 {
     qsae__file *file = NULL;
-    int32_t status = open_file(f, name, required, &file);
+    int32_t status = open_file(f, name, false, &file);
 
     *out = NULL;
     if (status == QSAE_OK && file == NULL) {
@@ -80,50 +84,68 @@ static int32_t read_object(struct files *f, const char *name, bool required, uns
         if (status == QSAE_OK && !json_is_object(*out))
             status = qsae__fail(QSAE_EFORMAT, "%s: expected object, found %s", name,
                                 qsae__json_type_name(*out));
-        if (status == QSAE_OK && required) {
-            qsae__hasher_update(f->hash, file->data, (size_t)file->size);
-            f->size += (int64_t)file->size;
-        }
     }
     qsae__file_close(&file);
     return status == QSAE_OK ? status : qsae__fail_in(status, "%s", f->folder);
 }
 
-/* Lines "left right"; those that begin with #version and an empty last one are none. */
-static int32_t read_merges(struct files *f)
+/* One of the two files. */
+static int32_t read_part(struct files *f, const char *name, qsae__file **file)
 {
-    qsae__file *file = NULL;
-    const char *p, *end;
-    int32_t status = open_file(f, "merges.txt", true, &file);
+    const int32_t status = open_file(f, name, true, file);
 
     if (status != QSAE_OK)
         return status;
-    qsae__hasher_update(f->hash, file->data, (size_t)file->size);
-    f->size += (int64_t)file->size;
-    p = (const char *)file->data;
-    end = p + file->size;
-    f->merges = json_array();
-    status = f->merges == NULL ? no_memory(f) : QSAE_OK;
-    for (int64_t line = 1; p < end && status == QSAE_OK; line++) {
+    qsae__hasher_update(f->hash, (*file)->data, (size_t)(*file)->size);
+    f->size += (int64_t)(*file)->size;
+    return QSAE_OK;
+}
+
+static int32_t read_vocab(struct files *f)
+{
+    int32_t status = read_part(f, "vocab.json", &f->vocab_file);
+
+    if (status != QSAE_OK)
+        return status;
+    const char *text = (const char *)f->vocab_file->data;
+    size_t size = (size_t)f->vocab_file->size;
+    status = qsae__json_check(text, size, "vocab.json");
+    for (; status == QSAE_OK && strchr(" \t\r\n", *text) != NULL; text++)
+        size--;
+    if (status == QSAE_OK && *text != '{')
+        status = qsae__fail(QSAE_EFORMAT, "vocab.json: expected object, found %s",
+                            qsae__json_kind(text));
+    if (status == QSAE_OK)
+        status = qsae__vocab_read(&f->vocab, f->ctx, text, size, "vocab.json",
+                                  QSAE__ID_MOST(f->size));
+    f->vocab_text = (qsae__cut){ "model", "vocab", text, size };
+    return status == QSAE_OK ? status : qsae__fail_in(status, "%s", f->folder);
+}
+
+/* Lines "left right"; those that begin with #version and an empty last one are none. */
+static int32_t check_merges(struct files *f)
+{
+    const char *p, *end;
+    size_t bad;
+    int32_t status = read_part(f, "merges.txt", &f->merges_file);
+
+    if (status != QSAE_OK)
+        return status;
+    p = (const char *)f->merges_file->data;
+    end = p + f->merges_file->size;
+    for (int64_t line = 1; p < end; line++) {
         const char *const stop = memchr(p, '\n', (size_t)(end - p));
-        const char *const after = stop != NULL ? stop : end;
-        size_t n = (size_t)(after - p);
-        json_t *text;
+        size_t n = (size_t)((stop != NULL ? stop : end) - p);
         n -= n > 0 && p[n - 1] == '\r';
-        text = json_stringn(p, n);
-        if (text == NULL)
-            status = qsae__fail(QSAE_EFORMAT, "%s: merges.txt:%lld: not UTF-8", f->folder,
-                                (long long)line);
-        else if (n == 0 || memchr(p, '\0', n) != NULL)
-            status = qsae__fail(QSAE_EFORMAT, "%s: merges.txt:%lld: expected two tokens, found %s",
-                                f->folder, (long long)line, n == 0 ? "nothing" : "U+0000");
-        else if (n < 8 || memcmp(p, "#version", 8) != 0)
-            status = json_array_append(f->merges, text) != 0 ? no_memory(f) : QSAE_OK;
-        json_decref(text);
+        if (!qsae__utf8_check(p, n, &bad))
+            return qsae__fail(QSAE_EFORMAT, "%s: merges.txt:%lld: not UTF-8", f->folder,
+                              (long long)line);
+        if (n == 0 || memchr(p, '\0', n) != NULL)
+            return qsae__fail(QSAE_EFORMAT, "%s: merges.txt:%lld: expected two tokens, found %s",
+                              f->folder, (long long)line, n == 0 ? "nothing" : "U+0000");
         p = stop != NULL ? stop + 1 : end;
     }
-    qsae__file_close(&file);
-    return status;
+    return QSAE_OK;
 }
 
 static const char *content_of(const json_t *v)
@@ -180,8 +202,7 @@ static int32_t add(struct files *f, const json_t *from, const char *content, int
 static int32_t add_special(struct files *f, json_t *v, const char *key)
 {
     const char *const content = content_of(v);
-    const json_t *known;
-    int64_t at;
+    int64_t at, known;
     int32_t status = QSAE_OK;
 
     if (v == NULL || json_is_null(v))
@@ -197,9 +218,8 @@ static int32_t add_special(struct files *f, json_t *v, const char *key)
         return no_memory(f);
     at = find_added(f, content);
     if (at < 0) {
-        known = json_object_get(f->vocab, content);
-        status = add(f, v, content, json_is_integer(known) ? json_integer_value(known) : f->next,
-                     true);
+        known = qsae__vocab_find(&f->vocab, content, strlen(content));
+        status = add(f, v, content, known >= 0 ? known : f->next, true);
         at = (int64_t)json_array_size(f->added) - 1;
     } else if (at >= f->listed) { /* of two special tokens of one text the last has the flags */
         status = set_flags(f, json_array_get(f->added, (size_t)at), v);
@@ -338,10 +358,10 @@ static int32_t add_defaults(const struct files *f)
 static int32_t read_added(struct files *f)
 {
     json_t *map = NULL, *listed = NULL, *decoder, *v;
-    int32_t status = read_object(f, "special_tokens_map.json", false, 0, &map);
+    int32_t status = read_object(f, "special_tokens_map.json", 0, &map);
 
     if (status == QSAE_OK)
-        status = read_object(f, "added_tokens.json", false, 0, &listed);
+        status = read_object(f, "added_tokens.json", 0, &listed);
     decoder = json_object_get(f->config, "added_tokens_decoder");
     if (status == QSAE_OK && !json_is_object(decoder) && json_object_update(f->config, map) != 0)
         status = no_memory(f);
@@ -426,9 +446,8 @@ static int32_t build(struct files *f, json_t **root)
     if (status == QSAE_OK)
         status = add_item(f, single, special, eos, "eos_token");
     if (status == QSAE_OK) {
-        *root = json_pack("{sOs{sssOsO}s{sssOsO}}", "added_tokens", f->added, "post_processor",
-                          "type", "TemplateProcessing", "single", single, "special_tokens", special,
-                          "model", "type", "BPE", "vocab", f->vocab, "merges", f->merges);
+        *root = json_pack("{s{sssOsO}s{ss}}", "post_processor", "type", "TemplateProcessing",
+                          "single", single, "special_tokens", special, "model", "type", "BPE");
         status = *root == NULL ? no_memory(f) : add_steps(f, *root, prefix);
     }
     json_decref(single);
@@ -436,17 +455,16 @@ static int32_t build(struct files *f, json_t **root)
     return status;
 }
 
-/* Everything but the two files that decides about ids. */
-static int32_t hash_rest(struct files *f, const json_t *root)
+/* Everything but the two files that decides about ids. added: the added tokens, written as JSON. */
+static int32_t hash_rest(struct files *f, const json_t *root, qsae__strbuf *added)
 {
-    static const char *const keys[] = {
-        "added_tokens", "pre_tokenizer", "post_processor", "normalizer",
-    };
+    static const char *const keys[] = { "pre_tokenizer", "post_processor", "normalizer" };
     qsae__strbuf text;
-    int32_t status = QSAE_OK;
+    int32_t status = qsae__json_write(added, f->added, -1);
 
     qsae__strbuf_init(&text, f->ctx);
-    for (size_t i = 0; i < 4 && status == QSAE_OK; i++)
+    qsae__strbuf_add(&text, added->data, (size_t)added->size);
+    for (size_t i = 0; i < 3 && status == QSAE_OK; i++)
         if (json_object_get(root, keys[i]) != NULL)
             status = qsae__json_write(&text, json_object_get(root, keys[i]), -1);
     if (status == QSAE_OK)
@@ -457,42 +475,59 @@ static int32_t hash_rest(struct files *f, const json_t *root)
     return status;
 }
 
+/* The model and the added tokens stand in texts of their own. */
+static int32_t read_all(qsae_tokenizer *t, const struct files *f, const json_t *root,
+                        const qsae__strbuf *added)
+{
+    return qsae__tokenizer_read_root(t, &(qsae__tokenizer_source){
+        .path = f->folder, .root = root, .bytes = f->size,
+        .model = { .vocab = f->vocab_text,
+                   .merges = { "model", "merges", (const char *)f->merges_file->data,
+                               (size_t)f->merges_file->size },
+                   .lines = true },
+        .added = { "added_tokens", NULL, added->data, (size_t)added->size } });
+}
+
 int32_t qsae__tokenizer_read_files(qsae_tokenizer *t, const char *folder)
 {
     struct files f = { .ctx = t->ctx, .folder = folder, .added = json_array(),
                        .seen = json_array() };
     json_t *root = NULL;
+    qsae__strbuf added;
     int32_t status = f.added == NULL || f.seen == NULL ? no_memory(&f)
                                                        : qsae__hasher_open(t->ctx, &f.hash);
 
+    qsae__strbuf_init(&added, t->ctx);
     if (status == QSAE_OK)
-        status = read_object(&f, "tokenizer_config.json", false, QSAE__JSON_REALS, &f.config);
+        status = read_object(&f, "tokenizer_config.json", QSAE__JSON_REALS, &f.config);
     if (status == QSAE_OK)
         status = find_kind(&f);
     if (status == QSAE_OK)
-        status = read_object(&f, "vocab.json", true, 0, &f.vocab);
+        status = read_vocab(&f);
     if (status == QSAE_OK)
-        status = read_merges(&f);
-    f.next = (int64_t)json_object_size(f.vocab);
+        status = check_merges(&f);
+    f.next = f.vocab.entries;
     if (status == QSAE_OK)
         status = read_added(&f);
+    qsae__vocab_free(&f.vocab);
     if (status == QSAE_OK)
         status = build(&f, &root);
     if (status == QSAE_OK)
-        status = hash_rest(&f, root);
+        status = hash_rest(&f, root, &added);
     if (status == QSAE_OK)
-        status = qsae__tokenizer_read_root(t, root, folder, f.size + (1 << 12));
+        status = read_all(t, &f, root, &added);
     if (status == QSAE_OK) {
         qsae__hasher_hex(f.hash, t->hash);
         t->bos = t->eos = t->pad = t->unk = -1;
         status = qsae__tokenizer_read_named(t, f.config, folder);
     }
     json_decref(root);
-    json_decref(f.vocab);
-    json_decref(f.merges);
     json_decref(f.config);
     json_decref(f.added);
     json_decref(f.seen);
+    qsae__strbuf_free(&added);
+    qsae__file_close(&f.vocab_file);
+    qsae__file_close(&f.merges_file);
     qsae__hasher_close(t->ctx, &f.hash);
     return status;
 }

@@ -294,13 +294,19 @@ static bool is_text(qsae__slice text, const char *s)
 static int32_t add_tokens(const struct source *s, qsae_tokenizer *t)
 {
     int64_t n = 0;
+    size_t bytes = 0; /* no more than the file has, and a NUL each */
+    char *to;
 
     t->vocab = s->n;
     for (int64_t i = 0; i < s->n; i++)
-        n += s->types[i] >= QSAE__TOKEN_UNKNOWN && s->types[i] <= QSAE__TOKEN_USER_DEFINED;
+        if (s->types[i] >= QSAE__TOKEN_UNKNOWN && s->types[i] <= QSAE__TOKEN_USER_DEFINED) {
+            n++;
+            bytes += s->texts[i].size + 1;
+        }
     t->added = qsae__calloc(t->ctx, n, sizeof *t->added);
     t->contents = qsae__calloc(t->ctx, n, sizeof *t->contents);
-    if (t->added == NULL || t->contents == NULL)
+    t->contents_text = to = qsae__alloc(t->ctx, bytes);
+    if (t->added == NULL || t->contents == NULL || to == NULL)
         return QSAE_ENOMEM;
     for (int64_t i = 0; i < s->n; i++) {
         const qsae__slice text = s->texts[i];
@@ -310,10 +316,11 @@ static int32_t add_tokens(const struct source *s, qsae_tokenizer *t)
         if (text.size > 0 && memchr(text.data, '\0', text.size) != NULL)
             return qsae__fail(QSAE_EUNSUPPORTED, "%s: " KEY("tokens") ": special token %lld holds "
                               "U+0000", s->path, (long long)i);
-        t->contents[t->n_added] = qsae__strndup(t->ctx, text.data, text.size);
-        if (t->contents[t->n_added] == NULL)
-            return QSAE_ENOMEM;
-        t->n_added++;
+        t->contents[t->n_added++] = to;
+        if (text.size > 0)
+            memcpy(to, text.data, text.size);
+        to[text.size] = '\0';
+        to += text.size + 1;
         a->id = (int32_t)i;
         a->special = s->types[i] != QSAE__TOKEN_USER_DEFINED;
         a->rstrip = s->strip_right && !is_text(text, "<unk>") && !is_text(text, "<s>") &&

@@ -79,6 +79,9 @@ static int32_t new_node(qsae__matcher *m, uint32_t *node)
 
     if (m->nodes >= UINT32_MAX)
         return qsae__fail(QSAE_EOVERFLOW, "too many added tokens");
+    if (m->most > 0 && m->nodes >= m->most)
+        return qsae__fail(QSAE_EFORMAT, "added tokens: expected texts that make a tree of at most "
+                          "%lld nodes in a file of this size, found more", (long long)m->most);
     status = qsae__grow(m->ctx, &m->tokens, &m->capacity, m->nodes + 1, sizeof *m->tokens);
     if (status != QSAE_OK)
         return status;

@@ -15,6 +15,7 @@ typedef struct qsae__matcher {
     qsae_context *ctx;
     const qsae__added **tokens; /* [nodes], NULL where no string ends */
     int64_t nodes, capacity;
+    int64_t most;               /* of nodes; 0 = no limit */
     uint64_t *keys;             /* [slots] node << 8 | byte, plus 1; 0 = empty */
     uint32_t *children;         /* [slots] */
     int64_t slots, edges;

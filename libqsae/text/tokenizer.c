@@ -3,6 +3,13 @@
 
 #include <string.h>
 
+#include "formats/members.h"
+
+/* Tables may take what the file has bytes for: a node of a Unigram model costs 9 bytes, one of the
+ * trees of added tokens up to 100. Real files stay far below. */
+#define UNIGRAM_NODES(bytes) ((bytes) / 2 + 65536)
+#define ADDED_NODES(bytes) ((bytes) / 16 + 8192)
+
 int32_t qsae__token_id(const qsae_tokenizer *t, const char *content)
 {
     for (int64_t i = 0; i < t->n_added; i++)
@@ -11,8 +18,9 @@ int32_t qsae__token_id(const qsae_tokenizer *t, const char *content)
     return qsae__vocab_find(&t->model.vocab, content, strlen(content));
 }
 
-/* One entry of added_tokens. */
-static int32_t read_added(qsae_tokenizer *t, const json_t *json, const char *where, int64_t limit)
+/* One entry of added_tokens; its content is put at *text. */
+static int32_t read_added(qsae_tokenizer *t, const json_t *json, const char *where, int64_t limit,
+                          char **text, const char *end)
 {
     qsae__added *a = &t->added[t->n_added];
     const char *content = NULL;
@@ -44,10 +52,11 @@ static int32_t read_added(qsae_tokenizer *t, const json_t *json, const char *whe
     if (known < 0 && id < t->model.vocab.count && t->model.vocab.sizes[id] != UINT32_MAX)
         return qsae__fail(QSAE_EFORMAT, "%s: \"%s\" takes id %d of another token", where, content,
                           a->id);
-    t->contents[t->n_added] = qsae__strdup(t->ctx, content);
-    if (t->contents[t->n_added] == NULL)
-        return QSAE_ENOMEM;
-    t->n_added++;
+    const size_t size = strlen(content) + 1;
+    if (size > (size_t)(end - *text))
+        return qsae__fail(QSAE_EIO, "%s: file changed while it was read", where);
+    t->contents[t->n_added++] = memcpy(*text, content, size);
+    *text += size;
     t->vocab = qsae__max_i64(t->vocab, id + 1);
     return QSAE_OK;
 }
@@ -100,40 +109,75 @@ int32_t qsae__added_ready(qsae_tokenizer *t)
     return status == QSAE_OK ? mark_known(t) : status;
 }
 
-static int32_t read_added_tokens(qsae_tokenizer *t, const json_t *root, const char *path,
-                                 int64_t limit)
+/* Elements of added_tokens, each of which is parsed and forgotten. */
+static int32_t add_elements(qsae_tokenizer *t, const qsae__tokenizer_source *source, int64_t n)
 {
-    const json_t *list = NULL;
-    int64_t n;
-    int32_t status = qsae__json_get(root, path, "added_tokens", false, JSON_ARRAY, &list);
+    qsae__members list;
+    qsae__member e;
+    bool more = true;
+    char *text = t->contents_text;
+    int32_t status = qsae__elements_open(&list, source->added.text, source->added.size,
+                                         source->path);
+
+    for (int64_t i = 0; status == QSAE_OK; i++) {
+        json_t *entry = NULL;
+        status = qsae__members_next(&list, &e, &more);
+        if (status != QSAE_OK || !more)
+            return status;
+        if (i == n)
+            return qsae__fail(QSAE_EIO, "%s: file changed while it was read", source->path);
+        status = qsae__json_parse(e.value, e.value_size, "added_tokens", &entry);
+        if (status == QSAE_OK)
+            status = read_added(t, entry, "added_tokens", QSAE__ID_MOST(source->bytes), &text,
+                                t->contents_text + source->added.size);
+        json_decref(entry);
+        if (status != QSAE_OK)
+            return qsae__fail_in(status, "%s: entry %lld", source->path, (long long)i);
+    }
+    return status;
+}
+
+static int32_t read_added_tokens(qsae_tokenizer *t, const qsae__tokenizer_source *source)
+{
+    const char *const list = source->added.text;
+    size_t names;
+    int64_t n = 0;
+    int32_t status = QSAE_OK;
 
     t->vocab = t->model.vocab.count;
+    t->raw.most = t->normalized.most = ADDED_NODES(source->bytes);
+    if (list != NULL && *list != 'n') {
+        status = qsae__cut_expect(&source->added, source->path, '[');
+        if (status == QSAE_OK)
+            status = qsae__json_count(list, source->added.size, source->path, &n, &names);
+    }
     if (status != QSAE_OK)
         return status;
-    n = (int64_t)json_array_size(list);
     t->added = qsae__calloc(t->ctx, n, sizeof *t->added);
     t->contents = qsae__calloc(t->ctx, n, sizeof *t->contents);
-    if (t->added == NULL || t->contents == NULL)
+    t->contents_text = qsae__alloc(t->ctx, n > 0 ? source->added.size : 0);
+    if (t->added == NULL || t->contents == NULL || t->contents_text == NULL)
         return QSAE_ENOMEM;
-    for (int64_t i = 0; i < n && status == QSAE_OK; i++) {
-        status = read_added(t, json_array_get(list, (size_t)i), "added_tokens", limit);
-        if (status != QSAE_OK)
-            return qsae__fail_in(status, "%s: entry %lld", path, (long long)i);
-    }
-    return qsae__added_ready(t);
+    if (n > 0)
+        status = add_elements(t, source, n);
+    return status == QSAE_OK ? qsae__added_ready(t) : status;
 }
 
 /* Files without a type are older than it; a list of tokens with scores is Unigram's. */
-static int32_t read_model(qsae_tokenizer *t, const json_t *model, int64_t file_size)
+static int32_t read_model(qsae_tokenizer *t, const json_t *model,
+                          const qsae__tokenizer_source *source)
 {
-    const char *type = json_is_array(json_object_get(model, "vocab")) ? "Unigram" : "BPE";
+    const qsae__cut *const vocab = &source->model.vocab;
+    const char *type = vocab->text != NULL && *vocab->text == '[' ? "Unigram" : "BPE";
     const int32_t status = qsae__json_str(model, "model", "type", false, &type, NULL);
 
     if (status != QSAE_OK)
         return status;
     if (strcmp(type, "Unigram") == 0)
-        return qsae__unigram_read(&t->unigram, &t->model, t->ctx, model, "model", file_size);
-    return qsae__bpe_read(&t->model, t->ctx, model, "model", file_size);
+        return qsae__unigram_read(&t->unigram, &t->model, t->ctx, model, vocab, "model",
+                                  UNIGRAM_NODES(source->bytes));
+    return qsae__bpe_read(&t->model, t->ctx, model, &source->model, "model",
+                          QSAE__ID_MOST(source->bytes));
 }
 
 /* Metaspace's "first" asks which pieces start where the text does. Where the first character of
@@ -156,10 +200,10 @@ static int32_t check_first(const qsae_tokenizer *t)
     return QSAE_OK;
 }
 
-int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const char *path,
-                                  int64_t file_size)
+int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const qsae__tokenizer_source *source)
 {
-    const json_t *model = NULL;
+    const json_t *const root = source->root, *model = NULL;
+    const char *const path = source->path;
     int32_t status;
 
     status = qsae__json_get(root, path, "model", true, JSON_OBJECT, &model);
@@ -173,10 +217,10 @@ int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const c
     if (status == QSAE_OK)
         status = check_first(t);
     if (status == QSAE_OK)
-        status = read_model(t, model, file_size);
+        status = read_model(t, model, source);
     if (status != QSAE_OK)
         return qsae__fail_in(status, "%s", path);
-    status = read_added_tokens(t, root, path, file_size);
+    status = read_added_tokens(t, source);
     if (status != QSAE_OK)
         return status;
     status = qsae__template_read(t, json_object_get(root, "post_processor"), "post_processor");
@@ -187,6 +231,8 @@ int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const c
 
 static int32_t read_json(qsae_tokenizer *t, const char *path)
 {
+    qsae__cut cuts[] = { { .outer = "model", .inner = "vocab" },
+                         { .outer = "model", .inner = "merges" }, { .outer = "added_tokens" } };
     qsae__file *file = NULL;
     json_t *root = NULL;
     int32_t status = qsae__file_open(t->ctx, path, &file);
@@ -198,9 +244,12 @@ static int32_t read_json(qsae_tokenizer *t, const char *path)
         goto fail;
     }
     qsae__hash(file->data, (size_t)file->size, t->hash);
-    status = qsae__json_parse((const char *)file->data, (size_t)file->size, path, &root);
+    status = qsae__json_parse_cut((const char *)file->data, (size_t)file->size, path, 0, cuts, 3,
+                                  &root);
     if (status == QSAE_OK)
-        status = qsae__tokenizer_read_root(t, root, path, (int64_t)file->size);
+        status = qsae__tokenizer_read_root(t, &(qsae__tokenizer_source){
+            .path = path, .root = root, .model = { .vocab = cuts[0], .merges = cuts[1] },
+            .added = cuts[2], .bytes = (int64_t)file->size });
 fail:
     json_decref(root);
     qsae__file_close(&file);
@@ -399,9 +448,8 @@ void qsae_tokenizer_close(qsae_tokenizer **tokenizer)
     t = *tokenizer;
     ctx = t->ctx;
     *tokenizer = NULL;
-    for (int64_t i = 0; i < t->n_added; i++)
-        qsae__free(ctx, t->contents[i]);
     qsae__free(ctx, t->contents);
+    qsae__free(ctx, t->contents_text);
     qsae__free(ctx, t->added);
     qsae__bpe_free(&t->model);
     qsae__unigram_free(&t->unigram);

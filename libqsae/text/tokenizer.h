@@ -23,7 +23,8 @@ struct qsae_tokenizer {
     qsae__normalizer normalizer;
     qsae__pretokenizer pretokenizer;
     qsae__added *added;         /* [n_added] */
-    char **contents;            /* [n_added] */
+    char **contents;            /* [n_added], in contents_text */
+    char *contents_text;
     int64_t n_added;
     qsae__matcher raw;          /* normalized = false: matched before the normalizer */
     qsae__matcher normalized;   /* normalized = true: after it */
@@ -47,10 +48,22 @@ int32_t qsae__views_build(qsae_tokenizer *t, const json_t *decoder);
 /* Once t->added, t->contents and t->vocab are there: the matchers and t->known. */
 int32_t qsae__added_ready(qsae_tokenizer *t);
 
-/* All of it but who is BOS, EOS, padding and unknown, from a tokenizer.json; ids are below limit.
- * Then these, from a tokenizer_config.json; what it does not name stays. */
-int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const json_t *root, const char *path,
-                                  int64_t limit);
+/* Ids of a tokenizer of so many bytes are below this: an id that no token has costs 25 bytes while
+ * it is read. Real files stay far below. */
+#define QSAE__ID_MOST(bytes) ((bytes) / 5 + 24576)
+
+/* A tokenizer.json: what may be large as text, the rest as a tree. */
+typedef struct qsae__tokenizer_source {
+    const char *path;
+    const json_t *root;        /* without these: */
+    qsae__model_text model;    /* model.vocab, model.merges */
+    qsae__cut added;           /* added_tokens */
+    int64_t bytes;             /* of the files: what bounds ids and tables */
+} qsae__tokenizer_source;
+
+/* All of it but who is BOS, EOS, padding and unknown, from a tokenizer.json. Then these, from a
+ * tokenizer_config.json; what it does not name stays. */
+int32_t qsae__tokenizer_read_root(qsae_tokenizer *t, const qsae__tokenizer_source *source);
 int32_t qsae__tokenizer_read_named(qsae_tokenizer *t, const json_t *config, const char *path);
 
 /* All of it, from a folder with vocab.json and merges.txt. */

@@ -50,7 +50,7 @@ static int32_t visit(const qsae__unigram *u, int32_t unk, const char *text, uint
     for (uint32_t end = at + 1; node != 0; end++) {
         const qsae__branch *const b = &u->nodes[node];
         if (b->id >= 0) {
-            offer(&steps[end], b->score + here, at, b->id);
+            offer(&steps[end], u->scores[b->id] + here, at, b->id);
             single |= end == at + character;
         }
         node = end < size ? child_of(u, node, (uint8_t)text[end]) : 0;

@@ -11,9 +11,8 @@
 
 /* A node of the tree of tokens; its children are the nodes from `first` to the next node's. */
 typedef struct qsae__branch {
-    double score;         /* of the token that ends here */
     uint32_t first;
-    int32_t id;           /* of that token, -1 = none */
+    int32_t id;           /* of the token that ends here, -1 = none */
 } qsae__branch;
 
 typedef struct qsae__unigram {
@@ -27,10 +26,11 @@ typedef struct qsae__unigram {
     double unknown;       /* score of a character that is no token */
 } qsae__unigram;
 
-/* Reads the "model" of tokenizer.json. Tokens go to b->vocab, where the last of two equal ones
- * counts; so do the unknown token and the byte tokens. file_size bounds ids. */
+/* Reads the "model" of tokenizer.json, without its vocab, whose text is `vocab`. Tokens go to
+ * b->vocab, where the last of two equal ones counts; so do the unknown token and the byte tokens.
+ * There are at most `most` nodes. */
 int32_t qsae__unigram_read(qsae__unigram *u, qsae__bpe *b, qsae_context *ctx, const json_t *json,
-                           const char *where, int64_t file_size);
+                           const qsae__cut *vocab, const char *where, int64_t most);
 void qsae__unigram_free(qsae__unigram *u);
 
 /* The best way to a place in a word. */

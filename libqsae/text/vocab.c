@@ -5,6 +5,8 @@
 
 #include <xxhash.h>
 
+#include "formats/members.h"
+
 static uint64_t string_hash(const char *s, size_t size)
 {
     return XXH3_64bits(s, size);
@@ -19,34 +21,40 @@ static int64_t power_of_two(int64_t at_least)
     return n;
 }
 
-static int32_t check_entries(json_t *json, const char *where, int64_t limit, size_t *bytes,
-                             int64_t *count)
+/* How many entries there are, bytes that hold their names, and the highest id + 1. */
+static int32_t check_entries(const char *text, size_t size, const char *where, int64_t limit,
+                             int64_t *entries, size_t *bytes, int64_t *count)
 {
-    const char *key;
-    json_t *value;
+    qsae__members m;
+    qsae__member e;
+    bool more;
+    int32_t status = qsae__members_open(&m, text, size, where);
 
     *bytes = 0;
-    *count = 0;
-    json_object_foreach(json, key, value) {
-        const int64_t id = json_integer_value(value);
-        if (!json_is_integer(value) || id < 0 || id >= limit || id >= INT32_MAX)
-            return qsae__fail(QSAE_EFORMAT, "%s: vocab \"%s\": expected an id of 0 to %lld, found "
-                              "%s", where, key, (long long)limit - 1,
-                              json_is_integer(value) ? "one outside" : qsae__json_type_name(value));
-        *bytes += strlen(key); /* less than the file */
+    *entries = *count = 0;
+    while (status == QSAE_OK && (status = qsae__members_next(&m, &e, &more)) == QSAE_OK && more) {
+        int64_t id = -1;
+        const bool whole = qsae__json_integer(e.value, e.value_size, &id);
+        if (!whole || id < 0 || id >= limit || id >= INT32_MAX)
+            return qsae__fail(QSAE_EFORMAT, "%s: vocab %.*s: expected an id of 0 to %lld, found "
+                              "%s", where, (int)qsae__min_i64((int64_t)e.key_size, 100), e.key,
+                              (long long)limit - 1,
+                              whole ? "one outside" : qsae__json_kind(e.value));
+        ++*entries;
+        *bytes += e.key_size - 1; /* no quotes, but a NUL; less than the file */
         *count = qsae__max_i64(*count, id + 1);
     }
-    if (*bytes >= UINT32_MAX)
+    if (status == QSAE_OK && *bytes >= UINT32_MAX)
         return qsae__fail(QSAE_EOVERFLOW, "%s: vocab of %zu bytes", where, *bytes);
-    return QSAE_OK;
+    return status;
 }
 
-static int32_t reserve(qsae__vocab *v, qsae_context *ctx, int64_t count, int64_t entries,
-                       size_t bytes)
+int32_t qsae__vocab_reserve(qsae__vocab *v, qsae_context *ctx, int64_t count, int64_t entries,
+                            size_t bytes)
 {
     v->ctx = ctx;
     v->count = count;
-    v->n_slots = power_of_two(entries * 2);
+    v->n_slots = power_of_two(entries + entries / 2);
     v->bytes = qsae__alloc(ctx, bytes);
     v->offsets = qsae__calloc(ctx, count, sizeof *v->offsets);
     v->sizes = qsae__alloc_array(ctx, count, sizeof *v->sizes);
@@ -57,50 +65,70 @@ static int32_t reserve(qsae__vocab *v, qsae_context *ctx, int64_t count, int64_t
     return QSAE_OK;
 }
 
-/* `old`: the id of the same text, whose place it takes; -1 if there is none. */
-static void insert(qsae__vocab *v, uint32_t id, int32_t old, const char *s, size_t size)
+void qsae__vocab_add(qsae__vocab *v, int64_t id, size_t size, int32_t before)
 {
+    const char *const s = v->bytes + v->used;
     const uint64_t mask = (uint64_t)(v->n_slots - 1);
-    uint64_t i = string_hash(s, size) & mask;
 
-    while (v->slots[i] != 0 && v->slots[i] != (uint32_t)(old + 1))
+    v->offsets[id] = v->used;
+    v->sizes[id] = (uint32_t)size;
+    v->used += (uint32_t)size;
+    uint64_t i = string_hash(s, size) & mask;
+    while (v->slots[i] != 0 && v->slots[i] != (uint32_t)(before + 1))
         i = (i + 1) & mask;
-    v->slots[i] = id + 1;
+    v->slots[i] = (uint32_t)id + 1;
 }
 
-int32_t qsae__vocab_read(qsae__vocab *v, qsae_context *ctx, const json_t *json, const char *where,
-                         int64_t limit)
+static int32_t add_entry(qsae__vocab *v, const qsae__member *e, const char *where)
 {
-    json_t *object = (json_t *)(uintptr_t)json; /* jansson's iterators take no const */
-    const char *key;
-    json_t *value;
-    size_t bytes;
-    int64_t count;
-    uint32_t at = 0;
-    int32_t status = check_entries(object, where, limit, &bytes, &count);
+    char *const text = v->bytes + v->used;
+    int64_t id = 0;
+    const int32_t status = qsae__json_decode(e->key, e->key_size, where, text);
 
-    if (status == QSAE_OK)
-        status = reserve(v, ctx, count, (int64_t)json_object_size(json), bytes);
     if (status != QSAE_OK)
         return status;
-    json_object_foreach(object, key, value) {
-        const uint32_t id = (uint32_t)json_integer_value(value), size = (uint32_t)strlen(key);
-        if (v->sizes[id] != UINT32_MAX)
-            return qsae__fail(QSAE_EFORMAT, "%s: vocab: id %u belongs to two tokens", where, id);
-        memcpy(v->bytes + at, key, size);
-        v->offsets[id] = at;
-        v->sizes[id] = size;
-        insert(v, id, -1, key, size);
-        at += size;
-    }
+    const size_t size = strlen(text);
+    (void)qsae__json_integer(e->value, e->value_size, &id); /* was looked at before */
+    if (id < 0 || id >= v->count)
+        return qsae__fail(QSAE_EIO, "%s: file changed while it was read", where);
+    if (qsae__vocab_find(v, text, size) >= 0)
+        return qsae__fail(QSAE_EFORMAT, "%s: vocab: duplicate key \"%.100s\"", where, text);
+    if (v->sizes[id] != UINT32_MAX)
+        return qsae__fail(QSAE_EFORMAT, "%s: vocab: id %lld belongs to two tokens", where,
+                          (long long)id);
+    qsae__vocab_add(v, id, size, -1);
     return QSAE_OK;
+}
+
+int32_t qsae__vocab_read(qsae__vocab *v, qsae_context *ctx, const char *text, size_t size,
+                         const char *where, int64_t limit)
+{
+    qsae__members m;
+    qsae__member e;
+    size_t bytes;
+    int64_t count;
+    bool more;
+    int32_t status = check_entries(text, size, where, limit, &v->entries, &bytes, &count);
+
+    if (status == QSAE_OK)
+        status = qsae__vocab_reserve(v, ctx, count, v->entries, bytes);
+    if (status == QSAE_OK)
+        status = qsae__members_open(&m, text, size, where);
+    for (int64_t i = 0; status == QSAE_OK; i++) {
+        status = qsae__members_next(&m, &e, &more);
+        if (status != QSAE_OK || !more)
+            break;
+        if (i == v->entries || v->used + e.key_size - 1 > bytes)
+            return qsae__fail(QSAE_EIO, "%s: file changed while it was read", where);
+        status = add_entry(v, &e, where);
+    }
+    return status;
 }
 
 int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *texts,
                           int64_t count, bool repeats, const char *where)
 {
     size_t bytes = 0;
-    uint32_t at = 0;
     int32_t status;
 
     for (int64_t id = 0; id < count; id++)
@@ -109,7 +137,7 @@ int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *
     if (bytes >= UINT32_MAX || count >= INT32_MAX)
         return qsae__fail(QSAE_EOVERFLOW, "%s: %lld tokens of %zu bytes", where, (long long)count,
                           bytes);
-    status = reserve(v, ctx, count, count, bytes);
+    status = qsae__vocab_reserve(v, ctx, count, count, bytes);
     for (int64_t id = 0; id < count && status == QSAE_OK; id++) {
         const qsae__slice text = texts[id];
         const int32_t before = qsae__vocab_find(v, text.data, text.size);
@@ -117,13 +145,12 @@ int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *
             return qsae__fail(QSAE_EFORMAT, "%s: \"%.*s\" is token %d and token %lld", where,
                               (int)qsae__min_i64((int64_t)text.size, 100), text.data, before,
                               (long long)id);
-        v->offsets[id] = at;
-        v->sizes[id] = (uint32_t)text.size;
-        if (text.size == 0)
-            continue;
-        memcpy(v->bytes + at, text.data, text.size);
-        insert(v, (uint32_t)id, before, text.data, text.size);
-        at += (uint32_t)text.size;
+        if (text.size > 0) {
+            memcpy(v->bytes + v->used, text.data, text.size);
+            qsae__vocab_add(v, id, text.size, before);
+        } else { /* offset 0, in no slot */
+            v->sizes[id] = 0;
+        }
     }
     return status;
 }
@@ -137,6 +164,15 @@ void qsae__vocab_free(qsae__vocab *v)
     qsae__free(v->ctx, v->sizes);
     qsae__free(v->ctx, v->slots);
     memset(v, 0, sizeof *v);
+}
+
+int64_t qsae__vocab_bytes(const qsae__vocab *v)
+{
+    int64_t bytes = 0;
+
+    for (int64_t id = 0; id < v->count; id++)
+        bytes += v->sizes[id] != UINT32_MAX ? v->sizes[id] : 0;
+    return bytes;
 }
 
 int32_t qsae__vocab_find(const qsae__vocab *v, const char *s, size_t size)

@@ -13,11 +13,14 @@ typedef struct qsae__vocab {
     uint32_t *slots;      /* [n_slots] id + 1, 0 = empty; open addressing on XXH3 */
     int64_t count;        /* highest id + 1 */
     int64_t n_slots;
+    uint32_t used;        /* of bytes */
+    int64_t entries;      /* of a vocabulary that was read: how many tokens */
 } qsae__vocab;
 
-/* Reads {string: id}; ids are below `limit` (the file's size, so that tables stay linear in it). */
-int32_t qsae__vocab_read(qsae__vocab *v, qsae_context *ctx, const json_t *json, const char *where,
-                         int64_t limit);
+/* Reads an object {string: id}, well-formed; ids are below `limit`, so that tables stay linear in
+ * the file. */
+int32_t qsae__vocab_read(qsae__vocab *v, qsae_context *ctx, const char *text, size_t size,
+                         const char *where, int64_t limit);
 
 /* Bytes that lie elsewhere. */
 typedef struct qsae__slice {
@@ -29,7 +32,17 @@ typedef struct qsae__slice {
  * texts the last is found if `repeats`, else they are QSAE_EFORMAT. */
 int32_t qsae__vocab_build(qsae__vocab *v, qsae_context *ctx, const qsae__slice *texts,
                           int64_t count, bool repeats, const char *where);
+
+/* The same one by one: room for `count` tokens of `bytes` bytes in all, then token after token,
+ * once its text lies at v->bytes + v->used. `before`: the token of the same text, -1 if there is
+ * none, whose place in the table it takes. */
+int32_t qsae__vocab_reserve(qsae__vocab *v, qsae_context *ctx, int64_t count, int64_t entries,
+                            size_t bytes);
+void qsae__vocab_add(qsae__vocab *v, int64_t id, size_t size, int32_t before);
 void qsae__vocab_free(qsae__vocab *v);
+
+/* Bytes of all tokens. */
+int64_t qsae__vocab_bytes(const qsae__vocab *v);
 
 /* Id of a string, -1 if there is none. */
 int32_t qsae__vocab_find(const qsae__vocab *v, const char *s, size_t size);
