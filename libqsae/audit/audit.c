@@ -39,6 +39,7 @@ void qsae_audit_settings_init(qsae_audit_settings *s, size_t size)
 int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settings,
                         qsae_audit **out)
 {
+    QSAE__FPENV;
     if (out)
         *out = NULL;
     if (!context || !out)
@@ -148,6 +149,7 @@ static int32_t run_batch(qsae_audit *a)
 
 int32_t qsae_audit_run(qsae_audit *a)
 {
+    QSAE__FPENV;
     if (!a)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_run: NULL");
     qsae__json_begin();
@@ -198,6 +200,7 @@ int32_t qsae__whole(const qsae_audit *a)
 
 int32_t qsae_audit_result(qsae_audit *a, const char **json, size_t *n_bytes)
 {
+    QSAE__FPENV;
     if (!a || !json)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_result: %s is NULL", a ? "json" : "audit");
     *json = NULL;

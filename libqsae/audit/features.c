@@ -252,6 +252,7 @@ static int32_t write_lines(qsae_audit *a, struct export *e, qsae_line_callback l
 
 int32_t qsae_audit_features(qsae_audit *audit, int64_t sae, qsae_line_callback line, void *cookie)
 {
+    QSAE__FPENV;
     qsae_audit *const a = audit;
     if (!a || !line)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_features: audit and line must not be NULL");

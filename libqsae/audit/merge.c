@@ -229,6 +229,7 @@ static int32_t tell(const struct audit_state *s, qsae_merge_info *out)
 int32_t qsae_audit_merge(qsae_context *context, const char *const *files, int64_t n,
                          const char *out, int32_t flags, qsae_merge_info *info)
 {
+    QSAE__FPENV;
     if (!context || !files || n < 1 || !out)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_merge: a NULL, or no files");
     if (flags & ~QSAE_MERGE_NUMERICS)

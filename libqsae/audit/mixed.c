@@ -353,6 +353,7 @@ static int32_t describe(struct mixed *m, double bits, const struct part **ranked
 
 int32_t qsae_audit_plan(qsae_audit *a, double bits, int32_t by_dce, const char **json)
 {
+    QSAE__FPENV;
     if (!a || !json)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_plan: %s is NULL", a ? "json" : "audit");
     *json = NULL;

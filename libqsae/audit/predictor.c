@@ -143,6 +143,7 @@ static int32_t describe(const json_t *sae, qsae_predictor *p)
 int32_t qsae_predictor_open(qsae_context *context, const char *path, const char *condition,
                             const char *sae_hash, qsae_predictor **out)
 {
+    QSAE__FPENV;
     if (out)
         *out = NULL;
     if (!context || !path || !out)
@@ -214,6 +215,7 @@ static double survival_of(const qsae_predictor *p, double rate, double mean, dou
 int32_t qsae_predictor_run(const qsae_predictor *predictor, const double *rate, const double *mean,
                            const double *max, int64_t n, double *probability, int64_t *rank)
 {
+    QSAE__FPENV;
     size_t bytes;
     if (!predictor || n < 0 || !qsae__bytes(n, sizeof *rate, &bytes) ||
         (n > 0 && (!rate || !mean || !max || !probability)))

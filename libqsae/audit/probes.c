@@ -22,6 +22,7 @@ void qsae_probe_settings_init(qsae_probe_settings *s, size_t size)
 int32_t qsae_probes_open(qsae_context *context, qsae_tokenizer *tokenizer, const char *path,
                          const qsae_probe_settings *settings, qsae_probes **out)
 {
+    QSAE__FPENV;
     qsae_probe_settings s = { .struct_size = sizeof s };
     if (out)
         *out = NULL;
@@ -311,6 +312,7 @@ int32_t qsae__probes_check(const qsae_probes *p, const qsae_model_info *info, co
 int32_t qsae_probes_run(const qsae_probes *p, qsae_model *model, const qsae_cancel_token *cancel,
                         qsae_probe_callback callback, void *cookie)
 {
+    QSAE__FPENV;
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
     qsae_model_cost cost = { .struct_size = sizeof cost };
     if (!p || !model || !callback)

@@ -123,6 +123,7 @@ int32_t qsae__weight_error(const qsae__source *weight, const qsae__source *other
 int32_t qsae_qmatrix_error(const qsae_qmatrix *matrix, const qsae_rows *weight,
                            qsae_weight_error *error)
 {
+    QSAE__FPENV;
     qsae_weight_error out;
     if (!matrix || !error)
         return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_error: NULL argument");

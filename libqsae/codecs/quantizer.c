@@ -15,6 +15,7 @@ struct qsae_quantizer {
 
 int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quantizer **out)
 {
+    QSAE__FPENV;
     if (out)
         *out = NULL;
     if (!context || !spec || !out)
@@ -63,6 +64,7 @@ const char *qsae_quantizer_spec(const qsae_quantizer *quantizer)
 int32_t qsae_quantizer_encode(const qsae_quantizer *quantizer, const qsae_rows *weight,
                               int64_t heads, int32_t strict, qsae_qmatrix **out)
 {
+    QSAE__FPENV;
     if (out)
         *out = NULL;
     if (!quantizer || !out)
@@ -147,6 +149,7 @@ static int32_t decode_tile(void *arg, int64_t tile, int32_t worker)
 
 int32_t qsae_qmatrix_decode(const qsae_qmatrix *matrix, qsae_rows *out)
 {
+    QSAE__FPENV;
     if (!matrix)
         return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_decode: NULL matrix");
     int32_t status = qsae__rows_check(out, "out", FLOATS);
@@ -236,6 +239,7 @@ static int32_t multiply(const qsae_qmatrix *q, const qsae_rows *x, const float *
 int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows *x, const float *bias,
                             int32_t dtype, qsae_rows *y)
 {
+    QSAE__FPENV;
     if (!matrix)
         return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_linear: NULL matrix");
     int32_t status = qsae__rows_check(x, "x", 1u << QSAE_F32);
@@ -261,6 +265,7 @@ int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows *x, cons
 int32_t qsae_int8_quantize(qsae_context *context, const qsae_rows *x, float threshold,
                            int8_t *codes, float *scales, uint8_t *outlier)
 {
+    QSAE__FPENV;
     if (!context || !codes || !scales)
         return qsae__fail(QSAE_EINVAL, "qsae_int8_quantize: NULL argument");
     int32_t status = qsae__rows_check(x, "x", FLOATS);

@@ -97,6 +97,7 @@ const qsae__tensor *qsae__stored_key(const qsae__tensors *tensors, const char *m
 
 int32_t qsae_tensors_matrix(const qsae_tensors *tensors, const char *name, qsae_qmatrix **out)
 {
+    QSAE__FPENV;
     if (out)
         *out = NULL;
     if (!tensors || !name || !out)

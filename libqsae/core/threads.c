@@ -68,12 +68,22 @@ struct qsae__pool {
 static _Thread_local const void *inside;
 static _Thread_local int32_t inside_worker;
 
+#define X87_DEFAULT 0x37f /* nearest, 64-bit significands, all exceptions masked */
+
 qsae__fpenv qsae__fpenv_enter(void)
 {
     qsae__fpenv env = { 0 };
 #if defined(__x86_64__)
-    env.mxcsr = _mm_getcsr();
+    const uint16_t x87 = X87_DEFAULT;
+    env.control = _mm_getcsr();
     _mm_setcsr(0x1f80); /* all exceptions masked, round to nearest, no FTZ or DAZ */
+    __asm__ volatile("fnstcw %0" : "=m"(env.x87));
+    if (env.x87 != x87)
+        __asm__ volatile("fldcw %0" : : "m"(x87));
+#elif defined(__aarch64__)
+    __asm__ volatile("mrs %0, fpcr" : "=r"(env.control));
+    if (env.control)
+        __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0) : "memory");
 #endif
     return env;
 }
@@ -81,7 +91,12 @@ qsae__fpenv qsae__fpenv_enter(void)
 void qsae__fpenv_leave(qsae__fpenv env)
 {
 #if defined(__x86_64__)
-    _mm_setcsr(env.mxcsr);
+    _mm_setcsr((unsigned)env.control);
+    if (env.x87 != X87_DEFAULT)
+        __asm__ volatile("fldcw %0" : : "m"(env.x87));
+#elif defined(__aarch64__)
+    if (env.control)
+        __asm__ volatile("msr fpcr, %0" : : "r"(env.control) : "memory");
 #else
     (void)env;
 #endif

@@ -18,11 +18,26 @@ int32_t qsae__parallel(qsae_context *ctx, int64_t n_tiles, qsae__tile_fn fn, voi
 int32_t qsae__pool_open(qsae_context *ctx);
 void qsae__pool_close(qsae_context *ctx);
 
-/* Floating-point environment of a compute entry: round to nearest, no flush to zero. */
+/*
+ * Floating-point environment of an entry: round to nearest, no flush to zero, all exceptions masked
+ * (x86: MXCSR and the x87 control word, by which glibc's strtod and printf round; ARM: FPCR). leave
+ * puts the caller's back, its exception flags included.
+ */
 typedef struct qsae__fpenv {
-    unsigned mxcsr;
+    uint64_t control; /* MXCSR or FPCR */
+    uint16_t x87;
 } qsae__fpenv;
 qsae__fpenv qsae__fpenv_enter(void);
 void qsae__fpenv_leave(qsae__fpenv env);
+
+static inline void qsae__fpenv_close(const qsae__fpenv *env)
+{
+    qsae__fpenv_leave(*env);
+}
+
+/* From here to the end of the block, by whichever way it ends. */
+#define QSAE__FPENV \
+    const qsae__fpenv fpenv_ __attribute__((cleanup(qsae__fpenv_close), unused)) = \
+        qsae__fpenv_enter()
 
 #endif

@@ -242,6 +242,7 @@ int32_t qsae__tensors_need(const qsae__tensors *t, const char *name, int32_t ran
 
 int32_t qsae_tensors_open(qsae_context *context, const char *path, qsae_tensors **out)
 {
+    QSAE__FPENV;
     qsae_tensors *t;
     int32_t status;
 

@@ -49,6 +49,7 @@ int32_t qsae__gemm_select(qsae_context *ctx)
 
 int32_t qsae_context_open(const qsae_context_settings *settings, qsae_context **out)
 {
+    QSAE__FPENV;
     int32_t st = qsae__context_new(settings, out);
     if (st == QSAE_OK && (st = qsae__gemm_select(*out)) != QSAE_OK)
         qsae_context_close(out);

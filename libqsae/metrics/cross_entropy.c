@@ -96,6 +96,7 @@ int32_t qsae_metric_open_cross_entropy(qsae_context *context, const qsae_metric_
 int32_t qsae_metric_update_cross_entropy(qsae_metric *metric, const qsae_positions *at, int64_t n,
                                          const float *nll)
 {
+    QSAE__FPENV;
     const int32_t st = qsae__metric_check(metric, &qsae__kind_cross_entropy,
                                           "qsae_metric_update_cross_entropy");
     if (st != QSAE_OK)

@@ -441,6 +441,7 @@ int32_t qsae_metric_open_divergence(qsae_context *context, const qsae_metric_set
 int32_t qsae_metric_update_divergence(qsae_metric *metric, const qsae_positions *at,
                                       const qsae_divergence_rows *rows)
 {
+    QSAE__FPENV;
     int32_t st = qsae__metric_check(metric, &qsae__kind_divergence,
                                     "qsae_metric_update_divergence");
     qsae_divergence_rows in;

@@ -361,6 +361,7 @@ int32_t qsae_metric_update_drift(qsae_metric *metric, const qsae_positions *at,
                                  const qsae_rows *x_r,
                                  const qsae_rows *x_q, const qsae_rows *y_r, const qsae_rows *y_q)
 {
+    QSAE__FPENV;
     input in = { .has_y = y_r != NULL };
     int32_t st = qsae__metric_check(metric, &qsae__kind_drift, "qsae_metric_update_drift");
     if (st == QSAE_OK && (!x_r || !x_q || !y_r != !y_q))

@@ -256,6 +256,7 @@ int32_t qsae_metric_open_features(qsae_context *context, int64_t features,
 int32_t qsae_metric_update_features(qsae_metric *metric, const qsae_positions *at,
                                     const qsae_sparse_rows *r, const qsae_sparse_rows *q)
 {
+    QSAE__FPENV;
     int32_t st = qsae__metric_check(metric, &qsae__kind_features, "qsae_metric_update_features");
     if (st == QSAE_OK && (!r || !q))
         st = qsae__fail(QSAE_EINVAL, "qsae_metric_update_features: r and q must not be NULL");
@@ -324,6 +325,7 @@ static double feature_value(const qsae_metric *m, const double *sum, const char 
 int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *values,
                              int64_t capacity)
 {
+    QSAE__FPENV;
     static const char *const names[] = { "r", "fire_r", "fire_q", "cofire", "rate_r", "rate_q",
                                          "mean_r", "mean_q", "max_r", "max_q", "gain", "cosine",
                                          "prompts_r", "prompts_q", "sum_r2", "sum_delta2",

@@ -160,6 +160,7 @@ int32_t qsae_metric_update_divergence_logits(qsae_metric *metric, const qsae_pos
                                              const qsae_rows *logits_r, const qsae_rows *logits_q,
                                              const int32_t *label)
 {
+    QSAE__FPENV;
     int32_t st = qsae__metric_check(metric, &qsae__kind_divergence,
                                     "qsae_metric_update_divergence_logits");
     if (st == QSAE_OK)
@@ -185,6 +186,7 @@ int32_t qsae_metric_update_divergence_logits(qsae_metric *metric, const qsae_pos
 int32_t qsae_metric_update_cross_entropy_logits(qsae_metric *metric, const qsae_positions *at,
                                                 const qsae_rows *logits, const int32_t *label)
 {
+    QSAE__FPENV;
     int32_t st = qsae__metric_check(metric, &qsae__kind_cross_entropy,
                                     "qsae_metric_update_cross_entropy_logits");
     if (st == QSAE_OK)

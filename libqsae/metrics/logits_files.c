@@ -23,6 +23,7 @@ struct qsae_logits_writer {
 
 int32_t qsae_logits_reader_open(qsae_context *context, const char *path, qsae_logits_reader **out)
 {
+    QSAE__FPENV;
     if (out)
         *out = NULL;
     if (!context || !path || !out)
@@ -87,6 +88,7 @@ int32_t qsae_logits_reader_tokens(const qsae_logits_reader *r, int64_t chunk, co
 int32_t qsae_logits_reader_rows(const qsae_logits_reader *r, int64_t chunk, float *log_p,
                                 int64_t capacity)
 {
+    QSAE__FPENV;
     const uint16_t *rows;
     int32_t st = check_chunk(r, chunk, "qsae_logits_reader_rows");
     if (st != QSAE_OK)
@@ -161,6 +163,7 @@ int32_t qsae_logits_writer_open(qsae_context *context, const char *path,
                                 const qsae_logits_info *info, const int32_t *tokens,
                                 qsae_logits_writer **out)
 {
+    QSAE__FPENV;
     qsae_logits_info i;
     if (out)
         *out = NULL;
@@ -219,6 +222,7 @@ static int32_t parallel(qsae_context *ctx, int64_t n, int32_t (*run)(void *, int
 
 int32_t qsae_logits_writer_add(qsae_logits_writer *w, const qsae_rows *logits)
 {
+    QSAE__FPENV;
     if (!w || !w->out)
         return qsae__fail(QSAE_EINVAL, "qsae_logits_writer_add: %s",
                           w ? "the file is finished" : "writer is NULL");
@@ -308,6 +312,7 @@ int32_t qsae_metric_update_llama_cpp_logits(qsae_metric *metric, const qsae_posi
                                             const qsae_rows *logits_r, const qsae_rows *logits_q,
                                             const int32_t *label)
 {
+    QSAE__FPENV;
     struct job j = { .r = logits_r, .q = logits_q, .label = label };
     int32_t st = qsae__metric_check(metric, &qsae__kind_llama_cpp,
                                     "qsae_metric_update_llama_cpp_logits");
@@ -323,6 +328,7 @@ int32_t qsae_metric_update_llama_cpp_logits(qsae_metric *metric, const qsae_posi
 int32_t qsae_metric_update_llama_cpp_base(qsae_metric *metric, const qsae_logits_reader *base,
                                           int64_t chunk, const qsae_rows *logits_q)
 {
+    QSAE__FPENV;
     int32_t st = qsae__metric_check(metric, &qsae__kind_llama_cpp,
                                     "qsae_metric_update_llama_cpp_base");
     if (st == QSAE_OK)

@@ -299,6 +299,7 @@ int32_t qsae_metric_count(const qsae_metric *metric)
 
 int32_t qsae_metric_value(qsae_metric *metric, int32_t i, qsae_value *value)
 {
+    QSAE__FPENV;
     if (!metric || !value || i < 0 || i >= metric->kind->n_results)
         return qsae__fail(QSAE_EINVAL, "qsae_metric_value: NULL argument, or no result %d", (int)i);
     const int32_t st = qsae__compute(metric);
@@ -319,6 +320,7 @@ bool qsae__metric_has_interval(const qsae_metric *metric, int32_t i)
 
 int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *value)
 {
+    QSAE__FPENV;
     if (!metric || !name || !value)
         return qsae__fail(QSAE_EINVAL, "qsae_metric_get: NULL argument");
     const int32_t i = find_result(metric, name);

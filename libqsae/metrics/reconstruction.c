@@ -202,6 +202,7 @@ int32_t qsae_metric_update_reconstruction(qsae_metric *metric, const qsae_positi
                                           const qsae_rows *x, const qsae_rows *y,
                                           const qsae_sparse_rows *acts)
 {
+    QSAE__FPENV;
     qsae__reconstruction_rows in = { .has_acts = acts != NULL };
     int32_t st = qsae__metric_check(metric, &qsae__kind_reconstruction,
                                     "qsae_metric_update_reconstruction");

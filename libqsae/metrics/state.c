@@ -649,6 +649,7 @@ int32_t qsae_metric_save(const qsae_metric *metric, const char *path)
 
 int32_t qsae_metric_load(qsae_metric *metric, const char *path)
 {
+    QSAE__FPENV;
     if (!metric || !path)
         return qsae__fail(QSAE_EINVAL, "qsae_metric_load: metric and path must not be NULL");
     qsae__file *f = NULL;

@@ -138,6 +138,7 @@ static int32_t forward(qsae_model *m, const qsae_pass *p)
 
 int32_t qsae_model_forward(qsae_model *model, const qsae_pass *pass)
 {
+    QSAE__FPENV;
     qsae_pass p;
     if (!model || !pass)
         return qsae__fail(QSAE_EINVAL, "qsae_model_forward: NULL argument");

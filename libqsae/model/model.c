@@ -547,6 +547,7 @@ int32_t qsae_model_get_info(const qsae_model *model, qsae_model_info *info)
 
 int32_t qsae_model_get_cost(const qsae_model *model, qsae_model_cost *cost)
 {
+    QSAE__FPENV;
     if (!model || !cost)
         return qsae__fail(QSAE_EINVAL, "qsae_model_get_cost: NULL argument");
     return qsae__info_copy(cost, &model->cost, sizeof model->cost, "qsae_model_cost");

@@ -137,6 +137,7 @@ static int32_t check_other(const qsae_weights *reference, const qsae_weights *w,
 int32_t qsae_weights_error(qsae_weights *reference, qsae_weights *other, const char *condition,
                            int64_t i, qsae_weight_error *error)
 {
+    QSAE__FPENV;
     qsae_weights *const w = other ? other : reference;
     qsae_weight_error out;
     qsae__condition c;

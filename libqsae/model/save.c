@@ -429,6 +429,7 @@ static int32_t save(qsae__save *v, const char *folder)
 int32_t qsae_weights_save(qsae_weights *weights, const char *condition, const char *folder,
                           const qsae_save_settings *settings)
 {
+    QSAE__FPENV;
     qsae__save v = { .w = weights };
     char *path = NULL;
     if (!weights || !folder)
@@ -460,10 +461,8 @@ int32_t qsae_weights_save(qsae_weights *weights, const char *condition, const ch
         st = check_folder(v.ctx, folder, &path);
     if (st == QSAE_OK && !(v.map = json_object()))
         st = qsae__fail(QSAE_ENOMEM, "%s: out of memory", folder);
-    const qsae__fpenv env = qsae__fpenv_enter();
     if (st == QSAE_OK)
         st = save(&v, path);
-    qsae__fpenv_leave(env);
     json_decref(v.map);
     qsae__free(v.ctx, path);
     qsae__condition_free(v.ctx, &v.c);

@@ -345,6 +345,7 @@ static int32_t open_source(qsae_weights *w)
 
 int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights **out)
 {
+    QSAE__FPENV;
     if (out)
         *out = NULL;
     if (!context || !path || !out)
@@ -522,6 +523,7 @@ static int32_t turned(const qsae_weights *w, const qsae__matrix *m, qsae_qmatrix
 
 int32_t qsae_weights_matrix(const qsae_weights *weights, const char *module, qsae_qmatrix **out)
 {
+    QSAE__FPENV;
     if (out)
         *out = NULL;
     if (!weights || !module || !out)

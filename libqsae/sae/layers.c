@@ -147,6 +147,7 @@ static int32_t check_acts(const qsae_sae_layers *g, int64_t l, const qsae_sae_ac
 int32_t qsae_sae_layers_decode_sparse(qsae_sae_layers *layers, const qsae_sae_acts *acts,
                                       int64_t to, int64_t n, qsae_rows *y)
 {
+    QSAE__FPENV;
     qsae_sae_layers *const g = layers;
     if (!g || !acts || !y || n < 0 || to < 0 || to >= g->n)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_decode_sparse: NULL argument, negative "
@@ -220,6 +221,7 @@ static int32_t encode_needed(qsae_sae_layers *g, const qsae_rows *const *x, qsae
 int32_t qsae_sae_layers_reconstruct(qsae_sae_layers *layers, const qsae_rows *const *x,
                                     qsae_rows *const *y)
 {
+    QSAE__FPENV;
     qsae_sae_layers *const g = layers;
     int64_t n = 0;
     if (!g || !x || !y)
@@ -258,6 +260,7 @@ int32_t qsae_sae_layers_reconstruct(qsae_sae_layers *layers, const qsae_rows *co
 int32_t qsae_sae_layers_get(const qsae_sae_layers *layers, int64_t i, int64_t *layer,
                             qsae_sae **sae)
 {
+    QSAE__FPENV;
     if (!layers || !sae || i < 0 || i >= layers->n)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_get: expected layers and 0 to %lld, found "
                           "%lld", layers ? (long long)layers->n - 1 : 0, (long long)i);

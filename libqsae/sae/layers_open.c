@@ -171,6 +171,7 @@ int32_t qsae__sae_layers_there(qsae_context *ctx, const char *path, bool *there)
 int32_t qsae_sae_layers_open(qsae_context *context, const char *path,
                              const qsae_sae_settings *settings, qsae_sae_layers **out)
 {
+    QSAE__FPENV;
     qsae__sae_stack stack = { 0 };
     qsae_sae_settings s;
     if (out)

@@ -307,6 +307,7 @@ static int32_t apply_settings(qsae_sae *sae, const qsae_sae_settings *s)
 int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_settings *settings,
                       qsae_sae **out)
 {
+    QSAE__FPENV;
     if (out)
         *out = NULL;
     if (!context || !path || !out)

@@ -200,6 +200,7 @@ static int32_t encode_checked(qsae_sae *sae, const qsae_rows *x, const qsae_rows
 int32_t qsae_sae_encode_sparse(qsae_sae *sae, const qsae_rows *x, int64_t *indptr, int32_t *indices,
                                float *values, int64_t capacity, float *state, int64_t *nnz)
 {
+    QSAE__FPENV;
     if (nnz)
         *nnz = 0;
     if (!sae || !x || !indptr || !nnz || capacity < 0 || (capacity > 0 && (!indices || !values)))
@@ -228,6 +229,7 @@ int32_t qsae_sae_encode_sparse(qsae_sae *sae, const qsae_rows *x, int64_t *indpt
 
 int32_t qsae_sae_encode(qsae_sae *sae, const qsae_rows *x, qsae_rows *acts, float *state)
 {
+    QSAE__FPENV;
     if (!sae || !x || !acts)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_encode: sae, x and acts must not be NULL");
     qsae__sae_blocks blocks;
@@ -354,6 +356,7 @@ int32_t qsae__sae_check_rows(const qsae_sae *sae, const qsae_rows *x, const qsae
 
 int32_t qsae_sae_reconstruct(qsae_sae *sae, const qsae_rows *x, qsae_rows *y)
 {
+    QSAE__FPENV;
     if (!sae || !x || !y)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_reconstruct: sae, x and y must not be NULL");
     int32_t st = qsae__sae_check_rows(sae, x, y);

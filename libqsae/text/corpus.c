@@ -191,6 +191,7 @@ static int32_t read_corpus(qsae_corpus *c, const qsae_tokenizer *t, const char *
 int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer, const char *path,
                          const qsae_corpus_settings *settings, qsae_corpus **out)
 {
+    QSAE__FPENV;
     qsae_corpus_settings s;
     qsae_corpus *c;
     int32_t status;

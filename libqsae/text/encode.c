@@ -114,6 +114,7 @@ int32_t qsae_tokenizer_encode_cancelable(const qsae_tokenizer *t, const char *te
                                          int32_t add_special, const qsae_cancel_token *cancel,
                                          int32_t *ids, int64_t capacity, int64_t *n_ids)
 {
+    QSAE__FPENV;
     qsae__encoder e;
     int64_t prefix, suffix, n;
     int32_t status;

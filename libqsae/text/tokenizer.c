@@ -400,6 +400,7 @@ static int32_t find_files(qsae_context *ctx, const char *path, char **json, char
 
 int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokenizer **out)
 {
+    QSAE__FPENV;
     qsae_tokenizer *t;
     char *json = NULL, *config = NULL;
     bool gguf = false, parts = false;
