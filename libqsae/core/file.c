@@ -15,6 +15,8 @@
 #include "core/output.h"
 #include "core/status.h"
 
+#define AT_ONCE (1u << 24) /* bytes that are read at once */
+
 static int32_t fail_errno(const char *path, const char *what, int e)
 {
     const int32_t st = e == ENOENT || e == ENOTDIR ? QSAE_ENOENT
@@ -27,7 +29,7 @@ static int32_t read_all(int fd, const char *path, uint8_t *data, uint64_t size)
 {
     uint64_t done = 0;
     while (done < size) {
-        const ssize_t n = read(fd, data + done, size - done < (1u << 30) ? size - done : 1u << 30);
+        const ssize_t n = read(fd, data + done, size - done < AT_ONCE ? size - done : AT_ONCE);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -101,8 +103,7 @@ int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out)
 fail:
     close(fd);
     if (f) {
-        if (!f->mapped)
-            qsae__free(ctx, (void *)(uintptr_t)f->data);
+        qsae__free(ctx, (void *)(uintptr_t)f->data); /* not mapped: nothing fails after that */
         qsae__free(ctx, f->path);
         qsae__free(ctx, f);
     }

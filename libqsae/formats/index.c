@@ -11,23 +11,26 @@
 
 /* The one kind of link that is followed: FILE -> ../../blobs/HASH, as the Hugging Face cache lays
  * out models--X--Y/snapshots/REVISION/FILE, if that is a regular file. */
-static bool is_cache_link(qsae_context *ctx, const char *folder, const char *path)
+static int32_t find_cache_link(qsae_context *ctx, const char *folder, const char *path, bool *is)
 {
     static const char blobs[] = "../../blobs/";
     char target[sizeof blobs + 64];
     struct stat st;
     const ssize_t n = readlink(path, target, sizeof target);
     const size_t prefix = sizeof blobs - 1;
+    *is = false;
     if (n < 0 || (size_t)n >= sizeof target || memcmp(target, blobs, prefix) != 0)
-        return false;
+        return QSAE_OK;
     target[n] = 0;
     const size_t digits = strspn(target + prefix, "0123456789abcdef");
     if ((digits != 40 && digits != 64) || prefix + digits != (size_t)n)
-        return false;
+        return QSAE_OK;
     char *const full = qsae__path_join(ctx, folder, target);
-    const bool regular = full && lstat(full, &st) == 0 && S_ISREG(st.st_mode);
+    if (!full)
+        return QSAE_ENOMEM;
+    *is = lstat(full, &st) == 0 && S_ISREG(st.st_mode);
     qsae__free(ctx, full);
-    return regular;
+    return QSAE_OK;
 }
 
 /* A name in an index may reach neither elsewhere nor through a link of its own making. */
@@ -37,7 +40,8 @@ int32_t qsae__set_open_beside(qsae__tensors *t, const char *folder, const char *
     qsae__file *file = NULL;
     struct stat st;
     char *path;
-    int32_t status;
+    bool followed = true;
+    int32_t status = QSAE_OK;
 
     if (!qsae__plain_name(name))
         return qsae__fail(QSAE_EFORMAT, "%s: shard \"%s\" is not a plain file name", index, name);
@@ -48,11 +52,13 @@ int32_t qsae__set_open_beside(qsae__tensors *t, const char *folder, const char *
         status = errno == ENOENT
                      ? qsae__fail(QSAE_ENOENT, "%s: shard \"%s\" is missing", index, name)
                      : qsae__fail(QSAE_EIO, "%s: cannot stat: %s", path, strerror(errno));
-    else if (S_ISLNK(st.st_mode) && !is_cache_link(t->ctx, folder, path))
+    else if (S_ISLNK(st.st_mode))
+        status = find_cache_link(t->ctx, folder, path, &followed);
+    if (status == QSAE_OK && !followed)
         status = qsae__fail(QSAE_EFORMAT,
                             "%s: shard \"%s\" is a symbolic link; only those of the Hugging Face "
                             "cache are followed, copy the files into the folder", index, name);
-    else
+    else if (status == QSAE_OK)
         status = qsae__file_open(t->ctx, path, &file);
     qsae__free(t->ctx, path);
     if (status == QSAE_OK)

@@ -153,7 +153,6 @@ int32_t qsae__npy_header(const uint8_t *head, uint64_t start, const char *name, 
     int32_t status;
 
     memset(out, 0, sizeof *out);
-    out->start = start;
     while (ok && !take(&c, '}')) {
         ok = comma && take_string(&c, key, sizeof key) && take(&c, ':');
         if (!ok)

@@ -10,6 +10,7 @@
 
 /* Deflate cannot shrink data by more than this; a member that claims more is a bomb. */
 #define DEFLATE_MAX 1040
+#define AT_ONCE (1u << 20) /* bytes that libzip is asked for at once */
 
 /* Without memory libzip also says that it is no archive, or nothing; errno was 0 when it began. */
 static int32_t status_of(zip_error_t *error)
@@ -23,7 +24,7 @@ static int32_t read_exact(zip_file_t *f, void *buffer, uint64_t size, const char
     uint8_t *p = buffer;
 
     while (size > 0) {
-        const uint64_t most = size < (1u << 30) ? size : 1u << 30;
+        const uint64_t most = size < AT_ONCE ? size : AT_ONCE;
         const zip_int64_t n = zip_fread(f, p, most);
         if (n <= 0)
             return qsae__fail(n < 0 ? status_of(zip_file_get_error(f)) : QSAE_EFORMAT,

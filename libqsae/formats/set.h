@@ -66,7 +66,6 @@ int32_t qsae__index_read(qsae__tensors *t, const char *folder, const char *index
 typedef struct qsae__npy {
     int64_t shape[8];
     uint64_t bytes;     /* of the data */
-    uint64_t start;     /* of the data */
     int32_t rank;
     int32_t dtype;
     bool fortran;
