@@ -176,8 +176,7 @@ int32_t qsae_audit_run(qsae_audit *a)
         st = qsae__probed_run(a);
     if (st == QSAE_OK)
         st = qsae__llama_finish(a);
-    if (st == QSAE_OK)
-        st = qsae__json_status(qsae__contexts_run(a));
+    st = qsae__json_status(st == QSAE_OK ? qsae__contexts_run(a) : st);
     /* A stopped run keeps what it has: the file is at the last whole batch. */
     if (a->state_path && !a->half && (begun(a) || a->from_chunk == a->to_chunk)) {
         char message[QSAE__MESSAGE_SIZE];
@@ -204,13 +203,11 @@ int32_t qsae_audit_result(qsae_audit *a, const char **json, size_t *n_bytes)
     if (!a || !json)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_result: %s is NULL", a ? "json" : "audit");
     *json = NULL;
-    json_t *document;
+    json_t *document = NULL;
     qsae__json_begin();
     int32_t st = qsae__whole(a);
     if (st == QSAE_OK)
         st = qsae__result_document(a, &document);
-    if (st != QSAE_OK)
-        return st;
     if ((st = qsae__json_status(st)) != QSAE_OK) {
         json_decref(document);
         return st;

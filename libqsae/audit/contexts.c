@@ -327,14 +327,15 @@ static int64_t find_rows(struct audit_contexts *c)
     return rows;
 }
 
-static int32_t update_change(const struct audit_contexts *c, qsae_metric *m, int64_t rows,
-                             const float *left, const float *right)
+static int32_t update_change(const qsae_audit *a, qsae_metric *m, int64_t rows, const float *left,
+                             const float *right)
 {
+    const struct audit_contexts *const c = a->contexts;
     const qsae_positions at = { .struct_size = sizeof at, .first_token = c->next * c->scored,
                                 .document = c->document, .position = c->position, .n_rows = rows };
     const qsae_divergence_rows d = { .struct_size = sizeof d, .n = rows, .nll_r = left,
                                      .nll_q = right };
-    return qsae_metric_update_divergence(m, &at, &d);
+    return qsae__batch_added(a, qsae_metric_update_divergence(m, &at, &d));
 }
 
 /*
@@ -348,16 +349,16 @@ static int32_t update_changes(qsae_audit *a, const struct audit_length *l, int64
     int32_t st = QSAE_OK;
     for (int64_t w = 0; w < a->n_participants && st == QSAE_OK; w++) {
         qsae_metric **const m = l->changes[w];
-        st = update_change(c, m[QSAE__SINCE_CE], rows, base[w].nll, now[w].nll);
+        st = update_change(a, m[QSAE__SINCE_CE], rows, base[w].nll, now[w].nll);
         if (!w || st != QSAE_OK)
             continue;
         for (int64_t i = 0; i < rows; i++) {
             c->left[i] = now[0].nll[i] + base[w].nll[i];
             c->right[i] = now[w].nll[i] + base[0].nll[i];
         }
-        st = update_change(c, m[QSAE__SINCE_DCE], rows, c->left, c->right);
+        st = update_change(a, m[QSAE__SINCE_DCE], rows, c->left, c->right);
         if (st == QSAE_OK)
-            st = update_change(c, m[QSAE__SINCE_KL], rows, base[w].kl, now[w].kl);
+            st = update_change(a, m[QSAE__SINCE_KL], rows, base[w].kl, now[w].kl);
     }
     return st;
 }
@@ -371,7 +372,10 @@ static int32_t run_length(qsae_audit *a, struct audit_length *l)
         return QSAE_OK;
     if (!b->pass)
         st = qsae__pass_open(b);
-    return st == QSAE_OK ? qsae__pass_batch(b) : st;
+    if (st == QSAE_OK)
+        st = qsae__pass_batch(b);
+    a->half |= b->half;
+    return st;
 }
 
 #define SLABS ((int64_t)1 << 30) /* rows of streamed passes of all lengths together */
@@ -415,9 +419,11 @@ int32_t qsae__contexts_run(qsae_audit *a)
             st = run_length(a, &c->lengths[i]);
         const int64_t rows = find_rows(c);
         for (int64_t i = 1; i < c->n && st == QSAE_OK; i++)
-            st = update_changes(a, &c->lengths[i], rows);
+            if ((st = update_changes(a, &c->lengths[i], rows)) != QSAE_OK)
+                a->half = true;
         if (st != QSAE_OK)
             break;
+        a->half = false;
         c->next += rows / c->scored;
         if (a->state_path && qsae__now() - saved > SAVE_EVERY) {
             st = qsae__state_save(a);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Documents are built by many small calls of jansson, each of which may lack memory: then a key
- * would be missing in silence. The calls that put something in its place note that for the thread, and
- * who hands a document out asks.
+ * would be missing in silence. The calls that put something in its place note that for the thread,
+ * and who hands a document out asks. An object or array that could not be put stays alive until
+ * then: whoever put it may go on to fill it.
  */
 #ifndef QSAE_AUDIT_JSON_H
 #define QSAE_AUDIT_JSON_H
@@ -15,10 +16,12 @@ void qsae__json_begin(void);
 /* Notes that something was lost, by others than the calls below. */
 void qsae__json_lose(void);
 
-/* QSAE_ENOMEM if anything was not put since qsae__json_begin, else the status. */
+/* Ends what qsae__json_begin began. QSAE_ENOMEM if anything was not put since then, else the
+ * status. */
 int32_t qsae__json_status(int32_t status);
 
-/* As jansson's: a value of NULL stays out; it is noted if memory was what it lacked. */
+/* As jansson's: a value of NULL stays out. Memory that anything on this thread lacked since
+ * qsae__json_begin is noted, too: what was left out for it may look like a value that is none. */
 int qsae__json_set(json_t *object, const char *key, json_t *value);
 int qsae__json_append(json_t *array, json_t *value);
 int qsae__json_update(json_t *object, json_t *other);

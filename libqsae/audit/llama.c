@@ -447,8 +447,11 @@ json_t *qsae__llama_json(const qsae_audit *a, const struct participant *p)
         if (qsae_metric_value(p->llama, i, &v) == QSAE_OK && strcmp(v.name, "documents") != 0)
             json_object_set_new(o, v.name, qsae__named(p->llama, v.name));
     }
-    if (add_lines(a, p->llama, o) == QSAE_OK)
+    const int32_t st = add_lines(a, p->llama, o);
+    if (st == QSAE_OK)
         return o;
+    if (st == QSAE_ENOMEM)
+        qsae__json_lose();
     json_decref(o);
     return json_null();
 }

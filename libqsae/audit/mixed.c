@@ -376,7 +376,8 @@ int32_t qsae_audit_plan(qsae_audit *a, double bits, int32_t by_dce, const char *
     if (st == QSAE_OK)
         st = choose(&m);
     if (st == QSAE_OK)
-        st = qsae__json_status(describe(&m, bits, ranked, &document));
+        st = describe(&m, bits, ranked, &document);
+    st = qsae__json_status(st);
     char *const text =
         st == QSAE_OK ? qsae__json_dumps(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(document);

@@ -237,8 +237,10 @@ int32_t qsae__probed_json(qsae_audit *a, json_t **out)
         return QSAE_OK;
     int32_t st = qsae_probes_get_info(a->probes->set, &info);
     json_t **const entries = qsae__calloc(a->ctx, a->n_participants, sizeof *entries);
-    if (st != QSAE_OK || !entries)
+    if (st != QSAE_OK || !entries) {
+        qsae__free(a->ctx, entries);
         return st == QSAE_OK ? QSAE_ENOMEM : st;
+    }
     json_t *const o = json_object(), *const list = json_array(), *const tags = json_array();
     const char *const policy = qsae_bos_name(info.bos_policy);
     json_object_set_new(o, "items", json_integer(info.items));

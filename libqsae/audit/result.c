@@ -65,6 +65,7 @@ int32_t qsae__result_snapshot(qsae_audit *a, int64_t budget, int64_t chunks, int
     json_object_set_new(o, "reference", p);
     json_object_set_new(o, "conditions", list);
     for (int64_t i = 1; i < a->n_participants && st == QSAE_OK; i++) {
+        p = NULL;
         st = snapshot_of(a, &a->participants[i], tokens, &p);
         json_array_append_new(list, p);
     }
@@ -218,8 +219,14 @@ static const char *attention_name(int32_t attention)
     return attention == QSAE_ATTN_EAGER ? "eager" : attention == QSAE_ATTN_FP32 ? "fp32" : "sdpa";
 }
 
+/* What a function makes is put in its place even where it failed half-way: it goes with the rest. */
 int32_t qsae__result_document(qsae_audit *a, json_t **out)
 {
+    static const struct {
+        const char *key;
+        int32_t (*make)(qsae_audit *a, json_t **out);
+    } parts[] = { { "overlaps", qsae__overlaps_json }, { "slices", qsae__slices_json },
+                  { "probes", qsae__probed_json }, { "contexts", qsae__contexts_json } };
     json_t *o = json_object(), *list = json_array(), *p = NULL;
     struct participant *const r = &a->participants[0];
     json_object_set_new(o, "format", json_string("qsae-result"));
@@ -240,40 +247,26 @@ int32_t qsae__result_document(qsae_audit *a, json_t **out)
     int32_t st = qsae__snapshots_take(a);
     if (st == QSAE_OK)
         st = qsae__entry_json(a, r, &p);
-    if (st != QSAE_OK) {
-        json_decref(o);
-        json_decref(list);
-        json_decref(p);
-        return st;
-    }
     json_object_set_new(o, "reference", p);
     json_object_set_new(o, "conditions", list);
     for (int64_t i = 1; i < a->n_participants && st == QSAE_OK; i++) {
+        p = NULL;
         st = qsae__entry_json(a, &a->participants[i], &p);
         json_array_append_new(list, p);
     }
     if (st == QSAE_OK)
         st = qsae__controls_json(a, list);
-    if (st == QSAE_OK)
-        st = qsae__overlaps_json(a, &p);
-    if (st == QSAE_OK)
-        json_object_set_new(o, "overlaps", p);
-    if (st == QSAE_OK)
-        st = qsae__slices_json(a, &p);
-    if (st == QSAE_OK)
-        json_object_set_new(o, "slices", p);
-    if (st == QSAE_OK)
-        st = qsae__probed_json(a, &p);
-    if (st == QSAE_OK)
-        json_object_set_new(o, "probes", p);
-    if (st == QSAE_OK)
-        st = qsae__contexts_json(a, &p);
-    if (st == QSAE_OK)
-        json_object_set_new(o, "contexts", p);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0] && st == QSAE_OK; i++) {
+        p = NULL;
+        st = parts[i].make(a, &p);
+        json_object_set_new(o, parts[i].key, p);
+    }
     json_object_set_new(o, "verdicts", verdicts(a));
     json_object_set_new(o, "sweep", qsae__sweep_json(a));
-    if (st == QSAE_OK && (st = qsae__mixed_json(a, list, &p)) == QSAE_OK)
-        json_object_set_new(o, "plan", p);
+    p = NULL;
+    if (st == QSAE_OK)
+        st = qsae__mixed_json(a, list, &p);
+    json_object_set_new(o, "plan", p);
     json_object_set(o, "snapshots", a->snapshots);
     json_object_set_new(o, "stabilization", stabilization(a));
     json_object_set_new(o, "numerics", numerics_json(a));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "core/memory.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "core/checked.h"
@@ -12,8 +13,10 @@ void *qsae__alloc(qsae_context *ctx, size_t size)
     void *p = NULL;
     if (qsae__add_size(size ? size : 1, 63, &rounded))
         p = ctx->alloc(ctx->alloc_cookie, rounded & ~(size_t)63, 64);
-    if (!p)
+    if (!p) {
         qsae__fail(QSAE_ENOMEM, "out of memory: %zu bytes", size);
+        errno = ENOMEM; /* as malloc leaves it: a host's allocator may not */
+    }
     return p;
 }
 
