@@ -3,10 +3,12 @@
  * Every call that can fail beneath the library fails once, and from then on, under every public
  * function (reliability targets 6 and 7). Prints TAP lines.
  *
- *     test_faults [--list] [SCENARIO...]
+ *     test_faults [SCENARIO...]
+ *     test_faults --list         calls of each kind in each scenario, and its time
  *
- * QSAE_LONG_TESTS=1: every index, or with QSAE_FAULTS_STEP=N every N-th; else an even sample of
- * each that takes some seconds together.
+ * QSAE_LONG_TESTS=1: every index, or with QSAE_FAULTS_STEP=N every N-th (QSAE_FAULTS_FIRST=I: from
+ * I on; so that N processes may share the work); else an even sample of each that takes some
+ * seconds together.
  * QSAE_FAULTS=KIND,INDEX,MODE,WHAT (numbers): this one alone, in this process, for a debugger.
  */
 #include <errno.h>
@@ -19,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "branch.h"
 #include "scenario.h"
 
 enum mode { ONCE_THEN_AGAIN, ONWARDS_THEN_AGAIN, ONWARDS_THEN_CLOSE, MODES };
@@ -48,14 +51,17 @@ struct report {
     char text[256];          /* of the first that is bad */
 };
 
+enum { BRANCHED_MOST = 4, REPORTS = 1 + BRANCHED_MOST * MODES };
+
 static struct fixture fixture;
 static bool lengthy;
-static int64_t step = 1;
+static int64_t step = 1, first_index = -1;
 
 static void play(const struct scenario *s, struct run *r)
 {
     r->hash = 0xcbf29ce484222325u;
     r->again = false;
+    r->sections = 0;
     s->play(r);
 }
 
@@ -67,14 +73,40 @@ static struct run new_run(const struct what *w, enum mode mode)
 
 /* What is held now, to be the same before and after. */
 struct held {
-    int64_t blocks, maps;
+    int64_t blocks, maps, hook;
     int descriptors;
 };
 
-static struct held held_now(void)
+static struct held held_now(const struct run *r)
 {
     tzset(); /* which libzip calls: the C library keeps the name of the zone */
-    return (struct held){ inject_blocks(), inject_maps(), fixture_descriptors() };
+    return (struct held){ inject_blocks(), inject_maps(), r->hook_blocks, fixture_descriptors() };
+}
+
+/* "" or what went wrong in a run with a fault, in text: results, and what is held now, are not those
+ * of a run without one. */
+static void judge(const struct scenario *s, const struct what *w, const struct run *r,
+                  const struct held *same, uint64_t want, bool repeated, char text[256])
+{
+    const struct held after = held_now(r);
+    const int64_t extra = after.blocks - same->blocks;
+    const bool closed = r->abandon && r->failures;
+    if (r->wrong[0])
+        snprintf(text, 256, "%.255s", r->wrong);
+    else if (w->transparent && r->failures)
+        snprintf(text, 256, "%.100s failed: %.120s", r->call, r->message);
+    else if (repeated)
+        snprintf(text, 256, "fsync was repeated after it failed");
+    else if (!closed && r->hash != want)
+        snprintf(text, 256, "other results (%.60s: %.100s)", r->call ? r->call : "no failure",
+                 r->message);
+    else if (after.hook != same->hook || extra > s->kept || extra < 0 || after.maps != same->maps ||
+             after.descriptors != same->descriptors)
+        snprintf(text, 256, "left behind: %lld of the allocator, %lld blocks, %lld maps, %d "
+                 "descriptors (%.60s: %.60s)", (long long)(after.hook - same->hook),
+                 (long long)extra, (long long)(after.maps - same->maps),
+                 after.descriptors - same->descriptors, r->call ? r->call : "no failure",
+                 r->message);
 }
 
 /* One fault. "" or what went wrong, in text. */
@@ -82,7 +114,7 @@ static void one(const struct scenario *s, const struct what *w, enum mode mode, 
                 uint64_t want, struct report *report, char text[256])
 {
     struct run r = new_run(w, mode);
-    const struct held before = held_now();
+    const struct held before = held_now(&r);
     text[0] = '\0';
     inject_arm(w->kind, index, mode != ONCE_THEN_AGAIN, w->what);
     play(s, &r);
@@ -96,24 +128,7 @@ static void one(const struct scenario *s, const struct what *w, enum mode mode, 
             fixture_empty(fixture.scratch);
         play(s, &r);
     }
-    const struct held after = held_now();
-    const int64_t extra = after.blocks - before.blocks;
-    const bool closed = r.abandon && r.failures;
-    if (r.wrong[0])
-        snprintf(text, 256, "%.255s", r.wrong);
-    else if (w->transparent && r.failures)
-        snprintf(text, 256, "%.100s failed: %.120s", r.call, r.message);
-    else if (repeated)
-        snprintf(text, 256, "fsync was repeated after it failed");
-    else if (!closed && r.hash != want)
-        snprintf(text, 256, "other results (%.60s: %.100s)", r.call ? r.call : "no failure",
-                 r.message);
-    else if (r.hook_blocks != 0 || extra > s->kept || extra < 0 || after.maps != before.maps ||
-             after.descriptors != before.descriptors)
-        snprintf(text, 256, "left behind: %lld of the allocator, %lld blocks, %lld maps, %d "
-                 "descriptors (%.60s: %.60s)", (long long)r.hook_blocks,
-                 (long long)extra, (long long)(after.maps - before.maps),
-                 after.descriptors - before.descriptors, r.call ? r.call : "no failure", r.message);
+    judge(s, w, &r, &before, want, repeated, text);
     if (s->writes)
         fixture_empty(fixture.scratch);
 }
@@ -160,7 +175,7 @@ static bool series(const struct scenario *s, const struct what *w, enum mode mod
                    struct report *report)
 {
     memset(report, 0, sizeof *report);
-    for (int64_t from = stride > 1 ? stride / 2 : 0;;) {
+    for (int64_t from = first_index >= 0 ? first_index : stride / 2;;) {
         int status = 0;
         report->index = from - stride;
         fflush(stdout);
@@ -184,6 +199,144 @@ static bool series(const struct scenario *s, const struct what *w, enum mode mod
             return false;
         from = report->index + stride;
     }
+}
+
+/* ---- the scenarios that take long ---- */
+
+enum { SECTIONS_MOST = 8 };
+
+/* How a run without a fault stands at the ends of its sections, the last of all behind them. */
+struct reference {
+    uint64_t hash[SECTIONS_MOST + 1];
+    struct held held[SECTIONS_MOST + 1];
+    int n;
+};
+
+struct branches {
+    const struct scenario *scenario;
+    const struct what *what;
+    struct reference reference;
+    struct run *run;
+    struct report *report;   /* [modes], shared with children */
+    bool child;
+    int mode;
+};
+
+static void note(struct run *r)
+{
+    struct reference *const to = r->cookie;
+    if (to->n > SECTIONS_MOST)
+        return;
+    to->hash[to->n] = r->hash;
+    to->held[to->n++] = held_now(r);
+}
+
+/* In a child whose fault has happened: what it did is known here, the rest is as without it. */
+static void verdict(struct run *r)
+{
+    struct branches *const b = r->cookie;
+    struct report *const report = &b->report[b->mode];
+    char text[256] = "";
+    if (!b->child)
+        return;
+    inject_disarm();
+    const bool ended = r->sections >= b->reference.n; /* behind the last of them: in the end */
+    const int at = ended || (r->abandon && r->failures) ? b->reference.n - 1 : r->sections - 1;
+    report->fired += inject_fired() != CALL_NONE;
+    report->failed += r->failures > 0;
+    judge(b->scenario, b->what, r, &b->reference.held[at], b->reference.hash[at],
+          inject_fsync_repeated(), text);
+    if (text[0] && report->bad++ == 0)
+        snprintf(report->text, sizeof report->text, "%lld: %.230s", (long long)report->index,
+                 text);
+    _exit(0);
+}
+
+static void began(void *cookie, int64_t index, int mode)
+{
+    struct branches *const b = cookie;
+    b->child = true;
+    b->mode = mode;
+    b->report[mode].index = index;
+    b->run->abandon = mode == ONWARDS_THEN_CLOSE;
+}
+
+static void ended(void *cookie, int64_t index, int mode, int status)
+{
+    struct report *const report = &((struct branches *)cookie)->report[mode];
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        return;
+    if (report->bad++ == 0)
+        snprintf(report->text, sizeof report->text, "%lld: ended by signal %d, status %d",
+                 (long long)index, WIFSIGNALED(status) ? WTERMSIG(status) : 0,
+                 WIFEXITED(status) ? WEXITSTATUS(status) : 0);
+}
+
+static bool onwards(int mode)
+{
+    return mode != ONCE_THEN_AGAIN;
+}
+
+/* In a process of its own: the scenario once, with a child for each fault in each mode. */
+static void branch_all(const struct scenario *s, const struct what *w, int64_t first,
+                       int64_t stride, struct report *report)
+{
+    struct branches b = { .scenario = s, .what = w, .report = report };
+    const struct branch how = { .folder = fixture.scratch, .modes = MODES, .first = first,
+                                .stride = stride, .onwards = onwards, .began = began,
+                                .ended = ended, .cookie = &b };
+    for (int i = 0; i < 2; i++) { /* the first warms up what libraries set up once */
+        struct run r = new_run(w, ONCE_THEN_AGAIN);
+        b.reference.n = 0;
+        r.section = note;
+        r.cookie = &b.reference;
+        play(s, &r);
+        note(&r);
+        fixture_empty(fixture.scratch);
+        if (r.wrong[0])
+            _exit(4);
+    }
+    struct run r = new_run(w, ONCE_THEN_AGAIN);
+    b.run = &r;
+    r.section = verdict;
+    r.cookie = &b;
+    branch_arm(w->kind, w->what, &how);
+    play(s, &r);
+    if (b.child && r.again && !r.abandon && !r.wrong[0]) {
+        inject_disarm();
+        fixture_empty(fixture.scratch);
+        play(s, &r);
+    }
+    r.sections = b.reference.n;
+    verdict(&r); /* of a child */
+    report->calls = inject_disarm();
+    fixture_empty(fixture.scratch);
+    _exit(r.hash == b.reference.hash[b.reference.n - 1] ? 0 : 5);
+}
+
+static bool branch_series(const struct scenario *s, const struct what *w, int64_t stride,
+                          struct report *report)
+{
+    int status = 0;
+    memset(report, 0, MODES * sizeof *report);
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0)
+        branch_all(s, w, first_index >= 0 ? first_index : stride / 2, stride, report);
+    const bool done = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) &&
+                      WEXITSTATUS(status) == 0;
+    fixture_empty(fixture.scratch);
+    for (int mode = 0; mode < MODES && !done; mode++)
+        if (report[mode].bad++ == 0)
+            snprintf(report[mode].text, sizeof report->text, "without a fault: status %d", status);
+    return done;
+}
+
+/* Memory alone is asked for so often, and files that a fault leaves are for the others. */
+static bool branches(const struct scenario *s, const struct what *w)
+{
+    return s->branches && inject_has_memory() &&
+           (w->kind == INJECT_MEMORY || w->kind == INJECT_HOOK);
 }
 
 static bool wanted(const char *name, int argc, char **argv)
@@ -247,17 +400,45 @@ static int64_t stride_of(const struct scenario *s, const struct what *w)
     return calls > most ? calls / most : 1;
 }
 
+/* Calls of each kind in each scenario, and how long it takes. */
+static int list(void)
+{
+    for (int i = 0; i < n_scenarios; i++) {
+        printf("%-10s", scenarios[i].name);
+        for (int w = 0; w < WHATS; w++) {
+            struct run r = new_run(&whats[w], ONCE_THEN_AGAIN);
+            play(&scenarios[i], &r);
+            fixture_empty(fixture.scratch);
+            inject_arm(whats[w].kind, -1, false, whats[w].what);
+            const clock_t before = clock();
+            play(&scenarios[i], &r);
+            printf(" %s %lld (%.1f ms)", whats[w].name, (long long)inject_disarm(),
+                   1e3 * (double)(clock() - before) / CLOCKS_PER_SEC);
+            fixture_empty(fixture.scratch);
+        }
+        printf("\n");
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *const v = getenv("QSAE_LONG_TESTS"), *const alone = getenv("QSAE_FAULTS");
     lengthy = v && *v == '1';
     if (getenv("QSAE_FAULTS_STEP") && atoll(getenv("QSAE_FAULTS_STEP")) > 0)
         step = atoll(getenv("QSAE_FAULTS_STEP"));
-    struct report *const report = mmap(NULL, sizeof *report, PROT_READ | PROT_WRITE,
+    if (getenv("QSAE_FAULTS_FIRST"))
+        first_index = atoll(getenv("QSAE_FAULTS_FIRST"));
+    struct report *const report = mmap(NULL, REPORTS * sizeof *report, PROT_READ | PROT_WRITE,
                                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (report == MAP_FAILED || !fixture_make(&fixture))
         return 1;
     int failed = 0, n = 1;
+    if (argc == 2 && strcmp(argv[1], "--list") == 0) {
+        failed = list();
+        fixture_remove(&fixture);
+        return failed;
+    }
     if (alone && argc > 1) {
         failed = single(alone, argv[1]);
         fixture_remove(&fixture);
@@ -270,17 +451,26 @@ int main(int argc, char **argv)
                 (whats[w].transparent && mode != ONCE_THEN_AGAIN))
                 continue;
             int64_t fired = 0, statuses = 0, bad = 0;
+            struct report *branched = report + 1;
             for (int i = 0; i < n_scenarios; i++) {
-                if (!wanted(scenarios[i].name, argc, argv))
+                const struct scenario *const s = &scenarios[i];
+                struct report *of = report;
+                if (!wanted(s->name, argc, argv))
                     continue;
-                const int64_t stride = stride_of(&scenarios[i], &whats[w]);
-                if (!series(&scenarios[i], &whats[w], (enum mode)mode, stride, report)) {
-                    printf("# %s, %s, %s: %lld bad, the first at call %s\n", scenarios[i].name,
-                           whats[w].name, mode_names[mode], (long long)report->bad, report->text);
-                    bad += report->bad ? report->bad : 1;
+                if (branches(s, &whats[w])) {
+                    if (mode == 0)
+                        branch_series(s, &whats[w], stride_of(s, &whats[w]), branched);
+                    of = branched + mode;
+                    branched += MODES;
+                } else {
+                    series(s, &whats[w], (enum mode)mode, stride_of(s, &whats[w]), of);
                 }
-                fired += report->fired;
-                statuses += report->failed;
+                if (of->bad)
+                    printf("# %s, %s, %s: %lld bad, the first at call %s\n", s->name,
+                           whats[w].name, mode_names[mode], (long long)of->bad, of->text);
+                bad += of->bad;
+                fired += of->fired;
+                statuses += of->failed;
             }
             printf("%sok %d - %s, %s: %lld faults, %lld statuses\n", bad ? "not " : "", ++n,
                    whats[w].name, mode_names[mode], (long long)fired, (long long)statuses);

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
-#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -41,9 +40,10 @@ static struct {
     atomic_bool repeated;
     int paused;              /* kind that was armed */
     bool trace;
-    uintptr_t blis_from, blis_to;
     inject_listener listener;
     void *cookie;
+    inject_decider decider;
+    void *decider_cookie;
 } state;
 
 void inject_arm(enum inject_kind kind, int64_t at, bool onwards, int what)
@@ -58,8 +58,15 @@ void inject_arm(enum inject_kind kind, int64_t at, bool onwards, int what)
     atomic_store(&state.kind, kind);
 }
 
+void inject_at_calls(inject_decider decider, void *cookie)
+{
+    state.decider = decider;
+    state.decider_cookie = cookie;
+}
+
 int64_t inject_disarm(void)
 {
+    state.decider = NULL;
     atomic_store(&state.kind, INJECT_NOTHING);
     return atomic_load(&state.seen);
 }
@@ -105,12 +112,32 @@ void inject_listen(inject_listener listener, void *cookie)
     state.cookie = cookie;
 }
 
+/* The decider's word on call n, with the calls it makes itself not counted. */
+static void decide(int64_t n)
+{
+    const inject_decider decider = state.decider;
+    const int e = errno;
+    bool onwards = false;
+    inject_pause();
+    state.decider = NULL;
+    if (decider(state.decider_cookie, n, &onwards)) {
+        state.at = n;
+        state.onwards = onwards;
+    } else {
+        state.decider = decider;
+    }
+    inject_resume();
+    errno = e;
+}
+
 /* True: this call is one that fails. */
 static bool fails(enum inject_kind kind, enum inject_call call)
 {
     if (atomic_load(&state.kind) != (int)kind)
         return false;
     const int64_t n = atomic_fetch_add(&state.seen, 1);
+    if (state.decider)
+        decide(n);
     if (state.at < 0 || (state.onwards ? n < state.at : n != state.at))
         return false;
     if (state.what == INJECT_KILL)
@@ -172,36 +199,7 @@ bool inject_has_memory(void)
     return true;
 }
 
-static int find_blis(struct dl_phdr_info *info, size_t size, void *cookie)
-{
-    (void)size;
-    (void)cookie;
-    if (!strstr(info->dlpi_name, "libblis"))
-        return 0;
-    for (int i = 0; i < info->dlpi_phnum; i++) {
-        const uintptr_t from = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr,
-                        to = from + info->dlpi_phdr[i].p_memsz;
-        if (!(info->dlpi_phdr[i].p_flags & PF_X))
-            continue;
-        state.blis_from = from;
-        state.blis_to = to;
-    }
-    return 1;
-}
-
-static __attribute__((constructor)) void look_for_blis(void)
-{
-    dl_iterate_phdr(find_blis, NULL);
-}
-
-/* Whether memory that this caller asks for is refused. */
-static bool refuses_memory(const void *caller)
-{
-    const uintptr_t at = (uintptr_t)caller;
-    return fails(at >= state.blis_from && at < state.blis_to ? INJECT_BLIS : INJECT_MEMORY,
-                 CALL_MEMORY);
-}
-#define NO_MEMORY refuses_memory(__builtin_return_address(0))
+#define NO_MEMORY fails(INJECT_MEMORY, CALL_MEMORY)
 
 static void *counted(void *p)
 {

@@ -17,8 +17,7 @@
 
 enum inject_kind {
     INJECT_NOTHING,
-    INJECT_MEMORY,  /* malloc, calloc, realloc, posix_memalign, aligned_alloc; not from BLIS */
-    INJECT_BLIS,    /* the same from BLIS, which ends the process then */
+    INJECT_MEMORY,  /* malloc, calloc, realloc, posix_memalign, aligned_alloc */
     INJECT_HOOK,    /* the allocator of a context that was opened with hook_alloc */
     INJECT_MAP,     /* mmap */
     INJECT_THREAD,  /* pthread_create, pthread_mutex_init, pthread_cond_init */
@@ -36,6 +35,11 @@ enum inject_call { CALL_NONE, CALL_MEMORY, CALL_HOOK, CALL_MAP, CALL_THREAD, CAL
 
 /* Arms: call number `at` (from 0) fails, or with `onwards` all from it on. at < 0: only counts. */
 void inject_arm(enum inject_kind kind, int64_t at, bool onwards, int what);
+
+/* Until inject_disarm(), where `at` is < 0: asks at every call of the armed kind whether it fails,
+ * and with *onwards all that follow. After a yes it is not asked again. */
+typedef bool (*inject_decider)(void *cookie, int64_t call, bool *onwards);
+void inject_at_calls(inject_decider decider, void *cookie);
 
 /* Disarms. Returns the calls that were seen. */
 int64_t inject_disarm(void);

@@ -59,12 +59,18 @@ void wrong(struct run *r, const char *format, ...)
     va_end(args);
 }
 
+void section(struct run *r)
+{
+    r->sections++;
+    if (r->section && !r->wrong[0] && !r->again)
+        r->section(r);
+}
+
 /* What a call may return when that kind of call failed beneath it. */
 static bool fits(const struct run *r, int32_t status)
 {
     switch (r->kind) {
     case INJECT_MEMORY:
-    case INJECT_BLIS:
     case INJECT_HOOK:
         return status == QSAE_ENOMEM;
     case INJECT_THREAD:

@@ -33,12 +33,16 @@ struct run {
     char message[256];
     char wrong[512];         /* "", or what the library did wrong */
     bool again;              /* the scenario is to be run once more from its beginning */
+    int sections;            /* that were ended */
+    void (*section)(struct run *r); /* called where one ends; may be NULL */
+    void *cookie;            /* of section */
 };
 
 struct scenario {
     const char *name;
     void (*play)(struct run *r);
     bool writes;             /* leaves files in the scratch folder */
+    bool branches;           /* takes long, of one thread: see branch.h */
     int64_t kept;            /* blocks that may stay where a library that is used lacks memory */
 };
 extern const struct scenario scenarios[];
@@ -48,6 +52,10 @@ extern const int n_scenarios;
 void cover(const char *call);
 /* Functions of a version script that no call was made of; printed. Their number. */
 int uncovered(const char *map);
+
+/* Ends a section: nothing but the context is open, and the rest does not depend on it but through
+ * files, whose bytes were seen. */
+void section(struct run *r);
 
 /* After a call failed: whether to make it again. */
 bool retry(struct run *r, int32_t status, const char *call);
