@@ -5,7 +5,6 @@
  * together as the tokenizer.json that the class of transformers makes of them (5.x,
  * tokenization_gpt2.py and its neighbours), which is then read.
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
