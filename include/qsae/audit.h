@@ -182,7 +182,7 @@ QSAE_API int32_t qsae_audit_result(qsae_audit *audit, const char **json, size_t 
 QSAE_API int32_t qsae_audit_plan(qsae_audit *audit, double bits, int32_t by_dce,
                                  const char **json);
 
-#define QSAE_MERGE_NUMERICS 1 /**< states measured with other arithmetic (CPU level, BLIS kernel)
+#define QSAE_MERGE_NUMERICS 1 /**< states measured with other arithmetic (CPU level, f32 kernel)
                                    merge too; the result lists them */
 
 /** What merged states hold. */

@@ -36,7 +36,9 @@ typedef void (*qsae_free_callback)(void *cookie, void *pointer);
 typedef struct qsae_context_settings {
     size_t struct_size;       /**< set by qsae_context_settings_init */
     const char *cpu;          /**< highest kernel level: "c", "avx2", "avx512", "avx512bf16", "amx";
-                                   NULL = the highest this CPU has; one it lacks: QSAE_EENV */
+                                   NULL = the highest this CPU has; one it lacks: QSAE_EENV.
+                                   "avx2+blis", ...: with f32 products by BLIS, see
+                                   qsae_context_gemm() */
     qsae_log_callback log;    /**< NULL = silent */
     void *log_cookie;
     qsae_alloc_callback alloc; /**< both or neither; NULL = the C library. BLIS, jansson, libzip and
@@ -58,7 +60,8 @@ QSAE_API void qsae_context_settings_init(qsae_context_settings *s, size_t size);
  * @param settings  NULL = defaults
  * @param out       receives the context; the caller closes it
  * @return QSAE_EINVAL, QSAE_ENOMEM; QSAE_EENV: the CPU lacks the level, threads cannot start or be
- *         pinned, or BLIS_ARCH_TYPE in the environment names a kernel that would make BLIS abort
+ *         pinned, or BLIS was asked for and has no kernel with the library's sums, or would abort as
+ *         BLIS_ARCH_TYPE in the environment names a kernel that this CPU or level lacks
  */
 QSAE_API int32_t qsae_context_open(const qsae_context_settings *settings, qsae_context **out);
 
@@ -75,12 +78,13 @@ QSAE_API const char *qsae_context_cpu(const qsae_context *context);
 QSAE_API const char *qsae_cpu_best(void);
 
 /**
- * What computes f32 products: e.g. "avx512" for a kernel of the library, "blis-0.9.0/haswell" for
- * BLIS. BLIS serves where its kernel has the defined summation order and is not slower than ours.
+ * What computes f32 products: "c", "avx2" or "avx512", a kernel of the library; "blis-0.9.0/haswell"
+ * where settings.cpu asked for BLIS. Both have the same bits, which is what BLIS is there to show; it
+ * is slower, and ends the process where memory runs out inside it.
  */
 QSAE_API const char *qsae_context_gemm(const qsae_context *context);
 
-/** What BLIS chose on this machine and whether its order is the defined one, for reports. */
+/** The kernel that BLIS took, or "not asked". */
 QSAE_API const char *qsae_context_blis(const qsae_context *context);
 
 QSAE_END_DECLS

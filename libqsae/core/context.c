@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -45,20 +46,33 @@ static int32_t online_threads(void)
     return 1;
 }
 
-static int32_t check(const qsae_context_settings *s, int32_t *level)
+/* "LEVEL" or "LEVEL+blis". */
+static int32_t check_cpu(const char *cpu, int32_t *level, bool *blis)
 {
     const int32_t best = qsae__cpu_level();
     *level = best;
-    if (s->cpu) {
-        *level = qsae__level_from_name(s->cpu);
-        if (*level < 0)
-            return qsae__fail(QSAE_EINVAL,
-                              "cpu: \"%s\" is unknown; expected c, avx2, avx512, avx512bf16 or amx",
-                              s->cpu);
-        if (*level > best)
-            return qsae__fail(QSAE_EENV, "cpu: level %s asked for, this machine has %s", s->cpu,
-                              qsae__level_name(best));
-    }
+    *blis = false;
+    if (!cpu)
+        return QSAE_OK;
+    char name[16];
+    const char *const plus = strchr(cpu, '+');
+    snprintf(name, sizeof name, "%.*s", plus ? (int)qsae__min_i64(plus - cpu, 15) : 15, cpu);
+    *blis = plus && strcmp(plus, "+blis") == 0;
+    *level = (plus != NULL) == *blis ? qsae__level_from_name(name) : -1;
+    if (*level < 0)
+        return qsae__fail(QSAE_EINVAL,
+                          "cpu: \"%s\" is unknown; expected c, avx2, avx512, avx512bf16 or amx, "
+                          "or one of these and +blis", cpu);
+    return *level <= best ? QSAE_OK
+                          : qsae__fail(QSAE_EENV, "cpu: level %s asked for, this machine has %s",
+                                       name, qsae__level_name(best));
+}
+
+static int32_t check(const qsae_context_settings *s, int32_t *level, bool *blis)
+{
+    const int32_t st = check_cpu(s->cpu, level, blis);
+    if (st != QSAE_OK)
+        return st;
     if (s->threads < 0 || s->threads > 1024)
         return qsae__fail(QSAE_EINVAL, "threads: expected 0..1024, found %d", (int)s->threads);
     if (s->log_level < 0 || s->log_level > QSAE_LOG_DEBUG)
@@ -79,7 +93,8 @@ int32_t qsae__context_new(const qsae_context_settings *settings, qsae_context **
     *out = NULL;
     qsae_context_settings s;
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_context_settings"), level = 0;
-    if (st != 0 || (st = check(&s, &level)) != 0)
+    bool blis = false;
+    if (st != 0 || (st = check(&s, &level, &blis)) != 0)
         return st;
     const qsae_alloc_callback alloc = s.alloc ? s.alloc : alloc_default;
     const qsae_free_callback release = s.free ? s.free : free_default;
@@ -88,6 +103,7 @@ int32_t qsae__context_new(const qsae_context_settings *settings, qsae_context **
         return qsae__fail(QSAE_ENOMEM, "out of memory: %zu bytes for a context", sizeof *ctx);
     *ctx = (qsae_context){
         .level = level,
+        .blis = blis,
         .threads = s.threads ? s.threads : online_threads(),
         .log_level = s.log_level ? s.log_level : QSAE_LOG_WARNING,
         .files = s.files ? s.files : QSAE_FILES_MAP,

@@ -33,7 +33,7 @@ struct qsae_context {
     void *alloc_cookie;
     struct qsae__pool *pool;
     long pid;
-    int32_t gemm;           /* choice of kernels/gemm.c, fixed at open */
+    bool blis;              /* computes f32 products, as the settings ask */
     char gemm_name[48];
     char blis_name[96];
 };

@@ -10,8 +10,6 @@
 #include "kernels/half.h"
 #include "kernels/ops.h"
 
-enum { GEMM_OWN, GEMM_BLIS };
-
 static const qsae__gemm_kernel *kernel_of(int32_t level)
 {
 #if defined(__x86_64__)
@@ -26,24 +24,21 @@ static const qsae__gemm_kernel *kernel_of(int32_t level)
 
 int32_t qsae__gemm_select(qsae_context *ctx)
 {
-    ctx->gemm = GEMM_OWN;
+    int32_t level;
     snprintf(ctx->gemm_name, sizeof ctx->gemm_name, "%s",
              qsae__level_name((int32_t)qsae__min_i64(ctx->level, QSAE__LEVEL_AVX512)));
-    if (ctx->level == QSAE__LEVEL_C) {
-        snprintf(ctx->blis_name, sizeof ctx->blis_name, "not asked at level c");
+    snprintf(ctx->blis_name, sizeof ctx->blis_name, "not asked");
+    if (!ctx->blis)
         return QSAE_OK;
-    }
-    const int32_t st = qsae__blis_environment(qsae__cpu_level());
-    int32_t level;
+    if (ctx->level == QSAE__LEVEL_C)
+        return qsae__fail(QSAE_EENV, "cpu: c+blis: BLIS has our sums from level avx2 on");
+    const int32_t st = qsae__blis_environment(ctx->level);
     if (st != QSAE_OK)
         return st;
-    /* BLIS serves at the level its kernel is made for: below, it would use instructions the mask
-     * excludes; above, our kernel is faster (doc/performance.md). */
-    if (qsae__blis_probe(ctx->blis_name, sizeof ctx->blis_name, &level) && level == ctx->level &&
-        level == QSAE__LEVEL_AVX2) {
-        ctx->gemm = GEMM_BLIS;
-        snprintf(ctx->gemm_name, sizeof ctx->gemm_name, "%.47s", ctx->blis_name);
-    }
+    if (!qsae__blis_probe(ctx->blis_name, sizeof ctx->blis_name, &level) || level > ctx->level)
+        return qsae__fail(QSAE_EENV, "cpu: %s+blis: BLIS takes a kernel that cannot serve: %s",
+                          qsae__level_name(ctx->level), ctx->blis_name);
+    snprintf(ctx->gemm_name, sizeof ctx->gemm_name, "%.47s", ctx->blis_name);
     return QSAE_OK;
 }
 
@@ -144,7 +139,7 @@ void qsae__gemm_tile(const qsae_context *ctx, int64_t m, const float *a, int64_t
     const qsae__gemm_kernel *const kernel = kernel_of(ctx->level);
     for (int64_t k0 = 0; k0 < w->k; k0 += QSAE__GEMM_KB) {
         const int64_t k1 = qsae__min_i64(w->k, k0 + QSAE__GEMM_KB);
-        if (ctx->gemm == GEMM_BLIS) {
+        if (ctx->blis) {
             w->fill(w->self, n0, n1, k0, k1, scratch, n);
             qsae__blis_block(m, n, k1 - k0, a + k0, lda, scratch, n, c, ldc, k0 > 0);
         } else {

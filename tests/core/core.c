@@ -130,17 +130,27 @@ static void test_blis_environment(void **state)
 {
     (void)state;
     qsae_context *ctx;
+    qsae_context_settings s;
+    qsae_context_settings_init(&s, sizeof s);
+    for (const char *const *v = (const char *const[]){ "avx2+", "+blis", "avx2+blas", "avx2+blis+",
+                                                       "avx512bf16avx512bf16+blis", NULL }; *v; v++) {
+        s.cpu = *v;
+        assert_fails(qsae_context_open(&s, &ctx), QSAE_EINVAL, *v);
+    }
     if (!level_name(1))
         skip();
+    s.cpu = "avx2+blis";
     for (const char *const *v = (const char *const[]){ "haswell", "99", "1", "-7", NULL }; *v;
          v++) {
         setenv("BLIS_ARCH_TYPE", *v, 1);
-        assert_fails(qsae_context_open(NULL, &ctx), QSAE_EENV, "BLIS_ARCH_TYPE");
+        assert_fails(qsae_context_open(&s, &ctx), QSAE_EENV, "BLIS_ARCH_TYPE");
     }
-    /* Level c never asks BLIS. */
-    qsae_context *plain = open_context("c", 1);
+    qsae_context *plain = open_context(NULL, 1); /* does not ask BLIS */
+    assert_string_equal(qsae_context_blis(plain), "not asked");
     qsae_context_close(&plain);
     unsetenv("BLIS_ARCH_TYPE");
+    s.cpu = "c+blis";
+    assert_fails(qsae_context_open(&s, &ctx), QSAE_EENV, "c+blis");
 }
 
 static void test_memory(void **state)

@@ -62,14 +62,19 @@ static void rows_of(int rows, int64_t kb, const float *a, int64_t lda, const flo
     }
 }
 
+/* As many rows of the left operand as stay near while half a panel, in the first cache, passes. */
+#define ROWS 48
+
 static void block(int64_t m, int64_t n, int64_t kb, const float *a, int64_t lda, const float *tile,
                   float *c, int64_t ldc, bool add)
 {
-    for (int64_t i = 0; i < m; i += MR) {
-        const int rows = (int)qsae__min_i64(m - i, MR);
+    for (int64_t i0 = 0; i0 < m; i0 += ROWS) {
+        const int64_t i1 = qsae__min_i64(m, i0 + ROWS);
         for (int64_t n0 = 0; n0 < n; n0 += 16) {
             const float *b = tile + n0 / QSAE__PANEL * QSAE__PANEL * kb + n0 % QSAE__PANEL;
-            rows_of(rows, kb, a + i * lda, lda, b, c + i * ldc + n0, ldc, n - n0, add);
+            for (int64_t i = i0; i < i1; i += MR)
+                rows_of((int)qsae__min_i64(i1 - i, MR), kb, a + i * lda, lda, b,
+                        c + i * ldc + n0, ldc, n - n0, add);
         }
     }
 }

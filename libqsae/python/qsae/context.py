@@ -77,7 +77,7 @@ class Context(Handle):
 
     @property
     def blis(self) -> str:
-        """What BLIS chose on this machine."""
+        """The kernel that BLIS took (cpu="avx2+blis"), or "not asked"."""
         return text(lib.qsae_context_blis(self.pointer))
 
 
