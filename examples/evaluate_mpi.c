@@ -19,7 +19,6 @@
 #include "mpi/ranks.h"
 #include "program.h"
 
-#define SAVE_EVERY 60.0          /* seconds */
 enum { PATH_SIZE = 4096 };
 
 struct job {
@@ -44,7 +43,7 @@ static const struct {
       { "state", NULL, "FOLDER",
         "keep what each rank has measured there, go on from it if it exists", OPT_STATE } },
     { OPT_SHARD,
-      { "save-every", NULL, "SECONDS", "between two states of a rank (default: 60)",
+      { "save-every", NULL, "SECONDS", "at most 60: write states more often than each minute",
         OPT_SAVE_EVERY } },
     { OPT_THREADS,
       { "threads", "t", "N",
@@ -230,8 +229,8 @@ static int32_t progress(void *cookie, int64_t done, int64_t total, const char *u
         progress_line(NULL, done, total, unit, phase);
     if (ranks_stopped(&j->ranks, &j->mpi_error) != 0)
         return QSAE_ECANCELED;
-    j->due = j->own_folder ? false
-                           : strcmp(phase, "measure") == 0 && now() - j->saved >= j->o.save_every;
+    j->due = j->o.save_every > 0 && strcmp(phase, "measure") == 0 &&
+             now() - j->saved >= j->o.save_every;
     return j->due ? QSAE_ECANCELED : QSAE_OK;
 }
 
@@ -298,12 +297,14 @@ static int32_t together(struct job *j, const struct outcome *own, bool first_tim
     struct outcome *const all = calloc((size_t)j->ranks.count, sizeof *all);
     int failed = 0, first = -1;
     int32_t code = EXIT_DONE;
+    int64_t sent = 0;
     if (!all) {
         rank_complain(&j->ranks, "out of memory: what became of the ranks");
         exit(EXIT_FAILED); /* without MPI_Finalize: the launcher ends the job */
     }
     ranks_outcomes(&j->ranks, own, all);
     for (int i = 0; i < j->ranks.count; i++) {
+        sent += all[i].sent;
         if (all[i].code == EXIT_FAILED && failed++ == 0)
             first = i;
         if (all[i].code != EXIT_DONE && code != EXIT_FAILED)
@@ -311,6 +312,8 @@ static int32_t together(struct job *j, const struct outcome *own, bool first_tim
     }
     if (j->ranks.rank == 0 && first_time && !j->o.quiet)
         announce(j, all);
+    if (j->ranks.rank == 0 && sent > 0 && !j->o.quiet)
+        complain("%lld bytes of states sent by %d ranks", (long long)sent, j->ranks.count - 1);
     if (j->ranks.rank == 0 && failed > 0)
         complain("%d of %d ranks failed, rank %d on %s first: %s", failed, j->ranks.count, first,
                  all[first].host, all[first].message);
@@ -356,7 +359,7 @@ static void merge(struct job *j, const char *part, const char *all, struct outco
     state_path(j, "merged", rank, merged);
     for (int step = 1; step < count; step *= 2) {
         if (rank % (2 * step) != 0) {
-            good |= ranks_send_file(&j->ranks, rank - step, have);
+            good |= ranks_send_file(&j->ranks, rank - step, have, &own->sent);
             break;
         }
         if (rank + step < count)
@@ -510,8 +513,6 @@ int main(int argc, char **argv)
     struct job j = { .saved = 0 };
     qsae_cancel_token *cancel = NULL;
     parse(&j.o, argc, argv);
-    if (j.o.save_every == 0)
-        j.o.save_every = SAVE_EVERY;
     ranks_begin(&j.ranks);
     int32_t code = EXIT_FAILED;
     if (program_cancel_open(&cancel) != QSAE_OK)

@@ -169,7 +169,7 @@ static void set_rest(struct evaluation *o, int c, const char *v)
     case OPT_WIDE: o->wide = true; break;
     case OPT_STATE: a->state = v; break;
     case OPT_SHARD: shard(v, a); break;
-    case OPT_SAVE_EVERY: o->save_every = decimal("save-every", v, 1e6); break;
+    case OPT_SAVE_EVERY: o->save_every = decimal("save-every", v, 60); break;
     case OPT_QUIET: o->quiet = true; break;
     case OPT_THREADS: o->context.threads = option_threads(v); break;
     case OPT_CPU: o->context.cpu = v; break;

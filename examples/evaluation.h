@@ -27,7 +27,7 @@ struct evaluation {
     bool quiet, wide;
     struct plan plan;
     size_t worst; /* tokens and documents to print */
-    double save_every; /* seconds; 0 = the program's */
+    double save_every; /* seconds; 0 = as seldom as the library does */
 };
 
 /* Reads the command line into *o, which is zeros before; does not return from a usage error. */

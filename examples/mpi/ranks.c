@@ -16,8 +16,6 @@
 enum { TAG_STOP = 1, TAG_SIZE, TAG_BYTES };
 enum { PIECE = 1 << 20 };        /* bytes of a message */
 
-static int64_t sent;
-
 int ranks_expected(void)
 {
     static const char *const names[] = { "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK",
@@ -221,11 +219,6 @@ char *ranks_text(const struct ranks *r, const char *text)
 
 /* ---- files ---- */
 
-int64_t ranks_bytes_sent(void)
-{
-    return sent;
-}
-
 static void send(const struct ranks *r, int to, const void *data, int n, int tag)
 {
     MPI_Request request;
@@ -267,7 +260,7 @@ static int64_t open_file(const struct ranks *r, const char *path, FILE **f)
     return size;
 }
 
-int ranks_send_file(const struct ranks *r, int to, const char *path)
+int ranks_send_file(const struct ranks *r, int to, const char *path, int64_t *sent)
 {
     FILE *f = NULL;
     const int64_t size = path ? open_file(r, path, &f) : -1;
@@ -281,7 +274,7 @@ int ranks_send_file(const struct ranks *r, int to, const char *path)
             good = false;
         }
         send(r, to, piece, n, TAG_BYTES);
-        sent += n;
+        *sent += n;
     }
     /* What was sent of a file that could not be read to its end is no state: its checksum fails. */
     free(piece);

@@ -24,6 +24,7 @@ struct ranks {
 struct outcome {
     int32_t code;                /* exit status */
     int32_t pid;
+    int64_t sent;                /* bytes of its states */
     char host[RANK_HOST];
     char message[RANK_MESSAGE];
 };
@@ -55,12 +56,11 @@ void ranks_outcomes(struct ranks *r, const struct outcome *own, struct outcome *
 /*
  * The bytes of a file from one rank to another, in messages of at most 1 MiB. Both return 0, or -1
  * after a message: where the file cannot be read, the receiver hears so; where it cannot be
- * written, the rest is taken in all the same. path NULL: there is none to send.
+ * written, the rest is taken in all the same. path NULL: there is none to send. The bytes are
+ * added to *sent.
  */
-int ranks_send_file(const struct ranks *r, int to, const char *path);
+int ranks_send_file(const struct ranks *r, int to, const char *path, int64_t *sent);
 int ranks_receive_file(const struct ranks *r, int from, const char *path);
-/* Bytes of files that this process has sent so far. */
-int64_t ranks_bytes_sent(void);
 
 /* Rank 0's number, known to all; waits as ranks_outcomes does. */
 int32_t ranks_agree(const struct ranks *r, int32_t code);

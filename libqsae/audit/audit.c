@@ -5,6 +5,7 @@
 #include "audit/slices.h"
 #include "audit/state.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,7 +146,8 @@ static int32_t run_batch(qsae_audit *a)
     return st == QSAE_OK ? note_numerics(a) : st;
 }
 
-#define SAVE_EVERY 60.0 /* seconds between state files */
+#define SAVE_EVERY 60.0  /* seconds between state files, */
+#define SAVE_TIMES 100.0 /* and this many times what writing the last one took: 1% of a run */
 
 int32_t qsae_audit_run(qsae_audit *a)
 {
@@ -156,7 +158,7 @@ int32_t qsae_audit_run(qsae_audit *a)
     int32_t st = qsae__match_run(a);
     if (st == QSAE_OK && !a->pass && a->next_chunk < a->end_chunk)
         st = qsae__pass_open(a);
-    double last = qsae__now(), saved = last;
+    double last = qsae__now(), saved = last, pause = SAVE_EVERY;
     if (st == QSAE_OK)
         st = report(a);
     while (st == QSAE_OK && a->next_chunk < a->end_chunk) {
@@ -165,9 +167,10 @@ int32_t qsae_audit_run(qsae_audit *a)
         const double now = qsae__now();
         a->seconds += now - last;
         last = now;
-        if (a->state_path && now - saved > SAVE_EVERY) {
+        if (a->state_path && now - saved > pause) {
             st = qsae__state_save(a);
-            saved = now;
+            saved = qsae__now();
+            pause = fmax(SAVE_EVERY, SAVE_TIMES * (saved - now));
         }
         if (st == QSAE_OK)
             st = report(a);

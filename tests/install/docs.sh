@@ -21,4 +21,12 @@ for option in $options; do
     grep -q -- "\`--$option[ \`]" "$source/doc/evaluate.md" || missing="$missing --$option"
 done
 empty "options in doc/evaluate.md" "$missing"
+
+own=$(sed -n 's/^ *{ "\([a-z-]*\)", .*/\1/p' "$source/examples/evaluate_mpi.c")
+check "evaluate_mpi has options" test "$(echo "$own" | wc -l)" -ge 3
+missing=
+for option in $own; do
+    grep -q -- "\`--$option[ \`]" "$source/doc/scaling.md" || missing="$missing --$option"
+done
+empty "options in doc/scaling.md" "$missing"
 finish

@@ -55,8 +55,8 @@ whole() { # N OPTION...: the result of one process, and nothing is left behind
 
 pids() { # of the ranks of the run whose standard error is $tmp/err, once they are known
     for _ in 1 2 3 4 5 6 7 8 9 10; do
-        sed -n 's/.* are processes //p' "$tmp/err"
-        grep -q ' are processes ' "$tmp/err" && return
+        sed -n 's/.* are processes //p' "$tmp/err" 2>/dev/null
+        grep -qs ' are processes ' "$tmp/err" && return
         sleep 0.3
     done
 }
