@@ -41,9 +41,16 @@ static inline float qsae__get_half(const uint8_t *p)
     return qsae__f16_to_f32(qsae__get16(p));
 }
 
+/* A scale of finite values that overflowed is NaN, whose sign is set on x86 and clear on ARM: here
+ * it is set everywhere, as in what ggml writes on x86. */
 static inline void qsae__put_half(uint8_t *p, float v)
 {
-    qsae__put16(p, qsae__f32_to_f16(v));
+#if defined(__x86_64__)
+    const uint16_t sign = 0; /* the sign of a NaN among the values is kept, too */
+#else
+    const uint16_t sign = v != v ? 0x8000 : 0;
+#endif
+    qsae__put16(p, qsae__f32_to_f16(v) | sign);
 }
 
 /* Scale and minimum j of the eight pairs of six bits in Q4_K and Q5_K. */

@@ -2,8 +2,8 @@
 /*
  * test_same: within one process a case has the same digest however it is cut, threaded, aligned
  * and held in memory, and in whatever floating-point mode the caller is.
- * test_same digests LEVEL: "NAME WHERE VALUES DIGEST" of every case at a kernel level, for
- * same.sh and aarch64.sh. QSAE_LONG_TESTS=1: more and larger inputs.
+ * test_same digests LEVEL [NAME]: "NAME WHERE VALUES DIGEST" of every case at a kernel level, for
+ * same.sh and aarch64.sh; with a NAME, that case alone with a digest of each of its arrays. QSAE_LONG_TESTS=1: more and larger inputs.
  */
 #include <dirent.h>
 #include <sys/stat.h>
@@ -18,6 +18,7 @@ int same_full;
 
 static same_case cases[220];
 static size_t n_cases;
+static const char *print_level, *print_case;
 
 /* --- arrays and digests -----------------------------------------------------------------------*/
 
@@ -52,6 +53,11 @@ void same_add(same_run *r, const void *data, int64_t n, size_t element)
 {
     qsae__hasher_update(r->hasher, data, (size_t)n * element);
     r->values += n;
+    if (print_case) {
+        char hex[QSAE__HASH_SIZE];
+        qsae__hash(data, (size_t)n * element, hex);
+        printf("  %lld values of %zu bytes: %s\n", (long long)n, element, hex);
+    }
 }
 
 int64_t same_step(const same_run *r, int64_t first, int64_t all)
@@ -59,13 +65,23 @@ int64_t same_step(const same_run *r, int64_t first, int64_t all)
     return r->split && r->split < all - first ? r->split : all - first;
 }
 
-float same_number(uint32_t *seed, int power)
+static float number(uint32_t *seed, int bits, int power)
 {
-    const int32_t whole = (int32_t)(next_random(seed) >> 8) - (1 << 23);
-    const uint32_t scale = (uint32_t)(127 - 23 + power) << 23;
+    const int32_t whole = (int32_t)(next_random(seed) >> (32 - bits)) - (1 << (bits - 1));
+    const uint32_t scale = (uint32_t)(127 - (bits - 1) + power) << 23;
     float unit;
     memcpy(&unit, &scale, sizeof unit);
     return (float)whole * unit;
+}
+
+float same_number(uint32_t *seed, int power)
+{
+    return number(seed, 24, power);
+}
+
+float same_short(uint32_t *seed, int power)
+{
+    return number(seed, 8, power);
 }
 
 void same_numbers(uint32_t *seed, float *x, int64_t n, int power, bool odd)
@@ -170,7 +186,7 @@ static void test_alignments(void **state)
     (void)state;
     for (size_t i = 0; i < 63; i++)
         list[i] = (variant){ .threads = 1 + (int32_t)(i % 2), .shift = i + 1 };
-    at_levels(list, 63, 40);
+    at_levels(list, 63, 63);
 }
 
 static void test_modes(void **state)
@@ -180,7 +196,7 @@ static void test_modes(void **state)
     for (int32_t i = 0; i < SAME_MODES; i++)
         list[i] = (variant){ .threads = i % 2 ? 3 : 1, .mode = i,
                              .memory = i == 5 ? QSAE_MEMORY_STREAMED : 0 };
-    at_levels(list + 1, SAME_MODES - 1, 4);
+    at_levels(list + 1, SAME_MODES - 1, 1);
 }
 
 /* --- the program ------------------------------------------------------------------------------*/
@@ -231,8 +247,6 @@ static int teardown(void **state)
     return 0;
 }
 
-static const char *print_level;
-
 static void print_digests(void **state)
 {
     static const char *const where[] = { "everywhere", "f32", "bf16" };
@@ -240,6 +254,8 @@ static void print_digests(void **state)
     same_run r = { .ctx = open_context(print_level, 2) };
     for (size_t i = 0; i < n_cases; i++) {
         char hex[QSAE__HASH_SIZE];
+        if (print_case && strcmp(print_case, cases[i].name) != 0)
+            continue;
         digest(&cases[i], &r, hex);
         printf("%s %s %lld %s\n", cases[i].name, where[cases[i].where], (long long)r.values, hex);
     }
@@ -250,9 +266,17 @@ int main(int argc, char **argv)
 {
     same_full = full_length();
     collect();
-    if (argc == 3 && strcmp(argv[1], "digests") == 0) {
+    if ((argc == 3 || argc == 4) && strcmp(argv[1], "digests") == 0) {
         const struct CMUnitTest one[] = { cmocka_unit_test(print_digests) };
+        bool there = false;
+        for (int l = 0; level_name(l); l++)
+            there = there || strcmp(level_name(l), argv[2]) == 0;
+        if (!there) {
+            printf("skipped: level %s is not on this machine\n", argv[2]);
+            return 0;
+        }
         print_level = argv[2];
+        print_case = argc == 4 ? argv[3] : NULL;
         return cmocka_run_group_tests_name("digests", one, setup, teardown);
     }
     const struct CMUnitTest tests[] = {

@@ -86,7 +86,7 @@ static int32_t open_kind(qsae_context *ctx, int kind, qsae_metric **m)
     s.seed = 3;
     if (kind == FEATURES) {
         s.top = 5;
-        s.documents_per_block = 2;
+        s.documents_per_block = same_full ? 25 : 2; /* at most 32 blocks */
     }
     switch (kind) {
     case CROSS_ENTROPY:

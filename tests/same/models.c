@@ -54,7 +54,7 @@ typedef struct writer {
     uint32_t seed;
 } writer;
 
-/* A tensor of random values; rank 1: near `around`. Values of 8 bits are exact in every dtype. */
+/* A tensor of random values; rank 1: near `around`. */
 static void put(writer *w, const char *name, int64_t rows, int64_t cols, int around)
 {
     const int64_t n = rows * (cols ? cols : 1);
@@ -63,8 +63,9 @@ static void put(writer *w, const char *name, int64_t rows, int64_t cols, int aro
     assert_non_null(data);
     assert_true(w->n < 64);
     for (int64_t i = 0; i < n; i++) {
-        float x = same_number(&w->seed, cols ? w->power : -3) + (float)around;
-        x = w->dtype == QSAE_F32 ? x : (float)(int)(x * 64) / 64;
+        const int power = cols ? w->power : -3;
+        const float x = (w->dtype == QSAE_F32 ? same_number(&w->seed, power)
+                                              : same_short(&w->seed, power)) + (float)around;
         qsae__from_f32(w->dtype, &x, 1, data + (size_t)i * size);
     }
     snprintf(w->names[w->n], sizeof w->names[0], "%s", name);

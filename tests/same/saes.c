@@ -44,6 +44,8 @@ static const sae_case list[] = {
     { "saes/skip_transcoder", NULL, 0, QSAE_F32 },
     { "sae_kinds/matryoshka_bf16", NULL, 0, QSAE_F32 },
     { "sae_kinds/centred", NULL, 0, QSAE_F32 },
+    { "sae_formats/llama_scope_norms", NULL, 0, QSAE_F32 },
+    { "sae_formats/openmoss_topk", NULL, 0, QSAE_BF16 },
 };
 #define CASES (sizeof list / sizeof list[0])
 
@@ -194,6 +196,8 @@ static void compute(same_run *r, const void *argument)
     same_add(r, o.edited, o.n * o.width_out, sizeof *o.edited);
     if (o.state_size)
         same_add(r, o.state, o.n * o.state_size, sizeof *o.state);
+    const double read[] = { info.norm_in, info.norm_out, info.scale }; /* decimal numbers of files */
+    same_add(r, read, 3, sizeof read[0]);
     double *const norms = same_array(r, o.features, sizeof *norms);
     static const char *const figures[] = { "encoder_norm", "decoder_norm", "encoder_bias" };
     for (int i = 0; i < 3; i++) {

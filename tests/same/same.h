@@ -59,6 +59,8 @@ int64_t same_step(const same_run *r, int64_t first, int64_t all);
 /* Numbers made by integers alone, so that no floating-point mode changes them: multiples of 2^-23
  * in [-1, 1) times 2^power; a few are 0 or subnormal if odd. */
 float same_number(uint32_t *seed, int power);
+/* The same of 8 bits: exact in BF16 and F16. */
+float same_short(uint32_t *seed, int power);
 void same_numbers(uint32_t *seed, float *x, int64_t n, int power, bool odd);
 
 /* Floating-point modes that a host may have set; 0 is the default one. */
