@@ -557,6 +557,8 @@ int main(void)
         cmocka_unit_test(test_allocation_failures), cmocka_unit_test(test_log),
         cmocka_unit_test(test_version), cmocka_unit_test(test_large_blocks),
         cmocka_unit_test(test_own_allocator), cmocka_unit_test(test_release),
+        cmocka_unit_test(test_paths),   cmocka_unit_test(test_places),
+        cmocka_unit_test(test_long_file), cmocka_unit_test(test_size_limits),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }

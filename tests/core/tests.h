@@ -5,5 +5,9 @@
 void test_large_blocks(void **state);
 void test_own_allocator(void **state);
 void test_release(void **state);
+void test_paths(void **state);
+void test_places(void **state);
+void test_long_file(void **state);
+void test_size_limits(void **state);
 
 #endif

@@ -85,15 +85,26 @@ void test_safetensors(const char *name, const char *header, size_t data_size)
     free(file);
 }
 
+static char **wanted;
+static int n_wanted, n_run;
+
+/* Only the groups that the command line names, if it names any. */
 static int run(const struct CMUnitTest *tests, size_t n, const char *name)
 {
-    return _cmocka_run_group_tests(name, tests, n, test_setup, test_teardown);
+    bool run_it = n_wanted == 0;
+
+    for (int i = 0; i < n_wanted; i++)
+        run_it = run_it || strcmp(wanted[i], name) == 0;
+    n_run += run_it;
+    return !run_it ? 0 : _cmocka_run_group_tests(name, tests, n, test_setup, test_teardown);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     int failed = 0;
 
+    n_wanted = argc - 1;
+    wanted = argv + 1;
     for (int mode = 0; mode < 2; mode++) {
         qsae_context_settings s;
         qsae_context_settings_init(&s, sizeof s);
@@ -104,10 +115,15 @@ int main(void)
     }
     failed += run(json_tests, n_json_tests, "json");
     failed += run(safetensors_tests, n_safetensors_tests, "safetensors");
-    failed += run(npy_tests, n_npy_tests, "npy and npz");
+    failed += run(edge_tests, n_edge_tests, "edges");
+    failed += run(part_tests, n_part_tests, "parts");
+    failed += run(yaml_tests, n_yaml_tests, "yaml");
+    failed += run(logits_tests, n_logits_tests, "logits");
+    failed += run(writer_tests, n_writer_tests, "writer");
+    failed += run(npy_tests, n_npy_tests, "npy");
     failed += run(gguf_tests, n_gguf_tests, "gguf");
-    failed += run(index_tests, n_index_tests, "index and folders");
+    failed += run(index_tests, n_index_tests, "index");
     for (int mode = 0; mode < 2; mode++)
         qsae__context_unref(test_contexts[mode]);
-    return failed != 0;
+    return failed != 0 || n_run == 0;
 }

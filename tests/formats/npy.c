@@ -51,7 +51,7 @@ static const struct {
     { 1, DICT("<f4", "1", "(2,)"), 8, QSAE_EFORMAT, "npy header" },
     { 1, DICT("|O", "False", "(1,)"), 8, QSAE_EPICKLE, "pickle" },
     { 1, DICT(">f4", "False", "(2,)"), 8, QSAE_EUNSUPPORTED, "big-endian" },
-    { 1, DICT("|V2", "False", "(2,)"), 4, QSAE_EUNSUPPORTED, "V2" },
+    { 1, DICT("|V2", "False", "(2,)"), 4, QSAE_EUNSUPPORTED, "(bf16?)" },
     { 1, DICT("<c16", "False", "(2,)"), 32, QSAE_EUNSUPPORTED, "<c16" },
     { 1, DICT("<U3", "False", "(2,)"), 24, QSAE_EUNSUPPORTED, "<U3" },
     { 1, "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", 4, QSAE_EUNSUPPORTED,

@@ -128,6 +128,12 @@ static void test_files_refused(void **state)
     test_refused("huge", QSAE_EFORMAT, "exceeds");
     test_write("wrap", wrap, sizeof wrap);
     test_refused("wrap", QSAE_EFORMAT, "exceeds");
+    for (size_t i = 4; i < 8; i++) { /* each of the upper bytes alone */
+        unsigned char length[10] = { 2, 0, 0, 0, 0, 0, 0, 0, '{', '}' };
+        length[i] = 1;
+        test_write("high", length, sizeof length);
+        test_refused("high", QSAE_EFORMAT, "exceeds");
+    }
     test_write("cap", cap, sizeof cap);
     test_refused("cap", QSAE_EFORMAT, "exceeds");
     test_write("over", over, sizeof over);
