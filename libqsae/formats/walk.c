@@ -34,12 +34,12 @@ static bool wrong(struct walker *w, const char *what)
     return false;
 }
 
-/* What glibc's malloc takes for a block: 8 bytes more, in steps of 16; from 128 KiB on whole
+/* What a block of glibc's malloc holds: 8 bytes less than a multiple of 16; from 128 KiB on whole
  * pages. */
 static uint64_t block(uint64_t size)
 {
-    const uint64_t steps = (size + 23) & ~UINT64_C(15);
-    return size >= 1 << 17 ? size + 8192 : steps < 32 ? 32 : steps;
+    const uint64_t steps = ((size + 23) & ~UINT64_C(15)) - 8;
+    return size >= 1 << 17 ? size + 8192 : steps < 24 ? 24 : steps;
 }
 
 static bool take(struct walker *w, uint64_t bytes)
@@ -294,7 +294,7 @@ static bool walk_name(struct walker *w)
 
     if (*from != '"')
         return wrong(w, "string or '}' expected");
-    if (!walk_string(w, true) || !count_one(w) || !take(w, block(64 + (uint64_t)(w->at - from))))
+    if (!walk_string(w, true) || !count_one(w) || !take(w, block(55 + (uint64_t)(w->at - from))))
         return false;
     if (outer && (w->at - from > NAME_MOST ||
                   !qsae__json_unquote(from, (size_t)(w->at - from), w->name[w->depth - 1])))

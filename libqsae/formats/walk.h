@@ -10,8 +10,9 @@
  * memory. Hostile input.
  */
 typedef struct qsae__walk {
-    uint64_t tree;       /* at least the bytes that jansson 2.14 allocates for the values before
-                          * `at`, a growing table included, but not for a token being read */
+    uint64_t tree;       /* at least the bytes that jansson 2.14 asks for, rounded as malloc does,
+                          * for the values before `at`, a growing table included, but not for a
+                          * token being read */
     size_t longest;      /* at least the bytes of a token that jansson reads */
     const char *at;      /* where the walk ended */
     const char *wrong;   /* what is wrong there; NULL: nothing, `at` is the end */

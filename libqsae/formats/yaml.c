@@ -13,6 +13,13 @@
 #define MAX_LINE 4096
 #define MAX_DEPTH 16
 
+/* What the values may take (formats/json.h), and at most what a map and a key with its value take,
+ * without their texts: jansson's blocks, the tables of the map around it as they grow. */
+#define TREE_PER_BYTE 7
+#define TREE_FREE ((uint64_t)3 << 18)
+#define MAP_BYTES 224
+#define KEY_BYTES 192
+
 /* Maps that are open at a line, by the indentation of their keys. */
 typedef struct level {
     json_t *map;
@@ -27,6 +34,7 @@ typedef struct parser {
     json_t *wait_map;  /* where a key without a value stands: a deeper line opens its map */
     char wait_key[MAX_LINE];
     int wait_indent;   /* indentation of that key; -1 = none */
+    uint64_t left;     /* memory that values may still take */
     int list_indent;   /* inside a list's item: deeper lines are read over; -1 = no */
 } parser;
 
@@ -175,10 +183,22 @@ static int32_t split_key(const parser *p, char *s, char *key, char **value)
     return QSAE_OK;
 }
 
+static int32_t spend(parser *p, uint64_t bytes)
+{
+    if (bytes > p->left)
+        return fail(p, QSAE_EFORMAT, "expected values that fit into 7 bytes per byte and 786432, "
+                    "found more");
+    p->left -= bytes;
+    return QSAE_OK;
+}
+
 /* The map that a key of this indentation belongs to. */
 static int32_t enter(parser *p, int indent)
 {
     if (p->wait_indent >= 0 && indent > p->wait_indent) {
+        const int32_t st = spend(p, MAP_BYTES);
+        if (st != QSAE_OK)
+            return st;
         json_t *const map = json_object();
         if (p->depth == MAX_DEPTH) {
             json_decref(map);
@@ -222,6 +242,8 @@ static int32_t read_line(parser *p, char *s)
     }
     int32_t st = enter(p, indent);
     if (st == QSAE_OK)
+        st = spend(p, KEY_BYTES + 2 * strlen(s));
+    if (st == QSAE_OK)
         st = split_key(p, s, key, &value);
     json_t *const map = p->stack[p->depth - 1].map;
     if (st == QSAE_OK && json_object_get(map, key))
@@ -248,7 +270,7 @@ int32_t qsae__yaml_parse(const char *text, size_t size, const char *name, json_t
     if (!root)
         return qsae__fail(QSAE_ENOMEM, "%s: out of memory", name);
     parser p = { .name = name, .stack = { { root, -1 } }, .depth = 1, .wait_indent = -1,
-                 .list_indent = -1 };
+                 .list_indent = -1, .left = TREE_PER_BYTE * (uint64_t)size + TREE_FREE };
     int32_t st = QSAE_OK;
     for (size_t at = 0; at < size && st == QSAE_OK;) {
         const char *const end = memchr(text + at, '\n', size - at);

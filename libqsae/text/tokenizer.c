@@ -7,7 +7,7 @@
 
 /* Tables may take what the file has bytes for: a node of a Unigram model costs 9 bytes, one of the
  * trees of added tokens up to 100. Real files stay far below. */
-#define UNIGRAM_NODES(bytes) ((bytes) / 2 + 65536)
+#define UNIGRAM_NODES(bytes) ((bytes) / 3 + 49152)
 #define ADDED_NODES(bytes) ((bytes) / 16 + 8192)
 
 int32_t qsae__token_id(const qsae_tokenizer *t, const char *content)
