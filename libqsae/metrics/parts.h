@@ -29,7 +29,8 @@ typedef void (*qsae__combine_fn)(const qsae_metric *m, double *a, const double *
  * was added (and where leaves were cut), never on the order in which it was added.
  *
  * Parts also end at multiples of `cut`, so that it does not matter which process adds what lies
- * between two of them.
+ * between two of them, and at `cuts`, so that the sums before one can be told by processes, too,
+ * that have seen nothing before their part.
  *
  * The sums before each of `cuts` can be told later: once all tokens before it are there, their
  * nodes are folded into `whole`, as the tree of them alone would be. Until then nodes that end before a

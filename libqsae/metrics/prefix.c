@@ -134,6 +134,16 @@ static double *fold_before(const qsae__tree *t, int64_t cut)
     return v;
 }
 
+/* Whether a kept node was joined to one that goes beyond a cut that is not known yet; of a part its
+ * leaf, of a node its first half. So what is kept does not depend on when a cut before it was known. */
+static bool needed(const qsae__tree *t, const qsae__node *node)
+{
+    const int64_t cut = open_cut(t, node->first + node->tokens);
+    const int64_t end = node->tokens < t->leaf ? (node->first / t->leaf + 1) * t->leaf
+                                               : node->first + 2 * node->tokens;
+    return cut >= 0 && cut < end;
+}
+
 void qsae__prefix_settle(qsae__tree *t)
 {
     int64_t left = 0;
@@ -144,7 +154,7 @@ void qsae__prefix_settle(qsae__tree *t)
     if (!changed)
         return;
     for (int64_t i = 0; i < t->n_kept; i++) {
-        if (open_cut(t, t->kept[i].first + t->kept[i].tokens) >= 0)
+        if (needed(t, &t->kept[i]))
             t->kept[left++] = t->kept[i];
         else
             qsae__free(t->ctx, t->kept[i].v);

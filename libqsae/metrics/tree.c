@@ -55,8 +55,13 @@ static bool is_part(const qsae__tree *t, const qsae__node *node)
 
 int64_t qsae__tree_bound(const qsae__tree *t, int64_t token)
 {
-    const int64_t end = (token / t->leaf + 1) * t->leaf;
-    return t->cut ? qsae__min_i64(end, (token / t->cut + 1) * t->cut) : end;
+    int64_t end = (token / t->leaf + 1) * t->leaf;
+    if (t->cut)
+        end = qsae__min_i64(end, (token / t->cut + 1) * t->cut);
+    for (int64_t k = 0; k < t->n_cuts; k++)
+        if (t->cuts[k] > token)
+            return qsae__min_i64(end, t->cuts[k]);
+    return end;
 }
 
 int64_t qsae__tree_part(const qsae__tree *t, int64_t first)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Audits in many parts, and their counts: states of up to 1,024 processes, merged in any order, in a line or as a
- * tree, have the bytes and the result of one go; counts that begin far on. QSAE_LONG_TESTS=1: powers
- * of two, primes, 1,024.
+ * Audits in many parts, with a snapshot inside of one: states of up to 1,024 processes, merged in
+ * any order, in a line or as a tree, have the bytes and the result of one go. Counts that begin far
+ * on. QSAE_LONG_TESTS=1: powers of two, primes, 1,024 parts.
  */
 #include <unistd.h>
 
@@ -150,7 +150,7 @@ static void test_many(void **state)
     size_t size, other;
     (void)state;
     snprintf(text, sizeof text, "%s/text.npy", folder);
-    write_text(text, UNIT * (full_length() ? SHARDS_MOST : 10));
+    write_text(text, UNIT * (full_length() ? SHARDS_MOST : 100));
     settings(&s, text);
     json_t *const want = result_with(ctx, &s, name_of(whole, "whole", 0));
     char *const bytes = read_state(whole, &size);

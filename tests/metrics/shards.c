@@ -12,6 +12,9 @@
 #define ALL_KINDS 7      /* the five public ones, llama_cpp, mass */
 #define BATCH_ROWS 65    /* divides no leaf: sums are kept apart at its multiples */
 
+/* Tokens before which the sums can be told: within a part of a leaf, at its end, at a leaf's. */
+static const int64_t cuts[] = { 100, 1001, 1024, 1300, 3000, 30001 };
+
 static qsae_metric *open_any(qsae_context *ctx, int kind)
 {
     qsae_metric_settings s = test_settings();
@@ -19,11 +22,12 @@ static qsae_metric *open_any(qsae_context *ctx, int kind)
     s.batch_rows = BATCH_ROWS;
     s.memory = (uint64_t)80 << 10; /* a sample, which thins out */
     if (kind < KINDS)
-        return open_kind(ctx, kind, &s);
-    if (kind == KINDS)
+        m = open_kind(ctx, kind, &s);
+    else if (kind == KINDS)
         assert_ok(qsae_metric_open_llama_cpp(ctx, &s, &m));
     else
         assert_ok(qsae__mass_open(ctx, F, &s, &m));
+    assert_ok(qsae__metric_set_cuts(m, cuts, sizeof cuts / sizeof cuts[0]));
     return m;
 }
 
@@ -74,6 +78,49 @@ static void merge_all(qsae_metric **m, int64_t n, bool line, uint32_t *seed)
         }
 }
 
+/* Parts [0, n) of the text but one, merged; the state goes to b. */
+static void write_gapped(qsae_context *ctx, int kind, int64_t units, int64_t n, bool line,
+                         uint32_t *seed, qsae__strbuf *b)
+{
+    static qsae_metric *parts[SHARDS_MOST];
+    int64_t k = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (i == n / 3)
+            continue;
+        parts[k] = open_any(ctx, kind);
+        feed_range(parts[k++], kind, i * units / n * BATCH_ROWS, (i + 1) * units / n * BATCH_ROWS);
+    }
+    merge_all(parts, k, line, seed);
+    write_state(parts[0], b);
+    qsae_metric_close(&parts[0]);
+}
+
+/* Any set of parts has one state, whatever their order. */
+static void test_gapped(void **state)
+{
+    static const int64_t counts[] = { 2, 3, 5, 13, 40 };
+    qsae_context *ctx = open_context(NULL, 1);
+    uint32_t seed = 7;
+    (void)state;
+    make_rows(12);
+    for (int kind = 0; kind < ALL_KINDS; kind++)
+        for (size_t c = 0; c < sizeof counts / sizeof counts[0]; c++) {
+            qsae__strbuf a, b;
+            qsae__strbuf_init(&a, ctx);
+            qsae__strbuf_init(&b, ctx);
+            write_gapped(ctx, kind, 60, counts[c], true, &seed, &a);
+            for (int again = 0; again < 3; again++) {
+                write_gapped(ctx, kind, 60, counts[c], again == 0, &seed, &b);
+                if (a.size != b.size || memcmp(a.data, b.data, (size_t)a.size) != 0)
+                    fail_msg("kind %d, %lld parts but one: another state", kind,
+                             (long long)counts[c]);
+            }
+            qsae__strbuf_free(&a);
+            qsae__strbuf_free(&b);
+        }
+    qsae_context_close(&ctx);
+}
+
 static void test_parts(void **state)
 {
     static qsae_metric *parts[SHARDS_MOST];
@@ -106,11 +153,14 @@ static void test_parts(void **state)
         }
         qsae__strbuf_free(&want);
         qsae__strbuf_free(&have);
+        if (full_length())
+            print_message("kind %d: 1 to %lld parts\n", kind, (long long)units);
     }
     print_message("%lld tokens in 1 to %lld parts: %lld merges\n", (long long)(units * cut),
                   (long long)units, (long long)merges);
     qsae_context_close(&ctx);
 }
 
-const struct CMUnitTest shard_tests[] = { cmocka_unit_test(test_parts) };
+const struct CMUnitTest shard_tests[] = { cmocka_unit_test(test_parts),
+                                          cmocka_unit_test(test_gapped) };
 const size_t n_shard_tests = sizeof shard_tests / sizeof shard_tests[0];
