@@ -56,7 +56,7 @@ static int32_t check_cpu(const char *cpu, int32_t *level, bool *blis)
         return QSAE_OK;
     char name[16];
     const char *const plus = strchr(cpu, '+');
-    snprintf(name, sizeof name, "%.*s", plus ? (int)qsae__min_i64(plus - cpu, 15) : 15, cpu);
+    snprintf(name, sizeof name, "%.*s", (int)(plus && plus - cpu < 15 ? plus - cpu : 15), cpu);
     *blis = plus && strcmp(plus, "+blis") == 0;
     *level = (plus != NULL) == *blis ? qsae__level_from_name(name) : -1;
     if (*level < 0)
