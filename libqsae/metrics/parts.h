@@ -70,9 +70,6 @@ void qsae__prefix_free(qsae__tree *t);
 void qsae__prefix_clear(qsae__tree *t); /* keeps the cuts */
 /* Node i is joined to nodes up to `end`. Where memory lacks the sums before a cut stay unknown. */
 void qsae__prefix_keep(qsae__tree *t, int64_t i, int64_t end);
-/* Node i, a part of a leaf, is about to grow in place: where it ends at a cut whose sums are not
- * known, as other tokens before it are missing, it is kept as it is. */
-int32_t qsae__prefix_grow(qsae__tree *t, int64_t i);
 void qsae__prefix_settle(qsae__tree *t);
 int32_t qsae__prefix_insert(qsae__tree *t, const qsae__node *node); /* a copy of it */
 int32_t qsae__prefix_add(qsae__tree *t, const qsae__tree *from);

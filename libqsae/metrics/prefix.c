@@ -85,18 +85,6 @@ void qsae__prefix_keep(qsae__tree *t, int64_t i, int64_t end)
         (void)qsae__prefix_insert(t, &t->node[i]); /* a failure shows when the sums are asked for */
 }
 
-int32_t qsae__prefix_grow(qsae__tree *t, int64_t i)
-{
-    const qsae__node *const node = &t->node[i];
-    const int64_t end = node->first + node->tokens;
-    if (open_cut(t, end) != end)
-        return QSAE_OK;
-    for (int64_t k = 0; k < t->n_kept; k++) /* by an update that then failed */
-        if (t->kept[k].first == node->first && t->kept[k].tokens == node->tokens)
-            return QSAE_OK;
-    return qsae__prefix_insert(t, node);
-}
-
 /* The largest node that begins at a token and ends by `cut`; NULL if there is none. */
 static const qsae__node *largest(const qsae__tree *t, int64_t token, int64_t cut)
 {

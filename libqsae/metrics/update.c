@@ -87,8 +87,6 @@ static int32_t plan_pieces(plan *p)
         e->r0 = i ? p->piece[i - 1].r1 : 0;
         e->r1 = qsae__min_i64(qsae__tree_bound(tree, u->first + e->r0) - u->first, u->n);
         e->part = i ? -1 : qsae__tree_part(tree, u->first);
-        if (e->part >= 0 && tree->n_cuts > 0 && qsae__prefix_grow(tree, e->part) != QSAE_OK)
-            return QSAE_ENOMEM;
         e->v = e->part >= 0 ? tree->node[e->part].v
                             : qsae__calloc(u->m->ctx, tree->width, sizeof *e->v);
         if (!e->v)
