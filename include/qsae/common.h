@@ -102,7 +102,7 @@ QSAE_API void qsae_cancel_token_cancel(qsae_cancel_token *token);
 /** Clears the token for another run. */
 QSAE_API void qsae_cancel_token_reset(qsae_cancel_token *token);
 
-/** Closes *token and NULLs it. No call may still be using it. */
+/** Closes *token and NULLs it. No call or handle may still be using it. */
 QSAE_API void qsae_cancel_token_close(qsae_cancel_token **token);
 
 QSAE_END_DECLS

@@ -8,6 +8,20 @@ QSAE_BEGIN_DECLS
 
 /**
  * What every other handle is opened on: worker threads, allocator, log, kernel level.
+ *
+ * Handles of every kind know what they are and whether they are open. A function that is given
+ * NULL, a handle of another kind or a closed one returns QSAE_EINVAL with a message that names
+ * the parameter, what was expected and what was found; a function without a status returns 0, ""
+ * or NULL and does nothing. A close function does nothing, leaves the pointer and sets the
+ * message when it is given a handle of another kind, one that is closed (a copy of the pointer),
+ * one that belongs to another handle, or one that a call is using further up (from a callback:
+ * QSAE_EBUSY's message). A context keeps the structs of its last 256 closed handles, at most 64
+ * KiB, for that: what was closed before those, what belonged to a context all of whose handles
+ * and itself are closed, closed cancel tokens and pointers to anything else are not noticed for
+ * certain. A handle does not need those it was made from: they may be closed before it, but for a
+ * set of SAEs, whose SAEs end with it. Two calls at once with a handle that allows one:
+ * QSAE_EBUSY of models and audits, undefined of others.
+ *
  * Thread-safety: safe. A context runs one parallel operation at a time, others queue. It must not
  * be used in a child after fork(); such a call returns QSAE_EENV.
  */
@@ -24,13 +38,16 @@ typedef struct qsae_context qsae_context;
 #define QSAE_FILES_MAP 1     /**< map files: fast, shared; truncating one in use raises SIGBUS */
 #define QSAE_FILES_READ 2    /**< read files into memory: for files that others may change */
 
-/** Receives log lines (no newline at the end), from any thread, one at a time. */
+/** Receives log lines (no newline at the end), from any thread, one at a time. It must not call the
+ * library. */
 typedef void (*qsae_log_callback)(void *cookie, int32_t level, const char *message);
 
-/** Returns size bytes aligned to alignment (a power of two), or NULL. Called from any thread. */
+/** Returns size bytes aligned to alignment (a power of two), or NULL. Called from any thread; it
+ * must not call the library. */
 typedef void *(*qsae_alloc_callback)(void *cookie, size_t size, size_t alignment);
 
-/** Frees what the matching qsae_alloc_callback returned. Called from any thread. */
+/** Frees what the matching qsae_alloc_callback returned. Called from any thread; it must not call
+ * the library. */
 typedef void (*qsae_free_callback)(void *cookie, void *pointer);
 
 typedef struct qsae_context_settings {
@@ -65,7 +82,8 @@ QSAE_API void qsae_context_settings_init(qsae_context_settings *s, size_t size);
  */
 QSAE_API int32_t qsae_context_open(const qsae_context_settings *settings, qsae_context **out);
 
-/** Closes *context and NULLs it. Handles opened on it stay usable until they are closed. */
+/** Closes *context and NULLs it. Handles opened on it stay usable until they are closed; nothing
+ * more can be opened on it. */
 QSAE_API void qsae_context_close(qsae_context **context);
 
 /** Number of threads, the caller's included. */

@@ -41,10 +41,10 @@ int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settin
                         qsae_audit **out)
 {
     QSAE__FPENV;
-    if (out)
-        *out = NULL;
-    if (!context || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_audit_open: %s is NULL", context ? "out" : "context");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
     qsae_audit_settings s;
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_audit_settings");
     if (st != QSAE_OK)
@@ -52,6 +52,7 @@ int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settin
     qsae_audit *a = qsae__calloc(context, 1, sizeof *a);
     if (!a)
         return QSAE_ENOMEM;
+    qsae__handle_init(a);
     a->ctx = qsae__context_ref(context);
     qsae__json_begin();
     st = qsae__json_status(qsae__plan_open(a, &s));
@@ -65,7 +66,7 @@ int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settin
 
 void qsae_audit_close(qsae_audit **audit)
 {
-    if (!audit || !*audit)
+    if (!qsae__leave(audit, "audit"))
         return;
     qsae_audit *a = *audit;
     qsae_context *ctx = a->ctx;
@@ -90,7 +91,7 @@ void qsae_audit_close(qsae_audit **audit)
     free(a->json);
     free(a->plan_json);
     json_decref(a->plan);
-    qsae__free(ctx, a);
+    qsae__retire(ctx, a);
     qsae__context_unref(ctx);
     *audit = NULL;
 }
@@ -149,11 +150,9 @@ static int32_t run_batch(qsae_audit *a)
 #define SAVE_EVERY 60.0  /* seconds between state files, */
 #define SAVE_TIMES 100.0 /* and this many times what writing the last one took: 1% of a run */
 
-int32_t qsae_audit_run(qsae_audit *a)
+static int32_t run(qsae_audit *a)
 {
     QSAE__FPENV;
-    if (!a)
-        return qsae__fail(QSAE_EINVAL, "qsae_audit_run: NULL");
     qsae__json_begin();
     int32_t st = qsae__match_run(a);
     if (st == QSAE_OK && !a->pass && a->next_chunk < a->end_chunk)
@@ -193,6 +192,17 @@ int32_t qsae_audit_run(qsae_audit *a)
     return st;
 }
 
+int32_t qsae_audit_run(qsae_audit *a)
+{
+    if (qsae__need(a, "audit"))
+        return QSAE_EINVAL;
+    if (qsae__begin_call(a, "qsae_audit_run") != QSAE_OK)
+        return QSAE_EBUSY;
+    const int32_t st = run(a);
+    qsae__end_call(a);
+    return st;
+}
+
 int32_t qsae__whole(const qsae_audit *a)
 {
     return a->half ? qsae__fail(QSAE_ESTATE, "the last batch is measured in part, as the run "
@@ -200,11 +210,11 @@ int32_t qsae__whole(const qsae_audit *a)
                    : QSAE_OK;
 }
 
-int32_t qsae_audit_result(qsae_audit *a, const char **json, size_t *n_bytes)
+static int32_t result(qsae_audit *a, const char **json, size_t *n_bytes)
 {
     QSAE__FPENV;
-    if (!a || !json)
-        return qsae__fail(QSAE_EINVAL, "qsae_audit_result: %s is NULL", a ? "json" : "audit");
+    if (!json)
+        return qsae__fail(QSAE_EINVAL, "qsae_audit_result: json is NULL");
     *json = NULL;
     json_t *document = NULL;
     qsae__json_begin();
@@ -225,4 +235,18 @@ int32_t qsae_audit_result(qsae_audit *a, const char **json, size_t *n_bytes)
     if (n_bytes)
         *n_bytes = strlen(text);
     return QSAE_OK;
+}
+
+int32_t qsae_audit_result(qsae_audit *a, const char **json, size_t *n_bytes)
+{
+    if (qsae__need(a, "audit"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(json, "json") ||
+        qsae__need_aligned(n_bytes, "n_bytes"))
+        return QSAE_EINVAL;
+    if (qsae__begin_call(a, "qsae_audit_result") != QSAE_OK)
+        return QSAE_EBUSY;
+    const int32_t st = result(a, json, n_bytes);
+    qsae__end_call(a);
+    return st;
 }

@@ -155,6 +155,7 @@ struct audit_range {
 };
 
 struct qsae_audit {
+    qsae__handle base;
     qsae_context *ctx;
     const struct qsae__profile *profile;
     qsae_tokenizer *tokenizer;

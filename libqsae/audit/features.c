@@ -250,12 +250,11 @@ static int32_t write_lines(qsae_audit *a, struct export *e, qsae_line_callback l
     return st;
 }
 
-int32_t qsae_audit_features(qsae_audit *audit, int64_t sae, qsae_line_callback line, void *cookie)
+static int32_t features(qsae_audit *a, int64_t sae, qsae_line_callback line, void *cookie)
 {
     QSAE__FPENV;
-    qsae_audit *const a = audit;
-    if (!a || !line)
-        return qsae__fail(QSAE_EINVAL, "qsae_audit_features: audit and line must not be NULL");
+    if (!line)
+        return qsae__fail(QSAE_EINVAL, "qsae_audit_features: line must not be NULL");
     if (sae < 0 || sae >= a->n_saes)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_features: SAE %lld: expected 0..%lld",
                           (long long)sae, (long long)a->n_saes - 1);
@@ -284,5 +283,16 @@ int32_t qsae_audit_features(qsae_audit *audit, int64_t sae, qsae_line_callback l
     void *const blocks[] = { e.figures, e.tokens, e.values };
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         qsae__free(a->ctx, blocks[i]);
+    return st;
+}
+
+int32_t qsae_audit_features(qsae_audit *audit, int64_t sae, qsae_line_callback line, void *cookie)
+{
+    if (qsae__need(audit, "audit"))
+        return QSAE_EINVAL;
+    if (qsae__begin_call(audit, "qsae_audit_features") != QSAE_OK)
+        return QSAE_EBUSY;
+    const int32_t st = features(audit, sae, line, cookie);
+    qsae__end_call(audit);
     return st;
 }

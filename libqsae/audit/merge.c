@@ -230,7 +230,12 @@ int32_t qsae_audit_merge(qsae_context *context, const char *const *files, int64_
                          const char *out, int32_t flags, qsae_merge_info *info)
 {
     QSAE__FPENV;
-    if (!context || !files || n < 1 || !out)
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(files, "files"))
+        return QSAE_EINVAL;
+    size_t bytes;
+    if (!files || n < 1 || !qsae__bytes(n, sizeof *files, &bytes) || !out)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_merge: a NULL, or no files");
     if (flags & ~QSAE_MERGE_NUMERICS)
         return qsae__fail(QSAE_EINVAL, "qsae_audit_merge: flags: unknown bits in %d", (int)flags);

@@ -351,11 +351,11 @@ static int32_t describe(struct mixed *m, double bits, const struct part **ranked
     return st;
 }
 
-int32_t qsae_audit_plan(qsae_audit *a, double bits, int32_t by_dce, const char **json)
+static int32_t plan(qsae_audit *a, double bits, int32_t by_dce, const char **json)
 {
     QSAE__FPENV;
-    if (!a || !json)
-        return qsae__fail(QSAE_EINVAL, "qsae_audit_plan: %s is NULL", a ? "json" : "audit");
+    if (!json)
+        return qsae__fail(QSAE_EINVAL, "qsae_audit_plan: json is NULL");
     *json = NULL;
     if (!(bits > 0 && bits <= 64))
         return qsae__fail(QSAE_EINVAL, "plan: expected a budget above 0 and at most 64 bits per "
@@ -391,4 +391,17 @@ int32_t qsae_audit_plan(qsae_audit *a, double bits, int32_t by_dce, const char *
     a->plan_json = text;
     *json = text;
     return QSAE_OK;
+}
+
+int32_t qsae_audit_plan(qsae_audit *a, double bits, int32_t by_dce, const char **json)
+{
+    if (qsae__need(a, "audit"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(json, "json"))
+        return QSAE_EINVAL;
+    if (qsae__begin_call(a, "qsae_audit_plan") != QSAE_OK)
+        return QSAE_EBUSY;
+    const int32_t st = plan(a, bits, by_dce, json);
+    qsae__end_call(a);
+    return st;
 }

@@ -14,6 +14,7 @@
 #define NAMED_MOST 128
 
 struct qsae_predictor {
+    qsae__handle base;
     qsae_context *ctx;
     char *json;
     int64_t n;                       /* inputs */
@@ -144,11 +145,12 @@ int32_t qsae_predictor_open(qsae_context *context, const char *path, const char 
                             const char *sae_hash, qsae_predictor **out)
 {
     QSAE__FPENV;
-    if (out)
-        *out = NULL;
-    if (!context || !path || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_predictor_open: %s is NULL",
-                          !context ? "context" : !path ? "path" : "out");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (!path)
+        return qsae__fail(QSAE_EINVAL, "qsae_predictor_open: path is NULL");
     *out = NULL;
     json_t *document = NULL;
     const json_t *sae;
@@ -166,6 +168,7 @@ int32_t qsae_predictor_open(qsae_context *context, const char *path, const char 
     if (st == QSAE_OK && !(p = qsae__calloc(context, 1, sizeof *p)))
         st = QSAE_ENOMEM;
     if (st == QSAE_OK) {
+        qsae__handle_init(p);
         p->ctx = qsae__context_ref(context);
         st = read_fit(fit_of(sae), path, p);
     }
@@ -180,20 +183,24 @@ int32_t qsae_predictor_open(qsae_context *context, const char *path, const char 
 
 void qsae_predictor_close(qsae_predictor **predictor)
 {
-    if (!predictor || !*predictor)
+    if (!qsae__leave(predictor, "predictor"))
         return;
     qsae_context *const ctx = (*predictor)->ctx;
     free((*predictor)->json);
-    qsae__free(ctx, *predictor);
+    qsae__retire(ctx, *predictor);
     qsae__context_unref(ctx);
     *predictor = NULL;
 }
 
 int32_t qsae_predictor_json(const qsae_predictor *predictor, const char **json, size_t *n_bytes)
 {
-    if (!predictor || !json)
-        return qsae__fail(QSAE_EINVAL, "qsae_predictor_json: %s is NULL",
-                          predictor ? "json" : "predictor");
+    if (qsae__need(predictor, "predictor"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(json, "json") ||
+        qsae__need_aligned(n_bytes, "n_bytes"))
+        return QSAE_EINVAL;
+    if (!json)
+        return qsae__fail(QSAE_EINVAL, "qsae_predictor_json: json is NULL");
     *json = predictor->json;
     if (n_bytes)
         *n_bytes = strlen(predictor->json);
@@ -217,7 +224,15 @@ int32_t qsae_predictor_run(const qsae_predictor *predictor, const double *rate, 
 {
     QSAE__FPENV;
     size_t bytes;
-    if (!predictor || n < 0 || !qsae__bytes(n, sizeof *rate, &bytes) ||
+    if (qsae__need(predictor, "predictor"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(rate, "rate") ||
+        qsae__need_aligned(mean, "mean") ||
+        qsae__need_aligned(max, "max") ||
+        qsae__need_aligned(probability, "probability") ||
+        qsae__need_aligned(rank, "rank"))
+        return QSAE_EINVAL;
+    if (n < 0 || !qsae__bytes(n, sizeof *rate, &bytes) ||
         (n > 0 && (!rate || !mean || !max || !probability)))
         return qsae__fail(QSAE_EINVAL, "qsae_predictor_run: %s",
                           n < 0 || n > INT64_MAX / 8 ? "n is out of range"

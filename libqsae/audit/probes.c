@@ -24,9 +24,13 @@ int32_t qsae_probes_open(qsae_context *context, qsae_tokenizer *tokenizer, const
 {
     QSAE__FPENV;
     qsae_probe_settings s = { .struct_size = sizeof s };
-    if (out)
-        *out = NULL;
-    if (!context || !tokenizer || !path || !out)
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (qsae__need(tokenizer, "tokenizer"))
+        return QSAE_EINVAL;
+    if (!path)
         return qsae__fail(QSAE_EINVAL, "qsae_probes_open: NULL argument");
     const int32_t st =
         settings ? qsae__settings_copy(&s, sizeof s, settings, "qsae_probe_settings") : QSAE_OK;
@@ -40,13 +44,15 @@ int32_t qsae_probes_open(qsae_context *context, qsae_tokenizer *tokenizer, const
 
 void qsae_probes_close(qsae_probes **probes)
 {
-    if (probes)
+    if (qsae__leave(probes, "probes"))
         qsae__probes_close(probes);
 }
 
 int32_t qsae_probes_get_info(const qsae_probes *p, qsae_probes_info *info)
 {
-    if (!p || !info)
+    if (qsae__need(p, "probes"))
+        return QSAE_EINVAL;
+    if (!info)
         return qsae__fail(QSAE_EINVAL, "qsae_probes_get_info: NULL argument");
     qsae_probes_info out = { .struct_size = sizeof out, .items = p->n, .tags = p->n_tags,
                              .longest = p->longest, .bos = p->bos, .bos_policy = p->bos_policy,
@@ -58,14 +64,16 @@ int32_t qsae_probes_get_info(const qsae_probes *p, qsae_probes_info *info)
 
 const char *qsae_probes_tag(const qsae_probes *p, int64_t tag)
 {
-    return p && tag >= 0 && tag < p->n_tags ? p->tags[tag] : NULL;
+    return qsae__is_open(p) && tag >= 0 && tag < p->n_tags ? p->tags[tag] : NULL;
 }
 
 int32_t qsae_probes_item(const qsae_probes *p, int64_t i, qsae_probe *probe)
 {
-    if (!p || !probe || i < 0 || i >= p->n)
+    if (qsae__need(p, "probes"))
+        return QSAE_EINVAL;
+    if (!probe || i < 0 || i >= p->n)
         return qsae__fail(QSAE_EINVAL, "qsae_probes_item: %s",
-                          p && probe ? "no such item" : "NULL argument");
+                          probe ? "no such item" : "NULL argument");
     const struct qsae__probe *const k = &p->items[i];
     const int32_t *const ids = qsae__probe_ids(p, i);
     const qsae_probe out = { .struct_size = sizeof out, .context = ids, .good = ids + k->n_context,
@@ -315,13 +323,19 @@ int32_t qsae_probes_run(const qsae_probes *p, qsae_model *model, const qsae_canc
     QSAE__FPENV;
     qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
     qsae_model_cost cost = { .struct_size = sizeof cost };
-    if (!p || !model || !callback)
-        return qsae__fail(QSAE_EINVAL, "qsae_probes_run: NULL argument");
+    if (qsae__need(p, "probes"))
+        return QSAE_EINVAL;
+    if (qsae__need(model, "model"))
+        return QSAE_EINVAL;
+    if (!callback)
+        return qsae__fail(QSAE_EINVAL, "qsae_probes_run: callback is NULL");
     int32_t st = qsae_model_get_info(model, &info);
     if (st == QSAE_OK)
         st = qsae_model_get_cost(model, &cost);
     if (st == QSAE_OK)
         st = qsae__probes_check(p, &info, "the model");
+    qsae_probes *const set = (qsae_probes *)(uintptr_t)p; /* only the count of calls changes */
+    qsae__join_call(set);
     for (int64_t next = 0; next < p->n && st == QSAE_OK;) {
         struct lot w = { .p = p, .model = model, .ctx = p->ctx, .cancel = cancel,
                          .width = info.width, .layers = info.layers, .first_item = next,
@@ -334,5 +348,6 @@ int32_t qsae_probes_run(const qsae_probes *p, qsae_model *model, const qsae_canc
         next += w.n_items;
         free_lot(&w);
     }
+    qsae__end_call(set);
     return st;
 }

@@ -475,7 +475,7 @@ static int32_t open_module(qsae_context *ctx, const void *params, qsae__tensors 
     st = four ? fill4(q, &f, &s) : fill8(q, &f);
     qsae__fpenv_leave(env);
     if (st != QSAE_OK) {
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
         return st;
     }
     *out = q;

@@ -314,7 +314,7 @@ static int32_t open_module(qsae_context *ctx, const void *params, qsae__tensors 
     if (st == QSAE_OK)
         st = fill(*out, group, module);
     if (st != QSAE_OK)
-        qsae_qmatrix_close(out);
+        qsae__qmatrix_unref(out);
     return st;
 }
 

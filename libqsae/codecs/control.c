@@ -320,7 +320,7 @@ done:
     qsae__free(ctx, job.noise);
     qsae__free(ctx, job.sum);
     if (status)
-        qsae_qmatrix_close(&job.q);
+        qsae__qmatrix_unref(&job.q);
     *out = job.q;
     return status;
 }

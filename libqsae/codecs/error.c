@@ -125,7 +125,9 @@ int32_t qsae_qmatrix_error(const qsae_qmatrix *matrix, const qsae_rows *weight,
 {
     QSAE__FPENV;
     qsae_weight_error out;
-    if (!matrix || !error)
+    if (qsae__need(matrix, "matrix"))
+        return QSAE_EINVAL;
+    if (!error)
         return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_error: NULL argument");
     int32_t status = qsae__rows_check(weight, "weight",
                                       1u << QSAE_F32 | 1u << QSAE_F16 | 1u << QSAE_BF16);
@@ -139,6 +141,6 @@ int32_t qsae_qmatrix_error(const qsae_qmatrix *matrix, const qsae_rows *weight,
                                .n_out = weight->n_rows, .n_in = weight->n_cols,
                                .out_stride = weight->row_stride, .in_stride = 1 };
     const qsae__source encoded = qsae__stored_source(matrix);
-    status = qsae__weight_error(&src, &encoded, qsae_qmatrix_bytes(matrix), &out);
+    status = qsae__weight_error(&src, &encoded, qsae__qmatrix_bytes(matrix), &out);
     return status ? status : qsae__info_copy(error, &out, sizeof out, "qsae_weight_error");
 }

@@ -246,7 +246,7 @@ int32_t qsae__grid_new(qsae_context *ctx, qsae__tensors *tensors, int64_t n_out,
     q->file = qsae__tensors_ref(tensors);
     qsae__grid *const g = qsae__calloc(ctx, 1, sizeof *g);
     if (!g) {
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
         return QSAE_ENOMEM;
     }
     g->row_step = g->col_step = 1;
@@ -267,7 +267,7 @@ int32_t qsae__grid_open(qsae_context *ctx, qsae__tensors *tensors, const char *m
     if (st == QSAE_OK)
         st = fill(*out, params, module);
     if (st != QSAE_OK)
-        qsae_qmatrix_close(out);
+        qsae__qmatrix_unref(out);
     return st;
 }
 

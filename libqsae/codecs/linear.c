@@ -62,7 +62,7 @@ static int32_t copy_bias(qsae__linear *l, const qsae__linear_weight *w)
 /* The layer that computes with a matrix like q, which may be one that is not encoded yet. */
 static int32_t plan_matrix(qsae__linear *l, const qsae_qmatrix *q)
 {
-    l->bytes = qsae_qmatrix_bytes(q);
+    l->bytes = qsae__qmatrix_bytes(q);
     l->held = l->bytes;
     if (q->codec.codec == QSAE__RTN || q->codec.codec == QSAE__INT8) /* a byte per code */
         l->held = (uint64_t)q->n_out * (uint64_t)q->n_in;
@@ -136,7 +136,7 @@ static int32_t plan_codec(qsae__linear *l, const qsae__condition *c, const qsae_
         return status;
     l->owns = true;
     status = plan_matrix(l, q);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     /* Values without a code weigh what they would in the checkpoint. */
     if (c->codec == QSAE__NONE || c->control != QSAE__CONTROL_NONE)
         l->bytes = (uint64_t)w->n_out * (uint64_t)w->n_in *
@@ -160,7 +160,7 @@ static int32_t plan_stored_reversed(qsae__linear *l, const qsae__linear_weight *
     l->owns = true;
     l->operand.reverse = true;
     l->operand.q = w->stored; /* what it does to the rows */
-    l->bytes = qsae_qmatrix_bytes(w->stored);
+    l->bytes = qsae__qmatrix_bytes(w->stored);
     l->held = (uint64_t)w->n_out * (uint64_t)w->n_in * (uint64_t)(bits / 8);
     return QSAE_OK;
 }
@@ -263,7 +263,7 @@ static int32_t use_values(qsae__linear *l)
     const int32_t status = qsae__packed_dense(l->ctx, &l->dense, n, k, &l->packed);
     l->operand.packed = l->packed;
     if (!l->kept)
-        qsae_qmatrix_close(&l->q);
+        qsae__qmatrix_unref(&l->q);
     return status;
 }
 
@@ -319,7 +319,7 @@ static int32_t use_stored_reversed(qsae__linear *l, const qsae__linear_weight *w
         return QSAE_OK;
     status = qsae__packed_dense(l->ctx, &l->dense, n, k, &l->packed);
     l->operand.packed = l->packed;
-    qsae_qmatrix_close(&l->q);
+    qsae__qmatrix_unref(&l->q);
     return status;
 }
 
@@ -356,7 +356,7 @@ static int32_t use_plain(qsae__linear *l, const qsae__condition *c, const qsae__
     if (l->operand.kind == QSAE__PRODUCT_F32)
         return QSAE_OK;
     const int32_t status = pack(l, w);
-    qsae_qmatrix_close(&l->q);
+    qsae__qmatrix_unref(&l->q);
     return status;
 }
 
@@ -389,7 +389,7 @@ void qsae__linear_drop(qsae__linear *l)
     l->loaded = false;
     if (l->kept)
         return;
-    qsae_qmatrix_close(&l->q);
+    qsae__qmatrix_unref(&l->q);
     if (!l->operand.reverse) /* else it is the stored matrix */
         l->operand.q = NULL;
 }
@@ -415,7 +415,7 @@ void qsae__linear_close(qsae__linear **linear)
     if (!linear || !*linear)
         return;
     qsae_context *ctx = (*linear)->ctx;
-    qsae_qmatrix_close(&(*linear)->q);
+    qsae__qmatrix_unref(&(*linear)->q);
     qsae__packed_close(&(*linear)->packed);
     qsae__free(ctx, (*linear)->bias);
     qsae__free(ctx, (*linear)->seen);

@@ -16,7 +16,7 @@ int32_t qsae__plain_new(const qsae__source *src, qsae_qmatrix **out)
     else if (!((*out)->codes = qsae__alloc(src->ctx, bytes)))
         status = QSAE_ENOMEM;
     if (status)
-        qsae_qmatrix_close(out);
+        qsae__qmatrix_unref(out);
     else
         (*out)->code_bytes = bytes;
     return status;

@@ -306,7 +306,7 @@ int32_t qsae__prune_encode(const qsae__prune *p, const qsae__source *src, qsae_q
     qsae__free(ctx, job.equal);
     qsae__free(ctx, job.row);
     if (status)
-        qsae_qmatrix_close(&job.q);
+        qsae__qmatrix_unref(&job.q);
     *out = job.q;
     return status;
 }

@@ -215,6 +215,7 @@ int32_t qsae__qmatrix_new(qsae_context *ctx, const qsae__codec_ops *ops, int32_t
     qsae_qmatrix *q = qsae__calloc(ctx, 1, sizeof *q);
     if (!q)
         return QSAE_ENOMEM;
+    qsae__handle_set(&q->base, QSAE__A_QMATRIX, 0);
     atomic_init(&q->refs, 1);
     q->ctx = qsae__context_ref(ctx);
     q->ops = ops;
@@ -279,7 +280,7 @@ static int32_t encode_codec(qsae_context *ctx, const qsae__condition *c, const q
     if (!status)
         status = (*out)->ops->encode(*out, src);
     if (status)
-        qsae_qmatrix_close(out);
+        qsae__qmatrix_unref(out);
     return status;
 }
 
@@ -313,14 +314,14 @@ static int32_t encode_stages(qsae_context *ctx, const qsae__condition *c, const 
         const qsae_qmatrix *const changed = q ? q : pruned;
         qsae_qmatrix *noise = NULL;
         status = qsae__control_encode(c->control, c->seed, src, changed, &noise);
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
         q = noise;
     }
     if (!status && !q) {
         q = pruned;
         pruned = NULL;
     }
-    qsae_qmatrix_close(&pruned);
+    qsae__qmatrix_unref(&pruned);
     *out = q;
     return status;
 }
@@ -349,7 +350,7 @@ int32_t qsae__qmatrix_plan(qsae_context *ctx, const qsae__condition *c, const qs
             status = (*out)->ops->plan(*out);
     }
     if (!status && (!*out || is_noise(c))) { /* plain values */
-        qsae_qmatrix_close(out);
+        qsae__qmatrix_unref(out);
         status = qsae__qmatrix_new(ctx, &qsae__codec_none, dtype, src->n_out, src->n_in, out);
         if (!status) {
             (*out)->codec.codec = QSAE__NONE;
@@ -357,13 +358,19 @@ int32_t qsae__qmatrix_plan(qsae_context *ctx, const qsae__condition *c, const qs
         }
     }
     if (status)
-        qsae_qmatrix_close(out);
+        qsae__qmatrix_unref(out);
     return status;
 }
 
 void qsae_qmatrix_close(qsae_qmatrix **matrix)
 {
-    if (!matrix || !*matrix)
+    if (qsae__leave(matrix, "matrix"))
+        qsae__qmatrix_unref(matrix);
+}
+
+void qsae__qmatrix_unref(qsae_qmatrix **matrix)
+{
+    if (!*matrix)
         return;
     qsae_qmatrix *q = *matrix;
     qsae_context *ctx = q->ctx;
@@ -380,6 +387,6 @@ void qsae_qmatrix_close(qsae_qmatrix **matrix)
     qsae__free(ctx, q->nested_absmax);
     qsae__free(ctx, q->act);
     qsae__tensors_unref(&q->file);
-    qsae__free(ctx, q);
+    qsae__retire(ctx, q);
     qsae__context_unref(ctx);
 }

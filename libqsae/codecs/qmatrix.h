@@ -37,6 +37,7 @@ int32_t qsae__source_check_finite(const qsae__source *s);
 typedef struct qsae__codec_ops qsae__codec_ops;
 
 struct qsae_qmatrix {
+    qsae__handle base;
     qsae_context *ctx;
     atomic_int refs;
     const qsae__codec_ops *ops;
@@ -110,6 +111,11 @@ int32_t qsae__ggml_fallback(int32_t dtype, int64_t n_in);
 int32_t qsae__qmatrix_new(qsae_context *ctx, const qsae__codec_ops *ops, int32_t dtype,
                           int64_t n_out, int64_t n_in, qsae_qmatrix **out);
 qsae_qmatrix *qsae__qmatrix_ref(const qsae_qmatrix *q);
+/* Gives one reference back and NULLs *q, which may be NULL. */
+void qsae__qmatrix_unref(qsae_qmatrix **q);
+/* Public functions that return a matrix end with this: the caller closes it. Returns st. */
+int32_t qsae__qmatrix_give(int32_t st, qsae_qmatrix *const *q);
+uint64_t qsae__qmatrix_bytes(const qsae_qmatrix *q);
 /* Codes that lie in a file will not be read for a while, see qsae__tensor_release. */
 void qsae__qmatrix_release(const qsae_qmatrix *q);
 

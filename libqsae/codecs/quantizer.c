@@ -9,6 +9,7 @@
 #define FLOATS (1u << QSAE_F32 | 1u << QSAE_F16 | 1u << QSAE_BF16)
 
 struct qsae_quantizer {
+    qsae__handle base;
     qsae_context *ctx;
     qsae__condition condition;
 };
@@ -16,9 +17,11 @@ struct qsae_quantizer {
 int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quantizer **out)
 {
     QSAE__FPENV;
-    if (out)
-        *out = NULL;
-    if (!context || !spec || !out)
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (!spec)
         return qsae__fail(QSAE_EINVAL, "qsae_quantizer_open: NULL argument");
     qsae_quantizer *q = qsae__calloc(context, 1, sizeof *q);
     if (!q)
@@ -28,6 +31,7 @@ int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quanti
         qsae__free(context, q);
         return status;
     }
+    qsae__handle_init(q);
     q->ctx = qsae__context_ref(context);
     if (q->condition.n_parts) {
         qsae_quantizer_close(&q);
@@ -47,28 +51,28 @@ int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quanti
 
 void qsae_quantizer_close(qsae_quantizer **quantizer)
 {
-    if (!quantizer || !*quantizer)
+    if (!qsae__leave(quantizer, "quantizer"))
         return;
     qsae_context *ctx = (*quantizer)->ctx;
     qsae__condition_free(ctx, &(*quantizer)->condition);
-    qsae__free(ctx, *quantizer);
+    qsae__retire(ctx, *quantizer);
     qsae__context_unref(ctx);
     *quantizer = NULL;
 }
 
 const char *qsae_quantizer_spec(const qsae_quantizer *quantizer)
 {
-    return quantizer ? quantizer->condition.codec_canonical : "";
+    return qsae__is_open(quantizer) ? quantizer->condition.codec_canonical : "";
 }
 
 int32_t qsae_quantizer_encode(const qsae_quantizer *quantizer, const qsae_rows *weight,
                               int64_t heads, int32_t strict, qsae_qmatrix **out)
 {
     QSAE__FPENV;
-    if (out)
-        *out = NULL;
-    if (!quantizer || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_quantizer_encode: NULL argument");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__need(quantizer, "quantizer"))
+        return QSAE_EINVAL;
     int32_t status = qsae__rows_check(weight, "weight", FLOATS);
     if (status)
         return status;
@@ -80,23 +84,36 @@ int32_t qsae_quantizer_encode(const qsae_quantizer *quantizer, const qsae_rows *
                                .in_stride = 1 };
     if (strict)
         status = qsae__source_check_finite(&src);
-    return status ? status
-                  : qsae__qmatrix_encode(quantizer->ctx, &quantizer->condition, &src, heads, out);
+    if (!status)
+        status = qsae__qmatrix_encode(quantizer->ctx, &quantizer->condition, &src, heads, out);
+    return qsae__qmatrix_give(status, out);
 }
 
 int64_t qsae_qmatrix_rows(const qsae_qmatrix *matrix)
 {
-    return matrix ? matrix->n_out : 0;
+    return qsae__is_open(matrix) ? matrix->n_out : 0;
 }
 
 int64_t qsae_qmatrix_cols(const qsae_qmatrix *matrix)
 {
-    return matrix ? matrix->n_in : 0;
+    return qsae__is_open(matrix) ? matrix->n_in : 0;
+}
+
+uint64_t qsae__qmatrix_bytes(const qsae_qmatrix *matrix)
+{
+    return matrix->ops->bytes(matrix);
 }
 
 uint64_t qsae_qmatrix_bytes(const qsae_qmatrix *matrix)
 {
-    return matrix ? matrix->ops->bytes(matrix) : 0;
+    return qsae__is_open(matrix) ? qsae__qmatrix_bytes(matrix) : 0;
+}
+
+int32_t qsae__qmatrix_give(int32_t st, qsae_qmatrix *const *matrix)
+{
+    if (st == QSAE_OK)
+        qsae__handle_share(*matrix);
+    return st;
 }
 
 static int32_t check_shape(const qsae_rows *rows, const char *what, int64_t n_rows, int64_t n_cols)
@@ -150,8 +167,8 @@ static int32_t decode_tile(void *arg, int64_t tile, int32_t worker)
 int32_t qsae_qmatrix_decode(const qsae_qmatrix *matrix, qsae_rows *out)
 {
     QSAE__FPENV;
-    if (!matrix)
-        return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_decode: NULL matrix");
+    if (qsae__need(matrix, "matrix"))
+        return QSAE_EINVAL;
     int32_t status = qsae__rows_check(out, "out", FLOATS);
     if (!status)
         status = check_shape(out, "out", matrix->n_out, matrix->n_in);
@@ -165,7 +182,7 @@ int32_t qsae_qmatrix_field_count(const qsae_qmatrix *matrix)
 {
     qsae_field f;
     int32_t n = 0;
-    while (matrix && matrix->ops->field(matrix, n, &f))
+    while (qsae__is_open(matrix) && matrix->ops->field(matrix, n, &f))
         n++;
     return n;
 }
@@ -173,7 +190,9 @@ int32_t qsae_qmatrix_field_count(const qsae_qmatrix *matrix)
 int32_t qsae_qmatrix_field(const qsae_qmatrix *matrix, int32_t i, qsae_field *field)
 {
     qsae_field f = { .struct_size = sizeof f };
-    if (!matrix || !field)
+    if (qsae__need(matrix, "matrix"))
+        return QSAE_EINVAL;
+    if (!field)
         return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_field: NULL argument");
     if (i < 0 || !matrix->ops->field(matrix, i, &f))
         return qsae__fail(QSAE_EINVAL, "field %d: the matrix has fields 0 to %d", i,
@@ -240,8 +259,10 @@ int32_t qsae_qmatrix_linear(const qsae_qmatrix *matrix, const qsae_rows *x, cons
                             int32_t dtype, qsae_rows *y)
 {
     QSAE__FPENV;
-    if (!matrix)
-        return qsae__fail(QSAE_EINVAL, "qsae_qmatrix_linear: NULL matrix");
+    if (qsae__need(matrix, "matrix"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(bias, "bias"))
+        return QSAE_EINVAL;
     int32_t status = qsae__rows_check(x, "x", 1u << QSAE_F32);
     if (!status)
         status = qsae__rows_check(y, "y", 1u << QSAE_F32);
@@ -266,7 +287,11 @@ int32_t qsae_int8_quantize(qsae_context *context, const qsae_rows *x, float thre
                            int8_t *codes, float *scales, uint8_t *outlier)
 {
     QSAE__FPENV;
-    if (!context || !codes || !scales)
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(scales, "scales"))
+        return QSAE_EINVAL;
+    if (!codes || !scales)
         return qsae__fail(QSAE_EINVAL, "qsae_int8_quantize: NULL argument");
     int32_t status = qsae__rows_check(x, "x", FLOATS);
     if (status)

@@ -98,13 +98,15 @@ const qsae__tensor *qsae__stored_key(const qsae__tensors *tensors, const char *m
 int32_t qsae_tensors_matrix(const qsae_tensors *tensors, const char *name, qsae_qmatrix **out)
 {
     QSAE__FPENV;
-    if (out)
-        *out = NULL;
-    if (!tensors || !name || !out)
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__need(tensors, "tensors"))
+        return QSAE_EINVAL;
+    if (!name)
         return qsae__fail(QSAE_EINVAL, "qsae_tensors_matrix: NULL argument");
     qsae__tensors *const set = qsae__tensors_of(tensors);
     const qsae__tensor *const t = qsae__tensors_find(set, name);
     if (!t)
         return qsae__fail(QSAE_ENOENT, "no tensor named %.200s", name);
-    return qsae__ggml_open(qsae__tensors_context(set), set, t, out);
+    return qsae__qmatrix_give(qsae__ggml_open(qsae__tensors_context(set), set, t, out), out);
 }

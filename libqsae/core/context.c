@@ -88,9 +88,8 @@ static int32_t check(const qsae_context_settings *s, int32_t *level, bool *blis)
 
 int32_t qsae__context_new(const qsae_context_settings *settings, qsae_context **out)
 {
-    if (!out)
-        return qsae__fail(QSAE_EINVAL, "qsae_context_open: out is NULL");
-    *out = NULL;
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
     qsae_context_settings s;
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_context_settings"), level = 0;
     bool blis = false;
@@ -98,10 +97,11 @@ int32_t qsae__context_new(const qsae_context_settings *settings, qsae_context **
         return st;
     const qsae_alloc_callback alloc = s.alloc ? s.alloc : alloc_default;
     const qsae_free_callback release = s.free ? s.free : free_default;
-    qsae_context *ctx = alloc(s.alloc_cookie, sizeof *ctx, 64);
+    qsae_context *const ctx = alloc(s.alloc_cookie, 2 * sizeof *ctx, 64);
     if (!ctx)
-        return qsae__fail(QSAE_ENOMEM, "out of memory: %zu bytes for a context", sizeof *ctx);
+        return qsae__fail(QSAE_ENOMEM, "out of memory: %zu bytes for a context", 2 * sizeof *ctx);
     *ctx = (qsae_context){
+        .core = ctx,
         .level = level,
         .blis = blis,
         .threads = s.threads ? s.threads : online_threads(),
@@ -115,6 +115,8 @@ int32_t qsae__context_new(const qsae_context_settings *settings, qsae_context **
         .alloc_cookie = s.alloc_cookie,
         .pid = (long)getpid(),
     };
+    qsae__handle_init(ctx);
+    atomic_flag_clear(&ctx->retired.lock);
     atomic_init(&ctx->refs, 1);
     if ((st = qsae__pool_open(ctx)) != 0) {
         release(s.alloc_cookie, ctx);
@@ -124,6 +126,12 @@ int32_t qsae__context_new(const qsae_context_settings *settings, qsae_context **
     return QSAE_OK;
 }
 
+qsae_context *qsae__context_view(qsae_context *core)
+{
+    core[1] = core[0];
+    return core + 1;
+}
+
 void qsae_context_settings_init(qsae_context_settings *s, size_t size)
 {
     qsae__settings_init(s, size);
@@ -131,21 +139,24 @@ void qsae_context_settings_init(qsae_context_settings *s, size_t size)
 
 qsae_context *qsae__context_ref(qsae_context *ctx)
 {
-    atomic_fetch_add_explicit(&ctx->refs, 1, memory_order_relaxed);
-    return ctx;
+    atomic_fetch_add_explicit(&ctx->core->refs, 1, memory_order_relaxed);
+    return ctx->core;
 }
 
 void qsae__context_unref(qsae_context *ctx)
 {
-    if (!ctx || atomic_fetch_sub_explicit(&ctx->refs, 1, memory_order_acq_rel) != 1)
+    if (!ctx || atomic_fetch_sub_explicit(&ctx->core->refs, 1, memory_order_acq_rel) != 1)
         return;
-    qsae__pool_close(ctx);
-    ctx->free(ctx->alloc_cookie, ctx);
+    qsae_context *const core = ctx->core;
+    qsae__pool_close(core);
+    qsae__retired_free(core);
+    qsae__handle_close(&core->base, QSAE__A_CONTEXT);
+    core->free(core->alloc_cookie, core);
 }
 
 void qsae_context_close(qsae_context **context)
 {
-    if (!context || !*context)
+    if (!qsae__leave(context, "context"))
         return;
     qsae__context_unref(*context);
     *context = NULL;
@@ -153,22 +164,22 @@ void qsae_context_close(qsae_context **context)
 
 int32_t qsae_context_threads(const qsae_context *ctx)
 {
-    return ctx ? ctx->threads : 0;
+    return qsae__is_open(ctx) ? ctx->threads : 0;
 }
 
 const char *qsae_context_cpu(const qsae_context *ctx)
 {
-    return ctx ? qsae__level_name(ctx->level) : "";
+    return qsae__is_open(ctx) ? qsae__level_name(ctx->level) : "";
 }
 
 const char *qsae_context_gemm(const qsae_context *ctx)
 {
-    return ctx ? ctx->gemm_name : "";
+    return qsae__is_open(ctx) ? ctx->gemm_name : "";
 }
 
 const char *qsae_context_blis(const qsae_context *ctx)
 {
-    return ctx ? ctx->blis_name : "";
+    return qsae__is_open(ctx) ? ctx->blis_name : "";
 }
 
 void qsae__log(qsae_context *ctx, int32_t level, const char *format, ...)
@@ -184,35 +195,38 @@ void qsae__log(qsae_context *ctx, int32_t level, const char *format, ...)
 }
 
 struct qsae_cancel_token {
+    qsae__handle base;
     atomic_int set;
 };
 
 int32_t qsae_cancel_token_open(qsae_cancel_token **out)
 {
-    if (!out)
-        return qsae__fail(QSAE_EINVAL, "qsae_cancel_token_open: out is NULL");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
     *out = malloc(sizeof **out);
     if (!*out)
         return qsae__fail(QSAE_ENOMEM, "out of memory: a cancel token");
+    memset(*out, 0, sizeof **out);
+    qsae__handle_init(*out);
     atomic_init(&(*out)->set, 0);
     return QSAE_OK;
 }
 
 void qsae_cancel_token_cancel(qsae_cancel_token *token)
 {
-    if (token)
+    if (qsae__is_open(token))
         atomic_store_explicit(&token->set, 1, memory_order_relaxed);
 }
 
 void qsae_cancel_token_reset(qsae_cancel_token *token)
 {
-    if (token)
+    if (qsae__is_open(token))
         atomic_store_explicit(&token->set, 0, memory_order_relaxed);
 }
 
 void qsae_cancel_token_close(qsae_cancel_token **token)
 {
-    if (!token || !*token)
+    if (!qsae__leave(token, "token"))
         return;
     free(*token);
     *token = NULL;
@@ -220,7 +234,11 @@ void qsae_cancel_token_close(qsae_cancel_token **token)
 
 int32_t qsae__canceled(const qsae_cancel_token *token)
 {
-    if (token && atomic_load_explicit(&token->set, memory_order_relaxed))
+    if (!token)
+        return QSAE_OK;
+    if (qsae__need(token, "cancel"))
+        return QSAE_EINVAL;
+    if (atomic_load_explicit(&token->set, memory_order_relaxed))
         return qsae__fail(QSAE_ECANCELED, "canceled by the caller");
     return QSAE_OK;
 }

@@ -7,6 +7,8 @@
 
 #include <qsae/context.h>
 
+#include "core/handle.h"
+
 /* Kernel levels, each including the ones below it. */
 enum qsae__level {
     QSAE__LEVEL_C,
@@ -19,8 +21,13 @@ enum qsae__level {
 
 struct qsae__pool;
 
+/* Two of these are made: one that every handle refers to, and a copy of it that the caller gets and
+ * that alone is closed by him: what the library opens with the first goes on working. */
 struct qsae_context {
-    atomic_int refs;
+    qsae__handle base;
+    qsae_context *core;     /* the one of handles; of itself too */
+    qsae__retired retired;  /* of the core */
+    atomic_int refs;        /* of the core */
     int32_t level;          /* enum qsae__level */
     int32_t threads;
     int32_t log_level;
@@ -40,6 +47,9 @@ struct qsae_context {
 
 /* Creates a context without choosing a GEMM (kernels/ does that on top). */
 int32_t qsae__context_new(const qsae_context_settings *settings, qsae_context **out);
+
+/* The caller's one of a context that is made. */
+qsae_context *qsae__context_view(qsae_context *core);
 
 /* Every handle holds one reference. */
 qsae_context *qsae__context_ref(qsae_context *ctx);

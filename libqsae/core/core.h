@@ -12,6 +12,7 @@
 #include "core/checked.h"
 #include "core/context.h"
 #include "core/file.h"
+#include "core/handle.h"
 #include "core/hash.h"
 #include "core/memory.h"
 #include "core/output.h"

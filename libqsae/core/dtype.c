@@ -3,6 +3,8 @@
 
 #include <qsae/tensor.h>
 
+#include "core/handle.h"
+
 const char *qsae_dtype_name(int32_t dtype)
 {
     switch (dtype) {
@@ -49,7 +51,8 @@ int32_t qsae_dtype_block(int32_t dtype, int64_t *elements, int64_t *bytes)
         if (qsae_dtype_bits(dtype) % 8 != 0)
             return 0;
     }
-    if (size == 0 || !elements || !bytes)
+    if (size == 0 || !qsae__is_aligned(elements, sizeof *elements) ||
+        !qsae__is_aligned(bytes, sizeof *bytes))
         return 0;
     *elements = n;
     *bytes = size;

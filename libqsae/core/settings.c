@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "core/settings.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "core/status.h"
+
+static bool aligned(const void *p)
+{
+    return (uintptr_t)p % _Alignof(size_t) == 0;
+}
 
 void qsae__settings_init(void *s, size_t size)
 {
@@ -18,6 +24,9 @@ int32_t qsae__settings_copy(void *dst, size_t size, const void *src, const char 
     qsae__settings_init(dst, size);
     if (!src)
         return QSAE_OK;
+    if (!aligned(src))
+        return qsae__fail(QSAE_EINVAL, "%s: expected an address divisible by %zu", what,
+                          _Alignof(size_t));
     size_t given;
     memcpy(&given, src, sizeof given);
     if (given < sizeof given || given > 4096)
@@ -39,6 +48,9 @@ int32_t qsae__info_copy(void *dst, const void *src, size_t size, const char *wha
 {
     if (!dst)
         return qsae__fail(QSAE_EINVAL, "%s: NULL", what);
+    if (!aligned(dst))
+        return qsae__fail(QSAE_EINVAL, "%s: expected an address divisible by %zu", what,
+                          _Alignof(size_t));
     size_t given;
     memcpy(&given, dst, sizeof given);
     if (given < sizeof given || given > 4096)

@@ -383,6 +383,7 @@ static int32_t run_in_place(int64_t n, qsae__tile_fn fn, void *arg)
 
 int32_t qsae__parallel(qsae_context *ctx, int64_t n_tiles, qsae__tile_fn fn, void *arg)
 {
+    ctx = ctx->core;
     if (inside == ctx)
         return run_in_place(n_tiles, fn, arg);
     if ((long)getpid() != ctx->pid)

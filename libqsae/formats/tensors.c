@@ -8,6 +8,7 @@
 #include "formats/set.h"
 
 struct qsae_tensors {
+    qsae__handle base;
     qsae_context *ctx;
     qsae__tensors *set;
 };
@@ -246,12 +247,12 @@ int32_t qsae_tensors_open(qsae_context *context, const char *path, qsae_tensors 
     qsae_tensors *t;
     int32_t status;
 
-    if (out == NULL)
-        return qsae__fail(QSAE_EINVAL, "qsae_tensors_open: out is NULL");
-    *out = NULL;
-    if (context == NULL || path == NULL)
-        return qsae__fail(QSAE_EINVAL, "qsae_tensors_open: %s is NULL",
-                          context == NULL ? "context" : "path");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (path == NULL)
+        return qsae__fail(QSAE_EINVAL, "qsae_tensors_open: path is NULL");
     t = qsae__calloc(context, 1, sizeof *t);
     if (t == NULL)
         return QSAE_ENOMEM;
@@ -260,6 +261,7 @@ int32_t qsae_tensors_open(qsae_context *context, const char *path, qsae_tensors 
         qsae__free(context, t);
         return status;
     }
+    qsae__handle_init(t);
     t->ctx = qsae__context_ref(context);
     *out = t;
     return QSAE_OK;
@@ -269,18 +271,18 @@ void qsae_tensors_close(qsae_tensors **tensors)
 {
     qsae_context *ctx;
 
-    if (tensors == NULL || *tensors == NULL)
+    if (!qsae__leave(tensors, "tensors"))
         return;
     ctx = (*tensors)->ctx;
     qsae__tensors_unref(&(*tensors)->set);
-    qsae__free(ctx, *tensors);
+    qsae__retire(ctx, *tensors);
     *tensors = NULL;
     qsae__context_unref(ctx);
 }
 
 int64_t qsae_tensors_count(const qsae_tensors *tensors)
 {
-    return tensors == NULL ? 0 : qsae__tensors_len(tensors->set);
+    return qsae__is_open(tensors) ? qsae__tensors_len(tensors->set) : 0;
 }
 
 int32_t qsae_tensors_get(const qsae_tensors *tensors, int64_t i, qsae_tensor_info *info)
@@ -288,9 +290,10 @@ int32_t qsae_tensors_get(const qsae_tensors *tensors, int64_t i, qsae_tensor_inf
     const qsae__tensor *t;
     qsae_tensor_info full = { .struct_size = sizeof full };
 
-    if (tensors == NULL || info == NULL)
-        return qsae__fail(QSAE_EINVAL, "qsae_tensors_get: %s is NULL",
-                          tensors == NULL ? "tensors" : "info");
+    if (qsae__need(tensors, "tensors"))
+        return QSAE_EINVAL;
+    if (info == NULL)
+        return qsae__fail(QSAE_EINVAL, "qsae_tensors_get: info is NULL");
     t = qsae__tensors_at(tensors->set, i);
     if (t == NULL)
         return qsae__fail(QSAE_EINVAL, "qsae_tensors_get: index %lld, there are %lld tensors",

@@ -87,6 +87,8 @@ int32_t qsae__rows_check(const qsae_rows *rows, const char *what, uint32_t dtype
     size_t bytes;
     if (!rows)
         return qsae__fail(QSAE_EINVAL, "%s: NULL", what);
+    if (qsae__alignment(rows, sizeof(size_t), what))
+        return QSAE_EINVAL;
     if (rows->struct_size < sizeof *rows || rows->struct_size > 4096)
         return qsae__fail(QSAE_EINVAL, "%s: struct_size is %zu, expected %zu", what,
                           rows->struct_size, sizeof *rows);

@@ -48,6 +48,8 @@ int32_t qsae_context_open(const qsae_context_settings *settings, qsae_context **
     int32_t st = qsae__context_new(settings, out);
     if (st == QSAE_OK && (st = qsae__gemm_select(*out)) != QSAE_OK)
         qsae_context_close(out);
+    if (st == QSAE_OK)
+        *out = qsae__context_view(*out);
     return st;
 }
 

@@ -97,8 +97,10 @@ int32_t qsae_metric_update_cross_entropy(qsae_metric *metric, const qsae_positio
                                          const float *nll)
 {
     QSAE__FPENV;
-    const int32_t st = qsae__metric_check(metric, &qsae__kind_cross_entropy,
-                                          "qsae_metric_update_cross_entropy");
+    int32_t st = qsae__metric_check(metric, &qsae__kind_cross_entropy,
+                                    "qsae_metric_update_cross_entropy");
+    if (st == QSAE_OK)
+        st = qsae__need_aligned(nll, "nll");
     if (st != QSAE_OK)
         return st;
     if (n < 0 || (n > 0 && !nll))

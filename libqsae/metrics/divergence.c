@@ -451,6 +451,11 @@ int32_t qsae_metric_update_divergence(qsae_metric *metric, const qsae_positions 
         st = qsae__settings_copy(&in, sizeof in, rows, "qsae_divergence_rows");
     if (st != QSAE_OK)
         return st;
+    const void *const arrays[] = { in.nll_r, in.nll_q, in.kl, in.top_r, in.top_q, in.label,
+                                   in.entropy_r, in.entropy_q, in.topk_overlap };
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        if (qsae__alignment(arrays[i], sizeof(float), "rows: an array"))
+            return QSAE_EINVAL;
     if (in.n < 0)
         return qsae__fail(QSAE_EINVAL, "qsae_metric_update_divergence: n must not be negative");
     qsae__update u = { .m = metric, .n = in.n, .rows = &in, .row = row, .record = record,

@@ -337,8 +337,8 @@ const qsae__kind qsae__kind_drift = {
 int32_t qsae_metric_open_drift(qsae_context *context, int64_t d, const qsae_metric_settings *s,
                                qsae_metric **out)
 {
-    if (out)
-        *out = NULL;
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
     if (d < 1)
         return qsae__fail(QSAE_EINVAL, "qsae_metric_open_drift: d must be positive, found %lld",
                           (long long)d);

@@ -244,8 +244,8 @@ const qsae__kind qsae__kind_features = {
 int32_t qsae_metric_open_features(qsae_context *context, int64_t features,
                                   const qsae_metric_settings *s, qsae_metric **out)
 {
-    if (out)
-        *out = NULL;
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
     if (features < 1)
         return qsae__fail(QSAE_EINVAL,
                           "qsae_metric_open_features: features must be positive, found %lld",
@@ -332,7 +332,11 @@ int32_t qsae_metric_features(qsae_metric *metric, const char *name, double *valu
                                          "relative_error", "mean_ratio", "r_on", "cofire_jaccard",
                                          "precision", "recall", "rate_ratio", "top_overlap",
                                          "r_low", "r_high" };
-    if (!metric || !name || (capacity > 0 && !values))
+    if (qsae__need(metric, "metric"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(values, "values"))
+        return QSAE_EINVAL;
+    if (!name || (capacity > 0 && !values))
         return qsae__fail(QSAE_EINVAL, "qsae_metric_features: NULL argument");
     bool known = metric->kind == &qsae__kind_reconstruction && strcmp(name, "fire") == 0;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)

@@ -318,6 +318,10 @@ int32_t qsae_metric_llama_lines(qsae_metric *metric, int64_t *chunks, double *li
                                 int64_t capacity, int64_t *n)
 {
     int32_t st = qsae__metric_check(metric, &qsae__kind_llama_cpp, "qsae_metric_llama_lines");
+    if (st == QSAE_OK && (qsae__need_aligned(chunks, "chunks") ||
+                          qsae__need_aligned(lines, "lines") ||
+                          qsae__need_aligned(n, "n")))
+        st = QSAE_EINVAL;
     if (st == QSAE_OK && (!n || capacity < 0 || (capacity > 0 && (!chunks || !lines))))
         st = qsae__fail(QSAE_EINVAL, "qsae_metric_llama_lines: n must not be NULL, nor chunks or "
                         "lines where there is room");

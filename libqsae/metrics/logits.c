@@ -164,6 +164,8 @@ int32_t qsae_metric_update_divergence_logits(qsae_metric *metric, const qsae_pos
     int32_t st = qsae__metric_check(metric, &qsae__kind_divergence,
                                     "qsae_metric_update_divergence_logits");
     if (st == QSAE_OK)
+        st = qsae__need_aligned(label, "label");
+    if (st == QSAE_OK)
         st = check(logits_r, NULL, "logits_r", label);
     if (st == QSAE_OK)
         st = check(logits_q, logits_r, "logits_q", label);
@@ -189,6 +191,8 @@ int32_t qsae_metric_update_cross_entropy_logits(qsae_metric *metric, const qsae_
     QSAE__FPENV;
     int32_t st = qsae__metric_check(metric, &qsae__kind_cross_entropy,
                                     "qsae_metric_update_cross_entropy_logits");
+    if (st == QSAE_OK)
+        st = qsae__need_aligned(label, "label");
     if (st == QSAE_OK)
         st = check(logits, NULL, "logits", label);
     if (st != QSAE_OK)

@@ -8,11 +8,13 @@
 #define BLOCK_BYTES ((int64_t)1 << 24) /* of encoded rows at once */
 
 struct qsae_logits_reader {
+    qsae__handle base;
     qsae_context *ctx;
     qsae__logits_in in;
 };
 
 struct qsae_logits_writer {
+    qsae__handle base;
     qsae_context *ctx;
     qsae__logits_out *out;       /* NULL once finished */
     qsae__logits_shape shape;
@@ -24,11 +26,12 @@ struct qsae_logits_writer {
 int32_t qsae_logits_reader_open(qsae_context *context, const char *path, qsae_logits_reader **out)
 {
     QSAE__FPENV;
-    if (out)
-        *out = NULL;
-    if (!context || !path || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_logits_reader_open: %s is NULL",
-                          !context ? "context" : !path ? "path" : "out");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (!path)
+        return qsae__fail(QSAE_EINVAL, "qsae_logits_reader_open: path is NULL");
     qsae_logits_reader *const r = qsae__calloc(context, 1, sizeof *r);
     if (!r)
         return QSAE_ENOMEM;
@@ -37,6 +40,7 @@ int32_t qsae_logits_reader_open(qsae_context *context, const char *path, qsae_lo
         qsae__free(context, r);
         return st;
     }
+    qsae__handle_init(r);
     r->ctx = qsae__context_ref(context);
     *out = r;
     return QSAE_OK;
@@ -44,20 +48,21 @@ int32_t qsae_logits_reader_open(qsae_context *context, const char *path, qsae_lo
 
 void qsae_logits_reader_close(qsae_logits_reader **reader)
 {
-    if (!reader || !*reader)
+    if (!qsae__leave(reader, "reader"))
         return;
     qsae_context *const ctx = (*reader)->ctx;
     qsae__logits_close(&(*reader)->in);
-    qsae__free(ctx, *reader);
+    qsae__retire(ctx, *reader);
     qsae__context_unref(ctx);
     *reader = NULL;
 }
 
 int32_t qsae_logits_reader_get_info(const qsae_logits_reader *r, qsae_logits_info *info)
 {
-    if (!r || !info)
-        return qsae__fail(QSAE_EINVAL, "qsae_logits_reader_get_info: %s is NULL",
-                          r ? "info" : "reader");
+    if (qsae__need(r, "reader"))
+        return QSAE_EINVAL;
+    if (!info)
+        return qsae__fail(QSAE_EINVAL, "qsae_logits_reader_get_info: info is NULL");
     const qsae__logits_shape *const s = &r->in.shape;
     const qsae_logits_info all = { .struct_size = sizeof all, .context = s->context,
                                    .vocab = s->vocab, .chunks = s->chunks,
@@ -67,8 +72,8 @@ int32_t qsae_logits_reader_get_info(const qsae_logits_reader *r, qsae_logits_inf
 
 static int32_t check_chunk(const qsae_logits_reader *r, int64_t chunk, const char *call)
 {
-    if (!r)
-        return qsae__fail(QSAE_EINVAL, "%s: reader is NULL", call);
+    if (qsae__need(r, "reader"))
+        return QSAE_EINVAL;
     if (chunk < 0 || chunk >= r->in.shape.chunks)
         return qsae__fail(QSAE_EINVAL, "%s: chunk %lld of %lld", call, (long long)chunk,
                           (long long)r->in.shape.chunks);
@@ -78,6 +83,8 @@ static int32_t check_chunk(const qsae_logits_reader *r, int64_t chunk, const cha
 int32_t qsae_logits_reader_tokens(const qsae_logits_reader *r, int64_t chunk, const int32_t **ids)
 {
     int32_t st = check_chunk(r, chunk, "qsae_logits_reader_tokens");
+    if (st == QSAE_OK)
+        st = qsae__need_aligned(ids, "ids");
     if (st == QSAE_OK && !ids)
         st = qsae__fail(QSAE_EINVAL, "qsae_logits_reader_tokens: ids is NULL");
     if (st == QSAE_OK)
@@ -91,6 +98,8 @@ int32_t qsae_logits_reader_rows(const qsae_logits_reader *r, int64_t chunk, floa
     QSAE__FPENV;
     const uint16_t *rows;
     int32_t st = check_chunk(r, chunk, "qsae_logits_reader_rows");
+    if (st == QSAE_OK)
+        st = qsae__need_aligned(log_p, "log_p");
     if (st != QSAE_OK)
         return st;
     const int64_t n = qsae__logits_rows(&r->in.shape), vocab = r->in.shape.vocab;
@@ -165,9 +174,13 @@ int32_t qsae_logits_writer_open(qsae_context *context, const char *path,
 {
     QSAE__FPENV;
     qsae_logits_info i;
-    if (out)
-        *out = NULL;
-    if (!context || !path || !info || !tokens || !out)
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(tokens, "tokens"))
+        return QSAE_EINVAL;
+    if (!path || !info || !tokens)
         return qsae__fail(QSAE_EINVAL, "qsae_logits_writer_open: an argument is NULL");
     int32_t st = qsae__settings_copy(&i, sizeof i, info, "qsae_logits_info");
     if (st != QSAE_OK)
@@ -183,6 +196,7 @@ int32_t qsae_logits_writer_open(qsae_context *context, const char *path,
     qsae_logits_writer *w = qsae__calloc(context, 1, sizeof *w);
     if (!w)
         return QSAE_ENOMEM;
+    qsae__handle_init(w);
     w->ctx = qsae__context_ref(context);
     w->shape = shape;
     st = qsae__logits_create(context, path, &shape, tokens, &w->out);
@@ -223,9 +237,10 @@ static int32_t parallel(qsae_context *ctx, int64_t n, int32_t (*run)(void *, int
 int32_t qsae_logits_writer_add(qsae_logits_writer *w, const qsae_rows *logits)
 {
     QSAE__FPENV;
-    if (!w || !w->out)
-        return qsae__fail(QSAE_EINVAL, "qsae_logits_writer_add: %s",
-                          w ? "the file is finished" : "writer is NULL");
+    if (qsae__need(w, "writer"))
+        return QSAE_EINVAL;
+    if (!w->out)
+        return qsae__fail(QSAE_EINVAL, "qsae_logits_writer_add: the file is finished");
     int32_t st = qsae__rows_check(logits, "logits", 1u << QSAE_F32);
     if (st != QSAE_OK)
         return st;
@@ -250,9 +265,10 @@ int32_t qsae_logits_writer_add(qsae_logits_writer *w, const qsae_rows *logits)
 
 int32_t qsae_logits_writer_finish(qsae_logits_writer *w)
 {
-    if (!w || !w->out)
-        return qsae__fail(QSAE_EINVAL, "qsae_logits_writer_finish: %s",
-                          w ? "the file is finished" : "writer is NULL");
+    if (qsae__need(w, "writer"))
+        return QSAE_EINVAL;
+    if (!w->out)
+        return qsae__fail(QSAE_EINVAL, "qsae_logits_writer_finish: the file is finished");
     const int64_t all = qsae__logits_rows(&w->shape) * w->shape.chunks;
     if (w->rows < all)
         return qsae__fail(QSAE_EINVAL, "qsae_logits_writer_finish: expected %lld rows, found %lld",
@@ -262,11 +278,11 @@ int32_t qsae_logits_writer_finish(qsae_logits_writer *w)
 
 void qsae_logits_writer_close(qsae_logits_writer **writer)
 {
-    if (!writer || !*writer)
+    if (!qsae__leave(writer, "writer"))
         return;
     qsae_context *const ctx = (*writer)->ctx;
     qsae__logits_discard(&(*writer)->out);
-    qsae__free(ctx, *writer);
+    qsae__retire(ctx, *writer);
     qsae__context_unref(ctx);
     *writer = NULL;
 }
@@ -316,6 +332,8 @@ int32_t qsae_metric_update_llama_cpp_logits(qsae_metric *metric, const qsae_posi
     struct job j = { .r = logits_r, .q = logits_q, .label = label };
     int32_t st = qsae__metric_check(metric, &qsae__kind_llama_cpp,
                                     "qsae_metric_update_llama_cpp_logits");
+    if (st == QSAE_OK)
+        st = qsae__need_aligned(label, "label");
     if (st == QSAE_OK)
         st = qsae__rows_check(logits_r, "logits_r", 1u << QSAE_F32);
     if (st == QSAE_OK)

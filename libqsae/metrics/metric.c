@@ -91,11 +91,10 @@ int32_t qsae__state_init(qsae_metric *m, qsae__state *s)
 int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, int64_t features,
                           const qsae_metric_settings *settings, qsae_metric **out)
 {
-    if (out)
-        *out = NULL;
-    if (!ctx || !out)
-        return qsae__fail(QSAE_EINVAL, "opening a %s metric: context and out must not be NULL",
-                          kind->name);
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&ctx) != QSAE_OK)
+        return QSAE_EINVAL;
     qsae_metric_settings s;
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_metric_settings");
     if (st != QSAE_OK)
@@ -124,6 +123,7 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     qsae_metric *m = qsae__calloc(ctx, 1, sizeof *m);
     if (!m)
         return QSAE_ENOMEM;
+    qsae__handle_init(m);
     m->ctx = qsae__context_ref(ctx);
     m->kind = kind;
     m->d = d;
@@ -159,7 +159,7 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
 
 void qsae_metric_close(qsae_metric **metric)
 {
-    if (!metric || !*metric)
+    if (!qsae__leave(metric, "metric"))
         return;
     qsae_metric *const m = *metric;
     qsae_context *const ctx = m->ctx;
@@ -172,20 +172,20 @@ void qsae_metric_close(qsae_metric **metric)
     qsae__free(ctx, m->values.high);
     qsae__free(ctx, m->values.se);
     qsae__free(ctx, m->values.interval);
-    qsae__free(ctx, m);
+    qsae__retire(ctx, m);
     qsae__context_unref(ctx);
     *metric = NULL;
 }
 
 const char *qsae_metric_kind(const qsae_metric *metric)
 {
-    return metric ? metric->kind->name : "";
+    return qsae__is_open(metric) ? metric->kind->name : "";
 }
 
 int32_t qsae__metric_check(const qsae_metric *m, const qsae__kind *kind, const char *call)
 {
-    if (!m)
-        return qsae__fail(QSAE_EINVAL, "%s: metric must not be NULL", call);
+    if (qsae__need(m, "metric"))
+        return QSAE_EINVAL;
     if (m->kind != kind)
         return qsae__fail(QSAE_EINVAL, "%s: expected a metric of kind %s, found %s", call,
                           kind->name, m->kind->name);
@@ -294,13 +294,15 @@ int32_t qsae__compute(qsae_metric *m)
 
 int32_t qsae_metric_count(const qsae_metric *metric)
 {
-    return metric ? metric->kind->n_results : 0;
+    return qsae__is_open(metric) ? metric->kind->n_results : 0;
 }
 
 int32_t qsae_metric_value(qsae_metric *metric, int32_t i, qsae_value *value)
 {
     QSAE__FPENV;
-    if (!metric || !value || i < 0 || i >= metric->kind->n_results)
+    if (qsae__need(metric, "metric"))
+        return QSAE_EINVAL;
+    if (!value || i < 0 || i >= metric->kind->n_results)
         return qsae__fail(QSAE_EINVAL, "qsae_metric_value: NULL argument, or no result %d", (int)i);
     const int32_t st = qsae__compute(metric);
     if (st != QSAE_OK)
@@ -321,7 +323,11 @@ bool qsae__metric_has_interval(const qsae_metric *metric, int32_t i)
 int32_t qsae_metric_get(qsae_metric *metric, const char *name, double *value)
 {
     QSAE__FPENV;
-    if (!metric || !name || !value)
+    if (qsae__need(metric, "metric"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(value, "value"))
+        return QSAE_EINVAL;
+    if (!name || !value)
         return qsae__fail(QSAE_EINVAL, "qsae_metric_get: NULL argument");
     const int32_t i = find_result(metric, name);
     if (i < 0)
@@ -437,8 +443,10 @@ static int32_t add_state(qsae_metric *m, qsae__state *s, const qsae__state *from
 
 int32_t qsae_metric_merge(qsae_metric *metric, const qsae_metric *from)
 {
-    if (!metric || !from)
-        return qsae__fail(QSAE_EINVAL, "qsae_metric_merge: metric and from must not be NULL");
+    if (qsae__need(metric, "metric"))
+        return QSAE_EINVAL;
+    if (qsae__need(from, "from"))
+        return QSAE_EINVAL;
     int32_t st = check_same(metric, from);
     if (st != QSAE_OK)
         return st;
@@ -463,7 +471,7 @@ int32_t qsae_metric_merge(qsae_metric *metric, const qsae_metric *from)
 
 void qsae_metric_reset(qsae_metric *metric)
 {
-    if (!metric)
+    if (!qsae__is_open(metric))
         return;
     qsae__state *const s = &metric->state;
     qsae__state kept = { .counts = s->counts, .maxima = s->maxima, .top = s->top };

@@ -237,6 +237,7 @@ extern const qsae__kind qsae__kind_cross_entropy, qsae__kind_divergence, qsae__k
 extern const qsae__kind qsae__kind_mass; /* mass.h */
 
 struct qsae_metric {
+    qsae__handle base;
     qsae_context *ctx;
     const qsae__kind *kind;
     int64_t d, features, batch_rows;

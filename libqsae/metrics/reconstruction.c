@@ -175,8 +175,8 @@ const qsae__kind qsae__kind_reconstruction = {
 int32_t qsae_metric_open_reconstruction(qsae_context *context, int64_t d, int64_t features,
                                         const qsae_metric_settings *s, qsae_metric **out)
 {
-    if (out)
-        *out = NULL;
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
     if (d < 1)
         return qsae__fail(QSAE_EINVAL,
                           "qsae_metric_open_reconstruction: d must be positive, found %lld",

@@ -635,8 +635,10 @@ int32_t qsae__metric_read(qsae_metric *m, const void *data, size_t size)
 
 int32_t qsae_metric_save(const qsae_metric *metric, const char *path)
 {
-    if (!metric || !path)
-        return qsae__fail(QSAE_EINVAL, "qsae_metric_save: metric and path must not be NULL");
+    if (qsae__need(metric, "metric"))
+        return QSAE_EINVAL;
+    if (!path)
+        return qsae__fail(QSAE_EINVAL, "qsae_metric_save: path must not be NULL");
     qsae__strbuf b;
     qsae__strbuf_init(&b, metric->ctx);
     qsae__metric_write(metric, &b);
@@ -650,8 +652,10 @@ int32_t qsae_metric_save(const qsae_metric *metric, const char *path)
 int32_t qsae_metric_load(qsae_metric *metric, const char *path)
 {
     QSAE__FPENV;
-    if (!metric || !path)
-        return qsae__fail(QSAE_EINVAL, "qsae_metric_load: metric and path must not be NULL");
+    if (qsae__need(metric, "metric"))
+        return QSAE_EINVAL;
+    if (!path)
+        return qsae__fail(QSAE_EINVAL, "qsae_metric_load: path must not be NULL");
     qsae__file *f = NULL;
     int32_t st = qsae__file_open(metric->ctx, path, &f);
     if (st != QSAE_OK)

@@ -60,7 +60,13 @@ bool qsae__top_valid(const qsae_metric *m, const qsae__top *top, int64_t max_tok
 int32_t qsae_metric_top(const qsae_metric *metric, int64_t feature, int32_t side, int64_t *tokens,
                         double *values, int64_t capacity, int64_t *n)
 {
-    if (!metric || !n || (capacity > 0 && (!tokens || !values)) || capacity < 0)
+    if (qsae__need(metric, "metric"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(tokens, "tokens") ||
+        qsae__need_aligned(values, "values") ||
+        qsae__need_aligned(n, "n"))
+        return QSAE_EINVAL;
+    if (!n || (capacity > 0 && (!tokens || !values)) || capacity < 0)
         return qsae__fail(QSAE_EINVAL, "qsae_metric_top: NULL argument or negative capacity");
     *n = 0;
     if (metric->kind != &qsae__kind_features || metric->top == 0)

@@ -54,6 +54,8 @@ static int32_t place(qsae__update *u, const qsae_positions *at)
         p.n_rows = u->n;
         p.first_token = qsae__tree_end(tree);
     }
+    if (qsae__need_aligned(p.document, "positions: document"))
+        return QSAE_EINVAL;
     int64_t end;
     if (p.n_rows != u->n)
         return qsae__fail(QSAE_EINVAL, "positions: expected %lld rows, found %lld", (long long)u->n,
@@ -205,6 +207,9 @@ int32_t qsae__sparse_check(const qsae_sparse_rows *s, qsae_sparse_rows *copy, in
         return QSAE_OK;
     if (!copy->indptr)
         return qsae__fail(QSAE_EINVAL, "%s: indptr must not be NULL", what);
+    if (qsae__need_aligned(copy->indptr, what) || qsae__need_aligned(copy->indices, what) ||
+        qsae__need_aligned(copy->values, what))
+        return QSAE_EINVAL;
     for (int64_t r = 0; r < copy->n; r++) {
         const int64_t begin = copy->indptr[r], end = copy->indptr[r + 1];
         if (begin < 0 || end < begin)

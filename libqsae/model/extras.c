@@ -97,7 +97,7 @@ void qsae__extras_free(qsae_weights *w)
         return;
     qsae__matrix *const matrices[] = { &w->extras->table, &w->extras->projection };
     for (int i = 0; i < 2; i++) {
-        qsae_qmatrix_close(&matrices[i]->stored);
+        qsae__qmatrix_unref(&matrices[i]->stored);
         qsae__free(w->ctx, matrices[i]->name);
     }
     qsae__free(w->ctx, w->extras->layers);

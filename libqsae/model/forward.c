@@ -98,6 +98,11 @@ static int32_t check_pass(const qsae_model *m, const qsae_pass *p)
     int64_t rows, logits;
     if (!p->ids)
         return qsae__fail(QSAE_EINVAL, "qsae_pass.ids: NULL");
+    if (qsae__need_aligned(p->ids, "qsae_pass.ids") ||
+        qsae__need_aligned(p->labels, "qsae_pass.labels") ||
+        qsae__need_aligned(p->nll, "qsae_pass.nll") ||
+        qsae__need_aligned(p->logits, "qsae_pass.logits"))
+        return QSAE_EINVAL;
     if (p->n_seq < 1 || p->n_tokens < 1 || !qsae__mul_i64(p->n_seq, p->n_tokens, &rows) ||
         !qsae__mul_i64(rows, m->config->vocab, &logits))
         return qsae__fail(QSAE_EINVAL, "qsae_pass: n_seq %" PRId64 ", n_tokens %" PRId64
@@ -140,14 +145,16 @@ int32_t qsae_model_forward(qsae_model *model, const qsae_pass *pass)
 {
     QSAE__FPENV;
     qsae_pass p;
-    if (!model || !pass)
-        return qsae__fail(QSAE_EINVAL, "qsae_model_forward: NULL argument");
+    if (qsae__need(model, "model"))
+        return QSAE_EINVAL;
+    if (!pass)
+        return qsae__fail(QSAE_EINVAL, "qsae_model_forward: pass is NULL");
     int32_t st = qsae__settings_copy(&p, sizeof p, pass, "qsae_pass");
     if (st != QSAE_OK)
         return st;
-    if (atomic_flag_test_and_set(&model->busy))
-        return qsae__fail(QSAE_EBUSY, "qsae_model_forward: the model is running a pass");
+    if (qsae__begin_call(model, "qsae_model_forward") != QSAE_OK)
+        return QSAE_EBUSY;
     st = forward(model, &p);
-    atomic_flag_clear(&model->busy);
+    qsae__end_call(model);
     return st;
 }

@@ -80,6 +80,7 @@ typedef struct qsae__layer_tensors {
 } qsae__layer_tensors;
 
 struct qsae_weights {
+    qsae__handle base;
     qsae_context *ctx;
     atomic_int refs;
     char *path;
@@ -150,6 +151,8 @@ qsae__source qsae__matrix_source(const qsae_weights *w, const qsae__matrix *m, i
 
 qsae_weights *qsae__weights_ref(qsae_weights *w);
 void qsae__weights_unref(qsae_weights *w);
+/* qsae_weights_get_info, also of a checkpoint that its caller has closed. */
+int32_t qsae__weights_info(const qsae_weights *weights, qsae_model_info *info);
 /* A checkpoint of the same tensors; others, in memory of `tensors` (referenced), may replace them.
  * Plain ones only: nothing of it is stored compressed. */
 int32_t qsae__weights_derive(qsae_weights *from, qsae__tensors *tensors, qsae_weights **out);
@@ -171,6 +174,7 @@ typedef struct qsae__rope_tables {
 } qsae__rope_tables;
 
 struct qsae_model {
+    qsae__handle base;
     qsae_context *ctx;
     qsae_weights *weights;
     const qsae__config *config;   /* of weights */
@@ -197,7 +201,6 @@ struct qsae_model {
     qsae__kv *kv_k[QSAE__LAYER_TYPES], *kv_v[QSAE__LAYER_TYPES];
     qsae_model_cost cost;
     qsae__slab slab;              /* of the last qsae_model_forward */
-    atomic_flag busy;
 };
 
 /* kv.c: opens m->kv_k and m->kv_v as the condition says and fills the cost's field; closes them. */

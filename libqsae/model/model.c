@@ -64,14 +64,14 @@ static void model_free(qsae_model *m)
         qsae__free(ctx, m->rope.sine[t]);
     }
     qsae__packed_close(&m->head_packed);
-    qsae_qmatrix_close(&m->head_q);
-    qsae_qmatrix_close(&m->embed_q);
+    qsae__qmatrix_unref(&m->head_q);
+    qsae__qmatrix_unref(&m->embed_q);
     qsae__free(ctx, m->norms);
     qsae__free(ctx, m->biases);
     qsae__free(ctx, m->head_bias);
     qsae__condition_free(ctx, &m->condition);
     qsae__weights_unref(m->weights);
-    qsae__free(ctx, m);
+    qsae__retire(ctx, m);
     qsae__context_unref(ctx);
 }
 
@@ -240,7 +240,7 @@ static int32_t open_extras(qsae_model *m)
     if (!linear)
         return QSAE_OK;
     m->cost.weight_bytes += from->table.tensor ? stored_bytes(m, from->table.tensor)
-                                               : qsae_qmatrix_bytes(from->table.stored);
+                                               : qsae__qmatrix_bytes(from->table.stored);
     if (qsae__linear_quantized(linear))
         count_encoded(m, qsae__linear_bytes(linear),
                       qsae__linear_out(linear) * qsae__linear_in(linear));
@@ -312,7 +312,7 @@ static int32_t open_encoded(qsae_model *m, const qsae__matrix *matrix, const cha
     const int32_t bits = qsae_dtype_bits(m->condition.weights ? m->condition.weights : src.dtype);
     const bool values =
         encodes && (c->codec == QSAE__NONE || c->control != QSAE__CONTROL_NONE);
-    count_encoded(m, values ? (uint64_t)weights * (uint64_t)bits / 8 : qsae_qmatrix_bytes(*out),
+    count_encoded(m, values ? (uint64_t)weights * (uint64_t)bits / 8 : qsae__qmatrix_bytes(*out),
                   weights);
     return QSAE_OK;
 }
@@ -451,20 +451,20 @@ int32_t qsae_model_open(qsae_weights *weights, const qsae_model_settings *settin
                         qsae_model **out)
 {
     qsae_model_settings s;
-    if (out)
-        *out = NULL;
-    if (!weights || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_model_open: NULL argument");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__need(weights, "weights"))
+        return QSAE_EINVAL;
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_model_settings");
     if (st != QSAE_OK)
         return st;
     qsae_model *m = qsae__calloc(weights->ctx, 1, sizeof *m);
     if (!m)
         return QSAE_ENOMEM;
+    qsae__handle_init(m);
     m->ctx = qsae__context_ref(weights->ctx);
     m->weights = qsae__weights_ref(weights);
     m->config = &weights->config;
-    atomic_flag_clear(&m->busy);
     const qsae__fpenv env = qsae__fpenv_enter();
     st = resolve(m, &s);
     if (st == QSAE_OK) {
@@ -532,7 +532,7 @@ int64_t qsae__model_first_changed(const qsae_model *reference, const qsae_model 
 
 void qsae_model_close(qsae_model **model)
 {
-    if (!model || !*model)
+    if (!qsae__leave(model, "model"))
         return;
     model_free(*model);
     *model = NULL;
@@ -540,15 +540,17 @@ void qsae_model_close(qsae_model **model)
 
 int32_t qsae_model_get_info(const qsae_model *model, qsae_model_info *info)
 {
-    if (!model || !info)
-        return qsae__fail(QSAE_EINVAL, "qsae_model_get_info: NULL argument");
-    return qsae_weights_get_info(model->weights, info);
+    if (qsae__need(model, "model"))
+        return QSAE_EINVAL;
+    return qsae__weights_info(model->weights, info);
 }
 
 int32_t qsae_model_get_cost(const qsae_model *model, qsae_model_cost *cost)
 {
     QSAE__FPENV;
-    if (!model || !cost)
+    if (qsae__need(model, "model"))
+        return QSAE_EINVAL;
+    if (!cost)
         return qsae__fail(QSAE_EINVAL, "qsae_model_get_cost: NULL argument");
     return qsae__info_copy(cost, &model->cost, sizeof model->cost, "qsae_model_cost");
 }

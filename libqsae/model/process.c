@@ -502,7 +502,7 @@ static void write_name(unsigned steps, char *text, size_t size)
 
 const char *qsae_weights_processing(const qsae_weights *weights)
 {
-    return weights ? weights->process : "";
+    return qsae__is_open(weights) ? weights->process : "";
 }
 
 bool qsae__weights_layer_norm(const qsae_weights *weights)
@@ -513,10 +513,10 @@ bool qsae__weights_layer_norm(const qsae_weights *weights)
 int32_t qsae_weights_process(qsae_weights *weights, const char *what, qsae_weights **out)
 {
     struct process p = { .from = weights };
-    if (out)
-        *out = NULL;
-    if (!weights || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_weights_process: NULL argument");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__need(weights, "weights"))
+        return QSAE_EINVAL;
     int32_t st = parse(what, &p.steps);
     if (st == QSAE_OK && p.steps)
         st = check(weights);
@@ -527,6 +527,7 @@ int32_t qsae_weights_process(qsae_weights *weights, const char *what, qsae_weigh
     p.layer_norm = weights->config.family->norm == QSAE__NORM_LAYER;
     if (!p.steps) {
         *out = qsae__weights_ref(weights);
+        qsae__handle_share(weights);
         return QSAE_OK;
     }
     st = qsae__set_new(p.ctx, weights->path, &p.set);

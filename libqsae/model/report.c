@@ -19,7 +19,7 @@ struct spot {
 
 int64_t qsae_weights_matrix_count(const qsae_weights *reference, const qsae_weights *other)
 {
-    if (!reference)
+    if (!qsae__is_open(reference) || (other && !qsae__is_open(other)))
         return 0;
     const bool tied = reference->config.tied && (!other || other->config.tied);
     return reference->n_linears + (tied ? 1 : 2);
@@ -106,10 +106,10 @@ static int32_t compare(const qsae__condition *c, const qsae__source *reference,
         q = encoded;
         other = qsae__stored_source(encoded);
     }
-    st = qsae__weight_error(reference, &other, q ? qsae_qmatrix_bytes(q) : t->bytes, out);
+    st = qsae__weight_error(reference, &other, q ? qsae__qmatrix_bytes(q) : t->bytes, out);
     if (st == QSAE_OK && q && q->codec.codec == QSAE__STORED)
         out->format = qsae__scheme_name(w->scheme);
-    qsae_qmatrix_close(&encoded);
+    qsae__qmatrix_unref(&encoded);
     if (t)
         qsae__tensor_release(w->tensors, t);
     return st;
@@ -141,8 +141,12 @@ int32_t qsae_weights_error(qsae_weights *reference, qsae_weights *other, const c
     qsae_weights *const w = other ? other : reference;
     qsae_weight_error out;
     qsae__condition c;
-    if (!reference || !error)
-        return qsae__fail(QSAE_EINVAL, "qsae_weights_error: NULL argument");
+    if (qsae__need(reference, "reference"))
+        return QSAE_EINVAL;
+    if (other && qsae__need(other, "other"))
+        return QSAE_EINVAL;
+    if (!error)
+        return qsae__fail(QSAE_EINVAL, "qsae_weights_error: error is NULL");
     if (i < 0 || i >= qsae_weights_matrix_count(reference, other))
         return qsae__fail(QSAE_EINVAL, "matrix %" PRId64 ": there are 0 to %" PRId64, i,
                           qsae_weights_matrix_count(reference, other) - 1);

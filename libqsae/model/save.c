@@ -245,7 +245,7 @@ static int32_t put_encoded(qsae__save *v, const qsae__tensor *t, const struct it
         if (st == QSAE_OK)
             st = put_converted(v, &c, n);
     }
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     return st;
 }
 
@@ -432,7 +432,9 @@ int32_t qsae_weights_save(qsae_weights *weights, const char *condition, const ch
     QSAE__FPENV;
     qsae__save v = { .w = weights };
     char *path = NULL;
-    if (!weights || !folder)
+    if (qsae__need(weights, "weights"))
+        return QSAE_EINVAL;
+    if (!folder)
         return qsae__fail(QSAE_EINVAL, "qsae_weights_save: NULL argument");
     v.ctx = weights->ctx;
     int32_t st = qsae__settings_copy(&v.s, sizeof v.s, settings, "qsae_save_settings");
@@ -461,8 +463,10 @@ int32_t qsae_weights_save(qsae_weights *weights, const char *condition, const ch
         st = check_folder(v.ctx, folder, &path);
     if (st == QSAE_OK && !(v.map = json_object()))
         st = qsae__fail(QSAE_ENOMEM, "%s: out of memory", folder);
+    qsae__join_call(weights);
     if (st == QSAE_OK)
         st = save(&v, path);
+    qsae__end_call(weights);
     json_decref(v.map);
     qsae__free(v.ctx, path);
     qsae__condition_free(v.ctx, &v.c);

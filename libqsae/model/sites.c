@@ -71,7 +71,7 @@ int64_t qsae_model_site_width(const qsae_model *model, int32_t site)
 
 int64_t qsae_model_site_width_at(const qsae_model *model, int32_t site, int32_t layer)
 {
-    if (!model || !find(site))
+    if (!qsae__is_open(model) || !find(site))
         return 0;
     const qsae__config *const c = model->config;
     layer = qsae__model_site_layer(model, site, layer);
@@ -246,7 +246,7 @@ int32_t qsae_site_from_name(const char *name, int32_t *layer)
 {
     int32_t number = -1, found = -1, site = 0;
     bool has;
-    if (!name)
+    if (!name || qsae__need_aligned(layer, "layer"))
         return 0;
     const struct site *const s = by_hook(name, &number, &has);
     if (s) {
@@ -281,7 +281,7 @@ int32_t qsae_model_site(const qsae_model *model, const char *name, int32_t *laye
 {
     int32_t number = -1;
     bool has;
-    if (!model || !name)
+    if (!qsae__is_open(model) || !name || qsae__need_aligned(layer, "layer"))
         return 0;
     const struct site *const s = by_hook(name, &number, &has);
     const int32_t hook = s ? s->site : by_mlp_hook(model->config, name, &number);

@@ -221,7 +221,7 @@ static int32_t find_tensors(qsae_weights *w)
 
 static void matrix_free(qsae_context *ctx, qsae__matrix *m)
 {
-    qsae_qmatrix_close(&m->stored);
+    qsae__qmatrix_unref(&m->stored);
     qsae__free(ctx, m->name);
 }
 
@@ -247,7 +247,7 @@ static void weights_free(qsae_weights *w)
     qsae__free(ctx, w->prefix);
     qsae__free(ctx, w->path);
     pthread_mutex_destroy(&w->mutex);
-    qsae__free(ctx, w);
+    qsae__retire(ctx, w);
     qsae__context_unref(ctx);
 }
 
@@ -346,9 +346,11 @@ static int32_t open_source(qsae_weights *w)
 int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights **out)
 {
     QSAE__FPENV;
-    if (out)
-        *out = NULL;
-    if (!context || !path || !out)
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (!path)
         return qsae__fail(QSAE_EINVAL, "qsae_weights_open: NULL argument");
     qsae_weights *w = qsae__calloc(context, 1, sizeof *w);
     if (!w)
@@ -358,6 +360,7 @@ int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights 
         qsae__free(context, w);
         return qsae__fail(QSAE_EENV, "%s: cannot make a lock: %s", path, strerror(e));
     }
+    qsae__handle_init(w);
     w->ctx = qsae__context_ref(context);
     atomic_init(&w->refs, 1);
     w->path = qsae__strdup(context, path);
@@ -414,6 +417,7 @@ int32_t qsae__weights_derive(qsae_weights *from, qsae__tensors *tensors, qsae_we
         qsae__free(from->ctx, w);
         return qsae__fail(QSAE_EENV, "%s: cannot make a lock: %s", from->path, strerror(e));
     }
+    qsae__handle_init(w);
     w->ctx = qsae__context_ref(from->ctx);
     atomic_init(&w->refs, 1);
     w->source = qsae__weights_ref(from);
@@ -450,7 +454,7 @@ void qsae__weights_unref(qsae_weights *w)
 
 void qsae_weights_close(qsae_weights **weights)
 {
-    if (!weights || !*weights)
+    if (!qsae__leave(weights, "weights"))
         return;
     qsae__weights_unref(*weights);
     *weights = NULL;
@@ -485,11 +489,11 @@ int32_t qsae__weights_describe(const qsae_weights *w, bool with_hash, qsae_model
     return qsae__weights_hash((qsae_weights *)w); /* fills a cache under its own lock */
 }
 
-int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_info *info)
+int32_t qsae__weights_info(const qsae_weights *weights, qsae_model_info *info)
 {
     qsae_model_info out;
-    if (!weights || !info)
-        return qsae__fail(QSAE_EINVAL, "qsae_weights_get_info: NULL argument");
+    if (!info)
+        return qsae__fail(QSAE_EINVAL, "qsae_model_info: info is NULL");
     const bool with_hash = info->struct_size >= offsetof(qsae_model_info, hash) + sizeof info->hash;
     const int32_t st = qsae__weights_describe(weights, with_hash, &out);
     return st == QSAE_OK ? qsae__info_copy(info, &out, sizeof out, "qsae_model_info") : st;
@@ -521,20 +525,30 @@ static int32_t turned(const qsae_weights *w, const qsae__matrix *m, qsae_qmatrix
     return st;
 }
 
+int32_t qsae_weights_get_info(const qsae_weights *weights, qsae_model_info *info)
+{
+    if (qsae__need(weights, "weights"))
+        return QSAE_EINVAL;
+    return qsae__weights_info(weights, info);
+}
+
 int32_t qsae_weights_matrix(const qsae_weights *weights, const char *module, qsae_qmatrix **out)
 {
     QSAE__FPENV;
-    if (out)
-        *out = NULL;
-    if (!weights || !module || !out)
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__need(weights, "weights"))
+        return QSAE_EINVAL;
+    if (!module)
         return qsae__fail(QSAE_EINVAL, "qsae_weights_matrix: NULL argument");
     const qsae__matrix *const m = find_matrix(weights, module);
     if (!m)
         return qsae__fail(QSAE_ENOENT, "%s: no matrix of a module named %.200s", weights->path,
                           module);
     if (m->transposed && !m->stored)
-        return turned(weights, m, out);
+        return qsae__qmatrix_give(turned(weights, m, out), out);
     *out = qsae__qmatrix_ref(m->stored);
-    return m->stored ? QSAE_OK
-                     : qsae__ggml_open(weights->ctx, weights->tensors, m->tensor, out);
+    const int32_t st =
+        m->stored ? QSAE_OK : qsae__ggml_open(weights->ctx, weights->tensors, m->tensor, out);
+    return qsae__qmatrix_give(st, out);
 }

@@ -199,8 +199,12 @@ static int32_t compute(const qsae_sae *sae, enum figure what, double *out)
 int32_t qsae_sae_features(const qsae_sae *sae, const char *name, double *out, int64_t n)
 {
     int what = 0;
-    if (!sae || !name || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_features: sae, name and out must not be NULL");
+    if (qsae__need(sae, "sae"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(out, "out"))
+        return QSAE_EINVAL;
+    if (!name || !out)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_features: name and out must not be NULL");
     while (what < N_NAMES && strcmp(name, names[what]) != 0)
         what++;
     if (what == N_NAMES)

@@ -191,8 +191,10 @@ int32_t qsae_sae_intervene(qsae_sae *sae, const qsae_rows *x, const qsae_feature
                            int64_t n_edits, int32_t with_error, qsae_rows *y)
 {
     struct edits list;
-    if (!sae || !x || !y)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_intervene: sae, x and y must not be NULL");
+    if (qsae__need(sae, "sae"))
+        return QSAE_EINVAL;
+    if (!x || !y)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_intervene: x and y must not be NULL");
     int32_t st = qsae__sae_check_rows(sae, x, y);
     if (st == QSAE_OK && with_error && with_error != 2 && sae->config.transcoder)
         st = qsae__fail(QSAE_EINVAL, "%s: a transcoder's error is that of another site's rows: "

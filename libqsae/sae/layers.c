@@ -128,6 +128,10 @@ static int32_t check_acts(const qsae_sae_layers *g, int64_t l, const qsae_sae_ac
     const int64_t features = g->saes[l]->config.d_sae;
     if (!a->indptr)
         return qsae__fail(QSAE_EINVAL, "acts: layer %lld: indptr must not be NULL", (long long)l);
+    if (qsae__need_aligned(a->indptr, "acts: indptr") ||
+        qsae__need_aligned(a->indices, "acts: indices") ||
+        qsae__need_aligned(a->values, "acts: values"))
+        return QSAE_EINVAL;
     for (int64_t r = 0; r < n; r++)
         if (a->indptr[r] < 0 || a->indptr[r + 1] < a->indptr[r])
             return qsae__fail(QSAE_EINVAL, "acts: layer %lld: row %lld: expected ascending "
@@ -149,9 +153,13 @@ int32_t qsae_sae_layers_decode_sparse(qsae_sae_layers *layers, const qsae_sae_ac
 {
     QSAE__FPENV;
     qsae_sae_layers *const g = layers;
-    if (!g || !acts || !y || n < 0 || to < 0 || to >= g->n)
+    if (qsae__need(layers, "layers"))
+        return QSAE_EINVAL;
+    if (!acts || !y || n < 0 || to < 0 || to >= g->n)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_decode_sparse: NULL argument, negative "
                           "count, or a layer that is not there");
+    if (qsae__alignment(acts, sizeof(size_t), "acts"))
+        return QSAE_EINVAL;
     const size_t stride = acts->struct_size;
     int32_t st = check_output(g, y, n);
     if (st == QSAE_OK && (stride < sizeof *acts || stride > 4096))
@@ -224,9 +232,13 @@ int32_t qsae_sae_layers_reconstruct(qsae_sae_layers *layers, const qsae_rows *co
     QSAE__FPENV;
     qsae_sae_layers *const g = layers;
     int64_t n = 0;
-    if (!g || !x || !y)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_reconstruct: layers, x and y must not be "
-                          "NULL");
+    if (qsae__need(layers, "layers"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(x, "x") ||
+        qsae__need_aligned(y, "y"))
+        return QSAE_EINVAL;
+    if (!x || !y)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_reconstruct: x and y must not be NULL");
     qsae__csr *const csr = qsae__calloc(g->ctx, g->n, sizeof *csr);
     const qsae__csr **const acts = qsae__calloc(g->ctx, g->n, sizeof *acts);
     float **const f32 = qsae__calloc(g->ctx, g->n, sizeof *f32);
@@ -261,9 +273,14 @@ int32_t qsae_sae_layers_get(const qsae_sae_layers *layers, int64_t i, int64_t *l
                             qsae_sae **sae)
 {
     QSAE__FPENV;
-    if (!layers || !sae || i < 0 || i >= layers->n)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_get: expected layers and 0 to %lld, found "
-                          "%lld", layers ? (long long)layers->n - 1 : 0, (long long)i);
+    if (qsae__need(layers, "layers"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(layer, "layer") ||
+        qsae__need_aligned(sae, "sae"))
+        return QSAE_EINVAL;
+    if (!sae || i < 0 || i >= layers->n)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_get: expected sae and 0 to %lld, found "
+                          "%lld", (long long)layers->n - 1, (long long)i);
     if (layer)
         *layer = layers->ids[i];
     *sae = layers->saes[i];
@@ -312,9 +329,10 @@ int32_t qsae_sae_layers_get_info(const qsae_sae_layers *layers, qsae_sae_layers_
 {
     static const char *const kinds[] = { "clt", "crosscoder", "transcoders" };
     int64_t features = 0;
-    if (!layers || !info)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_get_info: layers and info must not be "
-                          "NULL");
+    if (qsae__need(layers, "layers"))
+        return QSAE_EINVAL;
+    if (!info)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_get_info: info must not be NULL");
     if (!layers->hash[0]) {
         union { const qsae_sae_layers *in; qsae_sae_layers *out; } handle = { layers };
         const int32_t st = make_hash(handle.out);

@@ -20,6 +20,7 @@ typedef struct qsae__writes {
 } qsae__writes;
 
 struct qsae_sae_layers {
+    qsae__handle base;
     qsae_context *ctx;
     enum qsae__layers_kind kind;
     char *path;

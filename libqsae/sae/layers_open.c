@@ -126,6 +126,7 @@ static int32_t open_encoders(qsae_sae_layers *g, const qsae_sae_settings *settin
         s.layer = layer;
         if ((st = qsae_sae_open(g->ctx, g->path, &s, &g->saes[l])) != QSAE_OK)
             break;
+        qsae__handle_set(&g->saes[l]->base, QSAE__A_SAE, 0); /* the set closes it */
         const qsae__sae_config *const first = &g->saes[0]->config, *const c = &g->saes[l]->config;
         if (c->d_in != first->d_in || c->d_out != first->d_out)
             st = qsae__fail(QSAE_EMISMATCH, "%s: layer %lld: width %lld to %lld, but layer %lld "
@@ -174,11 +175,12 @@ int32_t qsae_sae_layers_open(qsae_context *context, const char *path,
     QSAE__FPENV;
     qsae__sae_stack stack = { 0 };
     qsae_sae_settings s;
-    if (out)
-        *out = NULL;
-    if (!context || !path || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_open: context, path and out must not be "
-                          "NULL");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (!path)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_layers_open: path must not be NULL");
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_sae_settings");
     if (st == QSAE_OK)
         st = check_settings(path, &s);
@@ -189,6 +191,7 @@ int32_t qsae_sae_layers_open(qsae_context *context, const char *path,
     qsae_sae_layers *g = qsae__calloc(context, 1, sizeof *g);
     if (!g)
         return QSAE_ENOMEM;
+    qsae__handle_init(g);
     g->ctx = qsae__context_ref(context);
     g->cancel = s.cancel;
     g->path = qsae__strdup(context, path);
@@ -214,13 +217,13 @@ int32_t qsae_sae_layers_open(qsae_context *context, const char *path,
 
 void qsae_sae_layers_close(qsae_sae_layers **layers)
 {
-    if (!layers || !*layers)
+    if (!qsae__leave(layers, "layers"))
         return;
     qsae_sae_layers *const g = *layers;
     qsae_context *const ctx = g->ctx;
     for (int64_t l = 0; l < g->n; l++) {
         if (g->saes)
-            qsae_sae_close(&g->saes[l]);
+            qsae__sae_free(g->saes[l]);
         if (g->files)
             qsae__tensors_unref(&g->files[l]);
     }
@@ -229,7 +232,7 @@ void qsae_sae_layers_close(qsae_sae_layers **layers)
     qsae__free(ctx, g->writes);
     qsae__free(ctx, g->ids);
     qsae__free(ctx, g->path);
-    qsae__free(ctx, g);
+    qsae__retire(ctx, g);
     qsae__context_unref(ctx);
     *layers = NULL;
 }

@@ -308,10 +308,12 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
                       qsae_sae **out)
 {
     QSAE__FPENV;
-    if (out)
-        *out = NULL;
-    if (!context || !path || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_open: context, path and out must not be NULL");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (!path)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_open: path must not be NULL");
     qsae_sae_settings s;
     int32_t st = qsae__settings_copy(&s, sizeof s, settings, "qsae_sae_settings");
     if (st != QSAE_OK)
@@ -326,6 +328,7 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
     qsae_sae *sae = qsae__calloc(context, 1, sizeof *sae);
     if (!sae)
         return QSAE_ENOMEM;
+    qsae__handle_init(sae);
     sae->ctx = qsae__context_ref(context);
     sae->cancel = s.cancel;
     sae->round = s.dtype == QSAE_BF16 || s.dtype == QSAE_F16 ? s.dtype : 0;
@@ -355,11 +358,10 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
     return QSAE_OK;
 }
 
-void qsae_sae_close(qsae_sae **sae)
+void qsae__sae_free(qsae_sae *s)
 {
-    if (!sae || !*sae)
+    if (!s)
         return;
-    qsae_sae *const s = *sae;
     qsae_context *const ctx = s->ctx;
     qsae__screen_close(s);
     qsae__sae_store_close(s);
@@ -374,7 +376,14 @@ void qsae_sae_close(qsae_sae **sae)
     qsae__free(ctx, s->norms);
     qsae__free(ctx, s->folded);
     qsae__free(ctx, s->scale);
-    qsae__free(ctx, s);
+    qsae__retire(ctx, s);
     qsae__context_unref(ctx);
+}
+
+void qsae_sae_close(qsae_sae **sae)
+{
+    if (!qsae__leave(sae, "sae"))
+        return;
+    qsae__sae_free(*sae);
     *sae = NULL;
 }

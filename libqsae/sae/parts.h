@@ -130,6 +130,7 @@ void qsae__sae_release_of(const char *path, qsae__sae_release *out);
 bool qsae__sae_path_has(const char *path, const char *name);
 
 struct qsae_sae {
+    qsae__handle base;
     qsae_context *ctx;
     qsae__tensors *tensors;     /* keeps the mapped weights */
     qsae__sae_config config;
@@ -183,6 +184,8 @@ void qsae__sae_blocks_free(qsae__sae_blocks *b);
 
 /* Sets dec, and with QSAE_BF16, QSAE_F16 or QSAE_I8 brings the matrices into memory in it. */
 int32_t qsae__sae_store(qsae_sae *sae, int32_t dtype);
+/* What qsae_sae_close does with an open one; NULL: nothing. */
+void qsae__sae_free(qsae_sae *sae);
 void qsae__sae_store_close(qsae_sae *sae);
 bool qsae__sae_has_codes(const qsae_sae *sae);
 /* W_enc as the encoder multiplies with it. */

@@ -114,9 +114,11 @@ static int32_t make_hash(qsae_sae *sae)
 
 int32_t qsae_sae_set_prefix(qsae_sae *sae, int64_t prefix)
 {
-    if (!sae || prefix < 0 || prefix > sae->config.d_sae)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_set_prefix: expected an SAE and 0 to %lld, found "
-                          "%lld", sae ? (long long)sae->config.d_sae : 0, (long long)prefix);
+    if (qsae__need(sae, "sae"))
+        return QSAE_EINVAL;
+    if (prefix < 0 || prefix > sae->config.d_sae)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_set_prefix: expected 0 to %lld, found %lld",
+                          (long long)sae->config.d_sae, (long long)prefix);
     if (prefix != sae->prefix)
         sae->hash[0] = '\0';
     sae->prefix = prefix;
@@ -127,8 +129,10 @@ int32_t qsae_sae_get_info(const qsae_sae *sae, qsae_sae_info *info)
 {
     static const char *const normalize[] = { "none", "layer_norm", "constant_norm_rescale",
                                              "expected_average_only_in" };
-    if (!sae || !info)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_get_info: sae and info must not be NULL");
+    if (qsae__need(sae, "sae"))
+        return QSAE_EINVAL;
+    if (!info)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_get_info: info must not be NULL");
     if (!sae->hash[0]) {
         /* Reading every parameter takes time for a large file: only when asked for, and once. */
         union { const qsae_sae *in; qsae_sae *out; } handle = { sae };
@@ -201,9 +205,18 @@ int32_t qsae_sae_encode_sparse(qsae_sae *sae, const qsae_rows *x, int64_t *indpt
                                float *values, int64_t capacity, float *state, int64_t *nnz)
 {
     QSAE__FPENV;
+    if (qsae__need_aligned(nnz, "nnz"))
+        return QSAE_EINVAL;
     if (nnz)
         *nnz = 0;
-    if (!sae || !x || !indptr || !nnz || capacity < 0 || (capacity > 0 && (!indices || !values)))
+    if (qsae__need(sae, "sae"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(indptr, "indptr") ||
+        qsae__need_aligned(indices, "indices") ||
+        qsae__need_aligned(values, "values") ||
+        qsae__need_aligned(state, "state"))
+        return QSAE_EINVAL;
+    if (!x || !indptr || !nnz || capacity < 0 || (capacity > 0 && (!indices || !values)))
         return qsae__fail(QSAE_EINVAL,
                           "qsae_sae_encode_sparse: NULL argument or negative capacity");
     qsae__sae_blocks blocks;
@@ -230,8 +243,12 @@ int32_t qsae_sae_encode_sparse(qsae_sae *sae, const qsae_rows *x, int64_t *indpt
 int32_t qsae_sae_encode(qsae_sae *sae, const qsae_rows *x, qsae_rows *acts, float *state)
 {
     QSAE__FPENV;
-    if (!sae || !x || !acts)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_encode: sae, x and acts must not be NULL");
+    if (qsae__need(sae, "sae"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(state, "state"))
+        return QSAE_EINVAL;
+    if (!x || !acts)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_encode: x and acts must not be NULL");
     qsae__sae_blocks blocks;
     const int32_t st = encode_checked(sae, x, acts, state, &blocks);
     if (st != QSAE_OK)
@@ -254,7 +271,14 @@ int32_t qsae_sae_decode_sparse(qsae_sae *sae, int64_t n, const int64_t *indptr,
                                const int32_t *indices,
                                const float *values, const float *state, qsae_rows *y)
 {
-    if (!sae || !indptr || !y || n < 0)
+    if (qsae__need(sae, "sae"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(indptr, "indptr") ||
+        qsae__need_aligned(indices, "indices") ||
+        qsae__need_aligned(values, "values") ||
+        qsae__need_aligned(state, "state"))
+        return QSAE_EINVAL;
+    if (!indptr || !y || n < 0)
         return qsae__fail(QSAE_EINVAL, "qsae_sae_decode_sparse: NULL argument or negative count");
     int32_t st = check_rows(sae, y, "y", OUTPUTS, sae->config.d_out, n);
     if (st == QSAE_OK)
@@ -307,8 +331,12 @@ static int32_t compact(qsae_context *ctx, const qsae_rows *acts, qsae__csr *out)
 
 int32_t qsae_sae_decode(qsae_sae *sae, const qsae_rows *acts, const float *state, qsae_rows *y)
 {
-    if (!sae || !acts || !y)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_decode: sae, acts and y must not be NULL");
+    if (qsae__need(sae, "sae"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(state, "state"))
+        return QSAE_EINVAL;
+    if (!acts || !y)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_decode: acts and y must not be NULL");
     int32_t st = check_rows(sae, acts, "acts", OUTPUTS, sae->config.d_sae, -1);
     if (st == QSAE_OK)
         st = check_rows(sae, y, "y", OUTPUTS, sae->config.d_out, acts->n_rows);
@@ -357,8 +385,10 @@ int32_t qsae__sae_check_rows(const qsae_sae *sae, const qsae_rows *x, const qsae
 int32_t qsae_sae_reconstruct(qsae_sae *sae, const qsae_rows *x, qsae_rows *y)
 {
     QSAE__FPENV;
-    if (!sae || !x || !y)
-        return qsae__fail(QSAE_EINVAL, "qsae_sae_reconstruct: sae, x and y must not be NULL");
+    if (qsae__need(sae, "sae"))
+        return QSAE_EINVAL;
+    if (!x || !y)
+        return qsae__fail(QSAE_EINVAL, "qsae_sae_reconstruct: x and y must not be NULL");
     int32_t st = qsae__sae_check_rows(sae, x, y);
     if (st != QSAE_OK || x->n_rows == 0)
         return st;

@@ -196,12 +196,14 @@ int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer, const
     qsae_corpus *c;
     int32_t status;
 
-    if (out == NULL)
-        return qsae__fail(QSAE_EINVAL, "qsae_corpus_open: out is NULL");
-    *out = NULL;
-    if (context == NULL || tokenizer == NULL || path == NULL)
-        return qsae__fail(QSAE_EINVAL, "qsae_corpus_open: %s is NULL",
-                          context == NULL ? "context" : tokenizer == NULL ? "tokenizer" : "path");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (qsae__need(tokenizer, "tokenizer"))
+        return QSAE_EINVAL;
+    if (path == NULL)
+        return qsae__fail(QSAE_EINVAL, "qsae_corpus_open: path is NULL");
     status = qsae__settings_copy(&s, sizeof s, settings, "qsae_corpus_settings");
     if (status == QSAE_OK)
         status = check_settings(&s, tokenizer);
@@ -216,8 +218,11 @@ int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer, const
     c = qsae__calloc(context, 1, sizeof *c);
     if (c == NULL)
         return QSAE_ENOMEM;
+    qsae__handle_init(c);
     c->ctx = qsae__context_ref(context);
+    qsae__join_call(tokenizer);
     status = read_corpus(c, tokenizer, path, &s);
+    qsae__end_call(tokenizer);
     if (status != QSAE_OK)
         qsae_corpus_close(&c);
     *out = c;
@@ -254,16 +259,20 @@ int32_t qsae_corpus_open_ids(qsae_context *context, const int32_t *ids, int64_t 
 {
     qsae_corpus *c;
     int64_t n;
+    size_t bytes;
     int32_t status;
 
-    if (out == NULL)
-        return qsae__fail(QSAE_EINVAL, "qsae_corpus_open_ids: out is NULL");
-    *out = NULL;
-    if (context == NULL || ids == NULL || n_chunks < 1 || chunk < 2 || chunk > INT32_MAX)
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(ids, "ids"))
+        return QSAE_EINVAL;
+    if (ids == NULL || n_chunks < 1 || chunk < 2 || chunk > INT32_MAX)
         return qsae__fail(QSAE_EINVAL, "qsae_corpus_open_ids: expected ids of at least 1 chunk of "
                           "at least 2 tokens, found %lld of %lld", (long long)n_chunks,
                           (long long)chunk);
-    if (!qsae__mul_i64(n_chunks, chunk, &n))
+    if (!qsae__mul_i64(n_chunks, chunk, &n) || !qsae__bytes(n, sizeof *ids, &bytes))
         return qsae__fail(QSAE_EOVERFLOW, "qsae_corpus_open_ids: %lld chunks of %lld",
                           (long long)n_chunks, (long long)chunk);
     for (int64_t i = 0; i < n; i++)
@@ -273,6 +282,7 @@ int32_t qsae_corpus_open_ids(qsae_context *context, const int32_t *ids, int64_t 
     c = qsae__calloc(context, 1, sizeof *c);
     if (c == NULL)
         return QSAE_ENOMEM;
+    qsae__handle_init(c);
     c->ctx = qsae__context_ref(context);
     status = fill_rows(c, ids, n_chunks, chunk);
     if (status != QSAE_OK)
@@ -286,7 +296,7 @@ void qsae_corpus_close(qsae_corpus **corpus)
     qsae_corpus *c;
     qsae_context *ctx;
 
-    if (corpus == NULL || *corpus == NULL)
+    if (!qsae__leave(corpus, "corpus"))
         return;
     c = *corpus;
     ctx = c->ctx;
@@ -300,7 +310,7 @@ void qsae_corpus_close(qsae_corpus **corpus)
     qsae__free(ctx, c->document);
     qsae__free(ctx, c->extents);
     qsae__free(ctx, c->replaced);
-    qsae__free(ctx, c);
+    qsae__retire(ctx, c);
     qsae__context_unref(ctx);
 }
 
@@ -309,7 +319,9 @@ int32_t qsae_corpus_get_info(const qsae_corpus *c, qsae_corpus_info *info)
     qsae_corpus_info full = { .struct_size = sizeof full };
     int64_t scored;
 
-    if (c == NULL || info == NULL)
+    if (qsae__need(c, "corpus"))
+        return QSAE_EINVAL;
+    if (info == NULL)
         return qsae__fail(QSAE_EINVAL, "qsae_corpus_get_info: a NULL");
     full.tokens = c->tokens;
     full.stream_tokens = c->stream_tokens;
@@ -333,9 +345,16 @@ int32_t qsae_corpus_chunk(const qsae_corpus *c, int64_t chunk, const int32_t **i
 {
     int64_t from;
 
-    if (c == NULL || chunk < 0 || chunk >= c->chunks)
+    if (qsae__need(c, "corpus"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(ids, "ids") ||
+        qsae__need_aligned(labels, "labels") ||
+        qsae__need_aligned(document, "document") ||
+        qsae__need_aligned(n_tokens, "n_tokens"))
+        return QSAE_EINVAL;
+    if (chunk < 0 || chunk >= c->chunks)
         return qsae__fail(QSAE_EINVAL, "qsae_corpus_chunk: chunk %lld of %lld", (long long)chunk,
-                          c == NULL ? 0LL : (long long)c->chunks);
+                          (long long)c->chunks);
     from = chunk * c->context;
     if (ids != NULL)
         *ids = c->ids + from;
@@ -353,9 +372,11 @@ int32_t qsae_corpus_document(const qsae_corpus *c, int64_t document, qsae_docume
     qsae_document_info full = { .struct_size = sizeof full };
     const qsae__document *d;
 
-    if (c == NULL || info == NULL || document < 0 || document >= c->n_documents)
+    if (qsae__need(c, "corpus"))
+        return QSAE_EINVAL;
+    if (info == NULL || document < 0 || document >= c->n_documents)
         return qsae__fail(QSAE_EINVAL, "qsae_corpus_document: document %lld of %lld",
-                          (long long)document, c == NULL ? 0LL : (long long)c->n_documents);
+                          (long long)document, (long long)c->n_documents);
     d = &c->documents[document];
     full.first_token = d->first_token;
     full.n_tokens = d->n_tokens;

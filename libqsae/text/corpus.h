@@ -19,6 +19,7 @@ typedef struct qsae__extent {
 } qsae__extent;
 
 struct qsae_corpus {
+    qsae__handle base;
     qsae_context *ctx;
     qsae__documents files;      /* sources */
     qsae__document *documents;  /* [n_documents] */

@@ -119,9 +119,13 @@ int32_t qsae_tokenizer_encode_cancelable(const qsae_tokenizer *t, const char *te
     int64_t prefix, suffix, n;
     int32_t status;
 
+    if (qsae__need_aligned(n_ids, "n_ids") || qsae__need_aligned(ids, "ids"))
+        return QSAE_EINVAL;
     if (n_ids != NULL)
         *n_ids = 0;
-    if (t == NULL || (text == NULL && n_bytes > 0) || (ids == NULL && capacity != 0) ||
+    if (qsae__need(t, "tokenizer"))
+        return QSAE_EINVAL;
+    if ((text == NULL && n_bytes > 0) || (ids == NULL && capacity != 0) ||
         capacity < 0 || n_ids == NULL)
         return qsae__fail(QSAE_EINVAL, "qsae_tokenizer_encode: a NULL or a negative capacity");
     qsae__encoder_init(&e, t);

@@ -37,7 +37,7 @@ void qsae__probes_close(struct qsae_probes **probes)
     qsae__free(p->ctx, p->ids.data);
     qsae__free(p->ctx, p->path);
     qsae_context *const ctx = p->ctx;
-    qsae__free(ctx, p);
+    qsae__retire(ctx, p);
     qsae__context_unref(ctx);
     *probes = NULL;
 }
@@ -339,6 +339,7 @@ int32_t qsae__probes_open(qsae_context *ctx, const qsae_tokenizer *t, const char
     *out = NULL;
     if (p == NULL)
         return QSAE_ENOMEM;
+    qsae__handle_init(p);
     p->ctx = qsae__context_ref(ctx);
     p->ids.ctx = r.context.ctx = ctx;
     p->path = qsae__strdup(ctx, path);

@@ -17,6 +17,7 @@ struct qsae__probe {
 };
 
 struct qsae_probes {
+    qsae__handle base;
     qsae_context *ctx;
     char *path;
     struct qsae__probe *items; /* [n] */

@@ -34,6 +34,7 @@ int32_t qsae__corpus_tails(const qsae_corpus *c, int64_t context, int64_t scored
     to = qsae__calloc(c->ctx, 1, sizeof *to);
     if (to == NULL)
         return QSAE_ENOMEM;
+    qsae__handle_init(to);
     to->ctx = qsae__context_ref(c->ctx);
     to->n_documents = c->n_documents;
     to->chunks = chunks;

@@ -406,15 +406,16 @@ int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokeni
     bool gguf = false, parts = false;
     int32_t status;
 
-    if (out == NULL)
-        return qsae__fail(QSAE_EINVAL, "qsae_tokenizer_open: out is NULL");
-    *out = NULL;
-    if (context == NULL || path == NULL)
-        return qsae__fail(QSAE_EINVAL, "qsae_tokenizer_open: %s is NULL",
-                          context == NULL ? "context" : "path");
+    if (qsae__need_out(out))
+        return QSAE_EINVAL;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (path == NULL)
+        return qsae__fail(QSAE_EINVAL, "qsae_tokenizer_open: path is NULL");
     t = qsae__calloc(context, 1, sizeof *t);
     if (t == NULL)
         return QSAE_ENOMEM;
+    qsae__handle_init(t);
     t->ctx = qsae__context_ref(context);
     t->normalizer.ctx = t->pretokenizer.ctx = t->prefix.ctx = t->suffix.ctx = context;
     qsae__matcher_init(&t->raw, context);
@@ -444,7 +445,7 @@ void qsae_tokenizer_close(qsae_tokenizer **tokenizer)
     qsae_tokenizer *t;
     qsae_context *ctx;
 
-    if (tokenizer == NULL || *tokenizer == NULL)
+    if (!qsae__leave(tokenizer, "tokenizer"))
         return;
     t = *tokenizer;
     ctx = t->ctx;
@@ -463,7 +464,7 @@ void qsae_tokenizer_close(qsae_tokenizer **tokenizer)
     qsae__free(ctx, t->views);
     qsae__free(ctx, t->view_at);
     qsae__free(ctx, t->known);
-    qsae__free(ctx, t);
+    qsae__retire(ctx, t);
     qsae__context_unref(ctx);
 }
 
@@ -471,7 +472,9 @@ int32_t qsae_tokenizer_get_info(const qsae_tokenizer *t, qsae_tokenizer_info *in
 {
     qsae_tokenizer_info full = { .struct_size = sizeof full };
 
-    if (t == NULL || info == NULL)
+    if (qsae__need(t, "tokenizer"))
+        return QSAE_EINVAL;
+    if (info == NULL)
         return qsae__fail(QSAE_EINVAL, "qsae_tokenizer_get_info: a NULL");
     full.vocab = t->vocab;
     full.bos = t->bos;
@@ -487,5 +490,5 @@ int32_t qsae_tokenizer_get_info(const qsae_tokenizer *t, qsae_tokenizer_info *in
 
 int32_t qsae_tokenizer_is_special(const qsae_tokenizer *t, int32_t id)
 {
-    return t != NULL && id >= 0 && id < t->vocab && t->known[id] == 2;
+    return qsae__is_open(t) && id >= 0 && id < t->vocab && t->known[id] == 2;
 }

@@ -16,6 +16,7 @@
 #include "text/unigram.h"
 
 struct qsae_tokenizer {
+    qsae__handle base;
     qsae_context *ctx;
     char hash[QSAE__HASH_SIZE];
     qsae__bpe model;            /* of a Unigram model its vocabulary, unknown and byte tokens */

@@ -138,7 +138,12 @@ fail:
 int32_t qsae_tokenizer_token(const qsae_tokenizer *t, int32_t id, const char **bytes,
                              size_t *n_bytes)
 {
-    if (t == NULL || bytes == NULL || n_bytes == NULL)
+    if (qsae__need(t, "tokenizer"))
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(bytes, "bytes") ||
+        qsae__need_aligned(n_bytes, "n_bytes"))
+        return QSAE_EINVAL;
+    if (bytes == NULL || n_bytes == NULL)
         return qsae__fail(QSAE_EINVAL, "qsae_tokenizer_token: a NULL");
     *bytes = NULL;
     *n_bytes = 0;

@@ -407,7 +407,7 @@ void test_packed_amx_product(void **state)
     for (int32_t parts = 1; parts <= 3; parts += 2)
         for (int run = 0; run < 2; run++) {
             qsae_context *ctx = open_context(NULL, run ? 3 : 1);
-            ctx->level = QSAE__LEVEL_AMX;
+            ctx->level = ctx->core->level = QSAE__LEVEL_AMX;
             struct meeting u = { 0, ctx->threads };
             assert_ok(qsae__parallel(ctx, u.threads, unblock, &u));
             const qsae__dense d = { .data = w, .dtype = QSAE_BF16, .level = ctx->level,

@@ -157,7 +157,7 @@ static void test_amx(void **state)
         const int64_t before = amx_count();
         for (int k = 0; k < 2; k++) {
             qsae_context *ctx = test_context(k ? 3 : 1, NULL);
-            ctx->level = QSAE__LEVEL_AMX;
+            ctx->level = ctx->core->level = QSAE__LEVEL_AMX;
             qsae_model *m =
                 test_model(ctx, test_model_path(v->model), v->condition, v->compute, v->attention);
             test_run(m, ids, 2, 20, &one[k]);

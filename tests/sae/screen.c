@@ -231,7 +231,7 @@ static qsae_context *open_level(const char *level, int32_t threads)
     const bool emulated = !strcmp(level, "amx") && strcmp(qsae_cpu_best(), "amx") != 0;
     qsae_context *ctx = open_context(emulated ? NULL : level, threads);
     if (emulated)
-        ctx->level = QSAE__LEVEL_AMX;
+        ctx->level = ctx->core->level = QSAE__LEVEL_AMX;
     return ctx;
 }
 
