@@ -21,6 +21,7 @@
 { "qsae_corpus_chunk", "n_tokens", 0 },
 { "qsae_sae_layers_get", "layer", 0 },
 { "qsae_weights_error", "other", 0 },
+{ "qsae_weights_matrix_count", "other", 0 },
 { "qsae_weights_process", "what", 0 },
 { "qsae_weights_process", "what", 1 },
 { "qsae_metric_update_reconstruction", "acts", 0 },
@@ -30,7 +31,18 @@
 { "*", "by_dce", -1 },
 { "*", "keep_error", -1 },
 { "*", "capacity", 2 },
+{ "*", "capacity", 6 },
+{ "*", "capacity", 7 },
+{ "*", "capacity", 8 },
+{ "*", "capacity", 9 },
 { "qsae_quantizer_encode", "heads", 2 }, /* for rtn:axis=tl alone */
+{ "qsae_quantizer_encode", "heads", 6 },
+{ "qsae_quantizer_encode", "heads", 7 },
+{ "qsae_quantizer_encode", "heads", 8 },
+{ "qsae_quantizer_encode", "heads", 9 },
+/* too small for a float: 0, no outliers */
+{ "qsae_int8_quantize", "threshold", 4 },
+{ "qsae_int8_quantize", "threshold", 10 },
 /* no rows, of another width */
 { "qsae_metric_update_cross_entropy_logits", "logits", 13 },
 { "qsae_int8_quantize", "x", 13 },

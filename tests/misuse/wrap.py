@@ -11,6 +11,7 @@ import sys
 
 NUMBERS = {'int32_t': 'i32', 'int64_t': 'i64', 'double': 'f64', 'float': 'f32'}
 STRUCTS = {}
+HANDLES = {}
 # What these return is no status.
 VALUES = re.compile(r'_from_name$|_bits$|_block$|_threads$|_site$|_is_special$|_count$')
 
@@ -27,6 +28,8 @@ def prototypes():
         text = re.sub(r'^#.*?(?<!\\)$', '', text, flags=re.M | re.S)
         for name in re.findall(r'^typedef struct (\w+) \{', text, flags=re.M):
             STRUCTS[name] = True
+        for name in re.findall(r'^typedef struct (\w+) \1;', text, flags=re.M):
+            HANDLES[name] = True
         for m in re.finditer(r'QSAE_API\s+([^;{}]+?)\s*(\*?)(qsae_\w+)\(([^;]*)\);', text):
             result = (m[1] + ' ' + m[2]).strip()
             args = []
@@ -49,68 +52,93 @@ def wrong_values(kind):
     if bare == 'qsae_rows *':
         return 'wrong_rows'
     name = bare.rstrip(' *')
+    if name in HANDLES and bare == name + ' *':
+        return 'wrong_handle'
     if bare == name + ' *' and name in STRUCTS:
         return 'wrong_struct' if kind.startswith('const') else 'wrong_info'
     return 'wrong_pointer'
 
 
+def declared(kind, name):
+    return f'{kind}{"" if kind.endswith("*") else " "}{name}'
+
+
+def closer(name, kind, param):
+    """Of a close function: wrong places alone."""
+    bare = kind.replace(' *', '').replace('*', '').strip()
+    return [f'    void **v;', f'    for (int b = 0; wrong_place(b, &v, "{bare}"); b++) {{',
+            '        const void *const before = v && (uintptr_t)v % sizeof v == 0 ? *v : NULL;',
+            f'        {name}(({kind})v);',
+            f'        judge_close("{name}", "{param}", b, v, before);', '    }']
+
+
+def given(helper, kind, param):
+    """Arguments of a helper after the value."""
+    if helper == 'wrong_rows':
+        return f', {param}'
+    if helper in ('wrong_struct', 'wrong_info'):
+        return f', {param}, sizeof *{param}'
+    if helper == 'wrong_handle':
+        return f', {param}, "{kind.replace("const ", "").rstrip(" *")}"'
+    if helper == 'wrong_pointer':
+        return ', NULL, 1' if 'callback' in kind or 'void' in kind else \
+            f', {param}, sizeof *{param}'
+    return ''
+
+
+def wrong_calls(result, name, args, k, n, helper):
+    """Calls with wrong values of parameter n."""
+    out, call = [], []
+    handles = [t for t, a in args if t.endswith('**') and a == 'out' and a != n]
+    value = k in NUMBERS or helper == 'wrong_text'
+    kind = k if value else 'void *'
+    cast = 'v' if value else 'NULL' if 'callback' in k else f'({k})v'
+    for t, a in args:
+        call.append(cast if a == n else '&made' if handles and a == 'out' else a)
+    out += ['    for (int b = 0; ; b++) {', f'        {declared(kind, "v")};',
+            f'        if (!{helper}(b, &v{given(helper, k, n)}))', '            break;']
+    if (name, n) in ALLOWED_ONCE:
+        out += [f'        if (b == {ALLOWED_ONCE[name, n]})', '            continue;']
+    if handles:
+        out.append(f'        {handles[0][:-1].strip()} made = NOT_NULL;'.replace('* made', '*made'))
+    text = f'{name}({", ".join(call)})'
+    nulled = 'made == NULL' if handles else 'true'
+    if result in ('int32_t', 'int64_t', 'uint64_t'):
+        kind = 'RESULT_STATUS' if result == 'int32_t' and not VALUES.search(name) else \
+            'RESULT_NEUTRAL' if helper == 'wrong_handle' else 'RESULT_NOTHING'
+        out += [f'        const int64_t got = (int64_t){text};',
+                f'        judge("{name}", "{n}", b, {kind}, got, {nulled});']
+    elif result == 'void':
+        out += [f'        {text};', f'        judge("{name}", "{n}", b, RESULT_NOTHING, 0, true);']
+    else:
+        kind = 'RESULT_NEUTRAL' if helper == 'wrong_handle' else 'RESULT_NOTHING'
+        out += [f'        const char *const got = {text};',
+                f'        judge("{name}", "{n}", b, {kind}, got ? got[0] : 0, true);']
+    if handles:
+        close = re.sub(r'\W', '', handles[0].replace('const', '')) + '_close'
+        out += ['        if (made != NULL && made != NOT_NULL)', f'            {close}(&made);']
+    return out + ['    }']
+
+
 def wrapper(result, name, args):
     plain = ', '.join(n for _, n in args)
-    out = [f'{result}{"" if result.endswith("*") else " "}misuse_{name}'
-           f'({", ".join(k + ("" if k.endswith("*") else " ") + n for k, n in args) or "void"})',
-           '{']
-    closes = result == 'void'
+    out = [f'{declared(result, "misuse_" + name)}'
+           f'({", ".join(declared(k, n) for k, n in args) or "void"})', '{']
+    if name.endswith('_init'):
+        kind = args[0][0]
+        out += ['    void *v;', '    size_t size_;',
+                '    for (int b = 0; wrong_init(b, &v, &size_); b++) {',
+                f'        {name}(({kind})v, size_);', f'        judge_init("{name}", b);', '    }']
+        args = []
+    elif name.endswith('_close'):
+        out += closer(name, *args[0])
+        args = []
     for k, n in args:
         helper = wrong_values(k)
         if helper == 'wrong_text' and ('size_t', 'n_bytes') in args:
             helper = 'wrong_pointer' # its length is told
-        if not helper or name.endswith('_init') or name.endswith('_cancel') or \
-                name.endswith('_reset'):
-            continue
-        bare = k.replace('const ', '').strip()
-        handles = [(t, a) for t, a in args
-                   if t.endswith('**') and a == 'out' and not closes and a != n]
-        call = []
-        for t, a in args:
-            value = a
-            if a == n:
-                value = 'v'
-            elif handles and a == 'out':
-                value = '&made'
-            call.append(value)
-        given = f', {n}' if helper in ('wrong_rows',) else \
-            f', {n}, sizeof *{n}' if helper in ('wrong_struct', 'wrong_info') else ''
-        kind = k if k in NUMBERS or helper == 'wrong_text' else 'void *'
-        out.append('    for (int b = 0; ; b++) {')
-        out.append(f'        {kind}{"" if kind.endswith("*") else " "}v;')
-        out.append(f'        if (!{helper}(b, &v{given}))')
-        out.append('            break;')
-        if (name, n) in ALLOWED_ONCE:
-            out.append(f'        if (b == {ALLOWED_ONCE[name, n]})')
-            out.append('            continue;')
-        if handles:
-            t = handles[0][0][:-1].strip()
-            out.append(f'        {t}made = NOT_NULL;')
-        if kind == 'void *':
-            cast = 'NULL' if 'callback' in k else f'({k})v'
-            call = [cast if c == 'v' else c for c in call]
-        text = f'{name}({", ".join(call)})'
-        if result == 'int32_t' or result == 'int64_t' or result == 'uint64_t':
-            status = 'true' if result == 'int32_t' and not VALUES.search(name) else 'false'
-            out.append(f'        const int64_t got = (int64_t){text};')
-            out.append(f'        judge("{name}", "{n}", b, {status}, got'
-                       f', {"made == NULL" if handles else "true"});')
-        elif result == 'void':
-            out.append(f'        {text};')
-            out.append(f'        judge("{name}", "{n}", b, false, 0, true);')
-        else:
-            out.append(f'        (void){text};')
-            out.append(f'        judge("{name}", "{n}", b, false, 0, true);')
-        if handles:
-            close = re.sub(r'\W', '', handles[0][0].replace('const', '')) + '_close'
-            out.append('        if (made != NULL && made != NOT_NULL)')
-            out.append(f'            {close}(&made);')
-        out.append('    }')
+        if helper:
+            out += wrong_calls(result, name, args, k, n, helper)
     out.append(f'    {"" if result == "void" else "return "}{name}({plain});')
     out.append('}')
     return '\n'.join(out)
@@ -122,8 +150,8 @@ def main():
             '#ifndef TESTS_MISUSE_WRAP_H', '#define TESTS_MISUSE_WRAP_H', '',
             '#include <qsae/qsae.h>', '']
     for result, name, args in listed:
-        args_text = ", ".join(k + ("" if k.endswith("*") else " ") + n for k, n in args) or "void"
-        head.append(f'{result}{"" if result.endswith("*") else " "}misuse_{name}({args_text});')
+        args_text = ", ".join(declared(k, n) for k, n in args) or "void"
+        head.append(f'{declared(result, "misuse_" + name)}({args_text});')
     head += ['', '#ifndef MISUSE_PLAIN']
     head += [f'#define {name} misuse_{name}' for _, name, _ in listed]
     head += ['#endif', '', '#endif', '']
