@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #include "evaluation.h"
-#include "mpi/ranks.h"
 #include "program.h"
+#include "ranks.h"
 
 enum { PATH_SIZE = 4096 };
 

@@ -164,7 +164,7 @@ else
         data=$source/examples/data
         # shellcheck disable=SC2046,SC2086
         check "evaluate of then builds" $cc -w -D_GNU_SOURCE -I"$then/include" "$then/examples/evaluate.c" \
-            $(grep -L 'int main' "$then"/examples/*.c) -o "$work/evaluate" "$work/libqsae.so" -ljansson -lm
+            $(grep -L -e 'int main' -e '<mpi.h>' "$then"/examples/*.c) -o "$work/evaluate" "$work/libqsae.so" -ljansson -lm
         check "and runs on the library of now" "$work/evaluate" "$data/tiny-gemma3" --sae "$sae@2" \
             --text "$data/eval.jsonl" --tokens 2048 --condition nf4 --json "$work/result.json"
         check "with a result" grep -q '"kl_mean": [0-9]' "$work/result.json"

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../program.h"
+#include "program.h"
 
 enum { TAG_STOP = 1, TAG_SIZE, TAG_BYTES };
 enum { PIECE = 1 << 20 };        /* bytes of a message */

@@ -4,8 +4,8 @@
  * ranks_begin. What MPI itself reports is told with the rank and the call, and ends the job
  * (MPI_Abort): no call here returns such an error but ranks_stopped.
  */
-#ifndef EXAMPLES_MPI_RANKS_H
-#define EXAMPLES_MPI_RANKS_H
+#ifndef EXAMPLES_RANKS_H
+#define EXAMPLES_RANKS_H
 
 #include <stdbool.h>
 #include <stdint.h>
