@@ -70,10 +70,13 @@ build=$folder/build
 [ -f "$build/build.ninja" ] || meson setup "$build" "$source_dir" \
     --cross-file "$folder/cross.ini" -Dexamples=false -Dpython=disabled -Doptimization=2 \
     -Ddebug=false > "$folder/setup.log" 2>&1 || { tail -20 "$folder/setup.log" >&2; exit 1; }
-[ $# -gt 0 ] || set -- core kernels codecs formats metrics same
+[ $# -gt 0 ] || set -- core kernels accuracy codecs formats metrics same
 targets=
 for t in "$@"; do
-    targets="$targets tests/$t/test_$t"
+    case $t in
+    accuracy) targets="$targets tests/kernels/test_$t" ;;
+    *) targets="$targets tests/$t/test_$t" ;;
+    esac
 done
 # shellcheck disable=SC2086
 ninja -C "$build" $targets > "$folder/build.log" 2>&1 || { tail -40 "$folder/build.log" >&2; exit 1; }
