@@ -280,8 +280,8 @@ static void test_rows(void **state)
             const double *const w = worst[side];
             print_message("level %s, seed 1234, rows of %s%d: RMSNorm %.2f (Gemma) %.2f (Llama), "
                           "LayerNorm %.2f, softmax %.2f (%.1f with exact differences) ulp\n",
-                          level_name(l), side ? "up to " : "at most ", side ? MOST : FEW, w[0], w[1],
-                          w[2], w[3], w[4]);
+                          level_name(l), side ? "up to " : "at most ", side ? MOST : FEW, w[0],
+                          w[1], w[2], w[3], w[4]);
             for (int i = 0; i < 3; i++)
                 assert_true(w[i] <= (side ? 1.5 * MOST_ULP : MOST_ULP));
             assert_true(w[3] <= (side ? 7 : 4.5)); /* a quotient, its sum in 16 lanes */

@@ -23,7 +23,8 @@ get_packages()
 {
     apt=$folder/apt
     sources=/etc/apt/sources.list
-    [ ! -e /etc/apt/sources.list.d/debian.sources ] || sources=/etc/apt/sources.list.d/debian.sources
+    new=/etc/apt/sources.list.d/debian.sources
+    [ ! -e $new ] || sources=$new
     mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/deb"
     : > "$apt/status"
     set -- -q -o Dir::State="$apt" -o Dir::State::status="$apt/status" -o Dir::Cache="$apt/cache" \
@@ -79,5 +80,6 @@ for t in "$@"; do
     esac
 done
 # shellcheck disable=SC2086
-ninja -C "$build" $targets > "$folder/build.log" 2>&1 || { tail -40 "$folder/build.log" >&2; exit 1; }
+ninja -C "$build" $targets > "$folder/build.log" 2>&1 ||
+    { tail -40 "$folder/build.log" >&2; exit 1; }
 meson test -C "$build" --no-rebuild --timeout-multiplier 20 --print-errorlogs "$@"

@@ -40,13 +40,13 @@ static void *weight_of(same_run *r, int32_t dtype, int64_t n)
     uint32_t seed = 4242;
     for (int64_t i = 0; i < n; i++) {
         /* a sum of four is nearly normal, and exact: 24 bits at most */
-        const int32_t sum = (int32_t)(next_random(&seed) >> 10) + (int32_t)(next_random(&seed) >> 10)
-                            - (int32_t)(next_random(&seed) >> 10) - (int32_t)(next_random(&seed) >> 10);
+        int32_t sum = -(1 << 23);
+        for (int k = 0; k < 4; k++)
+            sum += (int32_t)(next_random(&seed) >> 10);
         const float x = (float)sum * (i % 97 == 13 ? 0x1p-20f : 0x1p-24f);
         const uint32_t bits = qsae__f32_bits(x);
         const uint16_t half = dtype == QSAE_BF16 ? (uint16_t)(bits >> 16)
-                                                 : (uint16_t)(next_random(&seed) % 0x3c00 |
-                                                              (next_random(&seed) & 0x8000));
+                                                 : (uint16_t)(sum & 0xbfff);
         memcpy(w + (size_t)i * size, size == 4 ? (const void *)&x : &half, size);
     }
     return w;

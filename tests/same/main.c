@@ -3,7 +3,8 @@
  * test_same: within one process a case has the same digest however it is cut, threaded, aligned
  * and held in memory, and in whatever floating-point mode the caller is.
  * test_same digests LEVEL [NAME]: "NAME WHERE VALUES DIGEST" of every case at a kernel level, for
- * same.sh and aarch64.sh; with a NAME, that case alone with a digest of each of its arrays. QSAE_LONG_TESTS=1: more and larger inputs.
+ * same.sh and aarch64.sh; with a NAME, that case alone with a digest of each of its arrays.
+ * QSAE_LONG_TESTS=1: more and larger inputs.
  */
 #include <dirent.h>
 #include <sys/stat.h>

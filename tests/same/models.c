@@ -136,7 +136,8 @@ static void make_llama(qsae_context *ctx, uint32_t seed, bool gemma)
     w.dtype = dtypes[next_random(&w.seed) % 3];
     const int64_t scale = same_full ? 4 : 1;
     const int64_t kv = 1 + next_random(&w.seed) % 2, q = kv * (1 + next_random(&w.seed) % 3);
-    const int64_t head = 8 * (1 + next_random(&w.seed) % 3), d = 8 * q * (1 + next_random(&w.seed) % 2);
+    const int64_t head = 8 * (1 + next_random(&w.seed) % 3);
+    const int64_t d = 8 * q * (1 + next_random(&w.seed) % 2);
     const int64_t mlp = 16 + next_random(&w.seed) % 90 * scale;
     const int64_t vocab = 70 + next_random(&w.seed) % 200 * scale;
     put_llama(&w, d, q, kv, head, mlp, vocab, gemma);
@@ -161,7 +162,8 @@ static void make_gpt2(qsae_context *ctx, uint32_t seed)
 {
     writer w = { .seed = seed, .power = -2, .dtype = QSAE_F32 };
     char config[600];
-    const int64_t heads = 2 + next_random(&w.seed) % 3, d = heads * 4 * (2 + next_random(&w.seed) % 4);
+    const int64_t heads = 2 + next_random(&w.seed) % 3;
+    const int64_t d = heads * 4 * (2 + next_random(&w.seed) % 4);
     const int64_t mlp = 30 + next_random(&w.seed) % 70;
     const int64_t vocab = 70 + next_random(&w.seed) % 200 * (same_full ? 4 : 1);
     put(&w, "transformer.wte.weight", vocab, d, 0);

@@ -27,8 +27,8 @@ static const sae_case list[] = {
     { "jumprelu", CFG("\"architecture\": \"jumprelu\", \"normalize_activations\": \"layer_norm\""),
       QSAE_F16, QSAE_F32 },
     { "topk", CFG("\"architecture\": \"topk\", \"k\": 9"), 0, QSAE_F32 },
-    { "topk", CFG("\"architecture\": \"topk\", \"k\": 9, \"rescale_acts_by_decoder_norm\": true"), 0,
-      QSAE_BF16 },
+    { "topk", CFG("\"architecture\": \"topk\", \"k\": 9, \"rescale_acts_by_decoder_norm\": true"),
+      0, QSAE_BF16 },
     { "topk", CFG("\"architecture\": \"topk\", \"k\": 31"), QSAE_I8, QSAE_F32 },
     { "abstopk", CFG("\"architecture\": \"abstopk\", \"k\": 9"), 0, QSAE_F32 },
     { "groupmax", CFG("\"architecture\": \"groupmax\", \"k\": 7"), 0, QSAE_F32 },
@@ -60,8 +60,7 @@ static const float *matrix(uint32_t *seed, int64_t n, int power, qsae__tensor *t
     return x;
 }
 
-/* Case i, with tensors that all kinds have; matching pursuit's decoder rows have norm 1: one element
- * each. */
+/* Case i, with tensors that all kinds have; matching pursuit's decoder rows have norm 1. */
 static void make(qsae_context *ctx, size_t i)
 {
     char path[400];
@@ -122,7 +121,8 @@ static qsae_rows rows_at(void *data, int32_t dtype, int64_t first, int64_t n, in
 static void compute_rows(same_run *r, qsae_sae *sae, const qsae_rows *x, int64_t first, outputs *o)
 {
     static const qsae_feature_edit edits[] = {
-        { sizeof edits[0], 3, QSAE_FEATURE_SET, 1.5f }, { sizeof edits[0], 5, QSAE_FEATURE_ADD, -2 },
+        { sizeof edits[0], 3, QSAE_FEATURE_SET, 1.5f },
+        { sizeof edits[0], 5, QSAE_FEATURE_ADD, -2 },
         { sizeof edits[0], 7, QSAE_FEATURE_SCALE, 0.25f }
     };
     const int64_t n = x->n_rows;
@@ -196,7 +196,7 @@ static void compute(same_run *r, const void *argument)
     same_add(r, o.edited, o.n * o.width_out, sizeof *o.edited);
     if (o.state_size)
         same_add(r, o.state, o.n * o.state_size, sizeof *o.state);
-    const double read[] = { info.norm_in, info.norm_out, info.scale }; /* decimal numbers of files */
+    const double read[] = { info.norm_in, info.norm_out, info.scale }; /* decimals of files */
     same_add(r, read, 3, sizeof read[0]);
     double *const norms = same_array(r, o.features, sizeof *norms);
     static const char *const figures[] = { "encoder_norm", "decoder_norm", "encoder_bias" };
