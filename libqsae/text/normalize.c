@@ -134,7 +134,21 @@ bool qsae__norm_expands(const qsae__norm_step *step)
     }
 }
 
-static int32_t replace(const qsae__norm_step *step, const char *text, size_t size,
+/* What a text of that many bytes may become. Steps that each double it, or replace every character
+ * by a long text, would else fill the memory. */
+static int64_t most_of(size_t size)
+{
+    return size < INT64_MAX / 128 ? 64 * (int64_t)size + 65536 : INT64_MAX;
+}
+
+static int32_t check_size(const qsae__strbuf *out, int64_t most)
+{
+    if (out->status != QSAE_OK || out->size <= most)
+        return out->status;
+    return qsae__fail(QSAE_EUNSUPPORTED, "normalizer: a text grows to more than 64 times its size");
+}
+
+static int32_t replace(const qsae__norm_step *step, const char *text, size_t size, int64_t most,
                        qsae__strbuf *out, bool *cut)
 {
     qsae__search s = { .pattern = step->pattern, .text = text, .size = size };
@@ -146,12 +160,14 @@ static int32_t replace(const qsae__norm_step *step, const char *text, size_t siz
         qsae__strbuf_add(out, step->content, step->content_size);
         *cut |= start == 0 && end > 0 && step->content_size == 0;
         last = end;
+        if (check_size(out, most) != QSAE_OK)
+            break;
     }
     qsae__search_end(&s);
     if (found < 0)
         return found;
     qsae__strbuf_add(out, text + last, size - last);
-    return out->status;
+    return check_size(out, most);
 }
 
 /* Characters that NFC leaves alone next to each other: NFC_Quick_Check is Yes and the combining
@@ -318,7 +334,7 @@ int32_t qsae__normalize(const qsae__normalizer *n, const char *text, size_t text
             status = b->status;
             break;
         case QSAE__NORM_REPLACE:
-            status = replace(step, *out, *size, b, &deleted);
+            status = replace(step, *out, *size, most_of(text_size), b, &deleted);
             break;
         case QSAE__NORM_UNICODE:
             status = unicode_form(step, *out, *size, b);
@@ -339,6 +355,8 @@ int32_t qsae__normalize(const qsae__normalizer *n, const char *text, size_t text
             status = strip(step, *out, *size, b, &deleted);
             break;
         }
+        if (status == QSAE_OK)
+            status = check_size(b, most_of(text_size));
         *out = b->data;
         *size = (size_t)b->size;
     }

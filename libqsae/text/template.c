@@ -4,6 +4,16 @@
 
 #include "text/tokenizer.h"
 
+#define IDS_MOST 4096 /* in front, and behind: a template can name a long list of ids many times */
+
+static int32_t check_room(const qsae__ids *all, int64_t more)
+{
+    return all->count + more <= IDS_MOST
+               ? QSAE_OK
+               : qsae__fail(QSAE_EUNSUPPORTED, "post_processor: expected at most %d tokens around "
+                            "a text, found more", IDS_MOST);
+}
+
 /* Ids of one special token of the template. */
 static int32_t add_special(qsae_tokenizer *t, const json_t *json, const char *name,
                            const char *where, qsae__ids *to)
@@ -15,6 +25,7 @@ static int32_t add_special(qsae_tokenizer *t, const json_t *json, const char *na
     if (!json_is_array(ids))
         return qsae__fail(QSAE_EFORMAT, "%s: special_tokens \"%s\": expected an object with ids",
                           where, name);
+    status = check_room(to, (int64_t)json_array_size(ids));
     for (size_t i = 0; i < json_array_size(ids) && status == QSAE_OK; i++) {
         const json_t *v = json_array_get(ids, i);
         int32_t id;
@@ -29,9 +40,11 @@ static int32_t add_special(qsae_tokenizer *t, const json_t *json, const char *na
 
 static int32_t put_in_front(qsae__ids *all, const qsae__ids *more)
 {
-    const int32_t status = qsae__grow(all->ctx, &all->data, &all->capacity,
-                                      all->count + more->count, sizeof *all->data);
+    int32_t status = check_room(all, more->count);
 
+    if (status == QSAE_OK)
+        status = qsae__grow(all->ctx, &all->data, &all->capacity, all->count + more->count,
+                            sizeof *all->data);
     if (status != QSAE_OK || more->count == 0)
         return status;
     memmove(all->data + more->count, all->data, (size_t)all->count * sizeof *all->data);
@@ -86,6 +99,8 @@ static int32_t read_pair(qsae_tokenizer *t, const json_t *json, const char *wher
         if (i == 0)
             status = put_in_front(&t->prefix, &(qsae__ids){ .data = &id, .count = 1 });
         else
+            status = check_room(&t->suffix, 1);
+        if (i == 1 && status == QSAE_OK)
             status = qsae__ids_add(&t->suffix, &id, 1);
     }
     return status;

@@ -39,8 +39,8 @@ static uint64_t first_guess(const qsae__file *f, uint64_t most)
 }
 
 /*
- * All frames at once into one block, so that no window is allocated, however large a frame says that
- * its window is. A block that was too small is freed, and a larger one filled from the start.
+ * All frames at once into one block, so that no window is allocated, however large a frame says
+ * that its window is. A block that was too small is freed, and a larger one filled from the start.
  */
 static int32_t decompress(const qsae__file *f, ZSTD_DCtx *z, char **out, uint64_t *out_size)
 {

@@ -480,6 +480,20 @@ def texts():
                            {"type": "Precompiled", "precompiled_charsmap": "/////w=="}, {"type": "Replace", "pattern": {"Regex": "["}, "content": ""},
                            {"type": "Sequence", "normalizers": {}}]):
         tok("normalizer %d" % i, {"normalizer": v}, U if i in (0, 4) else F)
+    double = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    long = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 9000}
+    added = [{"id": 5, "content": "a" * 64, "normalized": True}]
+    for i, steps in enumerate([[double] * 40, [long], [double] * 5 + [long]]):
+        tok("normalizer that grows %d" % i, {"normalizer": {"type": "Sequence", "normalizers": steps}, "added_tokens": added}, U)
+    ids = {"x": {"ids": [0] * 1000}}
+    single = [{"SpecialToken": {"id": "x"}}] * 1000 + [{"Sequence": {"id": "A"}}]
+    tok("template of many ids", {"post_processor": {"type": "TemplateProcessing", "single": single, "special_tokens": ids}}, U)
+    tok("template nested", {"post_processor": {"type": "Sequence", "processors": [{"type": "BertProcessing", "cls": ["a", 0], "sep": ["b", 1]}] * 5000}})
+    tok("ids beyond the file", {"model.vocab": {"a": 0, "b": 1, "ab": 2, "c": 30000}})
+    tok("values of little text", {"x": [[]] * 40000})
+    for i, text in enumerate(['"a":0,"b":1,"ab":2,"a":3', '"a":0,"b":1,"ab":2,"\\u0061":3', '"a":0,"b":1,"ab":2,"c":3.0', '"a":0,"b":1,"ab":2,"c":01',
+                              '"a":0,"b":1,"ab":2,"\\ud800":3', '"a":0,"b":1,"ab":2,"\\u0000":3', '"a":0,"b":1,"ab":2,', '"a":0 "b":1']):
+        case("tokenizer", "vocab text %d" % i, F, b'{"model":{"type":"BPE","vocab":{' + text.encode() + b'},"merges":["a b"]}}', "tokenizer.json")
 
 
 # ---- logits, states, conditions ----
