@@ -233,17 +233,22 @@ static int32_t open_buffers(qsae_audit *a, const struct pass *p)
     struct audit_llama *const l = a->llama;
     const int64_t vocab = l->shape.vocab, words = qsae__logits_words(vocab);
     int64_t tokens;
-    if (l->tokens)
+    if (l->logits && l->codes && l->bad && l->tokens)
         return QSAE_OK;
     l->block = qsae__max_i64(LEAST_ROWS, BLOCK_BYTES / (vocab * (int64_t)sizeof(float)));
     l->block = qsae__min_i64(l->block, qsae__logits_rows(&l->shape));
     if (!qsae__mul_i64(p->group + 1, p->batch.rows_max, &tokens))
         return qsae__fail(QSAE_EOVERFLOW, "a batch of %lld tokens is too large",
                           (long long)p->batch.rows_max);
-    l->logits = qsae__alloc_array(a->ctx, l->block * vocab, sizeof *l->logits);
-    l->codes = qsae__alloc_array(a->ctx, l->block * words, sizeof *l->codes);
-    l->bad = qsae__alloc_array(a->ctx, l->block, 1);
-    l->tokens = qsae__alloc_array(a->ctx, tokens, sizeof *l->tokens);
+    /* A call before may have found memory for some of them. */
+    if (!l->logits)
+        l->logits = qsae__alloc_array(a->ctx, l->block * vocab, sizeof *l->logits);
+    if (!l->codes)
+        l->codes = qsae__alloc_array(a->ctx, l->block * words, sizeof *l->codes);
+    if (!l->bad)
+        l->bad = qsae__alloc_array(a->ctx, l->block, 1);
+    if (!l->tokens)
+        l->tokens = qsae__alloc_array(a->ctx, tokens, sizeof *l->tokens);
     return l->logits && l->codes && l->bad && l->tokens ? QSAE_OK : QSAE_ENOMEM;
 }
 
