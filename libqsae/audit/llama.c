@@ -21,6 +21,7 @@ struct audit_llama {
     char *base_path, *save_path; /* or NULL */
     qsae__logits_in base;        /* compared with, if base_path */
     qsae__logits_out *out;       /* written, from the first batch to the end of the text */
+    bool lost;                   /* it could not be finished */
     qsae__logits_shape shape;    /* of the text */
     bool report;                 /* conditions are compared */
     int64_t block;               /* rows */
@@ -408,9 +409,14 @@ int32_t qsae__llama_update(qsae_audit *a, const struct pass *p, struct participa
 int32_t qsae__llama_finish(qsae_audit *a)
 {
     struct audit_llama *const l = a->llama;
-    if (!l || !l->out || !qsae__covered_whole(a))
+    if (!l || (!l->out && !l->lost) || !qsae__covered_whole(a))
         return QSAE_OK;
-    return qsae__logits_commit(&l->out);
+    if (l->lost) /* its rows are gone with it */
+        return qsae__fail(QSAE_EIO, "%s: could not be finished: open the audit again to write it",
+                          l->save_path);
+    const int32_t st = qsae__logits_commit(&l->out);
+    l->lost = st != QSAE_OK;
+    return st;
 }
 
 /* ---- the result ---- */

@@ -222,11 +222,21 @@ static int32_t take_line(void *cookie, const char *line, size_t n)
     return ++l->n == LINES;
 }
 
-static void see_audit(struct run *r, qsae_audit *a)
+/* logits: it writes a file of base logits. */
+static void see_audit(struct run *r, qsae_audit *a, bool logits)
 {
     const char *json;
     size_t n = 0;
-    TRY(qsae_audit_run(a));
+    cover("qsae_audit_run(");
+    int32_t st = qsae_audit_run(a);
+    if (st != QSAE_OK && !retry(r, st, "qsae_audit_run"))
+        return;
+    if (st != QSAE_OK && (st = qsae_audit_run(a)) == QSAE_EIO && logits) {
+        r->again = true; /* a file of base logits that could not be finished takes a new audit */
+        return;
+    }
+    if (st != QSAE_OK)
+        wrong(r, "qsae_audit_run, the second time: %s", qsae_error_message());
     TRY(qsae_audit_result(a, &json, &n));
     see_result(r, json);
 end:;
@@ -298,7 +308,7 @@ void play_audit(struct run *r)
     as.state = merged;
     as.shard_count = as.shard_index = 0;
     TRY(qsae_audit_open(ctx, &as, &a));
-    see_audit(r, a);
+    see_audit(r, a, false);
     if (!r->wrong[0] && !(r->abandon && r->failures))
         see_lines(r, a);
 end:
@@ -326,8 +336,9 @@ void play_in_turn(struct run *r)
     as.save_logits = scratch(r, "logits", logits);
     TRY(qsae_context_open(&s, &ctx));
     TRY(qsae_audit_open(ctx, &as, &a));
-    see_audit(r, a);
-    see_file(r, logits);
+    see_audit(r, a, true);
+    if (!r->again)
+        see_file(r, logits);
 end:
     MAKE(qsae_audit_close(&a));
     MAKE(qsae_context_close(&ctx));
