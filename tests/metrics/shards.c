@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Every kind of metric in parts: merged in any order, in a line or as a tree, they have the bytes
- * of the one that saw everything. QSAE_LONG_TESTS=1: every number of parts from 1 to 1,024.
+ * of the one that saw everything. QSAE_LONG_TESTS=1: every number of parts from 1 to 1,024, or 1 and
+ * every QSAE_SHARDS_STEP-th from there.
  */
 #include "metrics_test.h"
 
@@ -126,6 +127,8 @@ static void test_parts(void **state)
     static qsae_metric *parts[SHARDS_MOST];
     qsae_context *ctx = open_context(NULL, 1);
     const int64_t units = full_length() ? SHARDS_MOST : 60, cut = qsae__metric_cut(BATCH_ROWS);
+    const char *const every = getenv("QSAE_SHARDS_STEP");
+    const int64_t step = every && atoll(every) > 0 ? atoll(every) : 1;
     uint32_t seed = 99;
     int64_t merges = 0;
     (void)state;
@@ -139,7 +142,7 @@ static void test_parts(void **state)
         feed_range(whole, kind, 0, units * cut);
         write_state(whole, &want);
         qsae_metric_close(&whole);
-        for (int64_t n = 1; n <= units; n += full_length() || n < 3 ? 1 : 8) {
+        for (int64_t n = 1; n <= units; n += full_length() ? step : n < 3 ? 1 : 8) {
             for (int64_t i = 0; i < n; i++) {
                 parts[i] = open_any(ctx, kind);
                 feed_range(parts[i], kind, i * units / n * cut, (i + 1) * units / n * cut);
