@@ -81,7 +81,7 @@ fi
 
 if [ -d "$prefix/bin" ]; then
     # shellcheck disable=SC2012
-    names=$(ls "$prefix/bin" | grep -vx qsae-llama-residuals | tr '\n' ' ')
+    names=$(ls "$prefix/bin" | grep -vxE "qsae-(llama-residuals|evaluate-mpi)" | tr '\n' ' ')
     if [ "$names" = "qsae-evaluate qsae-inspect qsae-merge qsae-published qsae-quantize \
 qsae-rows qsae-stream-residuals " ]; then
         pass "installed program names"
