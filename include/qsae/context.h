@@ -15,7 +15,7 @@ QSAE_BEGIN_DECLS
  * or NULL and does nothing. A close function does nothing, leaves the pointer and sets the
  * message when it is given a handle of another kind, one that is closed (a copy of the pointer),
  * one that belongs to another handle, or one that a call is using further up (from a callback:
- * QSAE_EBUSY's message). A context keeps the structs of its last 256 closed handles, at most 64
+ * QSAE_EBUSY's message). A context keeps the structs of its last 256 closed handles, at most 256
  * KiB, for that: what was closed before those, what belonged to a context all of whose handles
  * and itself are closed, closed cancel tokens and pointers to anything else are not noticed for
  * certain. A handle does not need those it was made from: they may be closed before it, but for a

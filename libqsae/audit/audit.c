@@ -4,6 +4,7 @@
 #include "audit/probed.h"
 #include "audit/slices.h"
 #include "audit/state.h"
+#include "core/inner.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -55,7 +56,9 @@ int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settin
     qsae__handle_init(a);
     a->ctx = qsae__context_ref(context);
     qsae__json_begin();
+    qsae__inner_begin();
     st = qsae__json_status(qsae__plan_open(a, &s));
+    qsae__inner_end();
     if (st != QSAE_OK) {
         qsae_audit_close(&a);
         return st;
@@ -70,6 +73,7 @@ void qsae_audit_close(qsae_audit **audit)
         return;
     qsae_audit *a = *audit;
     qsae_context *ctx = a->ctx;
+    qsae__inner_begin();
     qsae__pass_close(a);
     qsae__contexts_close(a);
     qsae__participants_close(a);
@@ -80,6 +84,7 @@ void qsae_audit_close(qsae_audit **audit)
     qsae_corpus_close(&a->corpus);
     json_decref(a->selection);
     qsae_tokenizer_close(&a->tokenizer);
+    qsae__inner_end();
     json_decref(a->snapshots);
     json_decref(a->identity);
     qsae__free(ctx, a->covered);
@@ -198,7 +203,9 @@ int32_t qsae_audit_run(qsae_audit *a)
         return QSAE_EINVAL;
     if (qsae__begin_call(a, "qsae_audit_run") != QSAE_OK)
         return QSAE_EBUSY;
+    qsae__inner_begin();
     const int32_t st = run(a);
+    qsae__inner_end();
     qsae__end_call(a);
     return st;
 }
@@ -246,7 +253,9 @@ int32_t qsae_audit_result(qsae_audit *a, const char **json, size_t *n_bytes)
         return QSAE_EINVAL;
     if (qsae__begin_call(a, "qsae_audit_result") != QSAE_OK)
         return QSAE_EBUSY;
+    qsae__inner_begin();
     const int32_t st = result(a, json, n_bytes);
+    qsae__inner_end();
     qsae__end_call(a);
     return st;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "audit/worst.h"
+#include "core/inner.h"
 #include "text/utf8.h"
 
 #define BEFORE 16 /* tokens of context */
@@ -292,7 +293,9 @@ int32_t qsae_audit_features(qsae_audit *audit, int64_t sae, qsae_line_callback l
         return QSAE_EINVAL;
     if (qsae__begin_call(audit, "qsae_audit_features") != QSAE_OK)
         return QSAE_EBUSY;
+    qsae__inner_begin();
     const int32_t st = features(audit, sae, line, cookie);
+    qsae__inner_end();
     qsae__end_call(audit);
     return st;
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "audit/audit.h"
+#include "core/inner.h"
 
 #define UNITS_MOST 65536         /* that a budget is divided into */
 #define TABLE_MOST ((int64_t)1 << 26)
@@ -401,7 +402,9 @@ int32_t qsae_audit_plan(qsae_audit *a, double bits, int32_t by_dce, const char *
         return QSAE_EINVAL;
     if (qsae__begin_call(a, "qsae_audit_plan") != QSAE_OK)
         return QSAE_EBUSY;
+    qsae__inner_begin();
     const int32_t st = plan(a, bits, by_dce, json);
+    qsae__inner_end();
     qsae__end_call(a);
     return st;
 }

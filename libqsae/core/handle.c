@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/context.h"
+#include "core/inner.h"
 #include "core/memory.h"
 #include "core/status.h"
 
@@ -21,6 +22,18 @@ static const struct {
     QSAE__HANDLES(NAME)
 #undef NAME
 };
+
+static _Thread_local int inner; /* how deep */
+
+void qsae__inner_begin(void)
+{
+    inner++;
+}
+
+void qsae__inner_end(void)
+{
+    inner--;
+}
 
 static unsigned long long mark_of(enum qsae__handle_kind kind)
 {
@@ -127,7 +140,7 @@ void qsae__handle_retire(qsae_context *ctx, qsae__handle *head, size_t size)
     qsae__retired *const r = &ctx->core->retired;
     qsae__handle *gone = NULL;
     const unsigned long long mark = atomic_load(&head->mark);
-    const bool had = head->size > 0;
+    const bool had = head->size > 0 && inner == 0;
     memset((char *)head + sizeof *head, 0, size - sizeof *head);
     atomic_store(&head->mark, mark & ~OPEN);
     head->size = size;

@@ -63,7 +63,7 @@ typedef struct qsae__retired {
 } qsae__retired;
 
 #define QSAE__RETIRED_MOST 256
-#define QSAE__RETIRED_BYTES ((size_t)64 << 10)
+#define QSAE__RETIRED_BYTES ((size_t)256 << 10)
 
 #define QSAE__CASE(id, type, article, name) \
     , struct qsae_##type *: QSAE__A_##id, const struct qsae_##type *: QSAE__A_##id

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Handles that are given where they do not belong: a museum with an open and a closed one of every
+ * Handles that are given where they do not belong: a museum with an open and a closed one of each
  * kind, and what no single wrong argument makes: a pointer closed twice, parents closed first, calls
  * from inside callbacks, closed handles in numbers.
  */
@@ -535,7 +535,7 @@ static bool remembered(const struct fixture *f)
         old[i] = q;
         qsae_quantizer_close(&q);
     }
-    /* 64 KiB hold more than 16 of these; those before may be gone and are not looked at. */
+    /* 256 KiB hold more than 16 of these; those before may be gone and are not looked at. */
     for (int i = N - 16; i < N; i++)
         found += qsae_quantizer_spec(old[i])[0] == '\0';
     qsae_context_close(&ctx);

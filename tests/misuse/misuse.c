@@ -390,8 +390,8 @@ static bool patterns(void)
             counts[i] = counts[i - 1];
             counts[i - 1] = c;
         }
-    printf("# %d functions with arguments: %d wrong values at least, %d in the middle, %d at most\n",
-           n, n ? counts[0] : 0, n ? counts[n / 2] : 0, n ? counts[n - 1] : 0);
+    printf("# %d functions with arguments: %d wrong values at least, %d in the middle, %d at "
+           "most\n", n, n ? counts[0] : 0, n ? counts[n / 2] : 0, n ? counts[n - 1] : 0);
     return n > 100 && counts[0] >= 10;
 }
 
