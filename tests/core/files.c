@@ -62,7 +62,8 @@ void test_paths(void **state)
     assert_true(names == NULL && n == 0);
     for (int i = 9; i >= 0; i--) { /* in the order of their bytes, folders left out */
         snprintf(path, sizeof path, "%s/%d", folder, i);
-        assert_true(i == 5 ? mkdir(path, 0700) == 0 : qsae__file_write(ctx, path, "", 0) == QSAE_OK);
+        assert_true(i == 5 ? mkdir(path, 0700) == 0
+                           : qsae__file_write(ctx, path, "", 0) == QSAE_OK);
     }
     assert_ok(qsae__folder_list(ctx, folder, &names, &n));
     assert_int_equal(n, 9);
@@ -74,8 +75,11 @@ void test_paths(void **state)
         assert_int_equal(remove(path), 0);
     }
     rmdir(folder);
-    static const char *const joins[][3] = { { "", "x", "x" }, { "a", "x", "a/x" }, { "a/", "x", "a/x" },
-                                            { "/", "", "/" }, { "a", "", "a/" } };
+    static const char *const joins[][3] = { { "", "x", "x" },
+                                            { "a", "x", "a/x" },
+                                            { "a/", "x", "a/x" },
+                                            { "/", "", "/" },
+                                            { "a", "", "a/" } };
     for (size_t i = 0; i < sizeof joins / sizeof joins[0]; i++) {
         char *const joined = qsae__path_join(ctx, joins[i][0], joins[i][1]);
         assert_string_equal(joined, joins[i][2]);

@@ -92,8 +92,10 @@ static void test_descriptions(void **state)
     static const char entry[] = U8("[1]", "0", "1");
 
     (void)state;
-    test_safetensors("edge", "{\"__metadata__\":{\"\\u0061\\n\":\"\\\"x\\\\\",\"k\":\"v\",\"l\":\"w\"},\"\\u0062\\/\":"
-                     U8("[1]", "0", "1") "}", 1);
+    test_safetensors("edge",
+                     "{\"__metadata__\":{\"\\u0061\\n\":\"\\\"x\\\\\",\"k\":\"v\",\"l\":\"w\"},"
+                     "\"\\u0062\\/\":" U8("[1]", "0", "1") "}",
+                     1);
     t = load("edge");
     assert_string_equal(qsae__tensors_metadata(t, "a\n"), "\"x\\");
     assert_string_equal(qsae__tensors_metadata(t, "k"), "v");
@@ -276,7 +278,8 @@ static void patch_zip(const char *name, size_t local, size_t central, const void
 
 static void test_npz_edges(void **state)
 {
-    static const char *const fortran[] = { DICT("<f4", "True", "(2,)"), DICT("<f4", "True", "(0, 2)"),
+    static const char *const fortran[] = { DICT("<f4", "True", "(2,)"),
+                                           DICT("<f4", "True", "(0, 2)"),
                                            DICT("<f4", "True", "(1, 2)") };
     unsigned char npy[256], other[256];
     size_t n;
@@ -338,7 +341,8 @@ static void put32(unsigned char *p, size_t v)
         p[i] = (unsigned char)(v >> (8 * i));
 }
 
-/* Two members whose bytes overlap: one lies in the other. Together they are larger than the file. */
+/* Two members whose bytes overlap: one lies in the other. Together they are larger than the file.
+ */
 static void test_npz_overlap(void **state)
 {
     unsigned char npy[2048], *inner, file[8192], *p = file;

@@ -115,6 +115,7 @@ int main(int argc, char **argv)
     }
     failed += run(json_tests, n_json_tests, "json");
     failed += run(safetensors_tests, n_safetensors_tests, "safetensors");
+    failed += run(many_tests, n_many_tests, "many");
     failed += run(edge_tests, n_edge_tests, "edges");
     failed += run(part_tests, n_part_tests, "parts");
     failed += run(yaml_tests, n_yaml_tests, "yaml");

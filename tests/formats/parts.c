@@ -80,6 +80,41 @@ static void test_keys(void **state)
     free(key);
 }
 
+/* Types of elements by their numbers in ggml.h. */
+static void test_types(void **state)
+{
+    static const struct {
+        uint32_t type;
+        int32_t dtype;
+        int bytes;
+    } list[] = { { 0, QSAE_F32, 4 }, { 1, QSAE_F16, 2 }, { 24, QSAE_I8, 1 }, { 25, QSAE_I16, 2 },
+                 { 26, QSAE_I32, 4 }, { 27, QSAE_I64, 8 }, { 28, QSAE_F64, 8 },
+                 { 30, QSAE_BF16, 2 }, { 8, QSAE_Q8_0, 0 }, { 2, QSAE_Q4_0, 0 } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
+        struct out o = begin(1, 0);
+        qsae__tensors *t = NULL;
+        const int bytes = list[i].type == 8 ? 34 : list[i].type == 2 ? 18 : 32 * list[i].bytes;
+        put_int(&o, 1, 8);
+        put(&o, "x", 1);
+        put_int(&o, 1, 4);
+        put_int(&o, 32, 8);
+        put_int(&o, list[i].type, 4);
+        put_int(&o, 0, 8);
+        while (o.n % 32 != 0)
+            put_int(&o, 0, 1);
+        for (int k = 0; k < bytes; k++)
+            put_int(&o, 0, 1);
+        save(&o, "k.gguf");
+        assert_int_equal(qsae__tensors_load(test_contexts[0], test_path("k.gguf"), &t), QSAE_OK);
+        assert_int_equal(qsae__tensors_at(t, 0)->dtype, list[i].dtype);
+        assert_int_equal(qsae__tensors_at(t, 0)->bytes, bytes);
+        qsae__tensors_unref(&t);
+    }
+    test_remove("k.gguf");
+}
+
 /* What a file without the key, or with one of another type, answers. */
 static void test_answers(void **state)
 {
@@ -332,8 +367,8 @@ static void test_links(void **state)
         unlink(path);
         remove(blob);
     }
-    static const char *const made[] = { "snapshots/main/model.safetensors.index.json", "snapshots/main",
-                                        "snapshots", "blobs" };
+    static const char *const made[] = { "snapshots/main/model.safetensors.index.json",
+                                        "snapshots/main", "snapshots", "blobs" };
     for (size_t i = 0; i < 4; i++)
         assert_int_equal(remove(test_path(made[i])), 0);
     /* a name that the system refuses to look up */
@@ -406,6 +441,7 @@ static void test_memory(void **state)
 
 const struct CMUnitTest part_tests[] = {
     cmocka_unit_test(test_keys),         cmocka_unit_test(test_answers),
+    cmocka_unit_test(test_types),
     cmocka_unit_test(test_texts),        cmocka_unit_test(test_split_parts),
     cmocka_unit_test(test_later_parts),  cmocka_unit_test(test_links),
     cmocka_unit_test(test_memory),

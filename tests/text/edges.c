@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Decisions of the readers of tokenizers and filters that other tests leave open (tests/coverage). */
+/* Decisions of the readers of tokenizers and filters that other tests leave open (tests/coverage).
+ */
 #include "text_test.h"
 
 #include "text/corpus.h"
@@ -137,6 +138,8 @@ static void test_vocab(void **state)
                          -1);
     }
     qsae__vocab_free(&v);
+    assert_true(v.ctx == NULL && v.bytes == NULL && v.offsets == NULL && v.sizes == NULL &&
+                v.slots == NULL && v.count == 0 && v.n_slots == 0);
     free(many);
     free(names);
 }
@@ -176,9 +179,13 @@ static void test_templates(void **state)
     encodes(SINGLE(A, ""), "b", "1");
     encodes(POST("null"), "b", "1");
     encodes(POST("{\"type\":\"ByteLevel\"}"), "b", "1");
-    encodes(POST("{\"type\":\"RobertaProcessing\",\"cls\":[\"a\",0],\"sep\":[\"c\",3]}"), "b", "0 1 3");
-    encodes(POST("{\"type\":\"Sequence\",\"processors\":[{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],"
-                 "\"sep\":[\"c\",3]},{\"type\":\"ByteLevel\"}]}"), "b", "0 1 3");
+    encodes(POST("{\"type\":\"RobertaProcessing\",\"cls\":[\"a\",0],\"sep\":[\"c\",3]}"), "b",
+            "0 1 3");
+    encodes(
+        POST(
+            "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],"
+            "\"sep\":[\"c\",3]},{\"type\":\"ByteLevel\"}]}"),
+        "b", "0 1 3");
     encodes(POST("{\"type\":\"Sequence\",\"processors\":[]}"), "b", "1");
     refused(SINGLE(X "," A, ""), QSAE_EFORMAT, "special_tokens \"x\": expected an object with ids");
     refused(SINGLE(X "," A, "\"x\":{\"ids\":3}"), QSAE_EFORMAT, "expected an object with ids");
@@ -194,8 +201,8 @@ static void test_templates(void **state)
     refused(POST("{}"), QSAE_EFORMAT, "type");
     refused(POST("{\"type\":\"Other\"}"), QSAE_EUNSUPPORTED, "\"Other\" is not supported");
     refused(POST("{\"type\":\"Sequence\"}"), QSAE_EFORMAT, "processors");
-    refused(POST("{\"type\":\"Sequence\",\"processors\":[{\"type\":\"Other\"},7]}"), QSAE_EUNSUPPORTED,
-            "\"Other\" is not supported");
+    refused(POST("{\"type\":\"Sequence\",\"processors\":[{\"type\":\"Other\"},7]}"),
+            QSAE_EUNSUPPORTED, "\"Other\" is not supported");
 #define PAIR(cls, sep) POST("{\"type\":\"BertProcessing\",\"cls\":" cls ",\"sep\":" sep "}")
     refused(PAIR("[\"a\"]", "[\"c\",3]"), QSAE_EFORMAT, "\"cls\": expected [token, id below 4]");
     refused(PAIR("[7,0]", "[\"c\",3]"), QSAE_EFORMAT, "\"cls\"");
@@ -226,18 +233,20 @@ static bool passes(const char *metadata, const char *one, const char *two)
 
 static void test_filters(void **state)
 {
-    static const char data[] = "{\"s\":\"x\",\"e\":\"\",\"i\":7,\"r\":2.5,\"t\":true,\"f\":false,\"n\":null,"
-                               "\"o\":{\"k\":\"v\",\"p.q\":1,\"d\":{\"z\":1}},\"a.b\":\"dot\",\"l\":[1,\"two\",[3],"
-                               "false]}";
+    static const char data[] =
+        "{\"s\":\"x\",\"e\":\"\",\"i\":7,\"r\":2.5,\"t\":true,\"f\":false,\"n\":null,"
+        "\"o\":{\"k\":\"v\",\"p.q\":1,\"d\":{\"z\":1}},\"a.b\":\"dot\",\"l\":[1,\"two\",[3],"
+        "false]}";
     static const char *const yes[] = {
         "s=x", "e=", "i=7", "i=7.0", "i=07", "r=2.5", "r=25e-1", "t=true", "f=false", "n=null",
         "o.k=v", "a.b=dot", "l=1", "l=two", "l=false", "o.d.z=1", "s!=y", "none!=1", "i!=8",
         "i!=7.5",
     };
     static const char *const no[] = {
-        "s=y", "s=", "s=xx", "e=x", "i=8", "i=7x", "i=x", "i=", "i=7.5", "i=-", "r=2", "r=x", "r=2.5x",
-        "t=false", "t=1", "f=true", "n=0", "o=v", "o.k=w", "o.none=v", "s.k=v", "l=3", "l=2",
-        "none=1", "s!=x", "l!=two", "o.d.none=1", "i=7-", "n=nul",
+        "s=y",   "s=",     "s=xx",       "e=x",      "i=8",    "i=7x",    "i=x", "i=",
+        "i=7.5", "i=-",    "r=2",        "r=x",      "r=2.5x", "t=false", "t=1", "f=true",
+        "n=0",   "o=v",    "o.k=w",      "o.none=v", "s.k=v",  "l=3",     "l=2", "none=1",
+        "s!=x",  "l!=two", "o.d.none=1", "i=7-",     "n=nul",
     };
     static const char *const bad[] = { "s", "=x", "!=x", "", NULL, "s=\xff" };
     qsae_corpus_settings s;
@@ -275,15 +284,17 @@ static void test_unigram_scores(void **state)
     static const struct {
         const char *score;
         double value;
-    } list[] = { { "-7", -7 }, { "-1.5", -1.5 }, { "0.0", 0 }, { "-1e-310", -1e-310 }, { "1e22", 1e22 },
-                 { "-123.456", -123.456 }, { "-10.0", -10 }, { "2.5", 2.5 } };
+    } list[] = { { "-7", -7 },           { "-1.5", -1.5 }, { "0.0", 0 },
+                 { "-1e-310", -1e-310 }, { "1e22", 1e22 }, { "-123.456", -123.456 },
+                 { "-10.0", -10 },       { "2.5", 2.5 } };
     char text[100];
 
     (void)state;
     for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
         qsae__unigram u = { 0 };
         qsae__bpe b;
-        snprintf(text, sizeof text, "{\"vocab\":[[\"a\",%s],[\"b\",-9]],\"unk_id\":0}", list[i].score);
+        snprintf(text, sizeof text, "{\"vocab\":[[\"a\",%s],[\"b\",-9]],\"unk_id\":0}",
+                 list[i].score);
         json_t *const v = json_loads(text, 0, NULL);
         assert_non_null(v);
         assert_int_equal(qsae__unigram_read(&u, &b, test_ctx, v, "w", 1000), QSAE_OK);
@@ -306,13 +317,16 @@ static void test_file_entries(void **state)
         int32_t status;
         const char *part;
     } list[] = {
-        { "{\"added_tokens_decoder\":{\"\":{\"content\":\"x\"}}}", NULL, QSAE_EFORMAT, "\"\": expected an id" },
+        { "{\"added_tokens_decoder\":{\"\":{\"content\":\"x\"}}}", NULL, QSAE_EFORMAT,
+          "\"\": expected an id" },
         { "{\"added_tokens_decoder\":{\"1x\":{\"content\":\"x\"}}}", NULL, QSAE_EFORMAT, "\"1x\"" },
         { "{\"added_tokens_decoder\":{\"-1\":{\"content\":\"x\"}}}", NULL, QSAE_EFORMAT, "\"-1\"" },
-        { "{\"added_tokens_decoder\":{\"2147483647\":{\"content\":\"x\"}}}", NULL, QSAE_EFORMAT, "2147483647" },
-        { "{\"added_tokens_decoder\":{\"99999999999999999999\":{\"content\":\"x\"}}}", NULL, QSAE_EFORMAT,
-          "99999999999999999999" },
-        { "{\"added_tokens_decoder\":{\"7\":\"x\"}}", NULL, QSAE_EFORMAT, "an object with content" },
+        { "{\"added_tokens_decoder\":{\"2147483647\":{\"content\":\"x\"}}}", NULL, QSAE_EFORMAT,
+          "2147483647" },
+        { "{\"added_tokens_decoder\":{\"99999999999999999999\":{\"content\":\"x\"}}}", NULL,
+          QSAE_EFORMAT, "99999999999999999999" },
+        { "{\"added_tokens_decoder\":{\"7\":\"x\"}}", NULL, QSAE_EFORMAT,
+          "an object with content" },
         { "{\"added_tokens_decoder\":{\"7\":{}}}", NULL, QSAE_EFORMAT, "an object with content" },
         { "{\"added_tokens_decoder\":{\"7\":{\"content\":\"x\"}}}", NULL, QSAE_OK, "" },
         { NULL, "{\"x\":-1}", QSAE_EFORMAT, "added_tokens.json: \"x\": expected an id" },
@@ -344,13 +358,17 @@ static void test_file_entries(void **state)
         int32_t status;
         const char *part;
     } lines[] = {
-        { "a b", 3, QSAE_OK, "" }, { "a b\r\n", 5, QSAE_OK, "" }, { "", 0, QSAE_OK, "" },
-        { "#version: 0.2\na b\n", 18, QSAE_OK, "" }, { "a b\n#versio\n", 12, QSAE_EFORMAT, "merges[1]" },
+        { "a b", 3, QSAE_OK, "" },
+        { "a b\r\n", 5, QSAE_OK, "" },
+        { "", 0, QSAE_OK, "" },
+        { "#version: 0.2\na b\n", 18, QSAE_OK, "" },
+        { "a b\n#versio\n", 12, QSAE_EFORMAT, "merges[1]" },
         { "#versiox\n", 9, QSAE_EFORMAT, "merges[0]" },
         { "\r\n", 2, QSAE_EFORMAT, "merges.txt:1: expected two tokens, found nothing" },
         { "a b\n\n", 5, QSAE_EFORMAT, "merges.txt:2: expected two tokens, found nothing" },
         { "a b\na\0b\n", 8, QSAE_EFORMAT, "merges.txt:2: expected two tokens, found U+0000" },
-        { "a b\n\n\xff", 6, QSAE_EFORMAT, "merges.txt:2" }, { "\xff", 1, QSAE_EFORMAT, "merges.txt:1: not UTF-8" },
+        { "a b\n\n\xff", 6, QSAE_EFORMAT, "merges.txt:2" },
+        { "\xff", 1, QSAE_EFORMAT, "merges.txt:1: not UTF-8" },
     };
     qsae_tokenizer *t = NULL;
 
