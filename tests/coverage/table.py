@@ -172,15 +172,16 @@ def main(argv):
         if not with_mcdc:
             sys.exit('floors.txt is made with MC/DC: clang-19')
         for f in files:
-            if '--quick' not in options or f.group == 'parsers':
+            if (f.branches[1] > 0 and ('--quick' not in options or f.group == 'parsers')):
                 floors[f.path] = (percent(f.branches), percent(f.mcdc))
         present = {f.path for f in files}
         with open(os.path.join(HERE, 'floors.txt'), 'w', encoding='utf-8') as out:
-            out.write('# file, least percentage of branches and of MC/DC; coverage.sh BUILD --update\n')
+            out.write('# file, least percentage of branches and of MC/DC: what coverage.sh BUILD --update measured, one\n'
+                      '# less below 100, because the calls that fail under large readers are a sample\n')
             for path, (branches, mcdc) in sorted(floors.items()):
                 if path in present:
-                    # Down, so that the figure itself passes.
-                    out.write('%s %.2f %.2f\n' % (path, int(branches * 100) / 100, int(mcdc * 100) / 100))
+                    least = [x if x == 100 else max(0, int(x) - 1) for x in (branches, mcdc)]
+                    out.write('%s %d %d\n' % (path, *least))
     return 1 if failed else 0
 
 

@@ -166,6 +166,11 @@ static void test_answers(void **state)
     assert_non_null(strstr(qsae_error_message(), "f64: expected a bool, found f64"));
     assert_int_equal(qsae__gguf_f64(g, "bools", true, &d, NULL), QSAE_EFORMAT);
     assert_non_null(strstr(qsae_error_message(), "expected a number, found array of numbers"));
+    assert_int_equal(qsae__gguf_get_array(g, "bools", true, QSAE__GGUF_I16, &a, NULL),
+                     QSAE_EFORMAT);
+    assert_non_null(strstr(qsae_error_message(), "expected an array of i16, found array of num"));
+    assert_int_equal(qsae__gguf_get_array(g, "f64", true, -1, &a, NULL), QSAE_EFORMAT);
+    assert_non_null(strstr(qsae_error_message(), "expected an array, found f64"));
     for (int required = 0; required < 2; required++) {
         const int32_t want = required ? QSAE_EFORMAT : QSAE_OK;
         d = 77;

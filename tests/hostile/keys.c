@@ -80,7 +80,8 @@ static void check(const struct target *t, json_t *root, const char *key, const c
     const bool fits = st == QSAE_EFORMAT || st == QSAE_EUNSUPPORTED || st == QSAE_EMISMATCH ||
                       st == QSAE_ENOENT || st == QSAE_EOVERFLOW;
     /* A stored matrix that is not as the configuration says is named by its module. */
-    const bool module = (st == QSAE_EMISMATCH || st == QSAE_ENOENT) && strstr(qsae_error_message(), "model.layers.");
+    const bool module = (st == QSAE_EMISMATCH || st == QSAE_ENOENT) &&
+                        strstr(qsae_error_message(), "model.layers.");
     if (st == QSAE_OK || (fits && (module || strstr(qsae_error_message(), folder))))
         return;
     bad++;

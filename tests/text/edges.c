@@ -265,6 +265,8 @@ static void test_filters(void **state)
     assert_false(passes(data, "s=x", "i=8"));
     assert_false(passes(data, "s=x", "s!=x"));
     assert_true(passes(data, "s=x", "s!=y"));
+    assert_true(passes(data, "s!=y", "s=x"));
+    assert_false(passes(data, "s!=y", "s=z"));
     assert_false(passes(data, "s!=x", "s!=y"));
     qsae_corpus_settings_init(&s, sizeof s);
     assert_int_equal(qsae__filter_open(test_ctx, &s, &f), QSAE_OK);
