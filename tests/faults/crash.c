@@ -2,6 +2,7 @@
 /*
  * What is left of a file when the process is killed or the power fails while it is written over
  * (reliability target 8): the old bytes or the new ones, both of which load. Prints TAP lines.
+ * Folders of weights: none or whole.
  *
  * QSAE_LONG_TESTS=1: 10,000 kills at random times; else 150.
  */
@@ -454,6 +455,103 @@ static int canary(qsae_context *ctx, int *n)
     return found != 3;
 }
 
+/* ---- folders ---- */
+
+static bool save_folder(qsae_context *ctx, const char *path)
+{
+    qsae_weights *w = NULL;
+    qsae_save_settings ss;
+    qsae_save_settings_init(&ss, sizeof ss);
+    const bool done = qsae_weights_open(ctx, fixture.model, &w) == QSAE_OK &&
+                      qsae_weights_save(w, "nf4", path, &ss) == QSAE_OK;
+    qsae_weights_close(&w);
+    return done;
+}
+
+/* The files of one are in the other, with their bytes. */
+static bool same_files(const char *one, const char *other)
+{
+    char a[600], b[600];
+    bool same = fixture_count(one) == fixture_count(other);
+    DIR *const dir = opendir(one);
+    for (struct dirent *e; dir && same && (e = readdir(dir));) {
+        snprintf(a, sizeof a, "%s/%s", one, e->d_name);
+        snprintf(b, sizeof b, "%s/%s", other, e->d_name);
+        same = e->d_name[0] == '.' || equal(a, b);
+    }
+    if (dir)
+        closedir(dir);
+    return same && dir;
+}
+
+struct order {
+    int files;               /* fsyncs of them */
+    bool synced, named, bad, parent;
+};
+
+/* The folder gets its name when all in it is on the disk, and its own names are. */
+static void watch(void *cookie, enum inject_event kind, const char *path, const char *other,
+                  const void *data, size_t size, int64_t offset)
+{
+    struct order *const o = cookie;
+    (void)data;
+    (void)size;
+    (void)offset;
+    const bool named = kind == EVENT_RENAME && strcmp(other, target) == 0;
+    o->files += kind == EVENT_FSYNC;
+    o->synced |= kind == EVENT_FSYNC_FOLDER && !o->named && strstr(path, ".tmp-");
+    o->parent |= kind == EVENT_FSYNC_FOLDER && o->named && strcmp(path, fixture.scratch) == 0;
+    o->bad |= named && (!o->synced || o->files < 2);
+    o->named |= named;
+}
+
+/* Killed at calls of a save, `by` apart: there is no folder of that name, or all of it. */
+static int folder_killed(qsae_context *ctx, int by, int *n)
+{
+    char whole[300];
+    struct order order = { 0 };
+    int bad = 0, news = 0, calls = 0, unfinished = 0, refused = 0, status = 0;
+    snprintf(whole, sizeof whole, "%s/whole", fixture.folder);
+    snprintf(target, sizeof target, "%s/folder", fixture.scratch);
+    fixture_empty(fixture.scratch);
+    inject_listen(watch, &order);
+    bad += !save_folder(ctx, target);
+    inject_listen(NULL, NULL);
+    bad += rename(target, whole) != 0 || order.bad || !order.named || !order.parent;
+    for (int at = 0; bad == 0; at += by) {
+        fixture_empty(fixture.scratch);
+        fflush(stdout);
+        const pid_t child = fork();
+        if (child == 0) {
+            qsae_context *own = open_one();
+            inject_arm(INJECT_IO, at, false, INJECT_KILL);
+            _exit(own && save_folder(own, target) ? 0 : 1);
+        }
+        if (child < 0 || waitpid(child, &status, 0) != child)
+            return 1;
+        const bool is_new = access(target, F_OK) == 0;
+        qsae_weights *w = NULL;
+        bad += is_new && (!same_files(whole, target) ||
+                          qsae_weights_open(ctx, target, &w) != QSAE_OK);
+        qsae_weights_close(&w);
+        /* What is left beside it has a name that tells; a save to the place goes on as ever. */
+        unfinished += fixture_count(fixture.scratch) > is_new;
+        news += is_new;
+        if (!WIFSIGNALED(status)) {
+            bad += !is_new || WEXITSTATUS(status) != 0;
+            break;
+        }
+        if (!is_new && calls++ % 8 == 0)
+            bad += !save_folder(ctx, target) || !same_files(whole, target);
+        else if (is_new) /* a folder that is there is not written over */
+            refused += !save_folder(ctx, target);
+    }
+    bad += news == 0 || refused < news - 1 || unfinished == 0;
+    printf("%sok %d - a folder of weights: killed at %d calls: %d none, %d whole; %d unfinished "
+           "beside it\n", bad ? "not " : "", ++*n, calls + news, calls, news, unfinished);
+    return bad;
+}
+
 int main(void)
 {
     const char *const v = getenv("QSAE_LONG_TESTS");
@@ -478,6 +576,8 @@ int main(void)
         if (i == 0)
             bad += canary(ctx, &n);
     }
+    if (ctx)
+        bad += folder_killed(ctx, times > 1000 ? 1 : 7, &n);
     qsae_context_close(&ctx);
     fixture_remove(&fixture);
     printf("1..%d\n", n);
