@@ -452,6 +452,7 @@ static int32_t read_batches(qsae_metric *m, qsae__batches *b, reader *r)
 static int32_t read_top(const qsae_metric *m, qsae__state *s, reader *r)
 {
     uint64_t top = 0;
+    const bool given = r->left > 0;
     if (r->left && !take(r, &top, sizeof top))
         return bad("truncated in the largest activations");
     if (top != (uint64_t)m->top)
@@ -466,6 +467,9 @@ static int32_t read_top(const qsae_metric *m, qsae__state *s, reader *r)
     if (prompt != (uint64_t)m->prompt_tokens)
         return qsae__fail(QSAE_EMISMATCH, "metric state: prompt_tokens: expected %lld, found %llu",
                           (long long)m->prompt_tokens, (unsigned long long)prompt);
+    /* All of them 0: nothing of it is written, unless blocks follow. */
+    if (given && !r->left && !m->top && !m->prompt_tokens && !m->documents_per_block)
+        return bad("more data than expected");
     return QSAE_OK;
 }
 
