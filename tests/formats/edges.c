@@ -467,10 +467,13 @@ static void test_sets(void **state)
     assert_int_equal(bytes, 8);
     assert_null(qsae__tensors_ref(NULL));
     qsae__tensors_unref(NULL);
-    test_safetensors("edge", "{\"a\":" U8("[2,3]", "0", "6") ",\"s\":" U8("[]", "6", "7") "}", 7);
+    test_safetensors("edge", "{\"a\":" U8("[2,3]", "0", "6") ",\"s\":" U8("[]", "6", "7")
+                     ",\"z\":" U8("[0,5]", "7", "7") "}", 7);
     t = load("edge");
     assert_int_equal(qsae__tensors_need(t, "a", 2, wide, &x), QSAE_EMISMATCH);
     assert_non_null(strstr(qsae_error_message(), "expected shape [*, 7], found [2, 3]"));
+    assert_int_equal(qsae__tensors_need(t, "z", 1, NULL, &x), QSAE_EMISMATCH);
+    assert_non_null(strstr(qsae_error_message(), "found shape [0, 5]"));
     assert_int_equal(qsae__tensors_need(t, "s", 2, wide, &x), QSAE_EMISMATCH);
     assert_non_null(strstr(qsae_error_message(), "expected shape [*, 7], found []"));
     assert_int_equal(qsae__tensors_need(t, "s", 1, NULL, &x), QSAE_EMISMATCH);

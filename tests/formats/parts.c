@@ -272,6 +272,8 @@ static void test_split_parts(void **state)
     make_part("m-00002-of-00002.gguf", 0, 2, -1, "b");
     test_refused("m-00001-of-00002.gguf", QSAE_EFORMAT,
                  "expected part 1 of 2 (split.no, split.count), found part 0 of 2");
+    make_part("m-00002-of-00002.gguf", 1, 2, -1, "a");
+    test_refused("m-00001-of-00002.gguf", QSAE_EFORMAT, "m-00001-of-00002.gguf and ");
     make_part("s.gguf", 0, 1, 9, "a"); /* of one part: alone */
     assert_int_equal(qsae__tensors_load(test_contexts[0], test_path("s.gguf"), &t), QSAE_OK);
     qsae__tensors_unref(&t);

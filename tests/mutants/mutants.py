@@ -43,7 +43,7 @@ TESTS = {
     'formats/pairs.c': [FORMATS + ' parts', FORMATS + ' gguf'],
     'formats/index.c': [FORMATS + ' parts index', READERS + ' index', READERS + ' snapshot'],
     'formats/load.c': [FORMATS + ' edges parts index npy', READERS + ' single'],
-    'formats/tensors.c': [FORMATS + ' edges safetensors gguf'],
+    'formats/tensors.c': [FORMATS + ' edges parts safetensors', READERS + ' safetensors'],
     'formats/writer.c': [FORMATS + ' writer safetensors', READERS + ' written'],
     'formats/yaml.c': [FORMATS + ' yaml', READERS + ' yaml'],
     'formats/logits.c': [FORMATS + ' logits', READERS + ' rows'],
@@ -55,8 +55,8 @@ TESTS = {
     'text/unigram_read.c': [TEXT + ' edges', TEXT + ' unigram', READERS + ' Unigram'],
     'text/files.c': [TEXT + ' edges', TEXT + ' files', READERS + ' files', READERS + ' listed'],
 }
-# Objects that a header's mutants are compiled into.
-INCLUDED_BY = {'core/checked.h': ['formats/']}
+# What a header's mutants are compiled into: sources of the library, and of the programs themselves.
+INCLUDED_BY = {'core/checked.h': ['libqsae/formats/', 'tests/core/files.c']}
 
 TOKEN = re.compile(r'''
     (?P<space>\s+|//[^\n]*|/\*.*?\*/) |
@@ -244,6 +244,10 @@ class Builder:
                                  capture_output=True, text=True)
             self.links[program] = ran.stdout.strip().split('\n')[-1]
         words = shlex.split(self.links[program])
+        for o in [o for o in objects if os.path.basename(o).startswith('tests_')]:
+            objects = [x for x in objects if x != o] # in the place of the program's own
+            end = 'test_%s.p/%s' % tuple(os.path.basename(o).split('_', 2)[1:])
+            words = [o if w.endswith(end) else w for w in words]
         words[words.index('-o') + 1] = out
         at = words.index('-Wl,--as-needed')
         return subprocess.run(words[:at] + objects + words[at:], cwd=self.build, stdout=subprocess.DEVNULL,
@@ -280,7 +284,7 @@ def objects_of(builder, name, text, folder):
         out = []
         for c in builder.commands:
             source = os.path.realpath(os.path.join(c['directory'], c['file']))
-            part = os.path.relpath(source, os.path.join(ROOT, 'libqsae'))
+            part = os.path.relpath(source, ROOT)
             if any(part.startswith(p) for p in INCLUDED_BY[name]):
                 out.append(os.path.join(folder, part.replace('/', '_') + '.o'))
                 if not builder.compile(source, source, out[-1], ['-O0', '-g0'], os.path.join(folder, 'inc')):
