@@ -50,7 +50,7 @@ static void print_choices(const char *text)
 /* The first clause of a help text, without what shells read as something else. */
 static void print_brief(const char *help)
 {
-    for (size_t n = 0; help[n] && n < 72; n++) {
+    for (size_t n = 0; n < 72 && help[n]; n++) {
         if (strchr(";(", help[n]) || (help[n] == ':' && help[n + 1] == ' '))
             break;
         if (!strchr("'\"[]\\`$:{}", help[n]))

@@ -464,15 +464,17 @@ int main(int argc, char **argv)
     int code = EXIT_FAILED;
     o.conditions = calloc((size_t)argc + 1, sizeof *o.conditions);
     o.paths = calloc((size_t)argc + 1, sizeof *o.paths);
-    if (!o.conditions || !o.paths)
-        return EXIT_FAILED;
-    qsae_context_settings_init(&s, sizeof s);
-    read_options(argc, argv, &o, &s);
-    s.log = program_log;
-    if (qsae_context_open(&s, &context) == QSAE_OK)
-        code = inspect_all(context, &o);
-    else
-        complain("%s", qsae_error_message());
+    if (o.conditions && o.paths) {
+        qsae_context_settings_init(&s, sizeof s);
+        read_options(argc, argv, &o, &s);
+        s.log = program_log;
+        if (qsae_context_open(&s, &context) == QSAE_OK)
+            code = inspect_all(context, &o);
+        else
+            complain("%s", qsae_error_message());
+    } else {
+        complain("out of memory");
+    }
     qsae_context_close(&context);
     free(o.conditions);
     free(o.paths);

@@ -314,7 +314,7 @@ static void put_row(const struct page *p, size_t indent, const struct grid *g, s
     size_t at = indent, last = 0;
     const bool head = r == g->n_rows, above = !head && names_above(p, indent, g, r);
     for (size_t c = 0; c < to; c++)
-        if (g->width[c] && (c < g->n_keys || c >= from) && *(head ? g->head[c] : cell(g, r, c)))
+        if ((c < g->n_keys || c >= from) && g->width[c] && *(head ? g->head[c] : cell(g, r, c)))
             last = c;
     fprintf(p->out, "%*s", (int)indent, "");
     for (size_t c = 0, n = 0; c <= last && c < to; c++) {

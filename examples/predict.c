@@ -53,10 +53,11 @@ static struct features *sae_of(struct lines *l, const char *name, int64_t layer)
     struct features *const f = &grown[l->n];
     memset(f, 0, sizeof *f);
     f->layer = layer;
-    f->name = malloc(strlen(name) + 1);
+    const size_t size = strlen(name) + 1;
+    f->name = malloc(size);
     if (!f->name)
         return NULL;
-    strcpy(f->name, name);
+    memcpy(f->name, name, size);
     l->n++;
     return f;
 }

@@ -300,10 +300,11 @@ static int32_t compare_row(void *arg, int64_t i, int32_t worker)
     const struct block *const b = arg;
     const int64_t vocab = b->l->shape.vocab;
     (void)worker;
-    b->tokens[i] = b->l->bad[i]
-                       ? (qsae__llama_token){ .kl = NAN }
-                       : qsae__llama_compare(b->base + i * qsae__logits_words(vocab),
-                                             b->l->logits + i * vocab, vocab, b->labels[i]);
+    if (b->l->bad[i])
+        b->tokens[i] = (qsae__llama_token){ .kl = NAN };
+    else
+        b->tokens[i] = qsae__llama_compare(b->base + i * qsae__logits_words(vocab),
+                                           b->l->logits + i * vocab, vocab, b->labels[i]);
     return QSAE_OK;
 }
 

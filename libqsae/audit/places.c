@@ -217,7 +217,7 @@ static int32_t open_layers(qsae_audit *a, const char *text, const char *name,
     if (st == QSAE_OK)
         st = qsae_sae_layers_get_info(set->layers, &set->info);
     for (int64_t k = 0; st == QSAE_OK && k < set->info.layers; k++) {
-        struct audit_sae *sae;
+        struct audit_sae *sae = NULL;
         int64_t layer = 0;
         if ((st = next_sae(a, capacity, &sae)) != QSAE_OK)
             break;

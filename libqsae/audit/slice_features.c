@@ -119,9 +119,9 @@ static int32_t count_sae(qsae_audit *a, struct participant *p, int64_t sae,
     const int64_t n = a->saes[sae].info.features;
     qsae_metric *const survival = p->saes[sae].survival;
     double *const buffer = qsae__calloc(a->ctx, n, 4 * sizeof *buffer);
-    const struct masses m = { buffer, buffer + n, buffer + 2 * n, buffer + 3 * n };
     if (!buffer)
         return QSAE_ENOMEM;
+    const struct masses m = { buffer, buffer + n, buffer + 2 * n, buffer + 3 * n };
     int32_t st = qsae_metric_features(survival, "r", m.r, n);
     if (st == QSAE_OK)
         st = qsae_metric_features(survival, "rate_r", m.rate, n);

@@ -229,7 +229,7 @@ static int32_t name_products(qsae_audit *a, struct slice_dimension *d)
     int32_t n = 1;
     for (int32_t f = 0; f < d->n_factors; f++) {
         d->late |= d->factors[f].late;
-        n *= qsae__max_i64(d->factors[f].n_values, 1);
+        n *= (int32_t)qsae__max_i64(d->factors[f].n_values, 1);
         if (n > QSAE__SLICE_PAIRS)
             return qsae__fail(QSAE_EINVAL, "slice %s: more than %d combinations", d->name,
                               QSAE__SLICE_PAIRS);

@@ -33,7 +33,7 @@ static int32_t read_block(const json_t *config, const char *where, struct params
     const json_t *const given = json_object_get(config, "weight_block_size");
     const json_t *block;
     p->rows = p->cols = 128;
-    if (given && json_is_null(given)) {
+    if (json_is_null(given)) {
         p->rows = p->cols = 0;
         return QSAE_OK;
     }

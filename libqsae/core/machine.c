@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "core/machine.h"
 
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 /* A number that is all of a file; 0 for "max", none, or no file. */
 static uint64_t limit_in(const char *path)
 {
-    unsigned long long v = 0;
+    char text[32];
     FILE *const f = fopen(path, "re");
     if (!f)
         return 0;
-    if (fscanf(f, "%llu", &v) != 1)
-        v = 0;
+    const bool got = fgets(text, sizeof text, f) != NULL;
     fclose(f);
-    return v;
+    return got ? strtoull(text, NULL, 10) : 0;
 }
 
 /* The least of the limits of a group and of those that it is in, below the root. */

@@ -126,7 +126,7 @@ int32_t qsae__output_patch(qsae__output *o, uint64_t offset, const void *data, s
 {
     if (!qsae__range_in(offset, size, o->size))
         return qsae__fail(QSAE_EINTERNAL, "%s: bytes %llu to %llu are not written yet", o->path,
-                          (unsigned long long)offset, (unsigned long long)(offset + size));
+                          (unsigned long long)offset, (unsigned long long)offset + size);
     return write_at(o, offset, data, size);
 }
 

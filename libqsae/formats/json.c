@@ -408,8 +408,9 @@ static int add_text(const char *data, size_t size, void *cookie)
     size_t room = t->room ? t->room : 256;
     while (room - t->size <= size && room <= SIZE_MAX / 2)
         room *= 2;
-    char *const grown = room - t->size > size && room > t->room ? realloc(t->data, room) : t->data;
-    if (!grown || room - t->size <= size) {
+    const bool fits = room - t->size > size;
+    char *const grown = fits && room > t->room ? realloc(t->data, room) : t->data;
+    if (!grown || !fits) {
         t->failed = true;
         return -1;
     }

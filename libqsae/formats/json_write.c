@@ -24,7 +24,7 @@ void qsae__json_number(double v, char *text, size_t size)
             break;
     }
     const char *const mark = strchr(e, 'e');
-    exponent = mark ? atoi(mark + 1) : 0;
+    exponent = mark ? (int)strtol(mark + 1, NULL, 10) : 0;
     for (const char *c = e; c < mark && n < DIGITS; c++) /* whatever the locale's point is */
         if (*c >= '0' && *c <= '9')
             digits[n++] = *c;

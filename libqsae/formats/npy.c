@@ -189,7 +189,7 @@ int32_t qsae__npy_header(const uint8_t *head, uint64_t start, const char *name, 
 void qsae__npy_transpose(const qsae__npy *h, const uint8_t *src, uint8_t *dst)
 {
     const size_t size = (size_t)qsae_dtype_bits(h->dtype) / 8;
-    int64_t index[8] = { 0 }, stride[8], at = 0;
+    int64_t index[8] = { 0 }, stride[8] = { 0 }, at = 0;
     uint64_t n = h->bytes / size;
 
     for (int64_t i = 0, step = 1; i < h->rank; i++) {

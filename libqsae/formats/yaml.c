@@ -256,7 +256,7 @@ static int32_t read_line(parser *p, char *s)
     if (st == QSAE_OK && !*value) {
         p->wait_map = map;
         p->wait_indent = indent;
-        strcpy(p->wait_key, key);
+        memcpy(p->wait_key, key, strlen(key) + 1);
     }
     return st;
 }

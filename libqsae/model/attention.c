@@ -316,7 +316,7 @@ static int32_t pack_block(void *arg, int64_t tile, int32_t worker)
     const int64_t pair = tile / j->blocks, first = tile % j->blocks * KEY_BLOCK;
     const int64_t end = qsae__min_i64(a->n_tokens, first + KEY_BLOCK), d = a->head_dim;
     const int64_t ld = a->kv_heads * d, seq = pair / a->kv_heads, kv = pair % a->kv_heads;
-    uint16_t *const rows = (uint16_t *)cut_scratch(j, worker).scores;
+    uint16_t *const rows = (void *)cut_scratch(j, worker).scores;
     uint8_t *const keys = panels_of(j, pair);
     for (int64_t k = first; k < end; k += QSAE__COLUMNS) {
         const int64_t columns = qsae__min_i64(QSAE__COLUMNS, end - k);

@@ -18,7 +18,7 @@ int32_t qsae__config_size(const json_t *o, const char *where, const char *key, i
                           int64_t high, int64_t *out)
 {
     const json_t *v = json_object_get(o, key);
-    if (v && json_is_null(v))
+    if (json_is_null(v))
         return qsae__fail(QSAE_EFORMAT, "%s: %s: expected an integer, found null", where, key);
     return qsae__json_i64(o, where, key, false, low, high, out, NULL);
 }

@@ -306,10 +306,10 @@ int32_t qsae__experts_part(const qsae__run *run, int64_t layer)
     float *const base = run->b.extra;
     struct experts e = { .run = run, .layer = &run->m->extras->layers[layer], .x = base + at.x,
                          .scores = base + at.scores, .weight = base + at.weight,
-                         .sorted = (int32_t *)(base + at.sorted),
-                         .chosen = (int32_t *)(base + at.chosen),
-                         .order = (int32_t *)(base + at.order),
-                         .first = (int32_t *)(base + at.first), .in = base + at.in,
+                         .sorted = (void *)(base + at.sorted),
+                         .chosen = (void *)(base + at.chosen),
+                         .order = (void *)(base + at.order),
+                         .first = (void *)(base + at.first), .in = base + at.in,
                          .inner = base + at.inner, .out = base + at.out, .all = base + at.all };
     const qsae__linear_rows x = { e.x, QSAE_F32, run->rows, c->width };
     int32_t st = qsae__each_row(run, run->rows, router_row, &e);

@@ -110,7 +110,7 @@ static int32_t compare(const qsae__condition *c, const qsae__source *reference,
     if (st == QSAE_OK && q && q->codec.codec == QSAE__STORED)
         out->format = qsae__scheme_name(w->scheme);
     qsae__qmatrix_unref(&encoded);
-    if (t)
+    if (!s->matrix->stored)
         qsae__tensor_release(w->tensors, t);
     return st;
 }

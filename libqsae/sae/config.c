@@ -255,7 +255,7 @@ static int32_t read_origin(qsae_context *ctx, const json_t *cfg, const json_t *m
             return QSAE_ENOMEM;
     }
     const json_t *v = lookup(cfg, meta, "context_size");
-    if (v && json_is_integer(v) && json_integer_value(v) > 0)
+    if (json_is_integer(v) && json_integer_value(v) > 0)
         c->context_size = json_integer_value(v);
     v = lookup(cfg, meta, "prepend_bos");
     c->prepend_bos = v && json_is_boolean(v) ? json_is_true(v) : old ? 1 : -1;

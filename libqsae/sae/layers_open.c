@@ -31,7 +31,7 @@ static int32_t take_strided(qsae_sae_layers *g, int64_t from, const char *file, 
 {
     const qsae__sae_config *const c = &g->saes[from]->config;
     const int64_t shape[3] = { c->d_sae, count, c->d_out };
-    const qsae__tensor *t;
+    const qsae__tensor *t = NULL;
     int32_t st = qsae__tensors_load(g->ctx, file, &g->files[from]);
     if (st == QSAE_OK)
         st = qsae__tensors_need(g->files[from], name, 3, shape, &t);

@@ -148,7 +148,7 @@ static int32_t exponentiate(qsae__rewrite *r, const char *source)
 static int32_t scale_v1(qsae__rewrite *r, const char *where, bool gate, double threshold,
                         const qsae__sae_config *c)
 {
-    double in, out;
+    double in, out = 1;
     const qsae__tensor *bias;
     int32_t st = factor_of(where, c->norm_in, c->d_in, &in);
     if (st == QSAE_OK)

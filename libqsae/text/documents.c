@@ -78,7 +78,7 @@ static int32_t format_of(const char *path, int32_t format, bool *jsonl, bool *zs
 static int32_t open_file(qsae__documents *d, const char *path)
 {
     qsae__file *file = NULL;
-    int64_t capacity = d->files_capacity, buffers = d->files_capacity;
+    int64_t capacity = d->files_capacity, buffers = capacity;
     int32_t status;
 
     if (d->n_files == INT32_MAX)

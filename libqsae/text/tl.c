@@ -94,7 +94,7 @@ static int32_t add_piece(qsae_corpus *c, const qsae_tokenizer *t, qsae__encoder 
 static int64_t skip(const qsae__stream *out, int64_t at, int64_t n)
 {
     for (; n > 0 && at < out->text_size; n--)
-        at += qsae__utf8_len(out->text[at]);
+        at += (int64_t)qsae__utf8_len(out->text[at]);
     return qsae__min_i64(at, out->text_size);
 }
 
@@ -110,7 +110,7 @@ int32_t qsae__batch_encode(qsae_corpus *c, const qsae_tokenizer *t, qsae__stream
         out->text_size = 0;
     if (status != QSAE_OK || size == 0)
         return status;
-    for (int64_t i = 0; i < out->text_size; i += qsae__utf8_len(out->text[i]))
+    for (int64_t i = 0; i < out->text_size; i += (int64_t)qsae__utf8_len(out->text[i]))
         characters++;
     length = (characters - 1) / PIECES + 1;
     qsae__encoder_init(&e, t);

@@ -31,7 +31,7 @@ static double reference_score(double nearest)
             digits = digits * 10 + (uint64_t)(*p - '0');
             places++;
         }
-    places -= 1 + atoi(p + 1);
+    places -= 1 + (int)strtol(p + 1, NULL, 10);
     while (digits > 0 && digits % 10 == 0) {
         digits /= 10;
         places--;
