@@ -243,11 +243,12 @@ static uint32_t checksum(const char *data, size_t n)
     return ~sum;
 }
 
-/* n members, each the least that NumPy writes: an array of no elements. */
+/* n members, at most what a zip file has without extensions, each the least that NumPy writes: an array of no elements. */
 static void make_npz(struct out *o, int64_t n)
 {
     char npy[NPY_BYTES + 1];
     struct out names = { 0 };
+    n = n < UINT16_MAX ? n : UINT16_MAX;
     snprintf(npy, sizeof npy, "\x93NUMPY\x01%c8%c{'descr': '|u1', 'fortran_order': False, "
              "'shape': (0,)}\n", 0, 0);
     const uint32_t sum = checksum(npy, NPY_BYTES);
