@@ -13,7 +13,7 @@ enum { FEW = 64 };
 /* Of a thread: whether something was lost, and the objects and arrays that were not put. Where
  * there is no memory for a longer list of them, hardly more than a few can have been made. */
 static _Thread_local struct {
-    bool lost;
+    bool begun, lost;
     int64_t n_few, n_more, room;
     json_t *few[FEW], **more;
 } notes;
@@ -32,6 +32,7 @@ static void release(void)
 void qsae__json_begin(void)
 {
     release();
+    notes.begun = true;
     notes.lost = false;
     errno = 0;
 }
@@ -44,8 +45,10 @@ void qsae__json_lose(void)
 int32_t qsae__json_status(int32_t status)
 {
     release();
-    return status == QSAE_OK && notes.lost ? qsae__fail(QSAE_ENOMEM, "out of memory: a document")
-                                           : status;
+    notes.begun = false;
+    return notes.lost && status != QSAE_ENOMEM
+               ? qsae__fail(QSAE_ENOMEM, "out of memory: a document")
+               : status;
 }
 
 /* Keeps one reference until release(). */
@@ -71,7 +74,7 @@ static int noted(int result, bool meant, json_t *held)
 {
     if ((result != 0 && meant) || errno == ENOMEM)
         notes.lost = true;
-    if (result != 0 && held)
+    if (result != 0 && held && notes.begun)
         keep(held);
     else
         json_decref(held);

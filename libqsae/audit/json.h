@@ -16,8 +16,8 @@ void qsae__json_begin(void);
 /* Notes that something was lost, by others than the calls below. */
 void qsae__json_lose(void);
 
-/* Ends what qsae__json_begin began. QSAE_ENOMEM if anything was not put since then, else the
- * status. */
+/* Ends what qsae__json_begin began. QSAE_ENOMEM if anything was not put since then, whatever that
+ * led to, else the status. */
 int32_t qsae__json_status(int32_t status);
 
 /* As jansson's: a value of NULL stays out. Memory that anything on this thread lacked since
