@@ -406,6 +406,7 @@ struct loading {
     qsae_audit *a;
     const struct audit_state *s;
     int64_t at;
+    int32_t st;                  /* of the last part; its message names the file */
 };
 
 static int32_t load_once(const struct audit_part *part, const struct state_part *f,
@@ -419,9 +420,8 @@ static int32_t load_once(const struct audit_part *part, const struct state_part 
     return st == QSAE_OK ? st : qsae__fail_in(st, "%s: %s", path, f->name);
 }
 
-static int32_t load_part(void *self, const struct audit_part *part)
+static int32_t load_named(struct loading *l, const struct audit_part *part)
 {
-    struct loading *const l = self;
     const struct state_part *const f =
         l->at < l->s->n_parts ? &l->s->parts[l->at++] : NULL;
     if (!f || f->kind != part->kind || strcmp(f->name, part->name) != 0)
@@ -441,6 +441,12 @@ static int32_t load_part(void *self, const struct audit_part *part)
     if (st == QSAE_OK)
         st = qsae__metric_read(part->metric, f->data, (size_t)f->size);
     return st == QSAE_OK ? st : qsae__fail_in(st, "%s: %s", l->s->path, f->name);
+}
+
+static int32_t load_part(void *self, const struct audit_part *part)
+{
+    struct loading *const l = self;
+    return l->st = load_named(l, part);
 }
 
 /* Where the run goes on; participants may be ahead of it. */
@@ -480,6 +486,8 @@ int32_t qsae__state_load(qsae_audit *a)
         st = qsae__fail(QSAE_EFORMAT, "%s: its counts are not those of its measurement", s.path);
     if (st == QSAE_OK)
         st = qsae__parts_visit(a, load_part, &l);
+    if (st != QSAE_OK && l.st == QSAE_OK && l.at > 0) /* what was read is not taken */
+        st = qsae__fail_in(st, "%s", s.path);
     if (st == QSAE_OK && l.at != s.n_parts)
         st = qsae__fail(QSAE_EFORMAT, "%s: %lld parts too many", s.path,
                         (long long)(s.n_parts - l.at));

@@ -252,6 +252,91 @@ static void test_counts(void **state)
     qsae_context_close(&ctx);
 }
 
+/* ---- the frame ---- */
+
+static void write_signed(const char *path, char *data, size_t size)
+{
+    char hex[QSAE__HASH_SIZE];
+    const size_t hash = QSAE__HASH_SIZE - 1;
+    qsae__hash(data, size - hash, hex);
+    memcpy(data + size - hash, hex, hash);
+    FILE *const f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* Merged and opened it is refused by a message that names the file, or it is a state. */
+static void try_state(qsae_context *ctx, qsae_audit_settings *s, const char *path,
+                      int64_t counts[2])
+{
+    char out[64];
+    qsae_audit *audit = NULL;
+    int32_t st = qsae_audit_merge(ctx, &path, 1, name_of(out, "forged", 1), 0, NULL);
+    for (int k = 0; k < 2; k++) {
+        counts[st == QSAE_OK]++;
+        if (st != QSAE_OK && st != QSAE_EFORMAT && st != QSAE_EMISMATCH &&
+            st != QSAE_EINVAL && st != QSAE_EUNSUPPORTED)
+            fail_msg("%s (%s)", qsae_status_name(st), qsae_error_message());
+        if (st != QSAE_OK && !strstr(qsae_error_message(), path))
+            fail_msg("message \"%s\"", qsae_error_message());
+        if (k == 0) {
+            s->state = path;
+            st = qsae_audit_open(ctx, s, &audit);
+            s->state = NULL;
+            assert_true((st == QSAE_OK) == (audit != NULL));
+            qsae_audit_close(&audit);
+        }
+    }
+}
+
+/* Words before the first part's data, each another one with the checksum right; lengths there. */
+static void test_frame(void **state)
+{
+    static const uint64_t values[] = { 0, 1, 3, 8, 9, (uint64_t)1 << 40, INT64_MAX, UINT64_MAX };
+    qsae_context *ctx = open_context(NULL, 1);
+    qsae_audit_settings s;
+    char text[64], path[64], paths[2][64];
+    int64_t counts[2] = { 0 };
+    uint64_t identity;
+    (void)state;
+    snprintf(text, sizeof text, "%s/frame.npy", folder);
+    write_text(text, UNIT * 4);
+    settings(&s, text);
+    s.n_conditions = 1;
+    s.n_slices = 0;
+    run_shards(ctx, &s, 2, paths);
+    FILE *const f = fopen(paths[0], "rb");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, 0, SEEK_END), 0);
+    const size_t size = (size_t)ftell(f);
+    char *const good = malloc(size), *const bad = malloc(size);
+    rewind(f);
+    assert_true(good && bad && fread(good, 1, size, f) == size);
+    fclose(f);
+    memcpy(&identity, good + 40, sizeof identity);
+    const size_t first = 48 + (size_t)identity; /* chunks, tokens, ranges, participants, parts */
+    name_of(path, "forged", 0);
+    for (size_t at = 40; at < first + 160; at = at < first ? first : at + 8)
+        for (size_t v = 0; v < sizeof values / sizeof values[0]; v++) {
+            memcpy(bad, good, size);
+            memcpy(bad + at, &values[v], sizeof values[v]);
+            write_signed(path, bad, size);
+            try_state(ctx, &s, path, counts);
+        }
+    for (size_t length = 0; length < first + 160; length += length < 80 ? 1 : 8) {
+        memcpy(bad, good, size);
+        write_signed(path, bad, length + QSAE__HASH_SIZE - 1);
+        const int64_t taken = counts[1];
+        try_state(ctx, &s, path, counts);
+        assert_int_equal(counts[1], taken);
+    }
+    print_message("%lld refused, %lld taken\n", (long long)counts[0], (long long)counts[1]);
+    free(good);
+    free(bad);
+    qsae_context_close(&ctx);
+}
+
 /* The time a run took stays one that can be read. */
 static void test_seconds(void **state)
 {
@@ -272,6 +357,7 @@ static void test_seconds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_many), cmocka_unit_test(test_counts),
-                                        cmocka_unit_test(test_seconds) };
+                                        cmocka_unit_test(test_seconds),
+                                        cmocka_unit_test(test_frame) };
     return cmocka_run_group_tests_name("many_shards", tests, make_folder, remove_folder);
 }
