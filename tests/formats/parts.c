@@ -169,6 +169,8 @@ static void test_answers(void **state)
     assert_int_equal(qsae__gguf_get_array(g, "bools", true, QSAE__GGUF_I16, &a, NULL),
                      QSAE_EFORMAT);
     assert_non_null(strstr(qsae_error_message(), "expected an array of i16, found array of num"));
+    assert_int_equal(qsae__gguf_get_array(g, "bools", true, QSAE__GGUF_U8, &a, NULL), QSAE_EFORMAT);
+    assert_non_null(strstr(qsae_error_message(), "expected an array of u8, found array of num"));
     assert_int_equal(qsae__gguf_get_array(g, "f64", true, -1, &a, NULL), QSAE_EFORMAT);
     assert_non_null(strstr(qsae_error_message(), "expected an array, found f64"));
     for (int required = 0; required < 2; required++) {

@@ -256,7 +256,8 @@ class Builder:
     def run(self, program, arguments, limit):
         """(status, seconds)."""
         scratch = tempfile.mkdtemp(dir=self.folder)
-        env = dict(os.environ, TMPDIR=scratch, LLVM_PROFILE_FILE='/dev/null', MALLOC_PERTURB_='0')
+        env = dict(os.environ, TMPDIR=scratch, LLVM_PROFILE_FILE='/dev/null', MALLOC_PERTURB_='0',
+                   QSAE_LONG_TESTS='1')
 
         def limits():
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
