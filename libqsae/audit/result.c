@@ -219,7 +219,7 @@ static const char *attention_name(int32_t attention)
     return attention == QSAE_ATTN_EAGER ? "eager" : attention == QSAE_ATTN_FP32 ? "fp32" : "sdpa";
 }
 
-/* What a function makes is put in its place even where it failed half-way: it goes with the rest. */
+/* What a function makes is put in its place even if it failed half-way: it goes with the rest. */
 int32_t qsae__result_document(qsae_audit *a, json_t **out)
 {
     static const struct {

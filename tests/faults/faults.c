@@ -83,8 +83,8 @@ static struct held held_now(const struct run *r)
     return (struct held){ inject_blocks(), inject_maps(), r->hook_blocks, fixture_descriptors() };
 }
 
-/* "" or what went wrong in a run with a fault, in text: results, and what is held now, are not those
- * of a run without one. */
+/* "" or what went wrong in a run with a fault, in text: results, and what is held now, are not
+ * those of a run without one. */
 static void judge(const struct scenario *s, const struct what *w, const struct run *r,
                   const struct held *same, uint64_t want, bool repeated, char text[256])
 {
