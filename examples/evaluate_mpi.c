@@ -25,7 +25,7 @@ struct job {
     struct evaluation o;
     struct ranks ranks;
     qsae_context *context;
-    char folder[PATH_SIZE];      /* of states */
+    char folder[PATH_SIZE - 64]; /* of states; room for a name */
     bool own_folder;             /* without --state: ours to remove */
     double saved;                /* when the state was written last */
     bool due;                    /* a run is stopped to write it, and goes on */
@@ -182,10 +182,10 @@ static int open_folder(struct job *j)
     const char *const tmp = getenv("TMPDIR");
     const char *const given = j->o.audit.state;
     j->own_folder = !given;
-    const int n = given ? snprintf(j->folder, PATH_SIZE, "%s", given)
-                        : snprintf(j->folder, PATH_SIZE, "%s/qsae-mpi-XXXXXX",
+    const int n = given ? snprintf(j->folder, sizeof j->folder, "%s", given)
+                        : snprintf(j->folder, sizeof j->folder, "%s/qsae-mpi-XXXXXX",
                                    tmp && *tmp ? tmp : "/tmp");
-    if (n <= 0 || n >= PATH_SIZE - 64) {
+    if (n <= 0 || n >= (int)sizeof j->folder) {
         rank_complain(&j->ranks, "--state: too long a name");
         return -1;
     }
