@@ -542,9 +542,11 @@ int32_t qsae_weights_process(qsae_weights *weights, const char *what, qsae_weigh
         qsae__fpenv_leave(env);
     }
     qsae__tensors_unref(&p.set);
-    if (st != QSAE_OK)
+    if (st != QSAE_OK) {
         qsae__weights_unref(p.to);
-    else
-        *out = p.to;
+        return st;
+    }
+    qsae__handle_share(p.to);
+    *out = p.to;
     return st;
 }

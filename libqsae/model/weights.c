@@ -417,7 +417,7 @@ int32_t qsae__weights_derive(qsae_weights *from, qsae__tensors *tensors, qsae_we
         qsae__free(from->ctx, w);
         return qsae__fail(QSAE_EENV, "%s: cannot make a lock: %s", from->path, strerror(e));
     }
-    qsae__handle_init(w);
+    qsae__handle_set(&w->base, QSAE__A_WEIGHTS, 0); /* no caller has it yet */
     w->ctx = qsae__context_ref(from->ctx);
     atomic_init(&w->refs, 1);
     w->source = qsae__weights_ref(from);
