@@ -244,7 +244,7 @@ static qsae_metric *fed(qsae_context *ctx, const struct bad_value *b, int64_t re
 static void test_one_bad_row(void **state)
 {
     qsae_context *ctx = open_context(NULL, 2);
-    const int64_t repeats = full_length() ? 301 : 6;
+    const int64_t repeats = full_length() ? 301 : 4;
     int64_t bad = 1234;
     (void)state;
     make_rows(3);
