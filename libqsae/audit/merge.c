@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "audit/state.h"
+#include "core/inner.h"
 
 static int32_t fail_in(int32_t st, const struct audit_state *s, const struct state_part *part)
 {
@@ -226,22 +227,9 @@ static int32_t tell(const struct audit_state *s, qsae_merge_info *out)
     return qsae__info_copy(out, &info, sizeof info, "qsae_merge_info");
 }
 
-int32_t qsae_audit_merge(qsae_context *context, const char *const *files, int64_t n,
-                         const char *out, int32_t flags, qsae_merge_info *info)
+static int32_t merge_files(qsae_context *context, const char *const *files, int64_t n,
+                           const char *out, int32_t flags, qsae_merge_info *info)
 {
-    QSAE__FPENV;
-    if (qsae__enter(&context) != QSAE_OK)
-        return QSAE_EINVAL;
-    if (qsae__need_aligned(files, "files"))
-        return QSAE_EINVAL;
-    size_t bytes;
-    if (!files || n < 1 || !qsae__bytes(n, sizeof *files, &bytes) || !out)
-        return qsae__fail(QSAE_EINVAL, "qsae_audit_merge: a NULL, or no files");
-    if (flags & ~QSAE_MERGE_NUMERICS)
-        return qsae__fail(QSAE_EINVAL, "qsae_audit_merge: flags: unknown bits in %d", (int)flags);
-    for (int64_t i = 0; i < n; i++)
-        if (!files[i])
-            return qsae__fail(QSAE_EINVAL, "qsae_audit_merge: files[%lld] is NULL", (long long)i);
     struct audit_state s = { .chunks = 0 };
     int32_t st = info ? tell(&s, info) : QSAE_OK;
     if (st != QSAE_OK || (st = open_first(context, files[0], &s)) != QSAE_OK)
@@ -258,5 +246,27 @@ int32_t qsae_audit_merge(qsae_context *context, const char *const *files, int64_
     if (st == QSAE_OK && info)
         st = tell(&s, info);
     qsae__state_close(&s);
+    return st;
+}
+
+int32_t qsae_audit_merge(qsae_context *context, const char *const *files, int64_t n,
+                         const char *out, int32_t flags, qsae_merge_info *info)
+{
+    QSAE__FPENV;
+    if (qsae__enter(&context) != QSAE_OK)
+        return QSAE_EINVAL;
+    if (qsae__need_aligned(files, "files"))
+        return QSAE_EINVAL;
+    size_t bytes;
+    if (!files || n < 1 || !qsae__bytes(n, sizeof *files, &bytes) || !out)
+        return qsae__fail(QSAE_EINVAL, "qsae_audit_merge: a NULL, or no files");
+    if (flags & ~QSAE_MERGE_NUMERICS)
+        return qsae__fail(QSAE_EINVAL, "qsae_audit_merge: flags: unknown bits in %d", (int)flags);
+    for (int64_t i = 0; i < n; i++)
+        if (!files[i])
+            return qsae__fail(QSAE_EINVAL, "qsae_audit_merge: files[%lld] is NULL", (long long)i);
+    qsae__inner_begin();
+    const int32_t st = merge_files(context, files, n, out, flags, info);
+    qsae__inner_end();
     return st;
 }

@@ -145,13 +145,17 @@ void qsae__handle_retire(qsae_context *ctx, qsae__handle *head, size_t size)
     atomic_store(&head->mark, mark & ~OPEN);
     head->size = size;
     head->next = NULL;
-    /* In a child process the lock may be held by a thread that is not there. */
-    if (!had || (long)getpid() != ctx->pid) {
+    if (!had) {
         qsae__free(ctx, head);
         return;
     }
-    while (atomic_flag_test_and_set_explicit(&r->lock, memory_order_acquire))
+    while (atomic_flag_test_and_set_explicit(&r->lock, memory_order_acquire)) {
+        if ((long)getpid() != ctx->pid) { /* a child's: who holds it may not be there */
+            qsae__free(ctx, head);
+            return;
+        }
         sched_yield();
+    }
     if (r->last)
         r->last->next = head;
     else

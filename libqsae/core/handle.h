@@ -106,6 +106,9 @@ typedef struct qsae__retired {
     qsae__handle_set(&(handle)->base, QSAE__KIND_OF(handle), \
                      atomic_load(&(handle)->base.users) + 1)
 
+/* A handle that could not be opened: no caller had it, its struct is freed at once. */
+#define qsae__unshare(handle) ((void)((handle)->base.size = 0))
+
 /* Marks a handle closed, clears its struct and gives its memory to the context's list, which frees
  * the oldest beyond QSAE__RETIRED_MOST and QSAE__RETIRED_BYTES. Before the context's reference
  * goes. One that no caller had is freed at once. */

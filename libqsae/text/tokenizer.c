@@ -434,8 +434,10 @@ int32_t qsae_tokenizer_open(qsae_context *context, const char *path, qsae_tokeni
         qsae__bpe_ready(&t->model);
     qsae__free(context, json);
     qsae__free(context, config);
-    if (status != QSAE_OK)
+    if (status != QSAE_OK) {
+        qsae__unshare(t);
         qsae_tokenizer_close(&t);
+    }
     *out = t;
     return status;
 }

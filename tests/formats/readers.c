@@ -249,16 +249,30 @@ static bool status_fits(const struct fault *f, int32_t st)
            inject_fired() == CALL_FOLDER;
 }
 
-/* One fault; false with a line on stdout. want: the content without it. */
-static bool one(qsae_context *ctx, const struct reader *r, const struct fault *f, int64_t at,
+static qsae_context *open_mode(int32_t mode)
+{
+    qsae_context_settings s;
+    qsae_context *ctx = NULL;
+    qsae_context_settings_init(&s, sizeof s);
+    s.threads = 1;
+    s.files = mode;
+    assert_ok(qsae_context_open(&s, &ctx));
+    return ctx;
+}
+
+/* One fault, in a context of its own, which keeps the structs of closed handles; false with a line
+ * on stdout. want: the content without it. */
+static bool one(int32_t mode, const struct reader *r, const struct fault *f, int64_t at,
                 bool onwards, uint64_t want, int64_t *statuses)
 {
     const int64_t before = inject_blocks();
+    qsae_context *ctx = open_mode(mode);
     inject_arm(f->kind, at, onwards, f->what);
     const int32_t st = r->run(ctx, path(r->file));
     const bool fits = st == QSAE_OK ? content == want : (!f->unnoticed && status_fits(f, st));
-    const int64_t left = inject_blocks() - before;
     inject_disarm();
+    qsae_context_close(&ctx);
+    const int64_t left = inject_blocks() - before;
     *statuses += st != QSAE_OK;
     if (!fits || left > r->left || (st != QSAE_OK && !qsae_error_message()[0])) {
         printf("#   %s, call %lld%s: %s, %lld blocks are left: %s\n", f->name, (long long)at,
@@ -266,7 +280,10 @@ static bool one(qsae_context *ctx, const struct reader *r, const struct fault *f
                qsae_error_message());
         return false;
     }
-    if (r->run(ctx, path(r->file)) == QSAE_OK)
+    ctx = open_mode(mode);
+    const int32_t again = r->run(ctx, path(r->file));
+    qsae_context_close(&ctx);
+    if (again == QSAE_OK)
         return true;
     printf("#   %s, call %lld: not without the fault either: %s\n", f->name, (long long)at,
            qsae_error_message());
@@ -276,25 +293,20 @@ static bool one(qsae_context *ctx, const struct reader *r, const struct fault *f
 static bool series(const struct reader *r, const struct fault *f, int32_t mode, int64_t *n,
                    int64_t *statuses)
 {
-    qsae_context_settings s;
-    qsae_context *ctx = NULL;
+    qsae_context *ctx = open_mode(mode);
     bool good = true;
-    qsae_context_settings_init(&s, sizeof s);
-    s.threads = 1;
-    s.files = mode;
-    assert_ok(qsae_context_open(&s, &ctx));
     for (int warm = 0; warm < 2; warm++) /* what libraries set up once */
         assert_ok(r->run(ctx, path(r->file)));
     inject_arm(f->kind, -1, false, f->what);
     assert_ok(r->run(ctx, path(r->file)));
     const int64_t calls = inject_disarm();
     const uint64_t want = content;
+    qsae_context_close(&ctx);
     const int64_t most = !full_length() ? 12 : calls <= 800 ? calls : 200;
     const int64_t step = calls > most ? calls / most : 1;
     for (int onwards = 0; onwards < (f->unnoticed ? 1 : 2); onwards++)
         for (int64_t at = step / 2; at < calls; at += step, ++*n)
-            good = one(ctx, r, f, at, onwards, want, statuses) && good;
-    qsae_context_close(&ctx);
+            good = one(mode, r, f, at, onwards, want, statuses) && good;
     return good;
 }
 

@@ -54,10 +54,10 @@ whole() { # N OPTION...: the result of one process, and nothing is left behind
 }
 
 pids() { # of the ranks of the run whose standard error is $tmp/err, once they are known
-    for _ in 1 2 3 4 5 6 7 8 9 10; do
+    for _ in $(seq 150); do
         sed -n 's/.* are processes //p' "$tmp/err" 2>/dev/null
         grep -qs ' are processes ' "$tmp/err" && return
-        sleep 0.3
+        sleep 0.02
     done
 }
 
@@ -73,9 +73,11 @@ nth() { # N WORD...
     echo "$1"
 }
 
-# One rank is told to end: all do, with 130, and go on later.
-told() {
-    rm -rf "$tmp/told"
+# One rank is told to end: all do, with 130, and go on later. Of a text that takes a while.
+told() (
+    small="$small --tokens 20000"
+    tmp=$tmp/told
+    mkdir "$tmp" && one || return 1
     ranks 2 --state "$tmp/told" --json "$tmp/t.json" >"$tmp/out" 2>"$tmp/err" &
     job=$!
     # shellcheck disable=SC2046
@@ -83,7 +85,7 @@ told() {
     wait $job
     [ $? = 130 ] && grep -q "goes on from $tmp/told" "$tmp/err" && [ ! -e "$tmp/t.json" ] &&
         whole 2 --state "$tmp/told"
-}
+)
 
 # A rank cannot measure: it says why, by its number; the others keep what they have.
 failed() {
