@@ -47,13 +47,13 @@ if [ -n "$all" ]; then
     # What runs the same code at length (golden, splice, streamed, ...) is left to gcc's build. The
     # sanitizers are clang's, whose instrumented kernels compile in a quarter of gcc's time.
     only="core kernels kernels-blis codecs model metrics sae bundled contexts mixed probes windows headers cpp rows \
-        faults habits" CC=clang CXX=clang++ configuration clang
+        faults misuse habits" CC=clang CXX=clang++ configuration clang
     lean=yes
     only="core kernels kernels-blis formats text script codecs model metrics agreement intervals tails llama sae \
-        checkpoints llama_audit transcoders damage fuzz hostile states habits" \
+        checkpoints llama_audit transcoders damage fuzz hostile trees keys states same threads misuse habits" \
         CC=clang CXX=clang++ UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1 \
         configuration sanitize -Db_sanitize=address,undefined -Db_lundef=false -Dpython=disabled -Dtests_install=false
-    only="core kernels model" groups="invariance pass sites head memory streamed" \
+    only="core kernels model threads" groups="invariance pass sites head memory streamed" \
         configuration threads -Db_sanitize=thread -Db_lundef=false \
         -Dpython=disabled -Dtests_install=false -Dexamples=false
 fi

@@ -492,9 +492,11 @@ int32_t qsae__weights_describe(const qsae_weights *w, bool with_hash, qsae_model
 int32_t qsae__weights_info(const qsae_weights *weights, qsae_model_info *info)
 {
     qsae_model_info out;
+    size_t given;
     if (!info)
         return qsae__fail(QSAE_EINVAL, "qsae_model_info: info is NULL");
-    const bool with_hash = info->struct_size >= offsetof(qsae_model_info, hash) + sizeof info->hash;
+    memcpy(&given, info, sizeof given); /* which may be misaligned */
+    const bool with_hash = given >= offsetof(qsae_model_info, hash) + sizeof info->hash;
     const int32_t st = qsae__weights_describe(weights, with_hash, &out);
     return st == QSAE_OK ? qsae__info_copy(info, &out, sizeof out, "qsae_model_info") : st;
 }

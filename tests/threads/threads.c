@@ -408,8 +408,8 @@ int main(int argc, char **argv)
 {
     const char *const full = getenv("QSAE_LONG_TESTS");
     const bool is_long = full && strcmp(full, "1") == 0;
-    const int threads = argc > 1 ? atoi(argv[1]) : is_long ? 64 : 8;
-    const int64_t rounds = argc > 2 ? atoll(argv[2]) : is_long ? 1000 : 20;
+    const int threads = argc > 1 && atoi(argv[1]) > 0 ? atoi(argv[1]) : is_long ? 64 : 8;
+    const int64_t rounds = argc > 2 && atoll(argv[2]) > 0 ? atoll(argv[2]) : is_long ? 1000 : 20;
     race = argc > 3 && strcmp(argv[3], "race") == 0;
     static struct job jobs[THREADS_MOST];
     struct fixture f;
