@@ -119,7 +119,7 @@ static void test_decoded(void **state)
                              (double)wide[e], (double)want[e]);
             test_release(wide);
             test_release(got);
-            qsae_qmatrix_close(&q);
+            qsae__qmatrix_unref(&q);
         }
         copy_close(&c);
     }
@@ -150,7 +150,7 @@ static void test_described(void **state)
             assert_int_equal(t->bytes, f->bytes);
             test_same_bytes(t->name, f->data, t->data, (size_t)t->bytes);
         }
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
     }
     copy_close(&c);
     qsae_context_close(&ctx);
@@ -189,7 +189,7 @@ static void test_own_tables(void **state)
         assert_true(got[i] == want);
     }
     test_release(got);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     copy_close(&c);
     qsae_context_close(&ctx);
 }
@@ -254,7 +254,7 @@ static void test_bad_states(void **state)
     }
     set_text(&c, NF4, STATE(NESTED));
     assert_int_equal(try_module(&c, NULL, "nf4_double", 24, 96, &q), QSAE_OK);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     /* cut anywhere it is no text of a state */
     char text[512];
     const size_t n = strlen(STATE(NESTED));
@@ -301,7 +301,7 @@ static void test_bad_keys(void **state)
     copy_reset(&c);
     drop(&c, "int8.weight_format"); /* of older releases */
     assert_int_equal(try_module(&c, NULL, "int8", 20, 48, &q), QSAE_OK);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     /* both states, both formats */
     copy_reset(&c);
     c.items[c.n] = *item(&c, NF4);
@@ -426,10 +426,10 @@ static void test_configuration(void **state)
         qsae_qmatrix *q = NULL;
         assert_int_equal(try_module(&c, scheme, "int8", 20, 48, &q), QSAE_OK);
         assert_true(q->codec.threshold == cases[i].threshold);
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
         assert_int_equal(try_module(&c, scheme, "nf4", 24, 96, &q), QSAE_OK);
         assert_int_equal(q->codec.compute, cases[i].compute);
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
         qsae__scheme_close(ctx, &scheme);
     }
     copy_close(&c);
@@ -480,8 +480,8 @@ static void test_bf16_source(void **state)
             if (memcmp(a->codes, b->codes, (size_t)a->code_bytes) != 0)
                 fail_msg("seed %d, %s: codes differ", (int)seed, specs[k / n]);
             test_same_f32(specs[k / n], a->scale, b->scale, a->scale_rows);
-            qsae_qmatrix_close(&a);
-            qsae_qmatrix_close(&b);
+            qsae__qmatrix_unref(&a);
+            qsae__qmatrix_unref(&b);
             qsae_quantizer_close(&z);
         }
     }

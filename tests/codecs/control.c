@@ -37,8 +37,8 @@ static float *run_trial(qsae_context *ctx, enum qsae__control control, const str
         for (int64_t row = 0; row < t->rows; row++)
             encoded->ops->decode(encoded, row, 0, t->cols, q->dtype, *decoded + row * t->cols);
     }
-    qsae_qmatrix_close(&encoded);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&encoded);
+    qsae__qmatrix_unref(&q);
     qsae__condition_free(ctx, &c);
     return values;
 }

@@ -281,7 +281,7 @@ static void check_matrix(qsae_context *ctx, int32_t dtype, int32_t from, const f
             assert_int_equal(narrow[i], qsae__f32_to_bf16(at[i]));
         }
     }
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     test_release(want);
     test_release(narrow);
     test_release(part);
@@ -324,8 +324,8 @@ static void test_strides(void **state)
     qsae_qmatrix *p = encode(ctx, QSAE_Q5_K, &a), *q = encode(ctx, QSAE_Q5_K, &b);
     test_same_bytes("transposed", test_field(q, "weight").data, test_field(p, "weight").data,
                     (size_t)qsae_qmatrix_bytes(p));
-    qsae_qmatrix_close(&p);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&p);
+    qsae__qmatrix_unref(&q);
     test_release(x);
     test_release(turned);
     qsae_context_close(&ctx);
@@ -350,7 +350,7 @@ static void test_strings(void **state)
     w = test_rows(x, QSAE_F32, 2, 256);
     assert_int_equal(qsae_quantizer_encode(z, &w, 0, 1, &q), QSAE_OK);
     assert_int_equal(qsae_qmatrix_bytes(q), 2 * 144);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     qsae_quantizer_close(&z);
     assert_int_equal(qsae_quantizer_open(ctx, "ggml:q8_0", &z), QSAE_OK);
     w = test_rows(x, QSAE_F32, 2, 33);
@@ -403,7 +403,7 @@ static void test_open(void **state)
                                                     want);
         got = test_decode(q, QSAE_F32);
         test_same_f32(qsae_dtype_name(dtype), got, want, ROWS * cols);
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
         test_release(got);
         test_release(want);
         test_release(data);
@@ -476,13 +476,13 @@ static void test_fallback(void **state)
             const qsae_field b = test_field(p, "weight");
             assert_int_equal(a.bytes, b.bytes);
             assert_memory_equal(a.data, b.data, (size_t)a.bytes);
-            qsae_qmatrix_close(&p);
+            qsae__qmatrix_unref(&p);
         } else {
             assert_int_equal(a.dtype, QSAE_F16);
             for (int64_t j = 0; j < 3 * cases[i].cols; j++)
                 assert_int_equal(((const uint16_t *)a.data)[j], qsae__f32_to_f16(x[j]));
         }
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
     }
     qsae_context_close(&ctx);
 }

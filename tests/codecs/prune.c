@@ -52,7 +52,7 @@ static void check_case(qsae_context *ctx, const struct test_file *t, const json_
     assert_true(qsae_qmatrix_bytes(q) == w->bytes);
     test_same_bytes(key, test_field(q, "weight").data, want, (size_t)w->bytes);
     test_release(want);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
 }
 
 static void test_fixtures(void **state)
@@ -118,7 +118,7 @@ static void test_large(void **state)
                          (double)least, (double)most);
             test_release(back);
             for (int i = 0; i < 3; i++)
-                qsae_qmatrix_close(&q[i]);
+                qsae__qmatrix_unref(&q[i]);
         }
     test_release(x);
     test_release(turned);
@@ -159,7 +159,7 @@ static void test_special(void **state)
             if (qsae__f32_bits(*got) != (cases[i].zero[j] == '1' ? 0 : qsae__f32_bits(w[j])))
                 fail_msg("case %lld: element %d is %g", (long long)i, j, (double)*got);
         }
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
     }
     qsae_context_close(&ctx);
 }
@@ -196,13 +196,13 @@ static void test_apart(void **state)
             for (int64_t i = 0; i < own; i++)
                 test_same_bytes("row", got + (i / DIM * 3 * DIM + k * DIM + i % DIM) * COLS,
                                 (const float *)one->codes + i * COLS, COLS * sizeof *x);
-            qsae_qmatrix_close(&one);
+            qsae__qmatrix_unref(&one);
         }
         src.qkv_runs = 0; /* not such a matrix: one limit */
         assert_int_equal(qsae__prune_encode(&p, &src, &one), QSAE_OK);
         differs += memcmp(one->codes, got, (size_t)(rows * COLS) * sizeof *x) != 0;
-        qsae_qmatrix_close(&one);
-        qsae_qmatrix_close(&all);
+        qsae__qmatrix_unref(&one);
+        qsae__qmatrix_unref(&all);
     }
     assert_true(differs >= 16); /* but where the sparsity is 0 */
     const qsae__prune p = { .kind = QSAE__PRUNE_TENSOR, .sparsity = 0.5, .apart = true };

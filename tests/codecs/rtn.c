@@ -43,7 +43,7 @@ static void check_run(qsae_context *ctx, const struct test_file *t, const json_t
         if (test_crc32_decoded(q, i ? QSAE_BF16 : QSAE_F32) != (uint32_t)strtoul(crc, NULL, 16))
             fail_msg("%s: decoded", key);
     }
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
 }
 
 static void test_fixtures(void **state)
@@ -94,7 +94,7 @@ static void test_bf16(void **state)
             }
             test_release(half);
             test_release(back);
-            qsae_qmatrix_close(&q);
+            qsae__qmatrix_unref(&q);
         }
     assert_true(least > 0);
     qsae_context_close(&ctx);
@@ -128,7 +128,7 @@ static void test_weight_arith(void **state)
             for (int64_t e = 0; e < count; e++)
                 assert_true(x[e] == want[e]);
             test_release(got);
-            qsae_qmatrix_close(&q);
+            qsae__qmatrix_unref(&q);
             test_release(x);
         }
     json_decref(j);
@@ -184,7 +184,7 @@ static void test_levels_agree(void **state)
                     fail_msg("%s, %s, trial %d: code %lld is %d, expected %g", names[i], spec,
                              trial, (long long)e, code[e], (double)want);
             }
-            qsae_qmatrix_close(&q);
+            qsae__qmatrix_unref(&q);
         }
         qsae_context_close(&ctx);
     }
@@ -211,10 +211,10 @@ static void test_heads(void **state)
     test_same_bytes("codes", test_field(r, "codes").data,
                     (const char *)test_field(q, "codes").data + 20, 40);
     test_same_f32("scale", test_field(row, "scale").data, test_field(plain, "scale").data, 12);
-    qsae_qmatrix_close(&q);
-    qsae_qmatrix_close(&r);
-    qsae_qmatrix_close(&row);
-    qsae_qmatrix_close(&plain);
+    qsae__qmatrix_unref(&q);
+    qsae__qmatrix_unref(&r);
+    qsae__qmatrix_unref(&row);
+    qsae__qmatrix_unref(&plain);
     const qsae_rows rows = test_rows(w, QSAE_F32, 12, 5);
     assert_int_equal(qsae_quantizer_open(ctx, "rtn:axis=tl", &z), QSAE_OK);
     assert_int_equal(qsae_quantizer_encode(z, &rows, 5, 0, &bad), QSAE_EINVAL);
@@ -254,10 +254,10 @@ static void test_parts(void **state)
             test_same_f32("scale", (const float *)scale.data + 3 * p * groups,
                           test_field(one, "scale").data, 3 * groups);
             test_release(alone);
-            qsae_qmatrix_close(&one);
+            qsae__qmatrix_unref(&one);
         }
         test_release(back);
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
         qsae__condition_free(ctx, &c);
     }
     qsae_context_close(&ctx);
@@ -277,7 +277,7 @@ static void test_nonfinite(void **state)
         for (int i = 3; i < 6; i++)
             assert_true(isnan(back[i])); /* an infinite scale spoils its row */
         test_release(back);
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
     }
     qsae_context_close(&ctx);
 }

@@ -191,7 +191,7 @@ static void test_packages(void **state)
                 check_decoded(names[i], q, case_at(&f, j));
                 check_act(names[i], &f, q, case_at(&f, j));
                 check_fields(&f, q, test_json_str(case_at(&f, j), "module"));
-                qsae_qmatrix_close(&q);
+                qsae__qmatrix_unref(&q);
             }
             fixture_close(ctx[k], &f);
         }
@@ -228,7 +228,7 @@ static void check_linear(qsae_context *ctx, const qsae_qmatrix *q, int32_t dtype
     out = test_rows(z, QSAE_F32, ROWS, n);
     CHECK(qsae_qmatrix_linear(plain, &in, NULL, dtype, &out));
     test_same_f32("plain matrix", y, z, ROWS * n);
-    qsae_qmatrix_close(&plain);
+    qsae__qmatrix_unref(&plain);
 done:
     test_release(w);
     test_release(x);
@@ -249,7 +249,7 @@ static void test_linear(void **state)
             CHECK(open_case(ctx[k], &f, 0, &q));
             check_linear(ctx[k], q, QSAE_F32, (uint64_t)i);
             check_linear(ctx[k], q, QSAE_BF16, (uint64_t)i);
-            qsae_qmatrix_close(&q);
+            qsae__qmatrix_unref(&q);
             fixture_close(ctx[k], &f);
         }
     test_contexts_close(ctx, n);
@@ -273,7 +273,7 @@ static void test_mixed_call(void **state)
         const qsae__linear_weight w = { .stored = q, .n_out = 11, .n_in = 70 };
         CHECK(qsae__linear_open(ctx, NULL, &w, QSAE_F32, &l[i]));
         assert_int_equal(qsae__linear_quantized(l[i]), 1);
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
         fixture_close(ctx, &f);
         out[i] = y[i];
         ld[i] = 11;
@@ -358,7 +358,7 @@ static void test_wrong_tensors(void **state)
             const int32_t st = open_edited(ctx, &f, &e, &q);
             if (st == QSAE_OK ? q != NULL : st != QSAE_ENOENT)
                 fail_msg("%s without %s: %s", names[i], all.t[j].name, qsae_error_message());
-            qsae_qmatrix_close(&q);
+            qsae__qmatrix_unref(&q);
             e = all;
             e.t[j].dtype = QSAE_F64;
             e.t[j].bytes = 8;
@@ -441,7 +441,7 @@ static void test_no_index(void **state)
     /* The set is closed by then, the matrix keeps it. */
     CHECK(open_edited(ctx, &f, &e, &q));
     check_decoded("gptq4_gptq without g_idx", q, case_at(&f, 0));
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     fixture_close(ctx, &f);
     qsae_context_close(&ctx);
 }
@@ -571,7 +571,7 @@ static void test_targets(void **state)
         if (qsae__stored_open(ctx, scheme, t, places[i].module, 1, 16, &q) != QSAE_OK)
             fail_msg("%s: %s", places[i].module, qsae_error_message());
         assert_int_equal(q != NULL, places[i].words > 0);
-        qsae_qmatrix_close(&q);
+        qsae__qmatrix_unref(&q);
         qsae__tensors_unref(&t);
         unlink(path);
     }
@@ -653,7 +653,7 @@ static void test_memory(void **state)
             if (st != QSAE_OK)
                 assert_int_equal(st, QSAE_ENOMEM);
             left = INT64_MAX;
-            qsae_qmatrix_close(&q);
+            qsae__qmatrix_unref(&q);
             qsae__scheme_close(ctx, &scheme);
         }
         fixture_close(ctx, &f);

@@ -70,7 +70,7 @@ static void decoded(const qsae_weights *w, const qsae__matrix *m, const qsae__co
     OK(qsae__qmatrix_encode(w->ctx, c, &src, heads, &q));
     for (int64_t i = 0; i < m->rows; i++)
         q->ops->decode(q, i, 0, m->cols, dtype, dst + i * m->cols);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
 }
 
 struct copy {
@@ -256,7 +256,7 @@ static void test_matrix(void **state)
     assert_memory_equal(x, y, 48 * 32 * sizeof *x);
     free(x);
     free(y);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     qsae_context_close(&ctx);
 }
 

@@ -49,7 +49,7 @@ static uint64_t hash_values(qsae_context *ctx, qsae__tensors *t, const qsae__ten
         for (size_t i = 0; i < (size_t)cols * sizeof *row; i++)
             h = (h ^ ((const uint8_t *)row)[i]) * UINT64_C(0x100000001b3);
     }
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     free(row);
     return h;
 }

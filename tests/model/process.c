@@ -86,7 +86,7 @@ static void same_codes(const qsae__tensors *all, const char *model, const char *
     assert_int_equal(f.bytes, want->bytes);
     if (memcmp(f.data, want->data, (size_t)f.bytes) != 0)
         fail_msg("%s: other codes", name);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     qsae__condition_free(w->ctx, &c);
     (*seen)++;
 }
@@ -322,7 +322,7 @@ static void test_uses(void **state)
         assert_true(fabs(sum) < 1e-4);
     }
     free(x);
-    qsae_qmatrix_close(&q);
+    qsae__qmatrix_unref(&q);
     qsae_weights_close(&v);
     qsae_context_close(&more);
     qsae_context_close(&ctx);
