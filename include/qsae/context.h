@@ -67,6 +67,17 @@ typedef struct qsae_context_settings {
     int32_t files;            /**< QSAE_FILES_* */
     int32_t pin;              /**< 1 = each thread of the library stays on one CPU of those the
                                    process may run on; the caller's own thread is never moved */
+    const char *share_folder; /**< NULL, or an existing folder of this user that nobody else can
+                                   write, best in /dev/shm: what models and SAEs keep packed,
+                                   encoded or converted lies there in files named after their
+                                   bytes, once for all processes and contexts of the machine with
+                                   that folder. No result depends on it. Where the folder has no
+                                   room, or a file is not what its name says, weights stay in
+                                   memory of the process, with a warning in the log. Files are
+                                   never removed; they may be at any time, and so may the folder:
+                                   what is in use stays mapped, what is opened later is the
+                                   process's own. Shortening a file in use raises SIGBUS. Does not
+                                   pass through alloc */
 } qsae_context_settings;
 
 /** Zeroes *s up to size bytes and sets struct_size. size: sizeof(qsae_context_settings). */
@@ -76,9 +87,10 @@ QSAE_API void qsae_context_settings_init(qsae_context_settings *s, size_t size);
  * Opens a context and starts its threads.
  * @param settings  NULL = defaults
  * @param out       receives the context; the caller closes it
- * @return QSAE_EINVAL, QSAE_ENOMEM; QSAE_EENV: the CPU lacks the level, threads cannot start or be
- *         pinned, or BLIS was asked for and has no kernel with the library's sums, or would abort as
- *         BLIS_ARCH_TYPE in the environment names a kernel that this CPU or level lacks
+ * @return QSAE_EINVAL, QSAE_ENOMEM; QSAE_ENOENT, QSAE_EIO: share_folder; QSAE_EENV: the CPU lacks
+ *         the level, threads cannot start or be pinned, or BLIS was asked for and has no kernel with
+ *         the library's sums, or would abort as BLIS_ARCH_TYPE in the environment names a kernel
+ *         that this CPU or level lacks
  */
 QSAE_API int32_t qsae_context_open(const qsae_context_settings *settings, qsae_context **out);
 
@@ -98,7 +110,7 @@ QSAE_API const char *qsae_cpu_best(void);
 /**
  * What computes f32 products: "c", "avx2" or "avx512", a kernel of the library; "blis-0.9.0/haswell"
  * where settings.cpu asked for BLIS. Both have the same bits, which is what BLIS is there to show; it
- * is slower, and ends the process where memory runs out inside it.
+ * is not faster, and ends the process where memory runs out inside it.
  */
 QSAE_API const char *qsae_context_gemm(const qsae_context *context);
 

@@ -33,7 +33,7 @@ QSAE_API void qsae_probe_settings_init(qsae_probe_settings *s, size_t size);
  * which whatever exceeds the number of tokens of the context alone is the continuation. BOS, or
  * else EOS, stands for a context without tokens. No EOS is added.
  *
- * @param path      a file; .zst is decompressed
+ * @param path      a file; .zst is decompressed, as qsae_corpus_open does
  * @param settings  NULL = defaults
  * @return QSAE_ENOENT, QSAE_EFORMAT (file, line, key: also an empty or equal continuation, or one
  *         that merges with its context to nothing), QSAE_EINVAL (a BOS that there is not),

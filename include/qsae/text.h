@@ -167,11 +167,13 @@ QSAE_API void qsae_corpus_settings_init(qsae_corpus_settings *s, size_t size);
 typedef struct qsae_corpus qsae_corpus;
 
 /**
- * Reads and tokenizes text.
+ * Reads and tokenizes text. Memory: 24 bytes per token, 40 while it is read, and the metadata.
  * @param path  a file, or a folder (every regular file, by name in byte order, one document
  *              each for plain text without separators)
- * @return QSAE_ENOENT, QSAE_EFORMAT (file, line, key), QSAE_EINVAL (no document, or less than one
- *         chunk of text), QSAE_EIO, QSAE_ENOMEM, QSAE_ECANCELED
+ * @return QSAE_ENOENT, QSAE_EFORMAT (file, line, key; a line whose values take more memory than 7
+ *         bytes per byte and 768 KiB; a .zst file that grows to more than 256 times its bytes and
+ *         768 KiB), QSAE_EINVAL (no document, or less than one chunk of text), QSAE_EIO,
+ *         QSAE_ENOMEM, QSAE_ECANCELED
  */
 QSAE_API int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer,
                                   const char *path, const qsae_corpus_settings *settings,

@@ -47,24 +47,25 @@ static int32_t read_block(const json_t *o, const char *where, qsae__ct_args *a)
     const int32_t st = qsae__json_get(o, where, "block_structure", true, JSON_ARRAY, &block);
     if (st != QSAE_OK)
         return st;
-    const json_t *const rows = json_array_get(block, 0), *const cols = json_array_get(block, 1);
-    if (json_array_size(block) != 2 || !json_is_integer(rows) || !json_is_integer(cols) ||
-        json_integer_value(rows) < 1 || json_integer_value(rows) > INT32_MAX ||
-        json_integer_value(cols) < 1 || json_integer_value(cols) > INT32_MAX)
+    a->rows = json_integer_value(json_array_get(block, 0)); /* 0 of other types */
+    a->cols = json_integer_value(json_array_get(block, 1));
+    if (json_array_size(block) != 2 || a->rows < 1 || a->rows > INT32_MAX || a->cols < 1 ||
+        a->cols > INT32_MAX)
         return qsae__fail(QSAE_EFORMAT, "%s: key \"block_structure\": expected two positive "
                           "integers", where);
-    a->rows = json_integer_value(rows);
-    a->cols = json_integer_value(cols);
     return QSAE_OK;
 }
 
 static int32_t read_dynamic(const json_t *o, const char *where, qsae__ct_args *a)
 {
     const json_t *const v = json_object_get(o, "dynamic");
-    if (json_is_string(v) && strcmp(json_string_value(v), "local") == 0)
+    const char *const text = json_string_value(v);
+    if (text && strcmp(text, "local") == 0)
         a->dynamic = QSAE__CT_LOCAL;
-    else if (!v || json_is_null(v) || json_is_boolean(v))
-        a->dynamic = json_is_true(v) ? QSAE__CT_DYNAMIC : QSAE__CT_STATIC;
+    else if (qsae__json_absent(v) || json_typeof(v) == JSON_FALSE)
+        a->dynamic = QSAE__CT_STATIC;
+    else if (json_typeof(v) == JSON_TRUE)
+        a->dynamic = QSAE__CT_DYNAMIC;
     else
         return qsae__fail(QSAE_EFORMAT, "%s: key \"dynamic\": expected boolean or \"local\"",
                           where);
@@ -89,13 +90,12 @@ static int32_t read_scales(const json_t *o, const char *where, qsae__ct_args *a)
 static int32_t read_order(const json_t *o, const char *where)
 {
     const json_t *const v = json_object_get(o, "actorder");
-    if (!v || json_is_null(v) || json_is_false(v))
+    const char *const text = json_string_value(v);
+    if (qsae__json_absent(v) || json_typeof(v) == JSON_FALSE)
         return QSAE_OK;
-    if (json_is_string(v) && (strcmp(json_string_value(v), "weight") == 0 ||
-                              strcmp(json_string_value(v), "static") == 0))
+    if (text && (strcmp(text, "weight") == 0 || strcmp(text, "static") == 0))
         return QSAE_OK;
-    return unsupported(where, "actorder", json_is_string(v) ? json_string_value(v)
-                                                            : qsae__json_type_name(v));
+    return unsupported(where, "actorder", text ? text : qsae__json_type_name(v));
 }
 
 static int32_t read_args(const json_t *o, const char *where, qsae__ct_args *a)
@@ -212,13 +212,22 @@ static int32_t read_format(const char *name, const char *where, enum qsae__ct_fo
     return unsupported(where, "format", name);
 }
 
+static int32_t all_strings(const json_t *list, const char *where, const char *key)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *const v = json_array_get(list, i);
+        if (!json_is_string(v))
+            return qsae__fail(QSAE_EFORMAT, "%s: key \"%s\": expected strings, found %s", where,
+                              key, qsae__json_type_name(v));
+    }
+    return QSAE_OK;
+}
+
 static int32_t read_group(const json_t *o, const char *where, const char *format,
                           qsae__ct_group *g)
 {
     const json_t *weights, *input;
     char path[512];
-    size_t i;
-    const json_t *target;
     if (!json_is_object(o))
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: a preset by name is not supported", where);
     int32_t st = qsae__store_unused(o, where, "output_activations");
@@ -234,10 +243,9 @@ static int32_t read_group(const json_t *o, const char *where, const char *format
         st = read_format(format, where, &g->format);
     if (st != QSAE_OK)
         return st;
-    json_array_foreach(g->targets, i, target)
-        if (!json_is_string(target))
-            return qsae__fail(QSAE_EFORMAT, "%s: key \"targets\": expected strings, found %s",
-                              where, qsae__json_type_name(target));
+    st = all_strings(g->targets, where, "targets");
+    if (st != QSAE_OK)
+        return st;
     snprintf(path, sizeof path, "%.400s: weights", where);
     st = read_args(weights, path, &g->weights);
     if (st == QSAE_OK)
@@ -321,8 +329,6 @@ int32_t qsae__ct_read(qsae_context *ctx, const json_t *config, const char *where
     static const char *const refused[] = { "kv_cache_scheme", "transform_config",
                                            "moe_sparsity_config" };
     const char *format = "dense", *status = "compressed";
-    const json_t *entry;
-    size_t i;
     if (!json_is_object(config))
         return qsae__fail(QSAE_EFORMAT, "%s: expected object, found %s", where,
                           qsae__json_type_name(config));
@@ -334,19 +340,16 @@ int32_t qsae__ct_read(qsae_context *ctx, const json_t *config, const char *where
         st = qsae__json_str(ct->config, where, "quantization_status", false, &status, NULL);
     if (st == QSAE_OK && strcmp(status, "compressed") != 0 && strcmp(status, "frozen") != 0)
         st = unsupported(where, "quantization_status", status);
-    for (i = 0; i < sizeof refused / sizeof *refused && st == QSAE_OK; i++)
+    for (size_t i = 0; i < sizeof refused / sizeof *refused && st == QSAE_OK; i++)
         st = qsae__store_unused(ct->config, where, refused[i]);
     if (st == QSAE_OK)
         st = read_sparsity(ct->config, where);
     if (st == QSAE_OK)
         st = qsae__json_get(ct->config, where, "ignore", false, JSON_ARRAY, &ct->ignore);
-    if (st != QSAE_OK)
-        return st;
-    json_array_foreach(ct->ignore, i, entry)
-        if (!json_is_string(entry))
-            return qsae__fail(QSAE_EFORMAT, "%s: key \"ignore\": expected strings, found %s", where,
-                              qsae__json_type_name(entry));
-    st = read_groups(ctx, where, format, ct);
+    if (st == QSAE_OK)
+        st = all_strings(ct->ignore, where, "ignore");
+    if (st == QSAE_OK)
+        st = read_groups(ctx, where, format, ct);
     if (st == QSAE_OK)
         st = add_expressions(ctx, ct->ignore, where, ct);
     for (int64_t g = 0; g < ct->n_groups && st == QSAE_OK; g++)
@@ -397,13 +400,11 @@ static int32_t match(const qsae__ct *ct, const char *target, const char *module,
 
 static int32_t ignored(const qsae__ct *ct, const char *module, bool *out)
 {
-    size_t i;
-    const json_t *entry;
     *out = false;
-    json_array_foreach(ct->ignore, i, entry)
+    for (size_t i = 0; i < json_array_size(ct->ignore); i++)
         for (int kind = 0; kind < KINDS; kind++) {
-            const int32_t st = match(ct, json_string_value(entry), module, (enum kind)kind,
-                                     out);
+            const int32_t st = match(ct, json_string_value(json_array_get(ct->ignore, i)), module,
+                                     (enum kind)kind, out);
             if (st != QSAE_OK || *out)
                 return st;
         }
@@ -421,10 +422,9 @@ int32_t qsae__ct_find(const qsae__ct *ct, const char *module, const qsae__ct_gro
     /* Of several targets of one kind the first in order; of groups with one target the last. */
     for (int kind = 0; kind < KINDS && !best; kind++)
         for (int64_t g = 0; g < ct->n_groups; g++) {
-            size_t i;
-            const json_t *entry;
-            json_array_foreach(ct->groups[g].targets, i, entry) {
-                const char *const target = json_string_value(entry);
+            const json_t *const targets = ct->groups[g].targets;
+            for (size_t i = 0; i < json_array_size(targets); i++) {
+                const char *const target = json_string_value(json_array_get(targets, i));
                 st = match(ct, target, module, (enum kind)kind, &yes);
                 if (st != QSAE_OK)
                     return st;

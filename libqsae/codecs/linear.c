@@ -399,6 +399,20 @@ bool qsae__linear_loaded(const qsae__linear *l)
     return l->loaded;
 }
 
+int32_t qsae__linear_share(qsae__linear *l)
+{
+    /* of the copy that layers share: this one's reference and w->shared's */
+    const int32_t st = qsae__packed_share(l->packed, l->shares ? 2 : 1);
+    if (st != QSAE_OK || l->kept || !l->q)
+        return st;
+    const bool inside = l->dense.data && l->q->codes; /* multiplied from the codes */
+    const ptrdiff_t at = inside ? (const char *)l->dense.data - (const char *)l->q->codes : 0;
+    const int32_t status = qsae__qmatrix_share(l->q);
+    if (inside)
+        l->dense.data = (const char *)l->q->codes + at;
+    return status;
+}
+
 int32_t qsae__linear_open(qsae_context *ctx, const qsae__condition *c, const qsae__linear_weight *w,
                           int32_t dtype, qsae__linear **out)
 {

@@ -51,6 +51,9 @@ int32_t qsae__linear_load(qsae__linear *linear, const qsae__condition *c,
                           const qsae__linear_weight *w);
 void qsae__linear_drop(qsae__linear *linear);
 bool qsae__linear_loaded(const qsae__linear *linear);
+/* qsae__share of what a loaded layer holds, before it runs for the first time. Where layers share
+ * packed copies (w->shared), under the lock that they are loaded under. */
+int32_t qsae__linear_share(qsae__linear *linear);
 /* Bytes that loading takes and no other layer shares, about. */
 uint64_t qsae__linear_held(const qsae__linear *linear);
 

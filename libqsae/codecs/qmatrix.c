@@ -243,6 +243,23 @@ void qsae__qmatrix_release(const qsae_qmatrix *q)
         qsae__tensor_release(q->file, &codes);
 }
 
+int32_t qsae__qmatrix_share(qsae_qmatrix *q)
+{
+    if (!q)
+        return QSAE_OK;
+    const bool bytes = q->ops == &qsae__codec_rtn; /* one per code, however many bits count */
+    const size_t codes = bytes ? (size_t)(q->n_out * q->n_in) : (size_t)q->code_bytes;
+    const size_t scales = (size_t)(q->scale_rows * q->scale_cols);
+    int32_t st = q->borrowed ? QSAE_OK : qsae__share(q->ctx, &q->codes, codes);
+    if (st == QSAE_OK)
+        st = qsae__share(q->ctx, &q->scale, scales * sizeof *q->scale);
+    if (st == QSAE_OK)
+        st = qsae__share(q->ctx, &q->zero, scales * sizeof *q->zero);
+    if (st == QSAE_OK)
+        st = qsae__share(q->ctx, &q->q_absmax, (size_t)q->scale_rows);
+    return st;
+}
+
 /* A matrix for the codec of c, not encoded yet. */
 static int32_t new_encoded(qsae_context *ctx, const qsae__condition *c, const qsae__source *src,
                            int64_t heads, qsae_qmatrix **out)

@@ -115,6 +115,9 @@ qsae_qmatrix *qsae__qmatrix_ref(const qsae_qmatrix *q);
 void qsae__qmatrix_unref(qsae_qmatrix **q);
 /* Public functions that return a matrix end with this: the caller closes it. Returns st. */
 int32_t qsae__qmatrix_give(int32_t st, qsae_qmatrix *const *q);
+/* qsae__share of what it holds, but for codes that lie in a file; nobody may read it meanwhile.
+ * NULL: nothing. */
+int32_t qsae__qmatrix_share(qsae_qmatrix *q);
 uint64_t qsae__qmatrix_bytes(const qsae_qmatrix *q);
 /* Codes that lie in a file will not be read for a while, see qsae__tensor_release. */
 void qsae__qmatrix_release(const qsae_qmatrix *q);

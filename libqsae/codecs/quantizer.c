@@ -34,6 +34,7 @@ int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quanti
     qsae__handle_init(q);
     q->ctx = qsae__context_ref(context);
     if (q->condition.n_parts) {
+        qsae__unshare(q);
         qsae_quantizer_close(&q);
         return qsae__fail(QSAE_EINVAL, "quantizer \"%.200s\": a mix is of many codecs; expected "
                           "one", spec);
@@ -42,6 +43,7 @@ int32_t qsae_quantizer_open(qsae_context *context, const char *spec, qsae_quanti
         status = qsae__fail(QSAE_EINVAL, "quantizer \"%.200s\", offset %lld: selectors and parts "
                             "belong to a condition; allowed: %s", spec,
                             (long long)q->condition.codec_end, q->condition.codec_canonical);
+        qsae__unshare(q);
         qsae_quantizer_close(&q);
         return status;
     }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "core/settings.h"
+#include "core/shared.h"
 #include "core/status.h"
 #include "core/threads.h"
 
@@ -115,10 +116,14 @@ int32_t qsae__context_new(const qsae_context_settings *settings, qsae_context **
         .alloc_cookie = s.alloc_cookie,
         .pid = (long)getpid(),
     };
+    qsae__seed_choose(&ctx->seed);
     qsae__handle_init(ctx);
     atomic_flag_clear(&ctx->retired.lock);
     atomic_init(&ctx->refs, 1);
-    if ((st = qsae__pool_open(ctx)) != 0) {
+    if (s.share_folder)
+        st = qsae__shares_open(ctx, s.share_folder);
+    if (st != 0 || (st = qsae__pool_open(ctx)) != 0) {
+        qsae__shares_close(ctx);
         release(s.alloc_cookie, ctx);
         return st;
     }
@@ -150,6 +155,7 @@ void qsae__context_unref(qsae_context *ctx)
     qsae_context *const core = ctx->core;
     qsae__pool_close(core);
     qsae__retired_free(core);
+    qsae__shares_close(core);
     qsae__handle_close(&core->base, QSAE__A_CONTEXT);
     core->free(core->alloc_cookie, core);
 }

@@ -8,6 +8,7 @@
 #include <qsae/context.h>
 
 #include "core/handle.h"
+#include "core/seed.h"
 
 /* Kernel levels, each including the ones below it. */
 enum qsae__level {
@@ -39,7 +40,9 @@ struct qsae_context {
     qsae_free_callback free;
     void *alloc_cookie;
     struct qsae__pool *pool;
+    struct qsae__shares *shares; /* or NULL: no share_folder */
     long pid;
+    qsae__seed seed;        /* of hash tables */
     bool blis;              /* computes f32 products, as the settings ask */
     char gemm_name[48];
     char blis_name[96];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * core/: status and messages, checked size arithmetic, memory, log, threads, CPU levels, hashing,
- * file mapping, atomic file writing, regular expressions. The lowest folder: it includes only
- * itself and include/qsae/.
+ * file mapping, memory that processes share, atomic file writing, regular expressions. The lowest
+ * folder: it includes only itself and include/qsae/.
  */
 #ifndef QSAE_CORE_CORE_H
 #define QSAE_CORE_CORE_H
@@ -17,7 +17,9 @@
 #include "core/memory.h"
 #include "core/output.h"
 #include "core/regex.h"
+#include "core/seed.h"
 #include "core/settings.h"
+#include "core/shared.h"
 #include "core/status.h"
 #include "core/strbuf.h"
 #include "core/threads.h"

@@ -194,10 +194,11 @@ bool qsae__file_exists(const char *path)
     return stat(path, &info) == 0 ? S_ISREG(info.st_mode) : !is_absent(errno);
 }
 
-bool qsae__path_exists(const char *path)
+int32_t qsae__path_look(const char *path, bool *exists)
 {
     struct stat info;
-    return stat(path, &info) == 0 || !is_absent(errno);
+    *exists = stat(path, &info) == 0;
+    return *exists || is_absent(errno) ? QSAE_OK : fail_errno(path, "stat", errno);
 }
 
 bool qsae__folder_exists(const char *path)

@@ -39,8 +39,8 @@ int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, 
  * optional file taken for absent would be left out in silence. */
 bool qsae__file_exists(const char *path);
 bool qsae__folder_exists(const char *path);
-/* Anything, or the system cannot tell. */
-bool qsae__path_exists(const char *path);
+/* Whether there is anything; an error where the system cannot tell. */
+int32_t qsae__path_look(const char *path, bool *exists);
 
 /* folder + "/" + name; NULL with ENOMEM. */
 char *qsae__path_join(qsae_context *ctx, const char *folder, const char *name);

@@ -67,8 +67,10 @@ typedef struct qsae__retired {
 
 #define QSAE__CASE(id, type, article, name) \
     , struct qsae_##type *: QSAE__A_##id, const struct qsae_##type *: QSAE__A_##id
-/* Kind of a handle by the type of its pointer. */
+/* Kind of a handle by the type of its pointer. Tools that do not know _Generic have their own. */
+#ifndef QSAE__KIND_OF
 #define QSAE__KIND_OF(handle) _Generic((handle)QSAE__HANDLES(QSAE__CASE))
+#endif
 
 /* Whether it is an open handle of its pointer's type: not NULL, not misaligned, not another one. */
 #define qsae__is_open(handle) qsae__handle_is_open((handle), QSAE__KIND_OF(handle))
@@ -106,8 +108,8 @@ typedef struct qsae__retired {
     qsae__handle_set(&(handle)->base, QSAE__KIND_OF(handle), \
                      atomic_load(&(handle)->base.users) + 1)
 
-/* A handle that could not be opened: no caller had it, its struct is freed at once. */
-#define qsae__unshare(handle) ((void)((handle)->base.size = 0))
+/* A handle that could not be opened, or NULL: no caller had it, its struct is freed at once. */
+#define qsae__unshare(handle) ((handle) ? (void)((handle)->base.size = 0) : (void)0)
 
 /* Marks a handle closed, clears its struct and gives its memory to the context's list, which frees
  * the oldest beyond QSAE__RETIRED_MOST and QSAE__RETIRED_BYTES. Before the context's reference

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/checked.h"
+#include "core/shared.h"
 #include "core/status.h"
 
 void *qsae__alloc(qsae_context *ctx, size_t size)
@@ -41,20 +42,15 @@ void *qsae__calloc(qsae_context *ctx, int64_t count, size_t size)
 
 void qsae__free(qsae_context *ctx, void *p)
 {
-    if (p)
+    if (p && !(ctx->shares && qsae__share_end(ctx, p)))
         ctx->free(ctx->alloc_cookie, p);
 }
 
-int32_t qsae__grow(qsae_context *ctx, void *p, int64_t *capacity, int64_t need, size_t size)
+/* *p holds n elements from now on, more than it did. */
+static int32_t move(qsae_context *ctx, void *p, int64_t *capacity, int64_t n, size_t size)
 {
     void *old;
     memcpy(&old, p, sizeof old);
-    if (need <= *capacity)
-        return QSAE_OK;
-    int64_t n = *capacity < 16 ? 16 : *capacity;
-    while (n < need)
-        if (!qsae__mul_i64(n, 2, &n))
-            return qsae__fail(QSAE_ENOMEM, "out of memory: %lld elements", (long long)need);
     void *grown = qsae__alloc_array(ctx, n, size);
     if (!grown)
         return QSAE_ENOMEM;
@@ -64,6 +60,27 @@ int32_t qsae__grow(qsae_context *ctx, void *p, int64_t *capacity, int64_t need, 
     memcpy(p, &grown, sizeof grown);
     *capacity = n;
     return QSAE_OK;
+}
+
+int32_t qsae__grow(qsae_context *ctx, void *p, int64_t *capacity, int64_t need, size_t size)
+{
+    if (need <= *capacity)
+        return QSAE_OK;
+    int64_t n = *capacity < 16 ? 16 : *capacity;
+    while (n < need)
+        if (!qsae__mul_i64(n, 2, &n))
+            return qsae__fail(QSAE_ENOMEM, "out of memory: %lld elements", (long long)need);
+    return move(ctx, p, capacity, n, size);
+}
+
+int32_t qsae__widen(qsae_context *ctx, void *p, int64_t *capacity, int64_t need, size_t size)
+{
+    int64_t n;
+    if (need <= *capacity)
+        return QSAE_OK;
+    if (!qsae__add_i64(*capacity, *capacity / 4 + 64, &n) || n < need)
+        n = need;
+    return move(ctx, p, capacity, n, size);
 }
 
 char *qsae__strndup(qsae_context *ctx, const char *s, size_t n)

@@ -23,6 +23,10 @@ void qsae__free(qsae_context *ctx, void *p);
  * are kept. QSAE_OK or QSAE_ENOMEM with *p unchanged. */
 int32_t qsae__grow(qsae_context *ctx, void *p, int64_t *capacity, int64_t need, size_t size);
 
+/* The same by a quarter at a time, for what much memory goes into: less of it is empty, and less
+ * lies beside its copy. */
+int32_t qsae__widen(qsae_context *ctx, void *p, int64_t *capacity, int64_t need, size_t size);
+
 char *qsae__strdup(qsae_context *ctx, const char *s);
 char *qsae__strndup(qsae_context *ctx, const char *s, size_t n);
 

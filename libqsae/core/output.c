@@ -17,8 +17,6 @@
 #include "core/memory.h"
 #include "core/status.h"
 
-#define MOST ((size_t)1 << 30) /* of one write */
-
 static int32_t fail_errno(const char *path, const char *what, int e)
 {
     const int32_t st = e == ENOENT || e == ENOTDIR ? QSAE_ENOENT
@@ -99,7 +97,7 @@ static int32_t write_at(qsae__output *o, uint64_t offset, const void *data, size
 {
     const char *p = data;
     while (size > 0) {
-        const ssize_t n = pwrite(o->fd, p, size < MOST ? size : MOST, (off_t)offset);
+        const ssize_t n = pwrite(o->fd, p, size, (off_t)offset);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
@@ -184,7 +182,7 @@ static void keep_old(const char *path, char *kept)
  * returns. */
 static int32_t take_place(const qsae__output *o, int folder)
 {
-    const bool replaces = access(o->path, F_OK) == 0;
+    const bool replaces = access(o->path, F_OK) == 0 || errno != ENOENT;
     keep_old(o->path, o->kept);
     if (rename(o->temp, o->path) != 0) {
         const int32_t st = fail_errno(o->path, "rename to", errno);
@@ -296,18 +294,31 @@ int32_t qsae__folder_commit(qsae_context *ctx, const char *temp, const char *pat
     return st;
 }
 
-void qsae__folder_remove(qsae_context *ctx, const char *folder)
+/* Files of the folder, as far as one pass over it sees them; whether there were any. */
+static bool remove_files(int folder)
 {
-    char **names = NULL;
-    int64_t n = 0;
-    if (qsae__folder_list(ctx, folder, &names, &n) == QSAE_OK) {
-        for (int64_t i = 0; i < n; i++) {
-            char *const path = qsae__path_join(ctx, folder, names[i]);
-            if (path)
-                (void)unlink(path);
-            qsae__free(ctx, path);
+    _Alignas(struct dirent64) char list[4096] = { 0 };
+    bool any = false;
+    ssize_t n;
+    while ((n = getdents64(folder, list, sizeof list)) > 0)
+        for (ssize_t at = 0; at < n;) {
+            const struct dirent64 *const e = (const struct dirent64 *)(const void *)(list + at);
+            any |= unlinkat(folder, e->d_name, 0) == 0; /* not of . and .. */
+            at += e->d_reclen;
         }
-        qsae__folder_list_free(ctx, names, n);
-    }
+    return any;
+}
+
+/* Takes no memory: there may be none. */
+void qsae__folder_remove(const char *folder)
+{
+    int fd;
+    do
+        fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    while (fd >= 0 && remove_files(fd))
+        (void)lseek(fd, 0, SEEK_SET);
+    if (fd >= 0)
+        close(fd);
     (void)rmdir(folder);
 }

@@ -35,6 +35,6 @@ int32_t qsae__folder_temp(qsae_context *ctx, const char *path, char **temp);
 /* The folder's entries reach the disk; it takes its place, where nothing or an empty folder is. */
 int32_t qsae__folder_commit(qsae_context *ctx, const char *temp, const char *path);
 /* Removes the regular files of a folder and the folder. */
-void qsae__folder_remove(qsae_context *ctx, const char *folder);
+void qsae__folder_remove(const char *folder);
 
 #endif

@@ -15,8 +15,6 @@
 #include "core/memory.h"
 #include "core/status.h"
 
-#define MOST ((size_t)1 << 30) /* of one read or write */
-
 struct qsae__spool {
     qsae_context *ctx;
     char *folder;
@@ -100,7 +98,7 @@ int32_t qsae__spool_append(qsae__spool *s, const void *data, size_t size, qsae__
     where->size = size;
     qsae__hash(data, size, where->hash);
     for (uint64_t at = s->size; size > 0;) {
-        const ssize_t n = pwrite(s->fd, p, size < MOST ? size : MOST, (off_t)at);
+        const ssize_t n = pwrite(s->fd, p, size, (off_t)at);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
@@ -118,7 +116,7 @@ int32_t qsae__spool_read(const qsae__spool *s, const qsae__spooled *where, void 
     char *p = data, hex[QSAE__HASH_SIZE];
     size_t size = (size_t)where->size;
     for (uint64_t at = where->offset; size > 0;) {
-        const ssize_t n = pread(s->fd, p, size < MOST ? size : MOST, (off_t)at);
+        const ssize_t n = pread(s->fd, p, size, (off_t)at);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)

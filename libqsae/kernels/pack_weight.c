@@ -46,6 +46,14 @@ qsae__packed_weight *qsae__packed_ref(qsae__packed_weight *w)
     return w;
 }
 
+int32_t qsae__packed_share(qsae__packed_weight *w, int owners)
+{
+    if (!w || atomic_load(&w->refs) > owners)
+        return QSAE_OK;
+    const int32_t st = qsae__share(w->ctx, &w->data, (size_t)w->bytes);
+    return st == QSAE_OK ? qsae__share(w->ctx, &w->sum, (size_t)w->n * sizeof *w->sum) : st;
+}
+
 void qsae__packed_close(qsae__packed_weight **weight)
 {
     qsae__packed_weight *const w = *weight;

@@ -37,6 +37,9 @@ int32_t qsae__packed_s8(qsae_context *ctx, const int8_t *codes, int64_t n, int64
 void qsae__pack_block(const qsae__pack_ops *pack, const qsae__rows16 *src, int64_t n0,
                       int64_t columns, int64_t step0, int64_t steps, uint8_t *panel);
 qsae__packed_weight *qsae__packed_ref(qsae__packed_weight *w);
+/* qsae__share of what it holds, while nobody else reads it: no more than `owners` references may
+ * there be, else it stays as it is. NULL: nothing. */
+int32_t qsae__packed_share(qsae__packed_weight *w, int owners);
 void qsae__packed_close(qsae__packed_weight **w);
 
 /* Left operand: rows in strips. */

@@ -246,9 +246,12 @@ void test_random(uint64_t seed, float *x, int64_t n)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     int failures = 0;
+    if (argc > 1 && strcmp(argv[1], "keys") == 0)
+        return run_keys() != 0;
+    failures += run_keys();
     failures += run_condition();
     failures += run_examples();
     failures += run_blocks();

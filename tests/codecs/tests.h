@@ -32,6 +32,7 @@ int run_kv(void);
 int run_stored(void);
 int run_linear(void);
 int run_api(void);
+int run_keys(void);
 
 /* Kernel levels of this CPU, lowest first. */
 int64_t test_levels(const char *names[QSAE__LEVEL_COUNT]);

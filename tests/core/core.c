@@ -559,6 +559,13 @@ int main(void)
         cmocka_unit_test(test_own_allocator), cmocka_unit_test(test_release),
         cmocka_unit_test(test_paths),   cmocka_unit_test(test_places),
         cmocka_unit_test(test_long_file), cmocka_unit_test(test_size_limits),
+        cmocka_unit_test(test_share_once), cmocka_unit_test(test_share_nothing),
+        cmocka_unit_test(test_share_many), cmocka_unit_test(test_share_folders),
+        cmocka_unit_test(test_share_hostile), cmocka_unit_test(test_share_gone),
+        cmocka_unit_test(test_share_read_only), cmocka_unit_test(test_share_too_large),
+        cmocka_unit_test(test_share_full), cmocka_unit_test(test_share_race),
+        cmocka_unit_test(test_share_threads),
+        cmocka_unit_test(test_seed),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }

@@ -25,6 +25,7 @@ void test_paths(void **state)
 {
     char folder[] = "/tmp/qsae-paths-XXXXXX", path[256], wide[400], **names;
     int64_t n = 7;
+    bool there = true;
     (void)state;
     qsae_context *ctx = open_mode(QSAE_FILES_MAP);
     qsae__file *f = NULL;
@@ -34,26 +35,31 @@ void test_paths(void **state)
     snprintf(path, sizeof path, "%s/data/below", folder); /* ENOTDIR is an absent file too */
     assert_fails(qsae__file_open(ctx, path, &f), QSAE_ENOENT, "cannot open");
     assert_false(qsae__file_exists(path));
-    assert_false(qsae__path_exists(path));
+    assert_ok(qsae__path_look(path, &there));
+    assert_false(there);
     assert_false(qsae__folder_exists(path));
     memset(wide, 'w', sizeof wide - 1);
     wide[sizeof wide - 1] = 0;
     assert_false(qsae__file_exists(wide));
-    assert_false(qsae__path_exists(wide));
+    assert_ok(qsae__path_look(wide, &there));
+    assert_false(there);
     assert_fails(qsae__file_open(ctx, wide, &f), QSAE_EIO, "cannot open");
     snprintf(path, sizeof path, "%s/loop", folder); /* what cannot be looked at may be there */
     assert_int_equal(symlink(path, path), 0);
     assert_true(qsae__file_exists(path));
-    assert_true(qsae__path_exists(path));
+    assert_fails(qsae__path_look(path, &there), QSAE_EIO, "cannot stat");
     assert_false(qsae__folder_exists(path));
     assert_fails(qsae__file_open(ctx, path, &f), QSAE_EIO, "cannot open");
     unlink(path);
-    assert_true(qsae__path_exists(folder));
+    assert_ok(qsae__path_look(folder, &there));
+    assert_true(there);
     assert_false(qsae__file_exists(folder));
     assert_true(qsae__folder_exists(folder));
     snprintf(path, sizeof path, "%s/data", folder);
     assert_true(qsae__file_exists(path));
-    assert_true(qsae__path_exists(path));
+    there = false;
+    assert_ok(qsae__path_look(path, &there));
+    assert_true(there);
     assert_false(qsae__folder_exists(path));
     assert_fails(qsae__folder_list(ctx, path, &names, &n), QSAE_ENOENT, "cannot open");
     assert_true(names == NULL && n == 0);

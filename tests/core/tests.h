@@ -9,5 +9,17 @@ void test_paths(void **state);
 void test_places(void **state);
 void test_long_file(void **state);
 void test_size_limits(void **state);
+void test_share_once(void **state);
+void test_share_nothing(void **state);
+void test_share_many(void **state);
+void test_share_folders(void **state);
+void test_share_hostile(void **state);
+void test_share_gone(void **state);
+void test_share_read_only(void **state);
+void test_share_too_large(void **state);
+void test_share_full(void **state);
+void test_share_race(void **state);
+void test_share_threads(void **state);
+void test_seed(void **state);
 
 #endif

@@ -2,6 +2,8 @@
 import gc
 import logging
 import os
+import pathlib
+import tempfile
 import threading
 import unittest
 
@@ -28,6 +30,21 @@ class Contexts(Case):
         self.fails("QSAE_EINVAL", "NUL", qsae.Context, cpu="c\0d")
         self.fails("QSAE_EINVAL", "none, error", qsae.Context, log_level="loud")
         self.fails("QSAE_EINVAL", "map, read", qsae.Context, files="copy")
+
+    def test_share_folder(self):
+        self.fails("QSAE_ENOENT", "nowhere", qsae.Context, share_folder=os.path.join(DATA, "nowhere"))
+        with tempfile.TemporaryDirectory() as folder:
+            figures = []
+            for shared in (None, folder, pathlib.Path(folder)):
+                with qsae.Context(threads=1, share_folder=shared) as ctx:
+                    model = qsae.Model(ctx, MODEL, compute="bf16", quantizer="rtn@with=embed|head")
+                    figures.append(model.forward([[1, 2, 3, 4]], logits=True).logits)
+            self.same(figures[1], figures[0])
+            self.same(figures[2], figures[0])
+            files = os.listdir(folder)
+            self.assertTrue(files)
+            for name in files:
+                self.assertRegex(name, r"^[0-9a-f]{32}-[0-9]+$")
 
     def test_error(self):
         with self.assertRaises(qsae.Error) as caught:

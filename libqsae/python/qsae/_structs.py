@@ -98,7 +98,8 @@ class ContextSettings(Struct):
     _fields_ = [("struct_size", c_size_t), ("cpu", c_char_p), ("log", LOG),
                 ("log_cookie", c_void_p), ("alloc", ALLOC), ("free", FREE),
                 ("alloc_cookie", c_void_p), ("threads", c_int32),
-                ("log_level", c_int32), ("files", c_int32), ("pin", c_int32)]
+                ("log_level", c_int32), ("files", c_int32), ("pin", c_int32),
+                ("share_folder", c_char_p)]
 
 
 class Rows(Struct):

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from ctypes import byref
 from typing import Any, Callable
 
 from ._handle import Handle
-from ._lib import choose, count, lib, string_bytes, text
+from ._lib import choose, count, lib, path_bytes, string_bytes, text
 from ._structs import CONSTANTS, LOG, ContextSettings
 
 _LEVELS = {CONSTANTS["QSAE_LOG_ERROR"]: logging.ERROR,
@@ -34,13 +35,16 @@ class Context(Handle):
     log_level  "none", "error", "warning" (default), "info" or "debug"
     files      "map" (default), or "read" for files that others may change while they are in use
     pin        True: each thread of the library stays on one CPU; the caller's own is never moved
+    share_folder  an existing folder that only this user can write, best in /dev/shm: packed weights
+               lie there, once for all processes that name it (qsae_context_settings.share_folder)
     """
 
     _close = lib.qsae_context_close
 
     def __init__(self, threads: int | None = None, cpu: str | None = None,
                  log: Callable[[int, str], Any] | None = None, log_level: str | None = None,
-                 files: str | None = None, pin: bool = False) -> None:
+                 files: str | None = None, pin: bool = False,
+                 share_folder: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
         send = log or _to_logging
 
@@ -58,6 +62,8 @@ class Context(Handle):
         settings.log_level = choose("log_level", log_level, _LOG)
         settings.files = choose("files", files, _FILES)
         settings.pin = 1 if pin else 0
+        if share_folder is not None:
+            settings.share_folder = path_bytes(share_folder)
         lib.qsae_context_open(byref(settings), byref(self._handle))
 
     @property
