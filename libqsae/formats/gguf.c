@@ -219,6 +219,7 @@ static int32_t read_pairs(qsae__tensors *t, struct reader *r, uint64_t count, qs
         return QSAE_ENOMEM;
     names.end = names.at + room;
     g->path = r->file->path;
+    g->size = r->file->size;
     g->count = (int64_t)count;
     g->pairs = qsae__set_alloc(t, bytes);
     if (g->pairs == NULL)

@@ -23,6 +23,7 @@ const qsae__gguf *qsae__tensors_gguf(const qsae__tensors *t);
 
 /* Path of the file, for messages. */
 const char *qsae__gguf_path(const qsae__gguf *g);
+uint64_t qsae__gguf_size(const qsae__gguf *g);
 
 /*
  * Typed access. A missing key leaves *out untouched and is QSAE_OK unless required, then

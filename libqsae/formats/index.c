@@ -19,7 +19,7 @@ static int32_t find_cache_link(qsae_context *ctx, const char *folder, const char
     const ssize_t n = readlink(path, target, sizeof target);
     const size_t prefix = sizeof blobs - 1;
     *is = false;
-    if (n < 0 || (size_t)n >= sizeof target || memcmp(target, blobs, prefix) != 0)
+    if (n < (ssize_t)prefix || (size_t)n >= sizeof target || memcmp(target, blobs, prefix) != 0)
         return QSAE_OK;
     target[n] = 0;
     const size_t digits = strspn(target + prefix, "0123456789abcdef");
@@ -147,7 +147,7 @@ static int32_t read_entries(struct map *m, const qsae__cut *cut)
 static int32_t note_shard(struct map *m, const char *shard)
 {
     for (int64_t i = 0; i < m->n_shards; i++)
-        if (m->shards[i] == shard || strcmp(m->shards[i], shard) == 0)
+        if (strcmp(m->shards[i], shard) == 0)
             return QSAE_OK;
     const int32_t status = qsae__grow(m->ctx, &m->shards, &m->capacity, m->n_shards + 1,
                                       sizeof *m->shards);

@@ -17,8 +17,8 @@ int32_t qsae__json_load(qsae_context *ctx, const char *path, json_t **out);
 
 #define QSAE__JSON_NUL 1   /* \u0000 may occur in string values (text; never in names) */
 #define QSAE__JSON_REALS 2 /* every number is read as f64: for files with integers beyond 64 bits */
-#define QSAE__JSON_DATA 4  /* a document of a corpus, or its metadata: no bound of memory. A list of
-                            * short numbers takes 20 bytes per byte, one of empty lists 60. */
+#define QSAE__JSON_DATA 4  /* metadata of a document, part of a line that was read within the bound:
+                            * none of its own, for it is shorter than its line */
 int32_t qsae__json_parse_with(const char *text, size_t size, const char *name, unsigned flags,
                               json_t **out);
 int32_t qsae__json_load_with(qsae_context *ctx, const char *path, unsigned flags, json_t **out);
@@ -56,6 +56,18 @@ int32_t qsae__json_str(const json_t *object, const char *where, const char *key,
  * required. */
 int32_t qsae__json_get(const json_t *object, const char *where, const char *key, bool required,
                        json_type type, const json_t **out);
+
+/* A member that is missing or null. */
+static inline bool qsae__json_absent(const json_t *v)
+{
+    return !v || json_typeof(v) == JSON_NULL;
+}
+
+/* v, which may be NULL, has this type. One condition, where jansson's macros are two. */
+static inline bool qsae__json_is(const json_t *v, json_type type)
+{
+    return v && json_typeof(v) == type;
+}
 
 const char *qsae__json_type_name(const json_t *v);
 

@@ -62,6 +62,11 @@ const char *qsae__gguf_path(const qsae__gguf *g)
     return g->path;
 }
 
+uint64_t qsae__gguf_size(const qsae__gguf *g)
+{
+    return g->size;
+}
+
 const char *qsae__gguf_key(const qsae__gguf *g, int64_t i)
 {
     return i >= 0 && i < g->count ? g->pairs[i].key : NULL;

@@ -15,6 +15,7 @@ typedef struct qsae__pair {
 
 struct qsae__gguf {
     const char *path;
+    uint64_t size;        /* of the file */
     qsae__pair *pairs;    /* [count], by key */
     int64_t count;
 };

@@ -13,6 +13,12 @@ typedef struct qsae__note {
     const char *key, *value;
 } qsae__note;
 
+/* Memory of a set. */
+typedef struct qsae__set_block {
+    void *data;
+    size_t size;
+} qsae__set_block;
+
 struct qsae__tensors {
     atomic_int refs;
     qsae_context *ctx;
@@ -21,7 +27,7 @@ struct qsae__tensors {
     int64_t count, capacity;
     qsae__file **files;     /* tensors point into these */
     int64_t n_files, files_capacity;
-    void **blocks;          /* own memory: names, decoded data */
+    qsae__set_block *blocks; /* own memory: names, decoded data */
     int64_t n_blocks, blocks_capacity;
     struct qsae__note *metadata; /* [n_metadata] __metadata__, by key, or NULL; in blocks */
     int64_t n_metadata;
@@ -36,6 +42,10 @@ int32_t qsae__set_add_file(qsae__tensors *t, qsae__file **file);
 
 /* Memory that belongs to the set; NULL with QSAE_ENOMEM. */
 void *qsae__set_alloc(qsae__tensors *t, size_t size);
+
+/* qsae__share of a tensor's data where they are a block of this set, which no other tensor of it
+ * may point into; else nothing. */
+int32_t qsae__set_share(qsae__tensors *t, qsae__tensor *tensor);
 
 int32_t qsae__set_add(qsae__tensors *t, const qsae__tensor *tensor);
 

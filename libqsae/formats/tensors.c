@@ -63,7 +63,7 @@ void qsae__tensors_unref(qsae__tensors **pt)
     for (int64_t i = 0; i < t->n_files; i++)
         qsae__file_close(&t->files[i]);
     for (int64_t i = 0; i < t->n_blocks; i++)
-        qsae__free(ctx, t->blocks[i]);
+        qsae__free(ctx, t->blocks[i].data);
     qsae__free(ctx, t->files);
     qsae__free(ctx, t->blocks);
     qsae__free(ctx, t->items);
@@ -96,8 +96,45 @@ void *qsae__set_alloc(qsae__tensors *t, size_t size)
         return NULL;
     p = qsae__alloc(t->ctx, size);
     if (p != NULL)
-        t->blocks[t->n_blocks++] = p;
+        t->blocks[t->n_blocks++] = (qsae__set_block){ p, size };
     return p;
+}
+
+static qsae__set_block *block_of(const qsae__tensors *t, const qsae__tensor *tensor)
+{
+    for (int64_t i = 0; i < t->n_blocks; i++)
+        if (t->blocks[i].data == tensor->data && t->blocks[i].size == tensor->bytes)
+            return &t->blocks[i];
+    return NULL;
+}
+
+int32_t qsae__set_share(qsae__tensors *t, qsae__tensor *tensor)
+{
+    qsae__set_block *const b = t->ctx->shares ? block_of(t, tensor) : NULL;
+    if (!b)
+        return QSAE_OK;
+    const int32_t st = qsae__share(t->ctx, &b->data, b->size);
+    tensor->data = b->data;
+    return st;
+}
+
+/* Whether another tensor of the set begins in the data of that one. */
+static bool is_part(const qsae__tensors *t, int64_t at)
+{
+    const uintptr_t from = (uintptr_t)t->items[at].data;
+    for (int64_t i = 0; i < t->count; i++)
+        if (i != at && (uintptr_t)t->items[i].data - from < t->items[at].bytes)
+            return true;
+    return false;
+}
+
+int32_t qsae__tensors_share(qsae__tensors *t)
+{
+    int32_t st = QSAE_OK;
+    for (int64_t i = 0; t->ctx->shares && i < t->count && st == QSAE_OK; i++)
+        if (block_of(t, &t->items[i]) && !is_part(t, i))
+            st = qsae__set_share(t, &t->items[i]);
+    return st;
 }
 
 int32_t qsae__set_add(qsae__tensors *t, const qsae__tensor *tensor)

@@ -28,6 +28,9 @@ int32_t qsae__tensors_load(qsae_context *ctx, const char *path, qsae__tensors **
 qsae__tensors *qsae__tensors_ref(qsae__tensors *t);
 void qsae__tensors_unref(qsae__tensors **t);
 
+/* qsae__share of data that were made when the set was read, while nobody knows where they are. */
+int32_t qsae__tensors_share(qsae__tensors *t);
+
 int64_t qsae__tensors_len(const qsae__tensors *t);
 const qsae__tensor *qsae__tensors_at(const qsae__tensors *t, int64_t i); /* ordered by name */
 const qsae__tensor *qsae__tensors_find(const qsae__tensors *t, const char *name); /* or NULL */

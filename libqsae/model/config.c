@@ -11,7 +11,7 @@
 bool qsae__config_has(const json_t *o, const char *key)
 {
     const json_t *v = json_object_get(o, key);
-    return v && !json_is_null(v);
+    return !qsae__json_absent(v);
 }
 
 int32_t qsae__config_size(const json_t *o, const char *where, const char *key, int64_t low,
@@ -29,7 +29,7 @@ int32_t qsae__config_positive(const json_t *o, const char *where, const char *ke
     const int32_t st = qsae__json_f64(o, where, key, false, &v, NULL);
     if (st != QSAE_OK)
         return st;
-    if (qsae__config_has(o, key) && !(isfinite(v) && v > 0))
+    if (qsae__config_has(o, key) && !(v > 0))
         return qsae__fail(QSAE_EFORMAT, "%s: %s: expected a positive number, found %g", where, key,
                           v);
     *out = v;
@@ -67,9 +67,10 @@ static int32_t read_id(const json_t *o, const char *where, const char *key, int3
     *out = -1;
     if (json_is_array(v))
         v = json_array_get(v, 0);
-    if (!v || json_is_null(v))
+    if (qsae__json_absent(v))
         return QSAE_OK;
-    if (!json_is_integer(v) || json_integer_value(v) < -1 || json_integer_value(v) > INT32_MAX)
+    if (json_typeof(v) != JSON_INTEGER || json_integer_value(v) < -1 ||
+        json_integer_value(v) > INT32_MAX)
         return qsae__fail(QSAE_EFORMAT, "%s: %s: expected a token id, found %s", where, key,
                           qsae__json_type_name(v));
     *out = (int32_t)json_integer_value(v);

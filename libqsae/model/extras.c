@@ -172,8 +172,10 @@ static int32_t open_projection(qsae_model *m)
         .shared = &m->weights->packed[place],
     };
     pthread_mutex_lock(&m->weights->mutex);
-    const int32_t st = qsae__linear_open(m->ctx, changes, &w,
-                                         m->bf16 ? QSAE_BF16 : QSAE_F32, &m->extras->projection);
+    int32_t st = qsae__linear_open(m->ctx, changes, &w, m->bf16 ? QSAE_BF16 : QSAE_F32,
+                                   &m->extras->projection);
+    if (st == QSAE_OK)
+        st = qsae__linear_share(m->extras->projection);
     pthread_mutex_unlock(&m->weights->mutex);
     if (st != QSAE_OK)
         return qsae__fail_in(st, "%s", matrix->name);
@@ -197,6 +199,8 @@ static int32_t open_slices(qsae_model *m, const qsae__tensor *t, qsae__linear **
                                         .out_stride = cols, .in_stride = 1 };
         st = qsae__linear_open(m->ctx, rounds ? &m->condition : NULL, &w,
                                m->bf16 ? QSAE_BF16 : QSAE_F32, &out[e]);
+        if (st == QSAE_OK)
+            st = qsae__linear_share(out[e]);
     }
     return st == QSAE_OK ? st : qsae__fail_in(st, "%s", t->name);
 }

@@ -29,15 +29,14 @@ static int32_t get_f64(const qsae__gguf_build *b, const char *key, bool required
 }
 
 /* A size, or an array with the same size for every block. */
-static int32_t get_size(const qsae__gguf_build *b, const char *key, bool required, int64_t *out,
-                        int32_t *present)
+static int32_t get_size(const qsae__gguf_build *b, const char *key, bool required, int64_t *out)
 {
     char text[KEY_SIZE];
     qsae__gguf_array a = { 0 };
     int32_t found = 0;
     full_key(b, key, text);
     if (qsae__gguf_get_array(b->g, text, false, -1, &a, &found) != QSAE_OK || !found)
-        return qsae__gguf_i64(b->g, text, required, 1, SIZE_LIMIT, out, present);
+        return qsae__gguf_i64(b->g, text, required, 1, SIZE_LIMIT, out, NULL);
     if (a.type == QSAE__GGUF_STRING || a.type == QSAE__GGUF_BOOL || a.count != b->blocks)
         return qsae__fail(QSAE_EFORMAT, "%s: %s: expected an integer for each of %" PRId64
                           " blocks, found an array of %" PRId64, b->path, text, b->blocks, a.count);
@@ -51,8 +50,6 @@ static int32_t get_size(const qsae__gguf_build *b, const char *key, bool require
         return qsae__fail(QSAE_EFORMAT, "%s: %s: expected a positive integer, found %g", b->path,
                           text, v);
     *out = (int64_t)v;
-    if (present)
-        *present = 1;
     return QSAE_OK;
 }
 
@@ -100,7 +97,7 @@ static int32_t same_as_head(const qsae__gguf_build *b, const char *key)
 {
     char text[KEY_SIZE];
     int64_t v = b->head_dim;
-    const int32_t st = get_size(b, key, false, &v, NULL);
+    const int32_t st = get_size(b, key, false, &v);
     if (st == QSAE_OK && v != b->head_dim)
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: %s: %" PRId64 " is not supported, heads have "
                           "%" PRId64 " entries", b->path, full_key(b, key, text), v, b->head_dim);
@@ -136,20 +133,20 @@ int32_t qsae__gguf_sizes(qsae__gguf_build *b)
     int32_t st = qsae__gguf_i64(b->g, full_key(b, "block_count", text), true, 1, QSAE__GGUF_BLOCKS,
                                 &b->blocks, NULL);
     if (st == QSAE_OK)
-        st = get_size(b, "embedding_length", true, &b->width, NULL);
+        st = get_size(b, "embedding_length", true, &b->width);
     if (st == QSAE_OK)
-        st = get_size(b, "feed_forward_length", true, &mlp, NULL);
+        st = get_size(b, "feed_forward_length", true, &mlp);
     if (st == QSAE_OK)
-        st = get_size(b, "context_length", true, &context, NULL);
+        st = get_size(b, "context_length", true, &context);
     if (st == QSAE_OK)
-        st = get_size(b, "attention.head_count", true, &b->heads, NULL);
+        st = get_size(b, "attention.head_count", true, &b->heads);
     b->kv_heads = b->heads;
     if (st == QSAE_OK)
-        st = get_size(b, "attention.head_count_kv", false, &b->kv_heads, NULL);
+        st = get_size(b, "attention.head_count_kv", false, &b->kv_heads);
     if (st != QSAE_OK)
         return st;
     b->head_dim = b->width / b->heads;
-    st = get_size(b, "attention.key_length", false, &b->head_dim, NULL);
+    st = get_size(b, "attention.key_length", false, &b->head_dim);
     if (st == QSAE_OK)
         st = same_as_head(b, "attention.value_length");
     if (st == QSAE_OK && !b->arch->layer_norm) /* a part of a head in GPT-NeoX, no key of GPT-2 */
@@ -398,7 +395,7 @@ int32_t qsae__gguf_gpt_neox(qsae__gguf_build *b)
     if (st == QSAE_OK)
         st = check_scale(b, (double)b->head_dim);
     if (st == QSAE_OK)
-        st = get_size(b, "rope.dimension_count", false, &rotary, NULL);
+        st = get_size(b, "rope.dimension_count", false, &rotary);
     if (st == QSAE_OK && rotary > b->head_dim)
         st = qsae__fail(QSAE_EFORMAT, "%s: %s: expected at most the %" PRId64 " entries of a head, "
                         "found %" PRId64, b->path, full_key(b, "rope.dimension_count", text),

@@ -57,7 +57,7 @@ static int32_t read_window(const json_t *o, const char *where, qsae__config *c)
     for (int64_t n = 0; n < c->layers; n++)
         any = any || c->sliding[n];
     c->window = 4096;
-    if (any && json_is_null(json_object_get(o, "sliding_window")))
+    if (any && qsae__json_is(json_object_get(o, "sliding_window"), JSON_NULL))
         return qsae__fail(QSAE_EFORMAT,
                           "%s: sliding_window: expected an integer, found null, but there are "
                           "sliding layers",
@@ -98,8 +98,8 @@ int32_t qsae__config_gemma(const json_t *o, const char *where, qsae__config *c)
 int32_t qsae__config_causal(const json_t *o, const char *where)
 {
     const json_t *v = json_object_get(o, "use_bidirectional_attention");
-    if (!v || json_is_null(v) || json_is_false(v) ||
-        (json_is_string(v) && !strcmp(json_string_value(v), "vision")))
+    const char *const text = json_string_value(v);
+    if (qsae__json_absent(v) || json_typeof(v) == JSON_FALSE || (text && !strcmp(text, "vision")))
         return QSAE_OK;
     return qsae__fail(QSAE_EUNSUPPORTED,
                       "%s: use_bidirectional_attention: only causal models are supported", where);

@@ -276,6 +276,8 @@ static int32_t pack_head(qsae_model *m, bool shared)
         st = qsae__packed_dense(m->ctx, &m->head, c->vocab, c->width, &m->head_packed);
     if (st == QSAE_OK && shared && !*slot)
         *slot = qsae__packed_ref(m->head_packed);
+    if (st == QSAE_OK)
+        st = qsae__packed_share(m->head_packed, shared ? 2 : 1);
     pthread_mutex_unlock(&m->weights->mutex);
     qsae__tensor_release(m->weights->tensors, qsae__weights_head(m->weights)->tensor);
     return st;
@@ -303,6 +305,8 @@ static int32_t open_encoded(qsae_model *m, const qsae__matrix *matrix, const cha
                           m->condition.canonical);
     else
         st = qsae__qmatrix_encode(m->ctx, c, &src, 0, out);
+    if (st == QSAE_OK && encodes)
+        st = qsae__qmatrix_share(*out);
     if (st != QSAE_OK)
         return qsae__fail_in(st, "%s", matrix->name);
     if (!*out)
@@ -368,7 +372,8 @@ static int32_t use_encoded_head(qsae_model *m)
     if (!m->bf16 || !qsae__packed_get(m->ctx)->bf16)
         return QSAE_OK;
     const qsae__rows16 rows = qsae__rows16_decoded(m->head_q);
-    return qsae__packed_rows16(m->ctx, &rows, &m->head_packed);
+    const int32_t st = qsae__packed_rows16(m->ctx, &rows, &m->head_packed);
+    return st == QSAE_OK ? qsae__packed_share(m->head_packed, 1) : st;
 }
 
 static int32_t open_head(qsae_model *m)

@@ -457,6 +457,25 @@ static int32_t process_all(struct process *p)
     return st;
 }
 
+static int32_t share_copy(struct process *p, const qsae__matrix *m)
+{
+    if (!is_copy(p, m->tensor))
+        return QSAE_OK;
+    return qsae__set_share(p->set, (qsae__tensor *)(uintptr_t)m->tensor); /* new_tensor's */
+}
+
+/* The matrices of the new checkpoint, which are complete now. */
+static int32_t share_copies(struct process *p)
+{
+    const int64_t projs = qsae__projs(&p->to->config);
+    int32_t st = share_copy(p, &p->to->embed);
+    if (st == QSAE_OK)
+        st = share_copy(p, &p->to->head);
+    for (int64_t i = 0; i < p->to->config.layers * projs && st == QSAE_OK; i++)
+        st = share_copy(p, &p->to->layers[i / projs].weight[i % projs]);
+    return st;
+}
+
 /* Steps that change this model: TransformerLens leaves out the others too. */
 static unsigned applicable(const qsae_weights *w, unsigned steps)
 {
@@ -539,6 +558,8 @@ int32_t qsae_weights_process(qsae_weights *weights, const char *what, qsae_weigh
         const qsae__fpenv env = qsae__fpenv_enter();
         write_name(p.steps, p.to->process, sizeof p.to->process);
         st = process_all(&p);
+        if (st == QSAE_OK)
+            st = share_copies(&p);
         qsae__fpenv_leave(env);
     }
     qsae__tensors_unref(&p.set);

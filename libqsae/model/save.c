@@ -421,7 +421,7 @@ static int32_t save(qsae__save *v, const char *folder)
     if (st == QSAE_OK)
         st = qsae__folder_commit(v->ctx, temp, folder);
     if (st != QSAE_OK)
-        qsae__folder_remove(v->ctx, temp);
+        qsae__folder_remove(temp);
     qsae__free(v->ctx, temp);
     return st;
 }

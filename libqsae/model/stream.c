@@ -14,7 +14,8 @@ bool qsae__model_loaded(const qsae_model *m, int64_t layer)
     return true;
 }
 
-static int32_t load_proj(qsae_model *m, int64_t layer, int p)
+/* keep: for good, where other processes may have the same. */
+static int32_t load_proj(qsae_model *m, int64_t layer, int p, bool keep)
 {
     const qsae__matrix *const matrix = &m->weights->layers[layer].weight[p];
     if (!qsae__has_proj(m->config, layer, p))
@@ -22,8 +23,9 @@ static int32_t load_proj(qsae_model *m, int64_t layer, int p)
     const qsae__linear_weight w = qsae__model_weight(m, layer, p, NULL);
     qsae__linear *const linear = m->layers[layer].proj[p];
     pthread_mutex_lock(&m->weights->mutex);
-    const int32_t st = qsae__linear_load(
-        linear, qsae__model_condition(m, layer, p), &w);
+    int32_t st = qsae__linear_load(linear, qsae__model_condition(m, layer, p), &w);
+    if (st == QSAE_OK && keep)
+        st = qsae__linear_share(linear);
     pthread_mutex_unlock(&m->weights->mutex);
     if (st != QSAE_OK)
         return qsae__fail_in(st, "%s", matrix->name);
@@ -51,7 +53,7 @@ int32_t qsae__model_load(qsae_model *m, int64_t layer)
     }
     const qsae__fpenv env = qsae__fpenv_enter();
     for (int p = 0; m->streamed && p < qsae__projs(m->config) && st == QSAE_OK; p++)
-        st = load_proj(m, layer, p);
+        st = load_proj(m, layer, p, false);
     qsae__fpenv_leave(env);
     if (st != QSAE_OK)
         qsae__model_drop(m, layer);
@@ -96,7 +98,7 @@ int32_t qsae__model_keep(qsae_model *m, qsae_progress_callback progress, void *c
     for (int64_t i = 0; i < total && st == QSAE_OK; i++) {
         st = qsae__canceled(cancel);
         if (st == QSAE_OK)
-            st = load_proj(m, i / projs, (int)(i % projs));
+            st = load_proj(m, i / projs, (int)(i % projs), true);
         if (st == QSAE_OK && progress)
             st = progress(cookie, i + 1, total, "tensors", phase);
     }

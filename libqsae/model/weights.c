@@ -343,6 +343,22 @@ static int32_t open_source(qsae_weights *w)
     return st;
 }
 
+/* What a stored matrix has in memory beside the file: unpacked codes, scales in f32. */
+static int32_t share_stored(qsae_weights *w)
+{
+    const int64_t projs = qsae__projs(&w->config);
+    int32_t st = qsae__qmatrix_share(w->embed.stored);
+    if (st == QSAE_OK)
+        st = qsae__qmatrix_share(w->head.stored);
+    if (st == QSAE_OK && w->extras)
+        st = qsae__qmatrix_share(w->extras->table.stored);
+    if (st == QSAE_OK && w->extras)
+        st = qsae__qmatrix_share(w->extras->projection.stored);
+    for (int64_t i = 0; i < w->config.layers * projs && st == QSAE_OK; i++)
+        st = qsae__qmatrix_share(w->layers[i / projs].weight[i % projs].stored);
+    return st;
+}
+
 int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights **out)
 {
     QSAE__FPENV;
@@ -366,9 +382,13 @@ int32_t qsae_weights_open(qsae_context *context, const char *path, qsae_weights 
     w->path = qsae__strdup(context, path);
     int32_t st = w->path ? open_source(w) : QSAE_ENOMEM;
     if (st == QSAE_OK)
+        st = qsae__tensors_share(w->tensors);
+    if (st == QSAE_OK)
         st = find_prefix(w);
     if (st == QSAE_OK)
         st = find_tensors(w);
+    if (st == QSAE_OK)
+        st = share_stored(w);
     if (st != QSAE_OK)
         weights_free(w);
     else

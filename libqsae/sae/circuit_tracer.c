@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Sets of transcoders and cross-layer transcoders of circuit-tracer (sae.md B.9), one layer at a
  * time; temporal SAEs, which are refused. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -86,21 +87,18 @@ static int32_t read_sizes(qsae_context *ctx, const char *folder, qsae__sae_confi
 }
 
 /* A threshold per feature or one for all. */
-static int32_t take_threshold(qsae__rewrite *r, const char *source, int64_t features)
+static int32_t take_threshold(qsae__rewrite *r, const qsae__tensor *t, int64_t features)
 {
-    const qsae__tensor *t;
     double one;
-    int32_t st = qsae__tensors_need(r->from, source, -1, NULL, &t);
-    if (st == QSAE_OK && t->rank != 0)
-        return qsae__rewrite_same(r, source, "threshold", 1, NULL);
-    if (st == QSAE_OK)
-        st = qsae__rewrite_scalar(r, source, &one);
+    if (t->rank != 0)
+        return qsae__rewrite_same(r, t->name, "threshold", 1, NULL);
+    const int32_t st = qsae__rewrite_scalar(r, t->name, &one);
     return st == QSAE_OK ? qsae__rewrite_fill(r, "threshold", features, (float)one, NULL) : st;
 }
 
 /* jumprelu by a threshold, else topk by a k, else relu; a configuration that says other is an
  * error. */
-static int32_t set_kind(qsae__rewrite *r, const char *where, const char *threshold,
+static int32_t set_kind(qsae__rewrite *r, const char *where, const qsae__tensor *threshold,
                         const char *told, int64_t features, qsae__sae_config *c)
 {
     const int64_t k = c->k;
@@ -156,7 +154,7 @@ static int32_t take_encoder(qsae__rewrite *r, const names *n, int64_t *features)
 static int32_t read_transcoder(qsae__rewrite *r, const qsae__sae_place *place,
                                qsae__sae_config *c)
 {
-    const char *told = NULL, *threshold = NULL;
+    const char *told = NULL;
     json_t *cfg = NULL;
     names n;
     int64_t features = 0;
@@ -169,18 +167,16 @@ static int32_t read_transcoder(qsae__rewrite *r, const qsae__sae_place *place,
     if (st == QSAE_OK && qsae__rewrite_has(r, "k")) {
         double k = 0;
         st = qsae__rewrite_scalar(r, "k", &k);
-        if (st == QSAE_OK && (!(k >= 1) || !(k < 1e9)))
-            st = qsae__fail(QSAE_EFORMAT, "%s: tensor \"k\": expected a positive number, found %g",
+        if (st == QSAE_OK && (!(k >= 1 && k < 1e9) || k != floor(k)))
+            st = qsae__fail(QSAE_EFORMAT, "%s: tensor \"k\": expected a positive integer, found %g",
                             place->params, k);
         c->k = (int64_t)k;
     }
     if (st == QSAE_OK && qsae__rewrite_has(r, "log_thresholds"))
         st = qsae__fail(QSAE_EUNSUPPORTED, "%s: tensor \"log_thresholds\" is not supported",
                         place->params);
-    if (qsae__rewrite_has(r, "activation_function.threshold"))
-        threshold = "activation_function.threshold";
-    else if (qsae__rewrite_has(r, "threshold"))
-        threshold = "threshold";
+    const qsae__tensor *const threshold = qsae__tensors_find(
+        r->from, qsae__rewrite_either(r, "activation_function.threshold", "threshold"));
     if (st == QSAE_OK)
         st = set_kind(r, place->params, threshold, told, features, c);
     json_decref(cfg);
@@ -268,8 +264,7 @@ int32_t qsae__sae_read_clt(qsae_context *ctx, const qsae__sae_place *place,
     if (st == QSAE_OK)
         st = take_encoder(&r, &n, &features);
     if (st == QSAE_OK)
-        st = set_kind(&r, place->params,
-                      qsae__rewrite_has(&r, n.text[THRESHOLD]) ? n.text[THRESHOLD] : NULL, told,
+        st = set_kind(&r, place->params, qsae__tensors_find(r.from, n.text[THRESHOLD]), told,
                       features, c);
     json_decref(cfg);
     c->encode_only = place->write < 0;

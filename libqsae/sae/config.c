@@ -81,16 +81,16 @@ static long version_major(const char *v)
 static const json_t *lookup(const json_t *cfg, const json_t *meta, const char *key)
 {
     const json_t *v = meta ? json_object_get(meta, key) : NULL;
-    if (!v || json_is_null(v))
+    if (qsae__json_absent(v))
         v = json_object_get(cfg, key);
-    return v && !json_is_null(v) ? v : NULL;
+    return qsae__json_absent(v) ? NULL : v;
 }
 
 static int32_t read_normalize(const json_t *cfg, const char *where, qsae__sae_config *c)
 {
     const json_t *const v = json_object_get(cfg, "normalize_activations");
     c->normalize = QSAE__NORM_NONE;
-    if (!v || json_is_null(v) || json_is_false(v))
+    if (qsae__json_absent(v) || json_typeof(v) == JSON_FALSE)
         return QSAE_OK;
     const char *const s = json_is_true(v) ? "expected_average_only_in" : json_string_value(v);
     if (!s)
@@ -125,9 +125,9 @@ static int32_t read_activation(qsae_context *ctx, const json_t *cfg, const char 
                                qsae__sae_config *c)
 {
     const json_t *v = json_object_get(cfg, "activation_fn_str");
-    if (!v || json_is_null(v))
+    if (qsae__json_absent(v))
         v = json_object_get(cfg, "activation_fn");
-    if (!v || json_is_null(v))
+    if (qsae__json_absent(v))
         return QSAE_OK;
     const char *const s = json_string_value(v);
     if (!s)
@@ -160,7 +160,8 @@ static int32_t read_head(const json_t *cfg, const json_t *meta, const char *wher
         const json_t *const v = lookup(cfg, meta, keys[i]);
         if (!v)
             continue;
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
+        if (json_typeof(v) != JSON_INTEGER || json_integer_value(v) < 0 ||
+            json_integer_value(v) > INT32_MAX)
             return qsae__fail(QSAE_EFORMAT, "%s: key \"%s\": expected the number of a head", where,
                               keys[i]);
         c->one_head = true;
@@ -179,7 +180,7 @@ static int32_t read_options(const json_t *cfg, const json_t *meta, const char *w
     const json_t *const kwargs = lookup(cfg, meta, "model_from_pretrained_kwargs");
     /* Of a LayerNorm model with centred writing weights a row is that of the model itself less its
      * mean (sae.md A.4). */
-    c->center_input = kwargs && json_is_true(json_object_get(kwargs, "center_writing_weights"));
+    c->center_input = json_is_true(json_object_get(kwargs, "center_writing_weights"));
     const char *reshape = NULL;
     const int32_t st = qsae__json_str(cfg, where, "reshape_activations", false, &reshape, NULL);
     if (st != QSAE_OK)
@@ -210,8 +211,11 @@ static int32_t read_sizes(const json_t *cfg, const char *where, qsae__sae_config
     if (st == QSAE_OK && !found) {
         double expansion = 0;
         st = qsae__json_f64(cfg, where, "expansion_factor", false, &expansion, &found);
-        if (st == QSAE_OK && found && expansion > 0 && expansion < 1e9)
-            c->d_sae = (int64_t)(expansion * (double)c->d_in);
+        const double features = expansion * (double)c->d_in;
+        if (st == QSAE_OK && found && !(expansion > 0 && features < (double)MAX_SIZE))
+            return qsae__fail(QSAE_EFORMAT, "%s: key \"expansion_factor\": expected a positive "
+                              "number, found %g", where, expansion);
+        c->d_sae = (int64_t)features;
     }
     if (st == QSAE_OK)
         st = qsae__json_i64(cfg, where, "d_out", false, 1, MAX_SIZE, &c->d_out, NULL);
@@ -226,7 +230,7 @@ static int32_t read_origin(qsae_context *ctx, const json_t *cfg, const json_t *m
      * TransformerLens; where there is the Hugging Face name too, that is right (sae.md B.5). */
     const char *const named = json_string_value(lookup(cfg, meta, hooks[0])),
                *const at = named ? strstr(named, ".hook_mlp_in") : NULL;
-    const bool misnamed = at && json_is_string(lookup(cfg, meta, hooks[2]));
+    const bool misnamed = at && qsae__json_is(lookup(cfg, meta, hooks[2]), JSON_STRING);
     for (size_t i = misnamed ? 2 : 0; i < 3; i++) {
         const json_t *const v = lookup(cfg, meta, hooks[i]);
         if (!v)
@@ -255,10 +259,11 @@ static int32_t read_origin(qsae_context *ctx, const json_t *cfg, const json_t *m
             return QSAE_ENOMEM;
     }
     const json_t *v = lookup(cfg, meta, "context_size");
-    if (json_is_integer(v) && json_integer_value(v) > 0)
+    if (json_integer_value(v) > 0) /* 0 of other types */
         c->context_size = json_integer_value(v);
     v = lookup(cfg, meta, "prepend_bos");
-    c->prepend_bos = v && json_is_boolean(v) ? json_is_true(v) : old ? 1 : -1;
+    c->prepend_bos = qsae__json_is(v, JSON_TRUE) ? 1 :
+                     qsae__json_is(v, JSON_FALSE) ? 0 : old ? 1 : -1;
     return QSAE_OK;
 }
 
@@ -277,7 +282,7 @@ static int32_t read_widths(qsae_context *ctx, const json_t *cfg, const char *whe
         return QSAE_ENOMEM;
     for (size_t i = 0; i < n; i++) {
         const json_t *const v = json_array_get(list, i);
-        const int64_t w = json_is_integer(v) ? json_integer_value(v) : 0;
+        const int64_t w = json_integer_value(v); /* 0 of other types */
         if (w < 1 || w > MAX_SIZE || (i && w <= c->widths[i - 1]) || (c->d_sae && w > c->d_sae))
             return qsae__fail(QSAE_EFORMAT, "%s: key \"%s\": expected ascending integers from 1 to "
                               "d_sae, found another value at place %d", where, key, (int)i);

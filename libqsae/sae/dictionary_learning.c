@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* dictionary_learning (sae.md B.7): config.json, and ae.safetensors with the tensors of ae.pt
  * under their own names. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -108,9 +109,9 @@ static int32_t read_k(const qsae__rewrite *r, const json_t *trainer, const char 
     if (!qsae__rewrite_has(r, "k"))
         return qsae__json_i64(trainer, where, "k", true, 1, MAX_SIZE, &c->k, NULL);
     const int32_t st = qsae__rewrite_scalar(r, "k", &k);
-    if (st == QSAE_OK && (!(k >= 1) || !(k < 1e9)))
-        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"k\": expected a positive number, found %g",
-                          r->from ? where : "", k);
+    if (st == QSAE_OK && (!(k >= 1 && k < 1e9) || k != floor(k)))
+        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"k\": expected a positive integer, found %g",
+                          qsae__tensors_find(r->from, "k")->file, k);
     c->k = (int64_t)k;
     return st;
 }
@@ -154,10 +155,10 @@ static int32_t read_widths(const qsae__rewrite *r, qsae__sae_config *c)
         return QSAE_ENOMEM;
     for (int64_t i = 0; i < t->shape[0]; i++) {
         float n = 0;
-        if (!qsae__to_f32(t->dtype, (const char *)t->data + (size_t)i * size, 1, &n) || !(n >= 1) ||
-            !(n < 1e9f))
-            return qsae__fail(QSAE_EFORMAT, "%s: tensor \"group_sizes\": element %lld: expected a "
-                              "number from 1", t->file, (long long)i);
+        if (!qsae__to_f32(t->dtype, (const char *)t->data + (size_t)i * size, 1, &n) ||
+            !(n >= 1 && n < 1e9f) || n != floorf(n))
+            return qsae__fail(QSAE_EFORMAT, "%s: tensor \"group_sizes\": element %lld: expected an "
+                              "integer from 1", t->file, (long long)i);
         c->widths[i] = sum += (int64_t)n;
     }
     c->n_widths = t->shape[0];

@@ -264,7 +264,7 @@ static int32_t place_of_layer(qsae_context *ctx, const char *folder, int64_t n, 
     int64_t count = 0, files = 0, below = 0;
     bool there = false;
     int32_t st = qsae__folder_list(ctx, folder, &names, &count);
-    for (int64_t i = 0; i < count && st == QSAE_OK; i++) {
+    for (int64_t i = 0; i < count; i++) { /* 0 where the folder cannot be read */
         const char *const digits = names[i] + strlen(stem);
         if (strncmp(names[i], stem, strlen(stem)) != 0 || !isdigit((unsigned char)*digits))
             continue;

@@ -209,8 +209,10 @@ int32_t qsae_sae_layers_open(qsae_context *context, const char *path,
     if (st == QSAE_OK)
         st = open_decoders(g, &stack);
     qsae__sae_stack_free(context, &stack);
-    if (st != QSAE_OK)
+    if (st != QSAE_OK) {
+        qsae__unshare(g);
         qsae_sae_layers_close(&g);
+    }
     *out = g;
     return st;
 }

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "sae/parts.h"
+#include "sae/encode.h"
 
 /* Tensor of either spelling: W_enc, or w_enc as some releases write it. */
 static const qsae__tensor *find_tensor(const qsae__tensors *t, const char *name)
@@ -304,6 +304,14 @@ static int32_t apply_settings(qsae_sae *sae, const qsae_sae_settings *s)
     return QSAE_OK;
 }
 
+/* What the first call that encodes makes is made at once where processes share it: the folder may be
+ * gone later. */
+static int32_t open_screen(qsae_sae *sae)
+{
+    const bool encodes = sae->ctx->shares && sae->config.activation != QSAE__PURSUIT;
+    return encodes && !qsae__is_wide(sae) ? qsae__screen_open(sae) : QSAE_OK;
+}
+
 int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_settings *settings,
                       qsae_sae **out)
 {
@@ -339,11 +347,15 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
     if (st == QSAE_OK)
         st = apply_settings(sae, &s);
     if (st == QSAE_OK)
+        st = qsae__tensors_share(sae->tensors);
+    if (st == QSAE_OK)
         st = load_parameters(sae, !place.config);
     if (st == QSAE_OK)
         st = qsae__sae_store(sae, s.dtype);
     if (st == QSAE_OK)
         st = qsae_sae_set_prefix(sae, s.prefix);
+    if (st == QSAE_OK)
+        st = open_screen(sae);
     if (st == QSAE_OK && sae->config.normalize == QSAE__NORM_UNSCALED)
         qsae__log(context, QSAE_LOG_WARNING, "%s: expected_average_only_in: the scale sqrt(d_in) / "
                   "mean |x| is not in the file; rows are encoded unscaled", path);
@@ -351,6 +363,7 @@ int32_t qsae_sae_open(qsae_context *context, const char *path, const qsae_sae_se
                       sae->config.normalize == QSAE__NORM_CONSTANT ? 1 : 0;
     qsae__sae_place_free(context, &place);
     if (st != QSAE_OK) {
+        qsae__unshare(sae);
         qsae_sae_close(&sae);
         return st;
     }

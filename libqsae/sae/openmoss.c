@@ -35,7 +35,10 @@ static int32_t read_common(qsae_context *ctx, const json_t *cfg, const char *whe
         st = qsae__json_i64(cfg, where, "d_sae", false, 1, MAX_SIZE, &c->d_sae, NULL);
     if (st == QSAE_OK)
         st = qsae__json_f64(cfg, where, "expansion_factor", false, &expansion, &found);
-    if (st == QSAE_OK && found && !c->d_sae && expansion > 0 && expansion < 1e6)
+    if (st == QSAE_OK && found && !(expansion > 0 && expansion < 1e6))
+        st = qsae__fail(QSAE_EFORMAT, "%s: key \"expansion_factor\": expected a positive number, "
+                        "found %g", where, expansion);
+    if (st == QSAE_OK && !c->d_sae)
         c->d_sae = (int64_t)((double)c->d_in * expansion);
     if (st == QSAE_OK)
         st = qsae__json_bool(cfg, where, "apply_decoder_bias_to_pre_encoder", false, &pre, NULL);
@@ -352,7 +355,7 @@ static int32_t norms_of_writes(qsae__rewrite *r, int64_t layer, int64_t layers, 
         const qsae__tensor *t;
         char name[32];
         snprintf(name, sizeof name, "W_D.%lld", (long long)m);
-        if ((st = qsae__tensors_need(r->from, name, 3, shape, &t)) != QSAE_OK)
+        if ((st = qsae__rewrite_need(r, name, 3, shape, &t)) != QSAE_OK)
             break;
         const size_t size = (size_t)qsae_dtype_bits(t->dtype) / 8;
         for (int64_t i = 0; i < features; i++) {
@@ -421,22 +424,19 @@ static int32_t hook_of_layer(qsae_context *ctx, const json_t *cfg, const char *w
 }
 
 static int32_t read_clt(qsae__rewrite *r, const qsae__sae_place *place, const json_t *cfg,
-                        const qsae_sae_settings *s, qsae__sae_config *c)
+                        const qsae__tensor *enc, const qsae_sae_settings *s, qsae__sae_config *c)
 {
     const char *const where = place->config, *act = "relu";
-    const qsae__tensor *enc;
     float *norms = NULL;
     bool gate = true, scaled = false;
     const int64_t layer = place->layer, to = place->write < 0 ? layer : place->write;
-    int32_t st = qsae__tensors_need(r->from, "W_E", 3, NULL, &enc);
-    if (st != QSAE_OK)
-        return st;
     const int64_t layers = enc->shape[0], d = enc->shape[1], features = enc->shape[2];
     if (layer < 0 || layer >= layers || to < layer || to >= layers)
         return qsae__fail(QSAE_EINVAL, "%s: holds %lld layers, each of which writes to itself and "
                           "later ones: expected one of them, as in %s#0 or %s#0:1", place->folder,
                           (long long)layers, place->folder, place->folder);
-    if ((st = hook_of_layer(r->ctx, cfg, where, "hook_points_in", layer, &c->hook)) == QSAE_OK)
+    int32_t st = hook_of_layer(r->ctx, cfg, where, "hook_points_in", layer, &c->hook);
+    if (st == QSAE_OK)
         st = hook_of_layer(r->ctx, cfg, where, "hook_points_out", to, &c->hook_out);
     c->transcoder = true;
     c->encode_only = place->write < 0;
@@ -484,7 +484,7 @@ int32_t qsae__sae_read_openmoss(qsae_context *ctx, const qsae__sae_place *place,
         st = qsae__sae_set_string(ctx, &c->format, clt ? "openmoss-clt" : old ? "llama-scope-r1"
                                                                               : "openmoss");
     if (st == QSAE_OK && clt)
-        st = read_clt(&r, place, cfg, s, c);
+        st = read_clt(&r, place, cfg, enc, s, c);
     else if (st == QSAE_OK)
         st = read_single(&r, place, cfg, s, old, c);
     json_decref(cfg);

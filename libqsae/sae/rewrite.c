@@ -90,8 +90,8 @@ static bool is_float(int32_t dtype)
     return dtype == QSAE_F32 || dtype == QSAE_F16 || dtype == QSAE_BF16 || dtype == QSAE_F64;
 }
 
-static int32_t need_float(const qsae__rewrite *r, const char *source, int32_t rank,
-                          const int64_t *shape, const qsae__tensor **out)
+int32_t qsae__rewrite_need(const qsae__rewrite *r, const char *source, int32_t rank,
+                           const int64_t *shape, const qsae__tensor **out)
 {
     const int32_t st = qsae__tensors_need(r->from, source, rank, shape, out);
     if (st == QSAE_OK && !is_float((*out)->dtype))
@@ -111,7 +111,7 @@ int32_t qsae__rewrite_same(qsae__rewrite *r, const char *source, const char *nam
                            const int64_t *shape)
 {
     const qsae__tensor *t;
-    const int32_t st = need_float(r, source, rank, shape, &t);
+    const int32_t st = qsae__rewrite_need(r, source, rank, shape, &t);
     return st == QSAE_OK ? add(r, *t, name) : st;
 }
 
@@ -131,7 +131,7 @@ int32_t qsae__rewrite_turned(qsae__rewrite *r, const char *source, const char *n
 {
     const int64_t any[2] = { -1, -1 };
     const qsae__tensor *t;
-    const int32_t st = need_float(r, source, 2, any, &t);
+    const int32_t st = qsae__rewrite_need(r, source, 2, any, &t);
     if (st != QSAE_OK)
         return st;
     qsae__tensor out = *t;
@@ -149,7 +149,7 @@ int32_t qsae__rewrite_slice(qsae__rewrite *r, const char *source, const char *na
                             int64_t at)
 {
     const qsae__tensor *t;
-    const int32_t st = need_float(r, source, -1, NULL, &t);
+    const int32_t st = qsae__rewrite_need(r, source, -1, NULL, &t);
     if (st != QSAE_OK)
         return st;
     if (t->rank <= axis || at < 0 || at >= t->shape[axis])
@@ -179,7 +179,7 @@ int32_t qsae__rewrite_slice(qsae__rewrite *r, const char *source, const char *na
 static bool is_own(const qsae__rewrite *r, const qsae__tensor *t)
 {
     for (int64_t i = 0; i < r->to->n_blocks; i++)
-        if (r->to->blocks[i] == t->data)
+        if (r->to->blocks[i].data == t->data)
             return true;
     return false;
 }

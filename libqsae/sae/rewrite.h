@@ -30,6 +30,10 @@ bool qsae__rewrite_has(const qsae__rewrite *r, const char *source);
 /* One of the names, the first that is there; the first if none is. */
 const char *qsae__rewrite_either(const qsae__rewrite *r, const char *a, const char *b);
 
+/* A tensor of floats of the file: as qsae__tensors_need, and QSAE_EUNSUPPORTED for other types. */
+int32_t qsae__rewrite_need(const qsae__rewrite *r, const char *source, int32_t rank,
+                           const int64_t *shape, const qsae__tensor **out);
+
 /* `name` is `source` as it lies. shape as of qsae__tensors_need. */
 int32_t qsae__rewrite_same(qsae__rewrite *r, const char *source, const char *name, int32_t rank,
                            const int64_t *shape);

@@ -165,6 +165,8 @@ int32_t qsae__screen_open(qsae_sae *sae)
     if (st == QSAE_OK)
         st = qsae__parallel(ctx, qsae__ceil_div(features, QSAE__ENCODE_NB), norms_tile, &j);
     qsae__free(ctx, j.scratch);
+    if (st == QSAE_OK)
+        st = qsae__packed_share(s->w, 1);
     if (st != QSAE_OK)
         qsae__screen_close(sae);
     return st;

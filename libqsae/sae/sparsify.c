@@ -52,7 +52,7 @@ static int32_t read_run(qsae_context *ctx, const char *folder, qsae__sae_config 
     const json_t *const length = json_object_get(run, "ctx_len");
     if (st == QSAE_OK && model)
         st = qsae__sae_set_string(ctx, &c->model, model);
-    if (json_is_integer(length) && json_integer_value(length) > 0)
+    if (json_integer_value(length) > 0) /* 0 of other types */
         c->context_size = json_integer_value(length);
     json_decref(run);
     qsae__free(ctx, path);
@@ -95,8 +95,8 @@ static int32_t parse(qsae_context *ctx, const json_t *cfg, const char *where, qs
         st = qsae__json_i64(cfg, where, "num_latents", false, 0, MAX_SIZE, &c->d_sae, NULL);
     if (st == QSAE_OK)
         st = qsae__json_i64(cfg, where, "expansion_factor", false, 1, 1 << 20, &expansion, NULL);
-    if (st == QSAE_OK && !c->d_sae && !qsae__mul_i64(c->d_in, expansion, &c->d_sae))
-        st = qsae__fail(QSAE_EOVERFLOW, "%s: d_in times expansion_factor is too large", where);
+    if (st == QSAE_OK && !c->d_sae)
+        c->d_sae = c->d_in * expansion; /* at most 2^40 times 2^20 */
     if (st == QSAE_OK)
         st = set_kind(ctx, cfg, where, c);
     c->k = 32;

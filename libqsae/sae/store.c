@@ -171,7 +171,9 @@ static int32_t to_codes(qsae_sae *sae, const qsae__dense *from, const qsae__tens
     qsae__source_close(&source);
     qsae__free(ctx, j.panel);
     qsae__free(ctx, j.tile);
-    return st;
+    if (st == QSAE_OK)
+        st = qsae__share(ctx, codes, (size_t)size);
+    return st == QSAE_OK ? qsae__share(ctx, scale, (size_t)n * sizeof **scale) : st;
 }
 
 static int32_t store_codes(qsae_sae *sae)
@@ -215,7 +217,7 @@ static int32_t to_half(qsae_sae *sae, int32_t dtype, const void *data, int32_t f
         }
     }
     qsae__free(ctx, row);
-    return st;
+    return st == QSAE_OK ? qsae__share(ctx, out, (size_t)size * sizeof *to) : st;
 }
 
 static bool is_wider(int32_t dtype)
@@ -247,12 +249,23 @@ static int32_t store_half(qsae_sae *sae, int32_t dtype)
     return st;
 }
 
+/* W_enc times the norms, where it is what encodes. */
+static int32_t share_folded(qsae_sae *sae)
+{
+    if (!sae->folded)
+        return QSAE_OK;
+    const size_t values = (size_t)(sae->config.d_in * sae->config.d_sae);
+    const int32_t st = qsae__share(sae->ctx, &sae->folded, values * sizeof *sae->folded);
+    sae->enc.data = sae->folded;
+    return st;
+}
+
 int32_t qsae__sae_store(qsae_sae *sae, int32_t dtype)
 {
     sae->dec = sae->w_dec->data;
     sae->dec_dtype = sae->w_dec->dtype;
     if (dtype != QSAE_I8 && dtype != QSAE_BF16 && dtype != QSAE_F16)
-        return QSAE_OK;
+        return share_folded(sae);
     if (!(sae->stored = qsae__calloc(sae->ctx, 1, sizeof *sae->stored)))
         return QSAE_ENOMEM;
     const qsae__fpenv env = qsae__fpenv_enter();

@@ -37,7 +37,7 @@ const qsae__merge *qsae__bpe_find(const qsae__bpe *b, int32_t left, int32_t righ
 {
     const uint64_t pair = qsae__pair(left, right), mask = (uint64_t)(b->n_merges - 1);
 
-    for (uint64_t i = qsae__pair_hash(pair) & mask;; i = (i + 1) & mask) {
+    for (uint64_t i = qsae__seed_hash(&b->ctx->seed, pair) & mask;; i = (i + 1) & mask) {
         if (b->merges[i].pair == pair)
             return &b->merges[i];
         if (b->merges[i].pair == UINT64_MAX)

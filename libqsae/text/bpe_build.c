@@ -38,7 +38,7 @@ int32_t qsae__bpe_reserve(qsae__bpe *b, int64_t n, const char *where)
 static void put_merge(qsae__bpe *b, const qsae__merge *merge, bool keep_first)
 {
     const uint64_t mask = (uint64_t)(b->n_merges - 1);
-    uint64_t i = qsae__pair_hash(merge->pair) & mask;
+    uint64_t i = qsae__seed_hash(&b->ctx->seed, merge->pair) & mask;
 
     while (b->merges[i].pair != UINT64_MAX && b->merges[i].pair != merge->pair)
         i = (i + 1) & mask;

@@ -8,8 +8,9 @@
 static int32_t refuse_string(const json_t *json, const char *where, const char *key)
 {
     const json_t *v = json_object_get(json, key);
+    const char *const text = json_string_value(v);
 
-    if (v == NULL || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0))
+    if (qsae__json_absent(v) || (text != NULL && *text == '\0'))
         return QSAE_OK;
     return qsae__fail(QSAE_EUNSUPPORTED, "%s: %s is not supported", where, key);
 }

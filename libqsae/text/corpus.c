@@ -223,8 +223,10 @@ int32_t qsae_corpus_open(qsae_context *context, qsae_tokenizer *tokenizer, const
     qsae__join_call(tokenizer);
     status = read_corpus(c, tokenizer, path, &s);
     qsae__end_call(tokenizer);
-    if (status != QSAE_OK)
+    if (status != QSAE_OK) {
+        qsae__unshare(c);
         qsae_corpus_close(&c);
+    }
     *out = c;
     return status;
 }
@@ -285,8 +287,10 @@ int32_t qsae_corpus_open_ids(qsae_context *context, const int32_t *ids, int64_t 
     qsae__handle_init(c);
     c->ctx = qsae__context_ref(context);
     status = fill_rows(c, ids, n_chunks, chunk);
-    if (status != QSAE_OK)
+    if (status != QSAE_OK) {
+        qsae__unshare(c);
         qsae_corpus_close(&c);
+    }
     *out = c;
     return status;
 }

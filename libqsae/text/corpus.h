@@ -120,8 +120,9 @@ int32_t qsae__stream_read(qsae_corpus *c, const qsae_tokenizer *t, const qsae_co
                           int64_t need, qsae__stream *stream);
 void qsae__stream_free(qsae_context *ctx, qsae__stream *stream);
 
-/* Cuts the stream into the corpus' chunks; bos: for QSAE_BOS_CHUNK_START, else -1. */
-int32_t qsae__pack(qsae_corpus *c, const qsae__stream *stream, int32_t bos, int64_t max_tokens,
+/* Cuts the stream into the corpus' chunks; bos: for QSAE_BOS_CHUNK_START, else -1. The stream keeps
+ * its ids alone. */
+int32_t qsae__pack(qsae_corpus *c, qsae__stream *stream, int32_t bos, int64_t max_tokens,
                    bool keep_tail);
 
 /* As qsae_corpus_open_ids, of chunks whose first token BOS takes the place of (-1: none does) and

@@ -15,8 +15,8 @@ static bool has_ending(const char *name, const char *ending)
 static int32_t add_record(qsae__documents *d, const char *text, uint64_t size, int64_t line,
                           bool jsonl)
 {
-    const int32_t status = qsae__grow(d->ctx, &d->records, &d->capacity, d->count + 1,
-                                      sizeof *d->records);
+    const int32_t status = qsae__widen(d->ctx, &d->records, &d->capacity, d->count + 1,
+                                       sizeof *d->records);
 
     if (status == QSAE_OK)
         d->records[d->count++] = (qsae__record){ text, size, (int32_t)d->n_files - 1, jsonl, line };
@@ -211,9 +211,12 @@ bool qsae__python_space(uint32_t c)
 
 int32_t qsae__strip(const char **text, size_t *size)
 {
-    const char *start = *text, *end = *text + *size;
+    const char *start = *text, *end;
     size_t bad;
 
+    if (*size == 0) /* text may be NULL */
+        return QSAE_OK;
+    end = start + *size;
     if (!qsae__utf8_check(*text, *size, &bad))
         return qsae__fail(QSAE_EFORMAT, "text is not UTF-8: byte 0x%02x at offset %zu",
                           (unsigned)(uint8_t)(*text)[bad], bad);

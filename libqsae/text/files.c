@@ -205,7 +205,7 @@ static int32_t add_special(struct files *f, json_t *v, const char *key)
     int64_t at, known;
     int32_t status = QSAE_OK;
 
-    if (v == NULL || json_is_null(v))
+    if (qsae__json_absent(v))
         return QSAE_OK;
     if (content == NULL)
         return qsae__fail(QSAE_EFORMAT, "%s: tokenizer_config.json: key \"%s\": expected string or "

@@ -5,7 +5,6 @@
  */
 #include "text/gguf.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "text/utf8.h"
 
 #define KEY(name) "tokenizer.ggml." name
+#define CHARACTERS(bytes) ((int64_t)((bytes) / 64) + 4096) /* that are no tokens */
 #define MARK "\xe2\x96\x81" /* U+2581, a space in SentencePiece */
 
 /* What is read before the tokenizer is built. */
@@ -38,9 +38,9 @@ static int32_t read_name(const struct source *s, const char *key, bool required,
     name[0] = '\0';
     if (status != QSAE_OK)
         return status;
-    if (size > 63 || memchr(text, '\0', (size_t)size) != NULL)
-        return qsae__fail(QSAE_EUNSUPPORTED, "%s: %s: \"%.*s...\" is not supported", s->path, key,
-                          (int)qsae__min_i64((int64_t)size, 63), text);
+    if (size > 63)
+        return qsae__fail(QSAE_EUNSUPPORTED, "%s: %s: \"%.63s...\" is not supported", s->path, key,
+                          text);
     memcpy(name, text, (size_t)size);
     name[size] = '\0';
     return QSAE_OK;
@@ -218,7 +218,8 @@ static int32_t read_quirks(struct source *s)
         return status;
     snprintf(name, sizeof name, "%.*s", (int)qsae__min_i64((int64_t)size, 255), text);
     for (char *c = name; *c != '\0'; c++)
-        *c = (char)tolower((unsigned char)*c);
+        if (*c >= 'A' && *c <= 'Z') /* whatever the host's locale */
+            *c = (char)(*c + ('a' - 'A'));
     s->strip_right = strstr(name, "phi-3") != NULL || strstr(name, "phi3") != NULL;
     return QSAE_OK;
 }
@@ -265,9 +266,11 @@ static int32_t build_model(struct source *s, qsae_tokenizer *t)
 
     b->ctx = b->joints.ctx = t->ctx;
     if (!s->kind.bytes)
-        status = qsae__pieces_characters(t->ctx, s->texts, s->n, &characters, &n_characters);
+        status = qsae__pieces_characters(t->ctx, s->texts, s->n,
+                                         CHARACTERS(qsae__gguf_size(s->file)), s->path,
+                                         &characters, &n_characters);
     if (status == QSAE_OK)
-        status = qsae__grow(t->ctx, &s->texts, &capacity, s->n + n_characters, sizeof *s->texts);
+        status = qsae__widen(t->ctx, &s->texts, &capacity, s->n + n_characters, sizeof *s->texts);
     if (status == QSAE_OK && n_characters > 0)
         memcpy(s->texts + s->n, characters, (size_t)n_characters * sizeof *characters);
     qsae__free(t->ctx, characters);
@@ -282,7 +285,9 @@ static int32_t build_model(struct source *s, qsae_tokenizer *t)
     b->whole_newlines = s->kind.whole_newlines;
     qsae__bpe_fill_tables(b);
     b->unk = t->unk;
-    return s->kind.pieces ? qsae__pieces_merges(b, s->scores, s->path) : read_merges(s, b);
+    return s->kind.pieces
+               ? qsae__pieces_merges(b, s->scores, qsae__gguf_size(s->file), s->path)
+               : read_merges(s, b);
 }
 
 static bool is_text(qsae__slice text, const char *s)
@@ -298,6 +303,7 @@ static int32_t add_tokens(const struct source *s, qsae_tokenizer *t)
     char *to;
 
     t->vocab = s->n;
+    t->raw.most = t->normalized.most = QSAE__ADDED_NODES(qsae__gguf_size(s->file));
     for (int64_t i = 0; i < s->n; i++)
         if (s->types[i] >= QSAE__TOKEN_UNKNOWN && s->types[i] <= QSAE__TOKEN_USER_DEFINED) {
             n++;
@@ -326,7 +332,8 @@ static int32_t add_tokens(const struct source *s, qsae_tokenizer *t)
         a->rstrip = s->strip_right && !is_text(text, "<unk>") && !is_text(text, "<s>") &&
                     !is_text(text, "<|endoftext|>");
     }
-    return qsae__added_ready(t);
+    const int32_t status = qsae__added_ready(t);
+    return status == QSAE_OK ? status : qsae__fail_in(status, "%s", s->path);
 }
 
 /* The steps before the model, written as tokenizer.json has them. */
@@ -334,7 +341,7 @@ static int32_t build_steps(const struct source *s, qsae_tokenizer *t)
 {
     json_t *normalizers = json_array(), *splits = json_array(), *normalizer, *splitter;
     int32_t status = QSAE_ENOMEM;
-    int failed = 0;
+    int failed = normalizers == NULL || splits == NULL;
 
     if (s->kind.spaces && s->prefix)
         failed |= json_array_append_new(normalizers, json_pack("{ssss}", "type", "Prepend",
@@ -342,7 +349,7 @@ static int32_t build_steps(const struct source *s, qsae_tokenizer *t)
     if (s->kind.spaces)
         failed |= json_array_append_new(normalizers, json_pack(
             "{sss{ss}ss}", "type", "Replace", "pattern", "String", " ", "content", MARK));
-    for (size_t i = 0; i < 6 && s->kind.regex[i] != NULL; i++)
+    for (size_t i = 0; s->kind.regex[i] != NULL; i++)
         failed |= json_array_append_new(splits, json_pack(
             "{sss{ss}ss}", "type", "Split", "pattern", "Regex", s->kind.regex[i], "behavior",
             "Isolated"));
@@ -379,7 +386,7 @@ static int32_t hash_source(const struct source *s, qsae_tokenizer *t)
     if (status != QSAE_OK)
         goto fail;
     qsae__hasher_string(h, "gguf");
-    for (size_t i = 0; i < 6 && s->kind.regex[i] != NULL; i++)
+    for (size_t i = 0; s->kind.regex[i] != NULL; i++)
         qsae__hasher_string(h, s->kind.regex[i]);
     qsae__hasher_i64(h, s->kind.pieces | s->kind.spaces << 1 | s->kind.bytes << 2 |
                      s->kind.ignore_merges << 3 | s->prefix << 4 | s->add_bos << 5 |

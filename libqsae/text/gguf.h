@@ -21,7 +21,7 @@ typedef struct qsae__gguf_kind {
     bool ignore_merges, whole_newlines;
     bool add_bos, force_bos;
     int32_t bos, eos, unk;    /* where the file does not say; -1 = none */
-    const char *regex[6];     /* cut words one after the other, each match a word */
+    const char *regex[6];     /* cut words one after the other, each match a word; ends with NULL */
 } qsae__gguf_kind;
 
 /* QSAE_EUNSUPPORTED naming a model or pre-tokenizer that is not known. pre: "" = not given. */
@@ -34,15 +34,17 @@ int32_t qsae__gguf_type_of(qsae__slice text, int32_t type, bool normal_s);
 
 /*
  * The characters that occur in texts [count] and are none of them, as slices of them. *out
- * [*n_out] is the caller's to free.
+ * [*n_out] is the caller's to free. More than `most` are QSAE_EFORMAT.
  */
 int32_t qsae__pieces_characters(qsae_context *ctx, const qsae__slice *texts, int64_t count,
-                                qsae__slice **out, int64_t *n_out);
+                                int64_t most, const char *where, qsae__slice **out,
+                                int64_t *n_out);
 
 /*
  * The merges of SentencePiece: any two neighbours that make a token, of the highest score first,
- * the leftmost of equal ones. scores [b->n_tokens], or NULL = all equal.
+ * the leftmost of equal ones. scores [b->n_tokens], or NULL = all equal. bytes: of the file; far
+ * more merges than files of that size have are QSAE_EUNSUPPORTED.
  */
-int32_t qsae__pieces_merges(qsae__bpe *b, const float *scores, const char *where);
+int32_t qsae__pieces_merges(qsae__bpe *b, const float *scores, uint64_t bytes, const char *where);
 
 #endif

@@ -59,7 +59,7 @@ static bool holds(const char *names, const char *name)
 {
     const size_t n = strlen(name);
 
-    if (n == 0 || strchr(name, ' ') != NULL)
+    if (strchr(name, ' ') != NULL)
         return false;
     for (const char *at = names; (at = strstr(at, name)) != NULL; at++)
         if (at[-1] == ' ' && at[n] == ' ')

@@ -18,15 +18,18 @@ int64_t qsae__pack_content(int64_t context, int32_t bos_policy, int32_t pack)
 int32_t qsae__stream_add(qsae_corpus *c, qsae__stream *out, const int32_t *ids,
                          const qsae__extent *extents, int64_t n, int64_t document)
 {
-    const int64_t first = out->ids.count;
-    int32_t status = qsae__ids_add(&out->ids, ids, n);
+    const int64_t first = out->ids.count, need = first + n; /* of two arrays in memory */
+    int32_t status = qsae__widen(c->ctx, &out->ids.data, &out->ids.capacity, need,
+                                 sizeof *out->ids.data);
 
     if (status == QSAE_OK)
-        status = qsae__grow(c->ctx, &out->documents, &out->documents_capacity, out->ids.count,
-                            sizeof *out->documents);
+        status = qsae__widen(c->ctx, &out->documents, &out->documents_capacity, need,
+                             sizeof *out->documents);
     if (status == QSAE_OK)
-        status = qsae__grow(c->ctx, &out->extents, &out->extents_capacity, out->ids.count,
-                            sizeof *out->extents);
+        status = qsae__widen(c->ctx, &out->extents, &out->extents_capacity, need,
+                             sizeof *out->extents);
+    if (status == QSAE_OK)
+        status = qsae__ids_add(&out->ids, ids, n);
     if (status != QSAE_OK)
         return status;
     for (int64_t i = 0; i < n; i++) {
@@ -124,8 +127,8 @@ int32_t qsae__stream_append(qsae_corpus *c, const qsae_tokenizer *t, const qsae_
 {
     const bool batches = c->pack == QSAE_PACK_TL || c->pack == QSAE_PACK_TL2;
     int64_t first;
-    int32_t status = qsae__grow(c->ctx, &c->documents, &c->documents_capacity, c->n_documents + 1,
-                                sizeof *c->documents);
+    int32_t status = qsae__widen(c->ctx, &c->documents, &c->documents_capacity,
+                                 c->n_documents + 1, sizeof *c->documents);
 
     if (s->empty && !batches)
         return QSAE_OK;

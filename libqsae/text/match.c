@@ -5,12 +5,6 @@
 
 #include "text/utf8.h"
 
-static uint64_t mix(uint64_t key)
-{
-    key *= UINT64_C(0x9e3779b97f4a7c15);
-    return key ^ key >> 29;
-}
-
 void qsae__matcher_init(qsae__matcher *m, qsae_context *ctx)
 {
     memset(m, 0, sizeof *m);
@@ -31,7 +25,7 @@ void qsae__matcher_free(qsae__matcher *m)
 static int64_t slot_of(const qsae__matcher *m, uint32_t node, uint8_t byte)
 {
     const uint64_t key = ((uint64_t)node << 8 | byte) + 1;
-    int64_t i = (int64_t)(mix(key) & (uint64_t)(m->slots - 1));
+    int64_t i = (int64_t)(qsae__seed_hash(&m->ctx->seed, key) & (uint64_t)(m->slots - 1));
 
     while (m->keys[i] != 0 && m->keys[i] != key)
         i = (i + 1) & (m->slots - 1);

@@ -60,7 +60,7 @@ int32_t qsae__normalizer_read(qsae__normalizer *n, const json_t *json, const cha
     qsae__norm_step *step;
     int32_t status;
 
-    if (json == NULL || json_is_null(json))
+    if (qsae__json_absent(json))
         return QSAE_OK;
     status = qsae__json_str(json, where, "type", true, &type, NULL);
     if (status != QSAE_OK)
@@ -113,8 +113,7 @@ void qsae__normalizer_free(qsae__normalizer *n)
         qsae__pattern_close(n->ctx, &n->steps[i].pattern);
         qsae__charsmap_close(n->ctx, &n->steps[i].map);
     }
-    if (n->ctx != NULL)
-        qsae__free(n->ctx, n->steps);
+    qsae__free(n->ctx, n->steps);
     n->steps = NULL;
     n->count = n->capacity = 0;
 }
@@ -158,7 +157,7 @@ static int32_t replace(const qsae__norm_step *step, const char *text, size_t siz
     while ((found = qsae__search_next(&s, &start, &end)) == 1) {
         qsae__strbuf_add(out, text + last, start - last);
         qsae__strbuf_add(out, step->content, step->content_size);
-        *cut |= start == 0 && end > 0 && step->content_size == 0;
+        *cut |= start == 0 && step->content_size == 0;
         last = end;
         if (check_size(out, most) != QSAE_OK)
             break;

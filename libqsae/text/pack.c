@@ -6,16 +6,6 @@
 
 #define NO_LABEL (-100)
 
-static int32_t reserve(qsae_corpus *c)
-{
-    c->ids = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->ids);
-    c->labels = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->labels);
-    c->document = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->document);
-    c->extents = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->extents);
-    return c->ids == NULL || c->labels == NULL || c->document == NULL || c->extents == NULL
-               ? QSAE_ENOMEM : QSAE_OK;
-}
-
 /* Where chunks lie in the stream: chunk k begins k * step tokens in. */
 struct cut {
     int64_t n;           /* ids of the stream */
@@ -52,32 +42,72 @@ static void cut_chunks(struct cut *cut, int64_t context, int64_t max_tokens, boo
     cut->chunks = full + (tail > 0);
 }
 
-/* Chunks' ids, documents and extents of labels; next [chunks] as qsae__label wants it. */
-static void fill(qsae_corpus *c, const qsae__stream *stream, const struct cut *cut, int32_t bos,
-                 int32_t *next)
+/* Tokens of the stream from `from` that chunk `chunk` has. */
+static int64_t part_of(const struct cut *cut, int64_t chunk, int64_t *from)
 {
-    for (int64_t chunk = 0, to = 0; chunk < cut->chunks; chunk++) {
-        const int64_t from = chunk * cut->step, end = qsae__min_i64(from + cut->content, cut->used),
-                      size = end - from, known = qsae__min_i64(end + 1, cut->n) - from - 1;
-        if (cut->lead) {
-            c->ids[to] = bos;
-            c->document[to] = stream->documents[from];
-            c->extents[to++] = stream->extents[from];
-        }
+    *from = chunk * cut->step;
+    return qsae__min_i64(*from + cut->content, cut->used) - *from;
+}
+
+/* Chunks' extents of labels. What the stream has of them is let go, as below: it is never all there
+ * twice. */
+static int32_t fill_extents(qsae_corpus *c, qsae__stream *stream, const struct cut *cut)
+{
+    qsae__extent *to = c->extents = qsae__alloc_array(c->ctx, c->tokens, sizeof *to);
+
+    if (to == NULL)
+        return QSAE_ENOMEM;
+    for (int64_t chunk = 0, from; chunk < cut->chunks; chunk++) {
+        const int64_t size = part_of(cut, chunk, &from),
+                      known = qsae__min_i64(from + size + 1, cut->n) - from - 1;
+        if (cut->lead)
+            *to++ = stream->extents[from];
+        memset(to, 0, (size_t)size * sizeof *to);
+        memcpy(to, stream->extents + from + 1, (size_t)known * sizeof *to);
+        to += size;
+    }
+    qsae__free(c->ctx, stream->extents);
+    stream->extents = NULL;
+    return QSAE_OK;
+}
+
+static int32_t fill_documents(qsae_corpus *c, qsae__stream *stream, const struct cut *cut)
+{
+    int64_t *to = c->document = qsae__alloc_array(c->ctx, c->tokens, sizeof *to);
+
+    if (to == NULL)
+        return QSAE_ENOMEM;
+    for (int64_t chunk = 0, from; chunk < cut->chunks; chunk++) {
+        const int64_t size = part_of(cut, chunk, &from);
+        if (cut->lead)
+            *to++ = stream->documents[from];
+        memcpy(to, stream->documents + from, (size_t)size * sizeof *to);
+        to += size;
+    }
+    qsae__free(c->ctx, stream->documents);
+    stream->documents = NULL;
+    return QSAE_OK;
+}
+
+/* Chunks' ids; next [chunks] as qsae__label wants it. */
+static void fill_ids(qsae_corpus *c, const qsae__stream *stream, const struct cut *cut, int32_t bos,
+                     int32_t *next)
+{
+    for (int64_t chunk = 0, to = 0, from; chunk < cut->chunks; chunk++) {
+        const int64_t size = part_of(cut, chunk, &from);
+        if (cut->lead)
+            c->ids[to++] = bos;
         memcpy(c->ids + to, stream->ids.data + from, (size_t)size * sizeof *c->ids);
-        memcpy(c->document + to, stream->documents + from, (size_t)size * sizeof *c->document);
-        memset(c->extents + to, 0, (size_t)size * sizeof *c->extents);
-        memcpy(c->extents + to, stream->extents + from + 1, (size_t)known * sizeof *c->extents);
         if (c->bos_policy == QSAE_BOS_CHUNK_REPLACE) {
             c->replaced[chunk] = c->ids[to];
             c->ids[to] = bos;
         }
         to += size;
-        next[chunk] = end < cut->n ? stream->ids.data[end] : NO_LABEL;
+        next[chunk] = from + size < cut->n ? stream->ids.data[from + size] : NO_LABEL;
     }
 }
 
-int32_t qsae__pack(qsae_corpus *c, const qsae__stream *stream, int32_t bos, int64_t max_tokens,
+int32_t qsae__pack(qsae_corpus *c, qsae__stream *stream, int32_t bos, int64_t max_tokens,
                    bool keep_tail)
 {
     struct cut cut = { .n = stream->ids.count };
@@ -101,17 +131,22 @@ int32_t qsae__pack(qsae_corpus *c, const qsae__stream *stream, int32_t bos, int6
     c->chunks = cut.chunks;
     c->tokens = cut.used + over + cut.lead * cut.chunks;
     c->stream_tokens = cut.n + cut.lead * cut.chunks;
-    status = reserve(c);
+    status = fill_extents(c, stream, &cut);
+    if (status == QSAE_OK)
+        status = fill_documents(c, stream, &cut);
     if (status != QSAE_OK)
         return status;
+    c->ids = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->ids);
+    c->labels = qsae__alloc_array(c->ctx, c->tokens, sizeof *c->labels);
     next = qsae__alloc_array(c->ctx, c->chunks, sizeof *next);
     if (c->bos_policy == QSAE_BOS_CHUNK_REPLACE)
         c->replaced = qsae__alloc_array(c->ctx, c->chunks, sizeof *c->replaced);
-    if (next == NULL || (c->bos_policy == QSAE_BOS_CHUNK_REPLACE && c->replaced == NULL)) {
+    if (c->ids == NULL || c->labels == NULL || next == NULL ||
+        (c->bos_policy == QSAE_BOS_CHUNK_REPLACE && c->replaced == NULL)) {
         qsae__free(c->ctx, next);
         return QSAE_ENOMEM;
     }
-    fill(c, stream, &cut, bos, next);
+    fill_ids(c, stream, &cut, bos, next);
     qsae__label(c, c->cross_labels ? next : NULL);
     qsae__free(c->ctx, next);
     return qsae__corpus_hash(c);

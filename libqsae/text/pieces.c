@@ -16,8 +16,14 @@
 #define CUTS_MAX (1 << 23)   /* a vocabulary of 262,144 has 2 million */
 #define MERGES_MAX (1 << 22) /* ... and 0.5 million */
 
+/* The table of merges takes at most 4 bytes for each of the file, and 512 KiB: that vocabulary's 3,
+ * if the file has nothing else. */
+#define TABLE_PER_BYTE 4
+#define TABLE_FREE ((uint64_t)1 << 19)
+
 int32_t qsae__pieces_characters(qsae_context *ctx, const qsae__slice *texts, int64_t count,
-                                qsae__slice **out, int64_t *n_out)
+                                int64_t most, const char *where, qsae__slice **out,
+                                int64_t *n_out)
 {
     uint8_t *const known = qsae__calloc(ctx, CODE_POINTS / 8, 1);
     int64_t capacity = 0;
@@ -38,7 +44,13 @@ int32_t qsae__pieces_characters(qsae_context *ctx, const qsae__slice *texts, int
             if (known[c / 8] >> c % 8 & 1)
                 continue;
             known[c / 8] |= (uint8_t)(1 << c % 8);
-            status = qsae__grow(ctx, out, &capacity, *n_out + 1, sizeof **out);
+            if (*n_out == most) {
+                status = qsae__fail(QSAE_EFORMAT, "%s: expected at most %lld characters that are "
+                                    "no tokens in a file of this size, found more", where,
+                                    (long long)most);
+                continue;
+            }
+            status = qsae__widen(ctx, out, &capacity, *n_out + 1, sizeof **out);
             if (status == QSAE_OK)
                 (*out)[(*n_out)++] = (qsae__slice){ s, n };
         }
@@ -82,15 +94,20 @@ static int32_t rank_scores(qsae_context *ctx, const float *scores, int64_t n, ui
     return QSAE_OK;
 }
 
+/* A token that two others make, the first of so many bytes. */
+struct joined {
+    int32_t id;
+    uint16_t cut;
+};
+
 struct merges {
-    qsae__merge *data;
-    int64_t count, capacity, cuts;
+    struct joined *data;
+    int64_t count, capacity, cuts, most;
     bool sizes[TEXT_MAX + 1]; /* there is an entry of so many bytes */
 };
 
 /* All cuts of one token. */
-static int32_t cut_token(const qsae__bpe *b, int32_t id, uint32_t rank, struct merges *m,
-                         const char *where)
+static int32_t cut_token(const qsae__bpe *b, int32_t id, struct merges *m, const char *where)
 {
     const char *const s = b->vocab.bytes + b->vocab.offsets[id];
     const size_t size = b->vocab.sizes[id];
@@ -106,20 +123,47 @@ static int32_t cut_token(const qsae__bpe *b, int32_t id, uint32_t rank, struct m
         right = left < 0 ? -1 : qsae__vocab_find(&b->vocab, s + at, size - at);
         if (right < 0 && ++m->cuts < CUTS_MAX)
             continue;
-        if (right < 0 || m->count >= MERGES_MAX)
+        if (right < 0 || m->count >= m->most)
             return qsae__fail(QSAE_EUNSUPPORTED, "%s: too many ways to merge its tokens (%d of "
                               "%d cuts)", where, (int)m->count, (int)(m->cuts + m->count));
-        status = qsae__grow(b->ctx, &m->data, &m->capacity, m->count + 1, sizeof *m->data);
+        status = qsae__widen(b->ctx, &m->data, &m->capacity, m->count + 1, sizeof *m->data);
         if (status != QSAE_OK)
             return status;
-        m->data[m->count++] = (qsae__merge){ qsae__pair(left, right), rank, id };
+        m->data[m->count++] = (struct joined){ id, (uint16_t)at };
     }
     return QSAE_OK;
 }
 
-int32_t qsae__pieces_merges(qsae__bpe *b, const float *scores, const char *where)
+/* Slots that the table may have in a file of so many bytes. At most four fifths are filled, two
+ * thirds if fewer are enough. */
+static int64_t most_slots(uint64_t bytes)
 {
-    struct merges m = { 0 };
+    int64_t slots = 16;
+
+    while (slots < 2 * MERGES_MAX &&
+           2 * (uint64_t)slots * sizeof(qsae__merge) / TABLE_PER_BYTE <=
+               bytes + TABLE_FREE / TABLE_PER_BYTE)
+        slots *= 2;
+    return slots;
+}
+
+/* The two tokens, which were found before. */
+static int32_t put_joined(qsae__bpe *b, const struct joined *j, uint32_t rank)
+{
+    const char *const s = b->vocab.bytes + b->vocab.offsets[j->id];
+    const size_t size = b->vocab.sizes[j->id];
+    const qsae__merge merge = { qsae__pair(qsae__vocab_find(&b->vocab, s, j->cut),
+                                           qsae__vocab_find(&b->vocab, s + j->cut,
+                                                            size - j->cut)),
+                                rank, j->id };
+
+    return qsae__bpe_add_ids(b, &merge);
+}
+
+int32_t qsae__pieces_merges(qsae__bpe *b, const float *scores, uint64_t bytes, const char *where)
+{
+    const int64_t slots = most_slots(bytes);
+    struct merges m = { .most = qsae__min_i64(slots / 5 * 4, MERGES_MAX) };
     uint32_t *const ranks = qsae__alloc_array(b->ctx, b->n_tokens, sizeof *ranks);
     int32_t status = ranks == NULL ? QSAE_ENOMEM : QSAE_OK;
 
@@ -129,11 +173,11 @@ int32_t qsae__pieces_merges(qsae__bpe *b, const float *scores, const char *where
         if (b->vocab.sizes[i] <= TEXT_MAX)
             m.sizes[b->vocab.sizes[i]] = true;
     for (int32_t id = 0; id < b->n_tokens && status == QSAE_OK; id++)
-        status = cut_token(b, id, ranks[id], &m, where);
+        status = cut_token(b, id, &m, where);
     if (status == QSAE_OK)
-        status = qsae__bpe_reserve(b, m.count, where);
+        status = qsae__bpe_reserve(b, qsae__min_i64(m.count, (slots - 1) * 2 / 3), where);
     for (int64_t i = 0; i < m.count && status == QSAE_OK; i++)
-        status = qsae__bpe_add_ids(b, &m.data[i]);
+        status = put_joined(b, &m.data[i], ranks[m.data[i].id]);
     qsae__free(b->ctx, m.data);
     qsae__free(b->ctx, ranks);
     return status;

@@ -165,23 +165,19 @@ static int32_t add_tag(struct qsae_probes *p, const char *where, const json_t *v
 static int32_t read_tags(struct qsae_probes *p, const char *where, const json_t *root,
                          struct qsae__probe *item)
 {
-    const json_t *const tags = json_object_get(root, "tags"), *v;
+    const json_t *const tags = json_object_get(root, "tags");
     int32_t status = QSAE_OK;
-    size_t i;
 
     item->first_tag = p->n_item_tags;
-    if (tags == NULL || json_is_null(tags))
+    if (qsae__json_absent(tags))
         return QSAE_OK;
     if (json_is_string(tags))
         return add_tag(p, where, tags, item);
     if (!json_is_array(tags))
         return qsae__fail(QSAE_EFORMAT, "%s: tags: expected array of strings or string, found %s",
                           where, qsae__json_type_name(tags));
-    json_array_foreach(tags, i, v) {
-        status = add_tag(p, where, v, item);
-        if (status != QSAE_OK)
-            break;
-    }
+    for (size_t i = 0; i < json_array_size(tags) && status == QSAE_OK; i++)
+        status = add_tag(p, where, json_array_get(tags, i), item);
     return status;
 }
 
@@ -351,9 +347,11 @@ int32_t qsae__probes_open(qsae_context *ctx, const qsae_tokenizer *t, const char
     qsae__encoder_free(&r.encoder);
     qsae__strbuf_free(&r.joined);
     qsae__free(ctx, r.context.data);
-    if (status == QSAE_OK)
+    if (status == QSAE_OK) {
         *out = p;
-    else
+    } else {
+        qsae__unshare(p);
         qsae__probes_close(&p);
+    }
     return status;
 }

@@ -48,7 +48,7 @@ static int32_t read_line(const wave *w, const qsae__record *r, const char *where
 {
     const json_t *v;
     int32_t status = qsae__json_parse_with(r->text, (size_t)r->size, where,
-                                           QSAE__JSON_NUL | QSAE__JSON_DATA, &line->root);
+                                           QSAE__JSON_NUL, &line->root);
 
     if (status != QSAE_OK)
         return status;

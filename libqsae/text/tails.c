@@ -53,9 +53,11 @@ int32_t qsae__corpus_tails(const qsae_corpus *c, int64_t context, int64_t scored
         qsae__label(to, NULL);
         status = qsae__corpus_hash(to);
     }
-    if (status == QSAE_OK)
+    if (status == QSAE_OK) {
         *out = to;
-    else
+    } else {
+        qsae__unshare(to);
         qsae_corpus_close(&to);
+    }
     return status;
 }

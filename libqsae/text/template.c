@@ -112,7 +112,7 @@ int32_t qsae__template_read(qsae_tokenizer *t, const json_t *json, const char *w
     const char *type = NULL;
     int32_t status;
 
-    if (json == NULL || json_is_null(json))
+    if (qsae__json_absent(json))
         return QSAE_OK;
     status = qsae__json_str(json, where, "type", true, &type, NULL);
     if (status != QSAE_OK)

@@ -5,10 +5,9 @@
 
 #include "formats/members.h"
 
-/* Tables may take what the file has bytes for: a node of a Unigram model costs 9 bytes, one of the
- * trees of added tokens up to 100. Real files stay far below. */
+/* Tables may take what the file has bytes for: a node of a Unigram model costs 9 bytes. Real files
+ * stay far below. */
 #define UNIGRAM_NODES(bytes) ((bytes) / 3 + 49152)
-#define ADDED_NODES(bytes) ((bytes) / 16 + 8192)
 
 int32_t qsae__token_id(const qsae_tokenizer *t, const char *content)
 {
@@ -145,7 +144,7 @@ static int32_t read_added_tokens(qsae_tokenizer *t, const qsae__tokenizer_source
     int32_t status = QSAE_OK;
 
     t->vocab = t->model.vocab.count;
-    t->raw.most = t->normalized.most = ADDED_NODES(source->bytes);
+    t->raw.most = t->normalized.most = QSAE__ADDED_NODES(source->bytes);
     if (list != NULL && *list != 'n') {
         status = qsae__cut_expect(&source->added, source->path, '[');
         if (status == QSAE_OK)

@@ -52,6 +52,8 @@ int32_t qsae__added_ready(qsae_tokenizer *t);
 /* Ids of a tokenizer of so many bytes are below this: an id that no token has costs 25 bytes while
  * it is read. Real files stay far below. */
 #define QSAE__ID_MOST(bytes) ((bytes) / 5 + 24576)
+/* ... and nodes of the trees of added tokens, up to 100 bytes each. */
+#define QSAE__ADDED_NODES(bytes) ((int64_t)((bytes) / 16) + 8192)
 
 /* A tokenizer.json: what may be large as text, the rest as a tree. */
 typedef struct qsae__tokenizer_source {

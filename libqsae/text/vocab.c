@@ -7,9 +7,9 @@
 
 #include "formats/members.h"
 
-static uint64_t string_hash(const char *s, size_t size)
+static uint64_t string_hash(const qsae__vocab *v, const char *s, size_t size)
 {
-    return XXH3_64bits(s, size);
+    return XXH3_64bits_withSeed(s, size, v->ctx->seed.add);
 }
 
 static int64_t power_of_two(int64_t at_least)
@@ -73,7 +73,7 @@ void qsae__vocab_add(qsae__vocab *v, int64_t id, size_t size, int32_t before)
     v->offsets[id] = v->used;
     v->sizes[id] = (uint32_t)size;
     v->used += (uint32_t)size;
-    uint64_t i = string_hash(s, size) & mask;
+    uint64_t i = string_hash(v, s, size) & mask;
     while (v->slots[i] != 0 && v->slots[i] != (uint32_t)(before + 1))
         i = (i + 1) & mask;
     v->slots[i] = (uint32_t)id + 1;
@@ -182,7 +182,7 @@ int32_t qsae__vocab_find(const qsae__vocab *v, const char *s, size_t size)
 
     if (v->n_slots == 0)
         return -1;
-    for (i = string_hash(s, size) & mask; v->slots[i] != 0; i = (i + 1) & mask) {
+    for (i = string_hash(v, s, size) & mask; v->slots[i] != 0; i = (i + 1) & mask) {
         const uint32_t id = v->slots[i] - 1;
         if (v->sizes[id] == size && memcmp(v->bytes + v->offsets[id], s, size) == 0)
             return (int32_t)id;
@@ -204,7 +204,7 @@ int32_t qsae__pair_set_add(qsae__pair_set *s, uint64_t pair)
         memset(grown, 0xff, (size_t)slots * sizeof *keys);
         for (int64_t k = 0; k < old; k++)
             if (keys[k] != UINT64_MAX) {
-                i = qsae__pair_hash(keys[k]) & (uint64_t)(slots - 1);
+                i = qsae__seed_hash(&s->ctx->seed, keys[k]) & (uint64_t)(slots - 1);
                 while (grown[i] != UINT64_MAX)
                     i = (i + 1) & (uint64_t)(slots - 1);
                 grown[i] = keys[k];
@@ -213,7 +213,7 @@ int32_t qsae__pair_set_add(qsae__pair_set *s, uint64_t pair)
         s->keys = grown;
         s->slots = slots;
     }
-    i = qsae__pair_hash(pair) & (uint64_t)(s->slots - 1);
+    i = qsae__seed_hash(&s->ctx->seed, pair) & (uint64_t)(s->slots - 1);
     while (s->keys[i] != UINT64_MAX)
         i = (i + 1) & (uint64_t)(s->slots - 1);
     s->keys[i] = pair;

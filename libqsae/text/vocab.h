@@ -10,7 +10,8 @@ typedef struct qsae__vocab {
     char *bytes;          /* all strings, one after the other */
     uint32_t *offsets;    /* [count] into bytes */
     uint32_t *sizes;      /* [count]; UINT32_MAX: no such id */
-    uint32_t *slots;      /* [n_slots] id + 1, 0 = empty; open addressing on XXH3 */
+    uint32_t *slots;      /* [n_slots] id + 1, 0 = empty; open addressing on XXH3 with
+                           * the context's seed */
     int64_t count;        /* highest id + 1 */
     int64_t n_slots;
     uint32_t used;        /* of bytes */
@@ -59,12 +60,6 @@ static inline uint64_t qsae__pair(int32_t a, int32_t b)
     return (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
 }
 
-static inline uint64_t qsae__pair_hash(uint64_t pair)
-{
-    pair *= UINT64_C(0x9e3779b97f4a7c15);
-    return pair ^ pair >> 32;
-}
-
 int32_t qsae__pair_set_add(qsae__pair_set *s, uint64_t pair);
 void qsae__pair_set_free(qsae__pair_set *s);
 
@@ -72,7 +67,7 @@ static inline bool qsae__pair_set_has(const qsae__pair_set *s, uint64_t pair)
 {
     if (s->count == 0)
         return false;
-    for (uint64_t i = qsae__pair_hash(pair) & (uint64_t)(s->slots - 1);;
+    for (uint64_t i = qsae__seed_hash(&s->ctx->seed, pair) & (uint64_t)(s->slots - 1);;
          i = (i + 1) & (uint64_t)(s->slots - 1)) {
         if (s->keys[i] == pair)
             return true;

@@ -7,14 +7,29 @@
 #include <zstd.h>
 #include <zstd_errors.h>
 
-/* Text shrinks to a fifth or so; a file that grows far beyond that was made to fill memory. */
+/* Text shrinks to a fifth or so; a file that grows far beyond that was made to fill memory. With
+ * what zstd itself takes, 80 bytes stay below 1 MiB. */
 #define GROWTH_MAX 256
-#define GROWTH_FREE ((uint64_t)64 << 20)
+#define GROWTH_FREE ((uint64_t)768 << 10)
 #define SMALL ((uint64_t)1 << 16)
 
 static int32_t refuse(const qsae__file *f, const char *why)
 {
     return qsae__fail(QSAE_EFORMAT, "%s: expected Zstandard data, found: %s", f->path, why);
+}
+
+static int32_t refuse_code(const qsae__file *f, size_t code)
+{
+    return refuse(f, ZSTD_getErrorCode(code) == ZSTD_error_srcSize_wrong
+                         ? "the last frame ends early" : ZSTD_getErrorName(code));
+}
+
+static int32_t refuse_growth(const qsae__file *f, uint64_t most, const char *more, uint64_t found)
+{
+    return qsae__fail(QSAE_EFORMAT, "%s: Zstandard data: expected at most %llu bytes (%d times the "
+                      "file's %llu and %llu), found %s%llu; decompress it first", f->path,
+                      (unsigned long long)most, GROWTH_MAX, (unsigned long long)f->size,
+                      (unsigned long long)GROWTH_FREE, more, (unsigned long long)found);
 }
 
 /* The four bytes that a frame begins with, one that is skipped included. */
@@ -25,17 +40,42 @@ static bool is_frame(const uint8_t *p)
     return magic == ZSTD_MAGICNUMBER || (magic & 0xfffffff0) == 0x184d2a50;
 }
 
-/* Where to begin: what the first frame says it holds, if that is likely, else what texts often grow
+/* What the frames say that they hold: at least *said bytes, and no more if `*all` of them say it.
+ * Nothing is decompressed. */
+static int32_t look(const qsae__file *f, uint64_t most, uint64_t *said, bool *all)
+{
+    *said = 0;
+    *all = true;
+    for (size_t at = 0, n; at < f->size || at == 0; at += n) {
+        const uint8_t *const frame = f->data + at;
+        const size_t left = (size_t)f->size - at;
+        if (left < 4)
+            return refuse(f, "the last frame ends early");
+        if (!is_frame(frame))
+            return refuse(f, "Unknown frame descriptor");
+        const unsigned long long size = ZSTD_getFrameContentSize(frame, left);
+        if (size == ZSTD_CONTENTSIZE_ERROR)
+            return refuse(f, "the last frame ends early, or its header is wrong");
+        *all = *all && size != ZSTD_CONTENTSIZE_UNKNOWN;
+        if (size != ZSTD_CONTENTSIZE_UNKNOWN && !qsae__add_u64(*said, size, said))
+            *said = UINT64_MAX;
+        if (*said > most)
+            return refuse_growth(f, most, "", *said);
+        n = ZSTD_findFrameCompressedSize(frame, left);
+        if (ZSTD_isError(n))
+            return refuse_code(f, n);
+    }
+    return QSAE_OK;
+}
+
+/* Where to begin: what the frames say they hold, if that is likely, else what texts often grow
  * to. */
-static uint64_t first_guess(const qsae__file *f, uint64_t most)
+static uint64_t first_guess(const qsae__file *f, uint64_t said, bool all, uint64_t most)
 {
     const uint64_t likely = f->size > UINT64_MAX / 16 - SMALL ? UINT64_MAX : 16 * f->size + SMALL;
-    const unsigned long long said = ZSTD_getFrameContentSize(f->data, (size_t)f->size);
-    const uint64_t guess = said != ZSTD_CONTENTSIZE_UNKNOWN && said != ZSTD_CONTENTSIZE_ERROR &&
-                                   said > 0 && said <= likely
-                               ? said
-                               : f->size / 2 + SMALL; /* quadrupled below until it fits */
-    return guess < most ? guess : most;
+    const uint64_t guess = all && said <= likely ? said : f->size / 2 + SMALL;
+
+    return guess < most ? guess : most; /* quadrupled until it fits */
 }
 
 /*
@@ -44,16 +84,16 @@ static uint64_t first_guess(const qsae__file *f, uint64_t most)
  */
 static int32_t decompress(const qsae__file *f, ZSTD_DCtx *z, char **out, uint64_t *out_size)
 {
-    uint64_t most;
+    uint64_t most, said;
+    bool all;
 
     if (!qsae__mul_u64(f->size, GROWTH_MAX, &most) || !qsae__add_u64(most, GROWTH_FREE, &most) ||
         most > SIZE_MAX)
         return qsae__fail(QSAE_EOVERFLOW, "%s: too large", f->path);
-    if (f->size < 4)
-        return refuse(f, "the last frame ends early");
-    if (!is_frame(f->data))
-        return refuse(f, "Unknown frame descriptor");
-    for (uint64_t capacity = first_guess(f, most);; capacity *= 4) {
+    const int32_t status = look(f, most, &said, &all);
+    if (status != QSAE_OK)
+        return status;
+    for (uint64_t capacity = first_guess(f, said, all, most);; capacity *= 4) {
         capacity = capacity < most ? capacity : most;
         *out = qsae__alloc(f->ctx, (size_t)capacity);
         if (*out == NULL)
@@ -63,13 +103,12 @@ static int32_t decompress(const qsae__file *f, ZSTD_DCtx *z, char **out, uint64_
             *out_size = n;
             return QSAE_OK;
         }
-        if (ZSTD_getErrorCode(n) == ZSTD_error_srcSize_wrong)
-            return refuse(f, "the last frame ends early");
         if (ZSTD_getErrorCode(n) != ZSTD_error_dstSize_tooSmall)
-            return refuse(f, ZSTD_getErrorName(n));
+            return refuse_code(f, n);
+        if (all && capacity >= said)
+            return refuse(f, "more than its frames say");
         if (capacity == most)
-            return qsae__fail(QSAE_EFORMAT, "%s: expected at most %llu bytes from %llu, found more",
-                              f->path, (unsigned long long)most, (unsigned long long)f->size);
+            return refuse_growth(f, most, "more than ", most);
         qsae__free(f->ctx, *out);
         *out = NULL;
     }

@@ -118,6 +118,7 @@ int main(int argc, char **argv)
     failed += run(many_tests, n_many_tests, "many");
     failed += run(edge_tests, n_edge_tests, "edges");
     failed += run(part_tests, n_part_tests, "parts");
+    failed += run(block_tests, n_block_tests, "blocks");
     failed += run(yaml_tests, n_yaml_tests, "yaml");
     failed += run(logits_tests, n_logits_tests, "logits");
     failed += run(writer_tests, n_writer_tests, "writer");

@@ -222,6 +222,10 @@ def texts():
     raw = b"(\xb5/\xfd\x00X\x41\x00\x00ab te ab"       # one raw block
     put("corpus", "zstd", b"\3\3" + raw)
     put("corpus", "zstd_jsonl", b"\4\3" + b"(\xb5/\xfd\x00X\x89\x00\x00" + b'{"text":"ab te"}\n')
+    put("corpus", "zstd_frames", b"\3\3" + b"\x50\x2a\x4d\x18\2\0\0\0ab" + b"(\xb5/\xfd\x00X\x15\x00\x00 " + raw)
+    put("corpus", "zstd_grows", b"\3\3" + b"(\xb5/\xfd\x008" + b"\x02\x00\x10 " * 16 + b"\x03\x00\x10 ")
+    put("corpus", "zstd_says", b"\3\3" + b"(\xb5/\xfd\xc08" + struct.pack("<Q", 1 << 40) + b"\x29\x00\x00ab te")
+    put("corpus", "lists", b"\1\3" + b'{"text":"ab te","x":[' + b"[]," * 300 + b"[]]}\n")
     put("probes", "two", b'\0{"context":"ab ","good":"te","bad":"b","tags":["x","y"]}\n\n'
                          b'{"context":"a","good":" ab","bad":" te"}\n')
     put("probes", "no_context", b'\0{"context":"","good":"a","bad":"b","tags":"x"}\n')

@@ -441,6 +441,46 @@ def texts():
     corpus("zstd of nothing", "x.txt.zst", b"hello")
     corpus("zstd cut", "x.txt.zst", b"(\xb5/\xfd\0\0\x41\0\0ab te")
     corpus("zstd damaged", "x.txt.zst", b"(\xb5/\xfd\0\0\x47\0\0" + bytes(20))
+    def frame(*blocks, said=None, window=0x38, flags=0):
+        """Blocks (type, size, bytes); type 1 repeats a byte. said: what the header says that they hold."""
+        out = b"(\xb5/\xfd" + bytes([flags | (0 if said is None else 0xc0), window]) + (b"" if said is None else u64(said))
+        for i, (kind, size, data) in enumerate(blocks):
+            out += struct.pack("<I", (i == len(blocks) - 1) | kind << 1 | size << 3)[:3] + data
+        return out
+    block, text = (1, 128 << 10, b" "), (0, 5, b"ab te")
+    for n in (7, 17, 99):    # larger ones take 256 times their size: packed.c
+        corpus("zstd that grows %d" % n, "x.txt.zst", frame(*[block] * n))
+        corpus("zstd that grows %d, lines" % n, "x.jsonl.zst", frame(*[block] * n))
+    corpus("zstd that grows, frames", "x.txt.zst", frame(*[block] * 4) * 2)
+    corpus("zstd that grows, small frames", "x.txt.zst", frame((1, 100000, b" ")) * 9)
+    corpus("zstd that grows to the limit", "x.txt.zst", frame(*[block] * 6), V)    # white space
+    for v in HUGE[1:] + [807000, 2 ** 30, 2 ** 64 - 2]:    # 2^64 - 1: not known
+        corpus("zstd says %d" % v, "x.txt.zst", frame(text, said=v))
+        corpus("zstd says %d in the second frame" % v, "x.txt.zst", frame(text) + frame(text, said=v))
+    for v in (2 ** 63, 500000):
+        corpus("zstd says %d twice" % v, "x.txt.zst", frame(text, said=v) * 2)
+    for v in (0, 4, 6, 786432):
+        corpus("zstd says %d, not 5" % v, "x.txt.zst", frame(text, said=v))
+    corpus("zstd says 5 and grows", "x.txt.zst", frame(*[block] * 6, said=5))
+    for v in (0xb0, 0xf8, 0xff):                                                  # 2^32 bytes and more
+        corpus("zstd window %02x" % v, "x.txt.zst", frame(text, window=v))
+    corpus("zstd block beyond its window", "x.txt.zst", frame((1, 2 ** 20, b" "), window=0x60))
+    corpus("zstd dictionary", "x.txt.zst", frame(text, flags=1)[:6] + b"\7" + frame(text)[6:])
+    corpus("zstd checksum wrong", "x.txt.zst", frame(text, flags=4) + bytes(4))
+    corpus("zstd checksum missing", "x.txt.zst", frame(text, flags=4))
+    corpus("zstd block of no type", "x.txt.zst", frame((3, 5, b"ab te")))
+    corpus("zstd of version 0.5", "x.txt.zst", b"\x25" + frame(text)[1:])
+    corpus("zstd of version 0.5 behind", "x.txt.zst", frame(text) + b"\x25" + frame(text)[1:])
+    for i, more in enumerate((b"\0", b"\n", b"garbage", b"(\xb5/", b"(\xb5/\xfd", b"\x50\x2a\x4d\x18", b"\x50\x2a\x4d\x18\1\0\0\0",
+                              b"\x5f\x2a\x4d\x18" + b"\xff" * 8)):
+        corpus("zstd and more %d" % i, "x.txt.zst", frame(text) + more)
+    corpus("zstd of skipped frames", "x.txt.zst", b"\x50\x2a\x4d\x18\2\0\0\0ab" * 3, V)
+    for n in (40000,):
+        corpus("JSON line of %d lists" % n, "x.jsonl", '{"text":"ab te","x":[' + "[]," * n + "[]]}\n")
+        corpus("JSON line of %d objects" % n, "x.jsonl", '{"text":"ab te","x":[' + "{}," * n + "{}]}\n")
+        corpus("JSON line of %d keys" % n, "x.jsonl", '{"text":"ab te"' + "".join(',"%x":0' % i for i in range(n)) + "}\n")
+        corpus("JSON line of %d numbers" % n, "x.jsonl", '{"text":"ab te","x":[' + "0," * n + "0]}\n")
+    corpus("JSON line of lists behind others", "x.jsonl", '{"text":"ab te"}\n' * 99 + '{"text":"ab te","x":[' + "[]," * 40000 + "[]]}\n")
     corpus("empty", "x.txt", b"", V)
     corpus("white space alone", "x.txt", b" \n\n ", V)
 

@@ -23,14 +23,23 @@ struct shape {
     void (*make)(struct out *o, int64_t n);
     int32_t (*open)(qsae_context *ctx, const char *folder, const char *file); /* and close */
     int32_t status;
-    double ratio; /* of times for twice the keys; 0: MOST_RATIO */
+    double ratio;    /* of times for twice the keys; 0: MOST_RATIO */
+    size_t per_byte; /* bytes of memory for one of the file; 0: 8 */
 };
 
 #define MOST_RATIO 2.3
-#define TREE_RATIO 2.9 /* where jansson's tree outgrows a cache on the way; 2.2 up to a million */
+#define TREE_RATIO 2.9 /* in the short form, where jansson's tree outgrows a cache on the way */
 
 /* Tokenizers, configurations, archives, texts. */
 extern const struct shape text_shapes[];
 extern const size_t n_text_shapes;
+
+/* Tokenizers of GGUF files. */
+extern const struct shape gguf_shapes[];
+extern const size_t n_gguf_shapes;
+
+/* Texts. */
+extern const struct shape corpus_shapes[];
+extern const size_t n_corpus_shapes;
 
 #endif

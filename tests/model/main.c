@@ -234,6 +234,7 @@ int main(int argc, char **argv)
     wanted = argv + 1;
     failed += run("configuration", config_tests, n_config_tests);
     failed += run("gguf", gguf_tests, n_gguf_tests);
+    failed += run("keys", key_tests, n_key_tests);
     failed += run("gemma 4", gemma4_tests, n_gemma4_tests);
     failed += run("operations", operation_tests, n_operation_tests);
     failed += run("reference", reference_tests, n_reference_tests);
@@ -248,6 +249,7 @@ int main(int argc, char **argv)
     failed += run("key/value cache", kv_tests, n_kv_tests);
     failed += run("memory", memory_tests, n_memory_tests);
     failed += run("streamed", streamed_tests, n_streamed_tests);
+    failed += run("shared", shared_tests, n_shared_tests);
     failed += run("floor", floor_tests, n_floor_tests);
     failed += run("mix", mix_tests, n_mix_tests);
     failed += run("stories", stories_tests, n_stories_tests);

@@ -19,18 +19,18 @@
 
 #define MODELS QSAE_TEST_DATA "/models/"
 
-extern const struct CMUnitTest gemma4_tests[];
-extern const size_t n_gemma4_tests;
+extern const struct CMUnitTest gemma4_tests[], key_tests[];
+extern const size_t n_gemma4_tests, n_key_tests;
 extern const struct CMUnitTest floor_tests[], mix_tests[];
 extern const size_t n_floor_tests, n_mix_tests;
 extern const struct CMUnitTest reference_tests[], operation_tests[], invariance_tests[],
     config_tests[], gguf_tests[], pass_tests[], encoded_tests[], stored_tests[], save_tests[],
     report_tests[], kv_tests[], head_tests[], memory_tests[], stories_tests[], process_tests[],
-    long_tests[], site_tests[], site_name_tests[], streamed_tests[];
+    long_tests[], site_tests[], site_name_tests[], streamed_tests[], shared_tests[];
 extern const size_t n_reference_tests, n_operation_tests, n_invariance_tests, n_config_tests,
     n_gguf_tests, n_pass_tests, n_encoded_tests, n_stored_tests, n_save_tests, n_report_tests,
     n_kv_tests, n_head_tests, n_memory_tests, n_stories_tests, n_process_tests, n_long_tests,
-    n_site_tests, n_site_name_tests, n_streamed_tests;
+    n_site_tests, n_site_name_tests, n_streamed_tests, n_shared_tests;
 
 /* Fails with the library's message unless the status is QSAE_OK. */
 #define OK(call) \

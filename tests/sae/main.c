@@ -110,9 +110,11 @@ static void add(struct CMUnitTest *all, size_t *n, const struct CMUnitTest *some
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    struct CMUnitTest sae_tests[64];
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    struct CMUnitTest sae_tests[200];
     size_t n = 0;
     add(sae_tests, &n, fixture_tests, n_fixture_tests);
     add(sae_tests, &n, refused_tests, n_refused_tests);
@@ -123,5 +125,8 @@ int main(void)
     add(sae_tests, &n, kind_tests, n_kind_tests);
     add(sae_tests, &n, format_tests, n_format_tests);
     add(sae_tests, &n, layer_tests, n_layer_tests);
+    add(sae_tests, &n, shared_tests, n_shared_tests);
+    add(sae_tests, &n, key_tests, n_key_tests);
+    add(sae_tests, &n, set_tests, n_set_tests);
     return _cmocka_run_group_tests("sae", sae_tests, n, NULL, NULL);
 }

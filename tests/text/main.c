@@ -104,6 +104,9 @@ int main(int argc, char **argv)
     failed += run(fixture_tests, n_fixture_tests, "fixtures");
     failed += run(tokenizer_tests, n_tokenizer_tests, "tokenizer");
     failed += run(edge_tests, n_edge_tests, "edges");
+    failed += run(step_tests, n_step_tests, "steps");
+    failed += run(memory_tests, n_memory_tests, "memory");
+    failed += run(list_tests, n_list_tests, "lists");
     failed += run(unigram_tests, n_unigram_tests, "unigram");
     failed += run(files_tests, n_files_tests, "files");
     failed += run(spelling_tests, n_spelling_tests, "spellings");

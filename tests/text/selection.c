@@ -237,7 +237,7 @@ static void test_long_line(void **state)
     enum { WORDS = 1 << 20 };
     qsae_corpus_settings s = settings(QSAE_BOS_NONE, 512);
     qsae_corpus_info info = { .struct_size = sizeof info };
-    char *line = malloc(4 * WORDS + 64);
+    char *line = malloc(8 * WORDS + 64);
     char *p = line;
     qsae_corpus *c;
 
@@ -245,7 +245,7 @@ static void test_long_line(void **state)
     assert_non_null(line);
     p += sprintf(p, "{\"k\":[");
     for (int i = 0; i < WORDS / 2; i++)
-        p += sprintf(p, "%d,", i % 10);
+        p += sprintf(p, "%d,", 1000000 + i);
     p += sprintf(p, "0],\"text\":\"");
     for (int i = 0; i < WORDS / 2; i++)
         p += sprintf(p, "%s", i % 7 ? " cat" : "\\n");
@@ -257,6 +257,29 @@ static void test_long_line(void **state)
     assert_int_equal(info.documents, 1);
     assert_int_equal(info.scored_bytes > WORDS, 1);
     qsae_corpus_close(&c);
+}
+
+/* A tree that is far larger than its line: what a list of so many lists, or of digits, would take
+ * is not there, in any line. */
+static void test_dense_line(void **state)
+{
+    enum { MANY = 1 << 16 };
+    static const char *const values[] = { "[],", "{},", "0,", "\"\"," };
+    qsae_corpus_settings s = settings(QSAE_BOS_NONE, 512);
+    char *line = malloc(4 * MANY + 128);
+
+    (void)state;
+    assert_non_null(line);
+    for (size_t k = 0; k < sizeof values / sizeof values[0]; k++) {
+        char *p = line;
+        p += sprintf(p, "{\"text\":\"the cat\"}\n{\"text\":\"the cat\",\"k\":[");
+        for (int i = 0; i < MANY; i++)
+            p += sprintf(p, "%s", values[k]);
+        p += sprintf(p, "0]}\n");
+        test_write_bytes("dense.jsonl", line, (size_t)(p - line));
+        refused("dense.jsonl", &s, QSAE_EFORMAT, "dense.jsonl:2:1: expected values that fit");
+    }
+    free(line);
 }
 
 /* Rows against flat ids; `tokens` > 0: the first rows alone, as max_tokens cuts them. */
@@ -428,6 +451,7 @@ const struct CMUnitTest selection_tests[] = {
     cmocka_unit_test(test_where),    cmocka_unit_test(test_where_refused),
     cmocka_unit_test(test_range),    cmocka_unit_test(test_metadata),
     cmocka_unit_test(test_other_files), cmocka_unit_test(test_long_line),
+    cmocka_unit_test(test_dense_line),
     cmocka_unit_test(test_packing),     cmocka_unit_test(test_pieces),
     cmocka_unit_test(test_packing_refused),
 };
