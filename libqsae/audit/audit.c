@@ -60,6 +60,7 @@ int32_t qsae_audit_open(qsae_context *context, const qsae_audit_settings *settin
     st = qsae__json_status(qsae__plan_open(a, &s));
     qsae__inner_end();
     if (st != QSAE_OK) {
+        qsae__unshare(a);
         qsae_audit_close(&a);
         return st;
     }

@@ -39,7 +39,7 @@ struct qsae__profile {
     int64_t context, batch;
     bool exclude_first;          /* first position of a chunk is in no feature statistic */
     const char *fvu;             /* the variant its stability rule looks at */
-    int64_t budgets[QSAE__BUDGETS_MAX]; /* snapshot targets in tokens, ascending, 0 ends */
+    int64_t budgets[QSAE__BUDGETS_MAX + 1]; /* snapshot targets in tokens, ascending, 0 ends */
     int64_t headline;            /* the budget its figures are quoted at */
     int64_t max_tokens;          /* 0 = all */
     const char *const *conditions; /* when the caller names none; NULL-terminated, or NULL */

@@ -23,9 +23,11 @@ static int32_t add_matched(qsae_audit *a, const char *condition, struct audit_li
 {
     static const enum qsae__control kinds[] = { QSAE__CONTROL_GAUSS, QSAE__CONTROL_PERMUTE };
     qsae__condition c;
-    if (qsae__path_exists(condition))
-        return QSAE_OK;
-    int32_t st = qsae__condition_parse(a->ctx, condition, &c);
+    bool path = false;
+    int32_t st = qsae__path_look(condition, &path);
+    if (st != QSAE_OK || path)
+        return st;
+    st = qsae__condition_parse(a->ctx, condition, &c);
     if (st != QSAE_OK)
         return qsae__fail_in(st, "condition %s", condition);
     const bool has = c.control == QSAE__CONTROL_NONE && qsae__condition_encodes(&c) &&

@@ -46,27 +46,26 @@ bool qsae__covered_whole(const qsae_audit *a)
            qsae__covered_chunks(a) == a->corpus_info.chunks;
 }
 
-/* Adds what is scored in [from, to). */
+/* Adds what is scored in [from, to); false where the text has no such numbers. */
 static bool add_scored(const qsae_audit *a, int64_t from, int64_t to, int64_t sum[3])
 {
     int64_t before[3], all[3];
-    if (!qsae__corpus_scored(a->corpus, from, &before[0], &before[1], &before[2]) ||
-        !qsae__corpus_scored(a->corpus, to, &all[0], &all[1], &all[2]))
-        return false;
+    const bool known = qsae__corpus_scored(a->corpus, from, &before[0], &before[1], &before[2]);
+    (void)qsae__corpus_scored(a->corpus, to, &all[0], &all[1], &all[2]); /* of the same text */
     for (int i = 0; i < 3; i++)
         sum[i] += all[i] - before[i];
-    return true;
+    return known;
 }
 
 bool qsae__covered_scored(const qsae_audit *a, const struct participant *p, int64_t *tokens,
                           int64_t *bytes, int64_t *words)
 {
     int64_t sum[3] = { 0 };
-    bool known = add_scored(a, 0, 0, sum);
+    const bool known = add_scored(a, 0, 0, sum);
     for (int64_t i = 0; i < a->n_covered; i++)
-        known = known && add_scored(a, a->covered[i].from, a->covered[i].to, sum);
+        (void)add_scored(a, a->covered[i].from, a->covered[i].to, sum);
     if (p && p->next_chunk > a->next_chunk)
-        known = known && add_scored(a, a->next_chunk, p->next_chunk, sum);
+        (void)add_scored(a, a->next_chunk, p->next_chunk, sum);
     *tokens = sum[0];
     *bytes = sum[1];
     *words = sum[2];
@@ -191,7 +190,7 @@ static int64_t budget_chunks(const qsae_audit *a, int64_t budget)
 int32_t qsae__snapshots_cut(const qsae_audit *a, qsae_metric *m)
 {
     int64_t cuts[QSAE__BUDGETS_MAX], n = 0;
-    for (int64_t i = 0; i < QSAE__BUDGETS_MAX && a->profile->budgets[i]; i++) {
+    for (int64_t i = 0; a->profile->budgets[i]; i++) {
         const int64_t chunk = budget_chunks(a, a->profile->budgets[i]);
         if (chunk > 0 && (n == 0 || tokens_before(a, chunk) > cuts[n - 1]))
             cuts[n++] = tokens_before(a, chunk);
@@ -203,14 +202,16 @@ int32_t qsae__snapshots_take(qsae_audit *a)
 {
     int32_t st = QSAE_OK;
     json_array_clear(a->snapshots);
-    for (int64_t i = 0; i < QSAE__BUDGETS_MAX && a->profile->budgets[i] && st == QSAE_OK; i++) {
+    for (int64_t i = 0; a->profile->budgets[i] && st == QSAE_OK; i++) {
         json_t *snapshot;
         const int64_t chunks = budget_chunks(a, a->profile->budgets[i]);
         if (chunks < 0 || a->n_covered == 0 || a->covered[0].from > 0 || a->covered[0].to < chunks)
             break;
         st = qsae__result_snapshot(a, a->profile->budgets[i], chunks, tokens_before(a, chunks),
                                    &snapshot);
-        if (st == QSAE_OK && json_array_append_new(a->snapshots, snapshot))
+        if (st != QSAE_OK)
+            break;
+        if (json_array_append_new(a->snapshots, snapshot) != 0)
             st = qsae__fail(QSAE_ENOMEM, "out of memory: a snapshot");
     }
     return st;

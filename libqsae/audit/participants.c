@@ -86,11 +86,6 @@ static int32_t open_match(qsae_audit *a, struct participant *p, qsae__condition 
     return p->label && p->outliers ? QSAE_OK : QSAE_ENOMEM;
 }
 
-static bool exists(const char *path)
-{
-    return qsae__path_exists(path);
-}
-
 /* A checkpoint, its weights processed as the caller or the profile says. */
 static int32_t open_weights(qsae_audit *a, const char *path, struct participant *p)
 {
@@ -129,8 +124,11 @@ static bool path_only(const char *text)
 static int32_t open_condition(qsae_audit *a, struct participant *p, const char *text)
 {
     qsae__condition c;
-    int32_t st = QSAE_OK;
-    if (exists(text)) {
+    bool exists = false;
+    int32_t st = qsae__path_look(text, &exists);
+    if (st != QSAE_OK) {
+        /* it may be either */
+    } else if (exists) {
         st = open_checkpoint(a, p, text);
     } else if (path_only(text)) {
         st = qsae__fail(QSAE_ENOENT, "no such folder or file");
@@ -155,9 +153,13 @@ static int32_t list_conditions(qsae_audit *a, const qsae_audit_settings *s, stru
             n++;
     }
     int32_t st = QSAE_OK;
-    for (int64_t i = 0; i < n && st == QSAE_OK; i++)
-        st = a->sweep && !exists(conditions[i]) ? qsae__list_sweep(a, conditions[i], list)
-                                                : qsae__list_add(a, conditions[i], list);
+    for (int64_t i = 0; i < n && st == QSAE_OK; i++) {
+        bool path = true;
+        if (a->sweep && (st = qsae__path_look(conditions[i], &path)) != QSAE_OK)
+            break;
+        st = path ? qsae__list_add(a, conditions[i], list)
+                  : qsae__list_sweep(a, conditions[i], list);
+    }
     return st == QSAE_OK && s->controls ? qsae__controls_add(a, list) : st;
 }
 

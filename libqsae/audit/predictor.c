@@ -175,8 +175,10 @@ int32_t qsae_predictor_open(qsae_context *context, const char *path, const char 
     if (st == QSAE_OK)
         st = describe(sae, p);
     json_decref(document);
-    if (st != QSAE_OK)
+    if (st != QSAE_OK) {
+        qsae__unshare(p);
         qsae_predictor_close(&p);
+    }
     *out = p;
     return st;
 }

@@ -453,22 +453,23 @@ static int32_t load_part(void *self, const struct audit_part *part)
 static int32_t load_position(qsae_audit *a, const struct audit_state *s)
 {
     int32_t st = QSAE_OK;
-    bool ahead = false;
+    int64_t furthest = s->base;
     a->n_covered = 0;
     for (int64_t i = 0; i < s->n_covered && st == QSAE_OK; i++)
         st = qsae__range_add(a->ctx, &a->covered, &a->n_covered, &a->covered_capacity,
                              s->covered[i].from, s->covered[i].to);
     qsae__coverage_next(a);
     for (int64_t i = 0; i < s->n_participants; i++)
-        ahead |= s->next[i] > s->base;
-    for (int64_t i = 0; i < s->n_participants && st == QSAE_OK && ahead; i++) {
-        if (s->base != a->next_chunk || s->next[i] > a->end_chunk)
-            st = qsae__fail(QSAE_EMISMATCH, "%s: the run was stopped in the middle of chunks %lld "
-                            "to %lld: end it before another part of the text", s->path,
-                            (long long)s->base, (long long)s->next[i]);
+        furthest = qsae__max_i64(furthest, s->next[i]);
+    if (st != QSAE_OK || furthest == s->base)
+        return st;
+    if (s->base != a->next_chunk || furthest > a->end_chunk)
+        return qsae__fail(QSAE_EMISMATCH, "%s: the run was stopped in the middle of chunks %lld to "
+                          "%lld: end it before another part of the text", s->path,
+                          (long long)s->base, (long long)furthest);
+    for (int64_t i = 0; i < s->n_participants; i++)
         a->participants[i].next_chunk = s->next[i];
-    }
-    return st;
+    return QSAE_OK;
 }
 
 int32_t qsae__state_load(qsae_audit *a)

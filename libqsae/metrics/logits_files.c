@@ -200,8 +200,10 @@ int32_t qsae_logits_writer_open(qsae_context *context, const char *path,
     w->ctx = qsae__context_ref(context);
     w->shape = shape;
     st = qsae__logits_create(context, path, &shape, tokens, &w->out);
-    if (st != QSAE_OK)
+    if (st != QSAE_OK) {
+        qsae__unshare(w);
         qsae_logits_writer_close(&w);
+    }
     *out = w;
     return st;
 }

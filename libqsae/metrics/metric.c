@@ -150,6 +150,7 @@ int32_t qsae__metric_open(qsae_context *ctx, const qsae__kind *kind, int64_t d, 
     if (st == QSAE_OK)
         st = qsae__state_init(m, &m->state);
     if (st != QSAE_OK) {
+        qsae__unshare(m);
         qsae_metric_close(&m);
         return st;
     }

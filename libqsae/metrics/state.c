@@ -190,10 +190,10 @@ static bool take_i64(reader *r, int64_t low, int64_t high, int64_t *out)
     return take(r, out, sizeof *out) && *out >= low && *out <= high;
 }
 
-/* count elements of `size` bytes lie in what is left. */
+/* count elements of `size` bytes lie in what is left; count at least 0, size above. */
 static bool fits(const reader *r, int64_t count, int64_t size)
 {
-    return count >= 0 && size > 0 && (uint64_t)count <= r->left / (uint64_t)size;
+    return (uint64_t)count <= r->left / (uint64_t)size;
 }
 
 static bool all_finite(const double *v, int64_t n)

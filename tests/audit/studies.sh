@@ -79,7 +79,13 @@ bad_lines() {
     printf '{"name":"x","layer":1,"feature":0,"density":0.1,"mean":1,"max":2}\n{"name":\n' \
         >"$tmp/bad"
     fails_with 1 'line 2: expected a feature' "$bin/evaluate" --predict "$tmp/f.json" \
-        --predict-features "$tmp/bad"
+        --predict-features "$tmp/bad" || return 1
+    { printf '{"name":"'; head -c 1048576 /dev/zero | tr '\0' x; printf '"}\n'; } >"$tmp/bad"
+    fails_with 1 'line 1: expected at most 1048576 bytes' "$bin/evaluate" \
+        --predict "$tmp/f.json" --predict-features "$tmp/bad" || return 1
+    truncate -s 67108865 "$tmp/bad" # a hole
+    fails_with 2 'expected at most 67108864 bytes, found 67108865' "$bin/published" "$tmp/bad" \
+        article run="$tmp/f.json"
 }
 
 # Interrupted in the second measurement: it goes on from its own state file, to the same result.
