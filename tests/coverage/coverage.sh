@@ -3,9 +3,10 @@
 # Which lines, branches and conditions (MC/DC) the tests reach. Builds with clang-19, whose coverage has
 # MC/DC (else with clang-14 or later: branches only, said once), runs the programs below, prints a row per
 # file and the places that nothing reached, and fails where a file lies below its figure in floors.txt.
-# usage: coverage.sh BUILD [--quick] [--update]
+# usage: coverage.sh BUILD [--quick | --state] [--update]
 #   BUILD     build folder, made if it is not there
 #   --quick   only the programs that reach the parsers; only their files are compared
+#   --state   the same of states of runs and of files that are written
 #   --update  writes the figures that were measured to floors.txt
 set -u
 [ $# -gt 0 ] && [ "${1#-}" = "$1" ] || { sed -n 's/^# usage: //p' "$0"; exit 2; }
@@ -15,7 +16,7 @@ quick=
 update=
 for o in "$@"; do
     case $o in
-    --quick) quick=--quick ;;
+    --quick | --state) quick=$o ;;
     --update) update=--update ;;
     *) sed -n 's/^# usage: //p' "$0"; exit 2 ;;
     esac
@@ -39,11 +40,12 @@ if [ ! -f "$build/build.ninja" ]; then
         -Dexamples=false "-Dc_args=-O1 -g0 $flags" "-Dc_link_args=-fprofile-instr-generate" >"$build.log" ||
         { cat "$build.log"; exit 2; }
 fi
-# Not fuzz, which only sees that nothing crashes, nor faults, whose processes end without writing a profile:
-# readers has every failing call under the readers.
+# Not fuzz, which only sees that nothing crashes. readers has every failing call under the readers, merging,
+# gathered and outputs those under states; of those under everything else faults has every 29th.
 programs="formats core text script codecs sae hostile readers keys model"
-[ -n "$quick" ] || programs="$programs kernels metrics states misuse $(sed -n \
-    's,^build tests/audit/test_\([a-z_]*\): .*,\1,p' "$build/build.ninja" | tr '\n' ' ')"
+[ "$quick" != --state ] || programs="core outputs metrics states many_shards merging gathered"
+[ -n "$quick" ] || programs="$programs kernels outputs metrics agreement intervals llama tails states misuse faults
+$(sed -n 's,^build tests/audit/test_\([a-z_]*\): .*,\1,p' "$build/build.ninja" | tr '\n' ' ')"
 places=
 for p in $programs; do
     places="$places $(sed -n "s,^build \(tests/[a-z]*/test_$p\): .*,\1,p" "$build/build.ninja")"
@@ -58,18 +60,18 @@ for p in $places; do
     long=0
     set --
     case $p in
-    *test_readers | *test_keys) long=1 ;;
+    *test_readers | *test_keys | *test_faults) long=1 ;;
     *test_hostile) set -- tests/hostile/corpus.bin ;;
-    *test_model) [ -z "$quick" ] || set -- configuration gguf "gemma 4" ;;
+    *test_model) [ -z "$quick" ] || set -- configuration gguf keys "gemma 4" ;;
     esac
     start=$(date +%s)
-    (cd "$build" && QSAE_LONG_TESTS=$long LLVM_PROFILE_FILE="$build/profiles/$(basename "$p")-%m.profraw" "./$p" "$@") \
+    (cd "$build" && QSAE_LONG_TESTS=$long QSAE_FAULTS_STEP=29 LLVM_PROFILE_FILE="$build/profiles/$(basename "$p")-%m.profraw" "./$p" "$@") \
         >"$build/$(basename "$p").log" 2>&1 || { echo "$p: fails, see $build/$(basename "$p").log"; status=1; }
     echo "$p: $(($(date +%s) - start)) s"
     objects="$objects ${objects:+-object }$build/$p"
 done
-# misuse runs the shared library.
-[ -n "$quick" ] || objects="$objects -object $(ls "$build"/libqsae/libqsae.so.*.*.*)"
+# misuse and faults run the shared library.
+[ -n "$quick" ] || objects="$objects -object $(find "$build/libqsae" -maxdepth 1 -type f -name 'libqsae.so.*.*')"
 "llvm-profdata$version" merge -sparse "$build"/profiles/*.profraw -o "$build/profile" || exit 2
 # shellcheck disable=SC2086
 "llvm-cov$version" export -format=text -skip-expansions -skip-functions -ignore-filename-regex=/tests/ \

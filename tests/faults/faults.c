@@ -57,6 +57,14 @@ static struct fixture fixture;
 static bool lengthy;
 static int64_t step = 1, first_index = -1;
 
+/* A child ends here; with its destructors where they write what was reached (tests/coverage). */
+static _Noreturn void leave(int status)
+{
+    if (getenv("LLVM_PROFILE_FILE"))
+        exit(status);
+    _exit(status);
+}
+
 static void play(const struct scenario *s, struct run *r)
 {
     r->hash = 0xcbf29ce484222325u;
@@ -151,7 +159,7 @@ static void all_from(const struct scenario *s, const struct what *w, enum mode m
     if (r.wrong[0]) {
         report->bad++;
         snprintf(report->text, sizeof report->text, "%.200s", r.wrong);
-        _exit(0);
+        leave(0);
     }
     for (int64_t i = from; i < report->calls; i += stride) {
         report->index = i;
@@ -167,7 +175,7 @@ static void all_from(const struct scenario *s, const struct what *w, enum mode m
         fflush(stdout);
     }
     report->index = report->calls;
-    _exit(0);
+    leave(0);
 }
 
 /* Faults of a kind in a scenario; a child that dies is followed by another behind that place. */
@@ -249,7 +257,7 @@ static void verdict(struct run *r)
     if (text[0] && report->bad++ == 0)
         snprintf(report->text, sizeof report->text, "%lld: %.230s", (long long)report->index,
                  text);
-    _exit(0);
+    leave(0);
 }
 
 static void began(void *cookie, int64_t index, int mode)
@@ -294,7 +302,7 @@ static void branch_all(const struct scenario *s, const struct what *w, int64_t f
         note(&r);
         fixture_empty(fixture.scratch);
         if (r.wrong[0])
-            _exit(4);
+            leave(4);
     }
     struct run r = new_run(w, ONCE_THEN_AGAIN);
     b.run = &r;
@@ -311,7 +319,7 @@ static void branch_all(const struct scenario *s, const struct what *w, int64_t f
     verdict(&r); /* of a child */
     report->calls = inject_disarm();
     fixture_empty(fixture.scratch);
-    _exit(r.hash == b.reference.hash[b.reference.n - 1] ? 0 : 5);
+    leave(r.hash == b.reference.hash[b.reference.n - 1] ? 0 : 5);
 }
 
 static bool branch_series(const struct scenario *s, const struct what *w, int64_t stride,

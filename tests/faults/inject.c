@@ -291,7 +291,7 @@ int pthread_cond_init(pthread_cond_t *cond, const pthread_condattr_t *attr)
 static bool refuses(enum inject_call call)
 {
     const bool waits = call == CALL_OPEN || call == CALL_FSYNC || call == CALL_CLOSE;
-    if (!fails(INJECT_IO, call) || state.what == INJECT_SHORT || (state.what == EINTR && !waits))
+    if (!fails(INJECT_IO, call) || state.what < 0 || (state.what == EINTR && !waits))
         return false;
     errno = state.what;
     return true;
@@ -345,8 +345,12 @@ int open64(const char *path, int flags, ...)
 int mkostemp(char *name, int flags)
 {
     REAL(mkostemp);
-    if (refuses(CALL_OPEN))
+    if (refuses(CALL_OPEN)) {
+        const int e = errno; /* as the C library leaves the name */
+        memset(name + strlen(name) - 6, 'a', 6);
+        errno = e;
         return -1;
+    }
     const int fd = real(name, flags);
     if (fd >= 0)
         tell(EVENT_CREATE, name, NULL, NULL, 0, 0);
@@ -406,6 +410,8 @@ static ssize_t part_of(enum inject_call call, size_t size)
         return (ssize_t)size;
     if (state.what == INJECT_SHORT)
         return (ssize_t)(size > 1 ? size / 2 : size);
+    if (state.what == INJECT_ZERO)
+        return 0;
     errno = state.what;
     return -1;
 }
@@ -492,6 +498,13 @@ int rename(const char *from, const char *to)
     if (r == 0)
         tell(EVENT_RENAME, from, to, NULL, 0, 0);
     return r;
+}
+
+/* Weak: a test may have a file system without second names. */
+__attribute__((weak)) int link(const char *from, const char *to)
+{
+    REAL(link);
+    return refuses(CALL_RENAME) ? -1 : real(from, to);
 }
 
 int unlink(const char *path)

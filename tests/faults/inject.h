@@ -27,6 +27,7 @@ enum inject_kind {
 /* What a failing call of INJECT_IO does instead of its work: an errno, or half of it. */
 #define INJECT_SHORT (-1) /* read, pread, write, pwrite: half the bytes; others: nothing */
 #define INJECT_KILL (-2)  /* SIGKILL to this process before the call */
+#define INJECT_ZERO (-3)  /* read, pread, write, pwrite: no byte, no error; others: nothing */
 
 /* Calls that failed on demand, by what they were. */
 enum inject_call { CALL_NONE, CALL_MEMORY, CALL_HOOK, CALL_MAP, CALL_THREAD, CALL_OPEN, CALL_READ,

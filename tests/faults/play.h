@@ -11,6 +11,7 @@ void play_model(struct run *r);
 void play_save(struct run *r);
 void play_sae(struct run *r);
 void play_layers(struct run *r);
+void play_shared(struct run *r);
 void play_metrics(struct run *r);
 void play_features(struct run *r);
 void play_logits(struct run *r);

@@ -397,6 +397,7 @@ const struct scenario scenarios[] = {
     { .name = "save", .play = play_save, .writes = true },
     { .name = "sae", .play = play_sae },
     { .name = "layers", .play = play_layers },
+    { .name = "shared", .play = play_shared, .writes = true },
     { .name = "metrics", .play = play_metrics, .writes = true },
     { .name = "features", .play = play_features, .writes = true },
     { .name = "logits", .play = play_logits, .writes = true },

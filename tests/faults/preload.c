@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * inject.c for programs that know nothing of it (LD_PRELOAD). QSAE_INJECT="KIND,AT,ONWARDS,WHAT",
- * numbers of inject.h; QSAE_INJECT_REPORT: a file that receives "CALLS FIRED REPEATED" at the end.
+ * numbers of inject.h; QSAE_INJECT_REPORT: a file that receives "CALLS FIRED REPEATED" at the end;
+ * QSAE_INJECT_TRACE: where the first call that failed was made is on standard error.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@ static __attribute__((constructor)) void start(void)
     int kind, onwards, what;
     long long at;
     const char *const text = getenv("QSAE_INJECT");
+    inject_trace(getenv("QSAE_INJECT_TRACE") != NULL);
     if (text && sscanf(text, "%d,%lld,%d,%d", &kind, &at, &onwards, &what) == 4)
         inject_arm((enum inject_kind)kind, at, onwards != 0, what);
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Mutants of the parsers: changes one operator, number, condition or statement of a file at a time,
+"""Mutants of the parsers and of state code: changes one operator, number, condition or statement of a file at a time,
 links the test programs with it, and says which changes no test notices.
 
 usage: mutants.py BUILD [FILE...] [--sample N] [--seed S] [--lines A-B]
@@ -33,6 +33,13 @@ LEAST = 90.0
 FORMATS = 'tests/formats/test_formats'
 TEXT = 'tests/text/test_text'
 READERS = 'tests/formats/test_readers'
+SHORT = 'test_words'  # the long form of this one takes minutes
+WRITTEN = 'tests/metrics/test_metrics test_'
+MERGING = 'tests/audit/test_merging'
+GATHERED = 'tests/audit/test_gathered'
+SAE = 'tests/sae/test_sae'
+MODEL = 'tests/model/test_model'
+CODECS = 'tests/codecs/test_codecs'
 TESTS = {
     'formats/safetensors.c': [FORMATS + ' edges writer', FORMATS + ' safetensors parts',
                               READERS + ' safetensors'],
@@ -48,12 +55,37 @@ TESTS = {
     'formats/yaml.c': [FORMATS + ' yaml', READERS + ' yaml'],
     'formats/logits.c': [FORMATS + ' logits', READERS + ' rows'],
     'core/checked.h': ['tests/core/test_core', FORMATS + ' edges parts gguf'],
+    'core/output.c': ['tests/core/test_outputs'],
+    'core/spool.c': ['tests/core/test_outputs'],
+    'metrics/prefix.c': [WRITTEN + x for x in ('kept', 'before', 'without_memory', 'gapped')],
+    'metrics/shards.c': [WRITTEN + x for x in ('described', 'set_cuts', 'before', 'open_batch', 'without_memory')] + [GATHERED],
+    'metrics/state.c': [WRITTEN + x for x in ('options', 'places', 'described', 'without_memory', 'resume', 'words')],
+    'audit/state.c': [GATHERED, MERGING, 'tests/audit/test_many_shards'],
+    'audit/merge.c': [MERGING],
+    'audit/parts.c': [GATHERED, 'tests/audit/test_many_shards'],
+    'audit/coverage.c': [GATHERED],
     'text/bpe_read.c': [TEXT + ' edges', TEXT + ' tokenizer', READERS + ' BPE'],
     'text/vocab.c': [TEXT + ' edges', TEXT + ' tokenizer unigram'],
     'text/template.c': [TEXT + ' edges', TEXT + ' tokenizer'],
     'text/filter.c': [TEXT + ' edges'],
     'text/unigram_read.c': [TEXT + ' edges', TEXT + ' unigram', READERS + ' Unigram'],
     'text/files.c': [TEXT + ' edges', TEXT + ' files', READERS + ' files', READERS + ' listed'],
+    'text/normalize.c': [TEXT + ' steps', TEXT + ' tokenizer'],
+    'text/probes.c': [TEXT + ' steps', READERS + ' probes'],
+    'text/gguf_kinds.c': [TEXT + ' steps', TEXT + ' gguf'],
+    'text/gguf.c': [TEXT + ' memory', TEXT + ' gguf', TEXT + ' "gguf refused"'],
+    'text/join.c': [TEXT + ' memory', TEXT + ' corpus selection'],
+    'sae/config.c': [SAE + ' test_keys', SAE + ' test_memory', SAE + ' test_formats'],
+    'sae/saelens.c': [SAE + ' test_keys', SAE + ' test_memory', SAE + ' test_formats'],
+    'sae/sparsify.c': [SAE + ' test_keys', SAE + ' test_memory', SAE + ' test_formats'],
+    'sae/dictionary_learning.c': [SAE + ' test_keys', SAE + ' test_memory', SAE + ' test_formats'],
+    'sae/gemma_scope.c': [SAE + ' test_set_keys', SAE + ' test_set_memory', SAE + ' test_formats'],
+    'sae/openmoss.c': [SAE + ' test_set_keys', SAE + ' test_set_memory', SAE + ' test_formats'],
+    'sae/circuit_tracer.c': [SAE + ' test_set_keys', SAE + ' test_set_memory', SAE + ' test_formats'],
+    'model/config.c': [MODEL + ' keys', MODEL + ' configuration'],
+    'model/gguf_keys.c': [MODEL + ' keys', MODEL + ' gguf'],
+    'model/layer_types.c': [MODEL + ' keys', MODEL + ' configuration'],
+    'codecs/compressed_read.c': [CODECS + ' keys'],
 }
 # What a header's mutants are compiled into: sources of the library, and of the programs themselves.
 INCLUDED_BY = {'core/checked.h': ['libqsae/formats/', 'tests/core/files.c']}
@@ -257,7 +289,7 @@ class Builder:
         """(status, seconds)."""
         scratch = tempfile.mkdtemp(dir=self.folder)
         env = dict(os.environ, TMPDIR=scratch, LLVM_PROFILE_FILE='/dev/null', MALLOC_PERTURB_='0',
-                   QSAE_LONG_TESTS='1')
+                   QSAE_LONG_TESTS='0' if SHORT in arguments else '1')
 
         def limits():
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -332,7 +364,7 @@ def one_file(builder, name, options, known, folder):
     chosen = every
     if options.sample and len(every) > options.sample:
         chosen = sorted(random.Random('%s %d' % (name, options.seed)).sample(every, options.sample))
-    programs = [p.split() for p in TESTS[name]]
+    programs = [shlex.split(p) for p in TESTS[name]]
     limits = []
     objects = objects_of(builder, name, text, folder)
     for k, (program, *arguments) in enumerate(programs):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""Reads the library and the programs with a tool that runs nothing: cppcheck, clang-tidy or gcc's analyzer.
+"""Reads the library and the programs with a tool that runs nothing: cppcheck, clang-tidy, gcc's or clang's analyzer.
 
-usage: static.py TOOL BUILD [FILE...]      TOOL: cppcheck, tidy, analyzer; FILE: only files whose path ends so
+usage: static.py TOOL BUILD [FILE...]      TOOL: cppcheck, tidy, analyzer, paths; FILE: only files whose path ends so
 
 Prints each finding that TOOL.allow does not explain, and each line of TOOL.allow that explains none.
 TOOL.allow: "ID FILE TEXT", where FILE ends the path of the file, or is a folder with "/" at its end, and
@@ -21,7 +21,9 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.path.dirname(os.path.dirname(HERE))
-PROGRAM = {'cppcheck': 'cppcheck', 'tidy': 'clang-tidy-14', 'analyzer': 'gcc-12'}
+PROGRAM = {'cppcheck': 'cppcheck', 'tidy': 'clang-tidy-14', 'analyzer': 'gcc-12', 'paths': 'clang-tidy-14'}
+# It asks for memcpy_s and the like, which glibc does not have.
+NO_ANNEX_K = '-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling'
 # "file:line:column: warning: text [id]", of clang-tidy and of gcc
 LINE = re.compile(r'^(\S[^:]*):(\d+):(?:\d+:)? (?:warning|error): (.*?)(?: \[([\w.,=-]+)\])?$')
 
@@ -80,8 +82,9 @@ def run(tool, entry, build, folder):
     if tool == 'analyzer':
         args = [PROGRAM[tool], *flags(entry), *known(entry), '-O1', '-fanalyzer', '-fanalyzer-verbosity=0',
                 '-fdiagnostics-plain-output', '-Wno-unused-value', '-c', c, '-o', '/dev/null']
-    elif tool == 'tidy':
-        args = [PROGRAM[tool], '--quiet', c, '--', *flags(entry), *known(entry), '-w',
+    elif tool in ('tidy', 'paths'):
+        only = ['--checks=-*,clang-analyzer-*,' + NO_ANNEX_K] if tool == 'paths' else []
+        args = [PROGRAM[tool], '--quiet', '--config-file=' + os.path.join(SOURCE, '.clang-tidy'), *only, c, '--', *flags(entry), *known(entry), '-w',
                 '-Wno-ignored-optimization-argument']
     else:
         one = os.path.join(folder, c.replace('/', '_') + '.json')
