@@ -53,10 +53,17 @@ whole() { # N OPTION...: the result of one process, and nothing is left behind
         grep -q '^#  predictions' "$tmp/out" && [ -z "$(ls "$TMPDIR")" ]
 }
 
-pids() { # of the ranks of the run whose standard error is $tmp/err, once they are known
-    for _ in $(seq 150); do
-        sed -n 's/.* are processes //p' "$tmp/err" 2>/dev/null
-        grep -qs ' are processes ' "$tmp/err" && return
+# Processes of the ranks of the run whose standard error is $tmp/err, once that line is whole.
+pids() {
+    for _ in $(seq 500); do
+        [ ! -e "$tmp/err" ] || while IFS= read -r line; do
+            case $line in
+            *" are processes "*)
+                echo "${line##* are processes }"
+                return
+                ;;
+            esac
+        done <"$tmp/err"
         sleep 0.02
     done
 }
@@ -98,30 +105,37 @@ failed() {
         rm "$tmp/failed/part-0002-of-0002.state" && whole 2 --state "$tmp/failed"
 }
 
-# Ranks killed at any moment: the job ends, and later goes on from what was written last.
-killed() {
+# Ranks killed at any moment: the job ends, and later goes on from what was written last. Of a text
+# that takes a while.
+killed() (
+    small="$small --tokens 20000"
+    tmp=$tmp/killed
     done=0
-    rm -rf "$tmp/killed" "$tmp/k.json"
+    tries=0
+    mkdir "$tmp" && one || return 1
     while [ $done -lt $kills ]; do
-        ranks "$of" --state "$tmp/killed" --save-every 0.05 --json "$tmp/k.json" \
+        tries=$((tries + 1))
+        [ $tries -le $((kills + 20)) ] || return 1
+        rm -f "$tmp/err"
+        ranks "$of" --state "$tmp/states" --save-every 0.05 --json "$tmp/k.json" \
             >"$tmp/out" 2>"$tmp/err" &
         job=$!
         list=$(pids)
-        begun "$tmp/killed"
+        begun "$tmp/states"
         sleep "0.$((done * 7 % 10))"
         # shellcheck disable=SC2086
-        if kill -KILL "$(nth $((done % of + 1)) $list)" 2>/dev/null; then
+        kill -KILL "$(nth $((done % of + 1)) $list)" 2>/dev/null
+        if wait $job; then # it was done before
+            same "$tmp/one.json" "$tmp/k.json" || return 1
+            rm -rf "$tmp/states"
+        else
             done=$((done + 1))
-            wait $job && return 1
-            [ ! -e "$tmp/k.json" ] || return 1
-        else # it was done before
-            wait $job && same "$tmp/one.json" "$tmp/k.json" || return 1
-            rm -rf "$tmp/killed" "$tmp/k.json"
-            [ $kills -gt 1 ] || return 0
+            [ ! -e "$tmp/k.json" ] || same "$tmp/one.json" "$tmp/k.json" || return 1
         fi
+        rm -f "$tmp/k.json"
     done
-    whole "$of" --state "$tmp/killed" && ! ls "$tmp/killed" | grep -q tmp-
-}
+    whole "$of" --state "$tmp/states" && ! ls "$tmp/states" | grep -q tmp-
+)
 
 others() { # states of another number of ranks
     ranks 3 --state "$tmp/failed" >"$tmp/out" 2>"$tmp/err"
@@ -132,6 +146,47 @@ usage() { # said once
     ranks 2 --shard 1/2 >"$tmp/out" 2>"$tmp/err"
     [ $? = 2 ] && [ "$(grep -c 'option --shard is unknown' "$tmp/err")" = 1 ]
 }
+
+# Weights of two ranks, all of which have a codec here so that there is something to share.
+coded="--condition rtn:bits=8@with=embed|head"
+
+files() { # PROCESS: of others' weights that it has mapped
+    sed -n 's|.* \(/.*/qsae-weights-[^/]*\)/.*|\1|p' "/proc/$1/maps" 2>/dev/null | sort -u
+}
+
+# While they measure both have mapped files of one folder, which is gone: nothing could be left. Of a
+# text that takes a while, which is not gone through.
+shared() (
+    small="$small $coded --tokens 20000"
+    tmp=$tmp/shared
+    mkdir "$tmp" || return 1
+    ranks 2 >"$tmp/out" 2>"$tmp/err" &
+    job=$! list=
+    for _ in $(seq 200); do
+        [ -n "$list" ] || list=$(pids)
+        [ -n "$list" ] || continue
+        # shellcheck disable=SC2086
+        first=$(files "$(nth 1 $list)") second=$(files "$(nth 2 $list)")
+        [ -n "$first" ] && [ "$first" = "$second" ] && [ ! -e "$first" ] && break
+        sleep 0.02
+    done
+    # shellcheck disable=SC2086
+    [ -n "$list" ] && kill -TERM "$(nth 1 $list)"
+    wait $job
+    [ $? = 130 ] && [ -n "$first" ] && [ "$first" = "$second" ] && [ ! -e "$first" ]
+)
+
+named_folder() ( # by themselves; --share-weights: files stay there, for evaluate too; or none at all
+    small="$small $coded --tokens 1000"
+    tmp=$tmp/named
+    mkdir "$tmp" && mkdir -m 700 "$tmp/weights" && one && whole 2 &&
+        whole 2 --share-weights "$tmp/weights" && [ -n "$(ls "$tmp/weights")" ] || return 1
+    ls "$tmp/weights" >"$tmp/before"
+    # shellcheck disable=SC2086
+    "$bin/evaluate" $small --share-weights "$tmp/weights" --json "$tmp/e.json" >/dev/null &&
+        same "$tmp/one.json" "$tmp/e.json" && ls "$tmp/weights" | cmp - "$tmp/before" &&
+        whole 2 --share-weights no
+)
 
 plan() { # the sweep is shared out, too
     set -- "$data/tiny-gemma3" --text "$data/eval.jsonl" --tokens 1000 --context 32 --batch 2 \
@@ -149,6 +204,8 @@ check "a rank is told to end; the job goes on later" told
 check "a rank fails; the others' states are kept" failed
 check "states of another number of ranks" others
 check "killed ranks: $kills" killed
+check "weights are shared, and nothing is left of them" shared
+check "weights in a folder that is named, or in none" named_folder
 check "a wrong command line" usage
 if [ "$long" = 1 ]; then
     check "a plan" plan
