@@ -47,15 +47,13 @@ static void columns(struct grid *g, const json_t *first)
 
 static void heading(const struct page *p, const json_t *list, const json_t *first)
 {
-    char *text = NULL;
+    char *text;
     size_t size, i;
     const json_t *length;
-    FILE *const f = open_memstream(&text, &size);
-    if (!f)
-        return;
+    FILE *const f = text_open(&text, &size);
     json_array_foreach(list, i, length)
         fprintf(f, "%s%.0f%%", i ? ", " : "", 100 * number(length, "within_document"));
-    fclose(f);
+    text_close(f, &text);
     say(p, 2, "the same %.0f tokens of %.0f documents at %zu context lengths: the last %.0f of "
         "each window; within their document: %s", number(first, "tokens"), number(first, "documents"),
         json_array_size(list), number(first, "scored"), text);

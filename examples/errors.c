@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "layout.h"
+#include "program.h"
 
 #define KINDS 9 /* seven projections, embedding, head */
 
@@ -181,6 +182,7 @@ int errors_report(qsae_context *context, const char *path, const char *other, co
         st = qsae_weights_open(context, other, &o);
     if (st == QSAE_OK)
         st = measure(w, o, condition, print, *out);
+    program_trouble(st);
     if (st != QSAE_OK) {
         json_object_set_new(*out, "error", json_string(qsae_error_message()));
         if (print)

@@ -18,6 +18,7 @@
 #include "evaluation.h"
 #include "program.h"
 #include "ranks.h"
+#include "shared_weights.h"
 
 enum { PATH_SIZE = 4096 };
 
@@ -45,6 +46,11 @@ static const struct {
     { OPT_SHARD,
       { "save-every", NULL, "SECONDS", "at most 60: write states more often than each minute",
         OPT_SAVE_EVERY } },
+    { OPT_SHARE_WEIGHTS,
+      { "share-weights", NULL, "FOLDER",
+        "hold packed weights there, once for all ranks of a machine (default: in a folder of its "
+        "own in /dev/shm or $TMPDIR while they load); no: each in its own memory",
+        OPT_SHARE_WEIGHTS } },
     { OPT_THREADS,
       { "threads", "t", "N",
         "1 to 1024 (default: the CPUs of the process, divided by the ranks that share them)",
@@ -55,8 +61,8 @@ static const struct {
 static struct option_row *own_rows(void)
 {
     const size_t n = evaluate_program.n_options;
-    struct option_row *const rows = calloc(n, sizeof *rows);
-    for (size_t i = 0; rows && i < n; i++) {
+    struct option_row *const rows = needed(calloc(n, sizeof *rows));
+    for (size_t i = 0; i < n; i++) {
         rows[i] = evaluate_program.options[i];
         for (size_t k = 0; k < sizeof changed / sizeof changed[0]; k++)
             if (changed[k].instead_of == evaluate_program.options[i].id)
@@ -247,18 +253,68 @@ static int32_t run(struct job *j, qsae_audit *audit)
     return st;
 }
 
+/*
+ * Ranks of a machine hold the weights of a measurement once, in files that have names only while
+ * all of them load: a job that is killed later leaves nothing. The folder, or NULL: one rank, or
+ * --share-weights, or no room. The caller frees it.
+ */
+static char *begin_sharing(struct job *j)
+{
+    const struct ranks *const r = &j->ranks;
+    char text[PATH_SIZE];
+    struct stat info;
+    if (r->node_count < 2 || j->o.own_weights || j->o.context.share_folder)
+        return NULL;
+    const int64_t size = shared_weights_size(&j->o);
+    const bool made = r->node_rank == 0 && shared_weights_make(size, text, sizeof text) == 0;
+    if (r->node_rank == 0 && !made)
+        rank_complain(r, "%s", text);
+    char *const folder = ranks_node_text(r, made ? text : NULL);
+    if (folder && stat(folder, &info) != 0) { /* a container of its own */
+        rank_complain(r, "%s: %s: this rank holds the weights by itself", folder, strerror(errno));
+        folder[0] = '\0';
+    }
+    return folder;
+}
+
+/* When this rank has loaded, or failed to. */
+static void end_sharing(const struct job *j, char *folder)
+{
+    if (!folder)
+        return;
+    ranks_node_meet(&j->ranks);
+    if (j->ranks.node_rank == 0)
+        shared_weights_remove(folder);
+    free(folder);
+}
+
+/* The context that a measurement is opened on: one of its own where weights are shared. */
+static int32_t measuring_context(const struct job *j, const char *folder, qsae_context **own)
+{
+    qsae_context_settings s = j->o.context;
+    s.share_folder = folder;
+    return folder && *folder ? qsae_context_open(&s, own) : QSAE_OK;
+}
+
 /* This rank's part, into `path`. */
 static void measure(struct job *j, const qsae_audit_settings *settings, const char *path,
                     struct outcome *own)
 {
     qsae_audit_settings s = *settings;
     qsae_audit *audit = NULL;
+    qsae_context *sharing = NULL;
+    char *const folder = begin_sharing(j);
     s.state = path;
     s.shard_index = j->ranks.rank;
     s.shard_count = j->ranks.count;
     s.progress = progress;
     s.progress_cookie = j;
-    int32_t st = qsae_audit_open(j->context, &s, &audit);
+    int32_t st = measuring_context(j, folder, &sharing);
+    if (st == QSAE_OK)
+        st = qsae_audit_open(sharing ? sharing : j->context, &s, &audit);
+    if (st != QSAE_OK)
+        ranks_stop(&j->ranks); /* who still loads need not go on */
+    end_sharing(j, folder);
     if (st == QSAE_OK)
         st = run(j, audit);
     if (j->mpi_error)
@@ -274,6 +330,7 @@ static void measure(struct job *j, const qsae_audit_settings *settings, const ch
     if (own->code != EXIT_DONE)
         ranks_stop(&j->ranks);
     qsae_audit_close(&audit);
+    qsae_context_close(&sharing);
 }
 
 /* Launchers name a process that was killed by its number: which rank is that? */

@@ -123,6 +123,9 @@ static const struct option_row rows[] = {
     { "stream-bytes", NULL, "N", "streamed: bytes of activations carried from layer to layer",
       OPT_STREAM_BYTES },
     { "pin", NULL, NULL, "keep each thread of the library on one CPU", OPT_PIN },
+    { "share-weights", NULL, "FOLDER",
+      "hold packed weights there, once for all processes that name it; no: in memory of this one",
+      OPT_SHARE_WEIGHTS },
     { "read-files", "no-mmap", NULL, "read files instead of mapping them", OPT_READ_FILES },
 };
 

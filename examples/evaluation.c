@@ -152,6 +152,12 @@ static bool set_text(struct evaluation *o, int c, const char *v)
     return true;
 }
 
+static void share_weights(struct evaluation *o, const char *folder)
+{
+    o->own_weights = strcmp(folder, "no") == 0;
+    o->context.share_folder = o->own_weights ? NULL : folder;
+}
+
 /* Where it runs, and what is written. */
 static void set_rest(struct evaluation *o, int c, const char *v)
 {
@@ -177,6 +183,7 @@ static void set_rest(struct evaluation *o, int c, const char *v)
     case OPT_CACHE: a->cache = v; break;
     case OPT_STREAM_BYTES: a->stream_bytes = option_count("stream-bytes", v, 1); break;
     case OPT_PIN: o->context.pin = 1; break;
+    case OPT_SHARE_WEIGHTS: share_weights(o, v); break;
     case OPT_READ_FILES: o->context.files = QSAE_FILES_READ; break;
     default: break;
     }
@@ -234,12 +241,10 @@ void evaluation_parse(struct evaluation *o, const struct program *program, int a
     int c;
     qsae_audit_settings_init(&o->audit, sizeof o->audit);
     qsae_context_settings_init(&o->context, sizeof o->context);
-    o->conditions = calloc((size_t)argc, sizeof *o->conditions);
-    o->saes = calloc((size_t)argc, sizeof *o->saes);
-    o->slices = calloc((size_t)argc, sizeof *o->slices);
-    o->where = calloc((size_t)argc, sizeof *o->where);
-    if (!o->conditions || !o->saes || !o->slices || !o->where)
-        exit(EXIT_FAILED);
+    o->conditions = needed(calloc((size_t)argc, sizeof *o->conditions));
+    o->saes = needed(calloc((size_t)argc, sizeof *o->saes));
+    o->slices = needed(calloc((size_t)argc, sizeof *o->slices));
+    o->where = needed(calloc((size_t)argc, sizeof *o->where));
     while ((c = arguments_next(&arguments, &value)) != ARGUMENT_END)
         if (!set_measurement(o, c, value) && !set_text(o, c, value))
             set_rest(o, c, value);
@@ -276,10 +281,12 @@ static int with_sliding(const struct evaluation *o, qsae_context *context, json_
         complain("--sliding: %s", qsae_error_message());
         return st == QSAE_ECANCELED ? EXIT_INTERRUPTED : EXIT_FAILED;
     }
+    json_needs_memory(true);
     json_object_set_new(result, "sliding", second);
     *text = json_dumps(result, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+    json_needs_memory(false);
     if (!*text)
-        complain("out of memory: the result");
+        complain("the result: it cannot be written");
     return *text ? EXIT_DONE : EXIT_FAILED;
 }
 
@@ -307,7 +314,7 @@ int evaluation_finish(struct evaluation *o, qsae_context *context, qsae_audit *a
         complain("%s", qsae_error_message());
         return EXIT_FAILED;
     }
-    json_t *result = json_loadb(text, size, JSON_ALLOW_NUL, &error); /* a token may be one */
+    json_t *result = json_read(text, size, &error);
     if (!result) {
         complain("the result: %s", error.text);
         return EXIT_FAILED;

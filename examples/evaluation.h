@@ -25,6 +25,7 @@ struct evaluation {
     int64_t contexts[EVALUATION_CONTEXTS];
     int compat; /* 1 + index into compat_names; 0 = none */
     bool quiet, wide;
+    bool own_weights; /* --share-weights no */
     struct plan plan;
     size_t worst; /* tokens and documents to print */
     double save_every; /* seconds; 0 = as seldom as the library does */

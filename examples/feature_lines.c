@@ -51,7 +51,7 @@ static int32_t put_csv(void *cookie, const char *line, size_t n_bytes)
 {
     size_t i;
     json_error_t error;
-    json_t *const feature = json_loadb(line, n_bytes, JSON_ALLOW_NUL, &error), *condition;
+    json_t *const feature = json_read(line, n_bytes, &error), *condition;
     const json_t *const conditions = json_object_get(feature, "conditions");
     json_array_foreach(conditions, i, condition)
         put_row(cookie, feature, condition);

@@ -66,10 +66,13 @@ static const struct program program = {
 #define YES(object, key) json_is_true(json_object_get(object, key))
 #define NUMBER(object, key) ((long long)json_integer_value(json_object_get(object, key)))
 
-static json_t *tensor_list(qsae_context *context, const char *path)
+/* NULL where there are none, which of a model that runs is trouble. */
+static json_t *tensor_list(qsae_context *context, const char *path, bool runs)
 {
     qsae_tensors *tensors;
-    if (qsae_tensors_open(context, path, &tensors) != QSAE_OK)
+    const int32_t st = qsae_tensors_open(context, path, &tensors);
+    program_trouble(st != QSAE_OK && runs ? QSAE_EIO : st);
+    if (st != QSAE_OK)
         return NULL;
     json_t *const list = json_array();
     for (int64_t i = 0; i < qsae_tensors_count(tensors); i++) {
@@ -112,19 +115,17 @@ static void dtype_counts(const json_t *tensors, char *text, size_t size)
 __attribute__((format(printf, 3, 4))) static void line(const struct page *p, const char *key,
                                                        const char *format, ...)
 {
-    char *text = NULL;
+    char *text;
     size_t size;
     va_list list;
-    FILE *const f = open_memstream(&text, &size);
-    if (!f)
-        return;
+    FILE *const f = text_open(&text, &size);
     va_start(list, format);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     vfprintf(f, format, list);
 #pragma GCC diagnostic pop
     va_end(list);
-    fclose(f);
+    text_close(f, &text);
     say(p, 16, "  %-13s %s", key, text);
     free(text);
 }
@@ -136,6 +137,7 @@ static json_t *model_of(qsae_context *context, const char *path, int32_t *status
     qsae_model_info m = { .struct_size = sizeof m };
     json_t *model = NULL;
     *status = qsae_weights_open(context, path, &weights);
+    program_trouble(*status);
     if (*status != QSAE_OK)
         return NULL;
     if ((*status = qsae_weights_get_info(weights, &m)) == QSAE_OK)
@@ -146,6 +148,7 @@ static json_t *model_of(qsae_context *context, const char *path, int32_t *status
             "heads", (json_int_t)m.heads, "kv_heads", (json_int_t)m.kv_heads, "head_dim",
             (json_int_t)m.head_dim, "window", (json_int_t)m.window, "mlp_width",
             (json_int_t)m.mlp_width, "vocab", (json_int_t)m.vocab, "tied", m.tied, "hash", m.hash);
+    program_trouble(*status);
     qsae_weights_close(&weights);
     return model;
 }
@@ -193,6 +196,7 @@ static json_t *layers_of(qsae_context *context, const char *path, int32_t *statu
     qsae_sae_layers_info s = { .struct_size = sizeof s };
     json_t *out = NULL, *list = json_array();
     *status = qsae_sae_layers_open(context, path, NULL, &layers);
+    program_trouble(*status);
     if (*status == QSAE_OK && (*status = qsae_sae_layers_get_info(layers, &s)) == QSAE_OK)
         out = json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:O}", "kind", s.kind, "format",
                         s.format, "width", (json_int_t)s.width, "width_out",
@@ -246,6 +250,7 @@ static json_t *sae_of(qsae_context *context, const char *path, int32_t *status)
     qsae_sae_info s = { .struct_size = sizeof s };
     json_t *out = NULL;
     *status = qsae_sae_open(context, path, NULL, &sae);
+    program_trouble(*status);
     if (*status != QSAE_OK)
         return NULL;
     if ((*status = qsae_sae_get_info(sae, &s)) == QSAE_OK)
@@ -319,6 +324,7 @@ static json_t *tokenizer_of(qsae_context *context, const char *path)
     qsae_tokenizer_info t = { .struct_size = sizeof t };
     json_t *out = NULL;
     const int32_t st = qsae_tokenizer_open(context, path, &tokenizer);
+    program_trouble(st);
     if (st == QSAE_ENOENT)
         return NULL;
     if (st != QSAE_OK)
@@ -380,7 +386,7 @@ static json_t *inspect(qsae_context *context, const char *path, const struct opt
         json_decref(sae);
         sae = NULL;
     }
-    json_t *const tensors = tensor_list(context, path);
+    json_t *const tensors = tensor_list(context, path, model != NULL);
     json_t *const tokenizer = model ? tokenizer_of(context, path) : NULL;
     *runs = model || sae || layers;
     if (model && !o->json)
@@ -468,6 +474,7 @@ int main(int argc, char **argv)
         qsae_context_settings_init(&s, sizeof s);
         read_options(argc, argv, &o, &s);
         s.log = program_log;
+        json_needs_memory(true);
         if (qsae_context_open(&s, &context) == QSAE_OK)
             code = inspect_all(context, &o);
         else

@@ -9,14 +9,21 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "program.h"
+
 enum { NARROWEST = 60, SHORTEST = 10, WRAPPED_LEAST = 24, DIVIDED = 20, GAP = 2 };
 
-static void *need(void *block)
+FILE *text_open(char **text, size_t *size)
 {
-    if (block)
-        return block;
-    fputs("out of memory\n", stderr);
-    exit(1);
+    *text = NULL;
+    return needed(open_memstream(text, size));
+}
+
+void text_close(FILE *f, char **text)
+{
+    const bool whole = fflush(f) == 0 && !ferror(f);
+    const bool closed = fclose(f) == 0;
+    needed(whole && closed ? *text : NULL);
 }
 
 struct page page_of(FILE *out, bool wide)
@@ -59,7 +66,7 @@ static char *print_text(const char *format, va_list list)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     const int n = vsnprintf(NULL, 0, format, again);
-    char *const text = need(n < 0 ? NULL : malloc((size_t)n + 1));
+    char *const text = needed(n < 0 ? NULL : malloc((size_t)n + 1));
     vsnprintf(text, (size_t)n + 1, format, list);
 #pragma GCC diagnostic pop
     va_end(again);
@@ -131,7 +138,7 @@ struct grid {
 
 struct grid *grid_open(size_t n_keys)
 {
-    struct grid *const g = need(calloc(1, sizeof *g));
+    struct grid *const g = needed(calloc(1, sizeof *g));
     g->n_keys = n_keys;
     return g;
 }
@@ -141,7 +148,7 @@ void grid_column(struct grid *g, enum column kind, const char *head)
     if (g->n_columns == COLUMNS_MOST)
         return;
     g->kind[g->n_columns] = kind;
-    g->head[g->n_columns++] = need(strdup(head));
+    g->head[g->n_columns++] = needed(strdup(head));
 }
 
 void grid_row(struct grid *g)
@@ -149,7 +156,7 @@ void grid_row(struct grid *g)
     const size_t n = g->n_columns;
     if (g->n_rows == g->capacity) {
         g->capacity = g->capacity ? 2 * g->capacity : 16;
-        g->cells = need(realloc(g->cells, g->capacity * n * sizeof *g->cells));
+        g->cells = needed(realloc(g->cells, g->capacity * n * sizeof *g->cells));
     }
     memset(g->cells + g->n_rows * n, 0, n * sizeof *g->cells);
     g->n_rows++;
@@ -294,13 +301,13 @@ static bool names_above(const struct page *p, size_t indent, const struct grid *
         above |= g->kind[c] == COLUMN_NAME && width_of(cell(g, r, c)) > g->width[c];
     if (!above)
         return false;
-    char *text = NULL;
+    char *text;
     size_t size;
-    FILE *const f = need(open_memstream(&text, &size));
+    FILE *const f = text_open(&text, &size);
     for (size_t c = 0; c < g->n_keys; c++)
         if (g->kind[c] == COLUMN_NAME)
             fprintf(f, "%s ", cell(g, r, c));
-    fclose(f);
+    text_close(f, &text);
     text[strlen(text) - 1] = '\0';
     say(p, indent + GAP, "%*s%s", (int)indent, "", text);
     free(text);

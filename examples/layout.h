@@ -23,6 +23,11 @@ struct page page_of(FILE *out, bool wide);
 __attribute__((format(printf, 3, 4))) void say(const struct page *p, size_t indent,
                                                const char *format, ...);
 
+/* A stream into memory, and its text, which the caller frees, as it is closed. Without memory the
+ * program ends with a message. */
+FILE *text_open(char **text, size_t *size);
+void text_close(FILE *f, char **text);
+
 /* How a column is set, and what gives where a table is too wide. */
 enum column {
     COLUMN_NUMBER,  /* to the right */

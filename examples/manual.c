@@ -167,7 +167,7 @@ int manual_print(const struct program *program, const char *body)
         if (bad)
             complain("%s: unknown: %s", body, line);
     }
-    bad |= ferror(f) != 0;
+    bad |= !feof(f); /* it could not be read, or there is no memory for a line */
     free(line);
     fclose(f);
     return bad ? -1 : 0;

@@ -71,10 +71,8 @@ int main(int argc, char **argv)
     qsae_context *context = NULL;
     qsae_context_settings settings;
     qsae_merge_info info = { .struct_size = sizeof info };
-    const char **const paths = calloc((size_t)argc + 1, sizeof *paths);
+    const char **const paths = needed(calloc((size_t)argc + 1, sizeof *paths));
     int32_t flags = 0;
-    if (!paths)
-        return EXIT_FAILED;
     const int64_t n = parse(argc, argv, paths, &flags);
     qsae_context_settings_init(&settings, sizeof settings);
     settings.log = program_log;

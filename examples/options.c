@@ -87,17 +87,15 @@ static void print_pair(const struct page *p, const char *name, const char *help)
 
 static void print_row(const struct page *p, const struct option_row *row)
 {
-    char *text = NULL;
+    char *text;
     size_t size;
     if (!row->name) {
         fprintf(p->out, "\n%s:\n", row->help);
         return;
     }
-    FILE *const f = open_memstream(&text, &size);
-    if (!f)
-        return;
+    FILE *const f = text_open(&text, &size);
     print_names(f, row);
-    fclose(f);
+    text_close(f, &text);
     print_pair(p, text, row->help);
     free(text);
 }

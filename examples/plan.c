@@ -7,15 +7,15 @@
 #include <string.h>
 
 #include "number.h"
+#include "program.h"
 #include "table.h"
 
 enum { LINES = 40 };
 
 static char *joined(const char *a, const char *b)
 {
-    char *const text = malloc(strlen(a) + strlen(b) + 1);
-    if (text)
-        sprintf(text, "%s%s", a, b);
+    char *const text = needed(malloc(strlen(a) + strlen(b) + 1));
+    sprintf(text, "%s%s", a, b);
     return text;
 }
 
@@ -27,8 +27,8 @@ int32_t plan_sweep(struct plan *p, const qsae_audit_settings *s, qsae_audit_sett
     sweep->controls = 0;
     sweep->top_contexts = 0;
     sweep->n_slices = 0;
-    if (s->state && !(sweep->state = p->state = joined(s->state, ".sweep")))
-        return QSAE_ENOMEM;
+    if (s->state)
+        sweep->state = p->state = joined(s->state, ".sweep");
     return QSAE_OK;
 }
 
@@ -36,21 +36,21 @@ int32_t plan_choose(qsae_audit *sweep, struct plan *p)
 {
     const char *json;
     const int32_t st = qsae_audit_plan(sweep, p->bits, p->by_dce, &json);
-    if (st != QSAE_OK)
-        return st;
-    return (p->json = joined(json, "")) ? QSAE_OK : QSAE_ENOMEM;
+    if (st == QSAE_OK)
+        p->json = joined(json, "");
+    return st;
 }
 
 int32_t plan_adopt(struct plan *p, qsae_audit_settings *s)
 {
     json_error_t error;
-    json_t *const plan = json_loads(p->json, 0, &error);
+    json_t *const plan = json_read(p->json, strlen(p->json), &error);
     const char *const condition = json_string_value(json_object_get(plan, "condition"));
     p->condition = condition ? joined(condition, "") : NULL;
-    p->conditions = calloc((size_t)s->n_conditions + 1, sizeof *p->conditions);
+    p->conditions = needed(calloc((size_t)s->n_conditions + 1, sizeof *p->conditions));
     json_decref(plan);
-    if (!p->condition || !p->conditions)
-        return QSAE_ENOMEM;
+    if (!p->condition)
+        return QSAE_ESTATE;
     for (int64_t i = 0; i < s->n_conditions; i++)
         p->conditions[i] = s->conditions[i];
     p->conditions[s->n_conditions++] = p->condition;

@@ -11,7 +11,7 @@
 #include "number.h"
 #include "program.h"
 
-enum { SHOWN = 20, SAES_MOST = 4096 };
+enum { SHOWN = 20, SAES_MOST = 4096, LINE_MOST = (1 << 20) + 2 /* with its end and a NUL */ };
 
 /* Features of one SAE, in the order of their lines. */
 struct features {
@@ -83,7 +83,7 @@ static int32_t take(void *cookie, const char *line, size_t n_bytes)
 {
     struct lines *const l = cookie;
     json_error_t error;
-    json_t *const o = json_loadb(line, n_bytes, JSON_ALLOW_NUL, &error);
+    json_t *const o = json_read(line, n_bytes, &error);
     const char *const name = json_string_value(json_object_get(o, "name"));
     const json_t *const index = json_object_get(o, "feature"),
                  *const layer = json_object_get(o, "layer");
@@ -107,21 +107,23 @@ static int32_t take(void *cookie, const char *line, size_t n_bytes)
 
 static int read_file(const char *path, struct lines *l)
 {
-    FILE *const f = fopen(path, "r");
-    char *line = NULL;
-    size_t size = 0;
-    ssize_t n;
+    FILE *const f = file_open(path, "r");
+    char *const line = needed(malloc(LINE_MOST));
     int64_t number = 0;
     if (!f) {
         complain("%s: %s", path, strerror(errno));
+        free(line);
         return -1;
     }
-    while (!*l->error && (n = getline(&line, &size, f)) > 0) {
+    while (!*l->error && fgets(line, LINE_MOST, f)) {
+        const size_t n = strlen(line);
         number++;
-        if (strspn(line, " \t\r\n") != (size_t)n)
-            take(l, line, (size_t)n);
+        if (n == LINE_MOST - 1 && line[n - 1] != '\n')
+            snprintf(l->error, sizeof l->error, "expected at most %d bytes", LINE_MOST - 2);
+        else if (strspn(line, " \t\r\n") != n)
+            take(l, line, n);
     }
-    if (!*l->error && ferror(f))
+    if (!*l->error && !feof(f)) /* it could not be read, or there is no memory for a line */
         snprintf(l->error, sizeof l->error, "%s", strerror(errno));
     if (!*l->error && l->n == 0)
         snprintf(l->error, sizeof l->error, "no features");
@@ -163,6 +165,7 @@ enum { COLUMNS = sizeof columns / sizeof columns[0] };
 static int put_line(FILE *out, const struct features *f, int64_t i, int csv)
 {
     const double p = f->probability[i];
+    json_needs_memory(true);
     json_t *const o = json_object();
     json_object_set_new(o, "name", json_string(f->name));
     json_object_set_new(o, "layer", json_integer(f->layer));
@@ -176,6 +179,7 @@ static int put_line(FILE *out, const struct features *f, int64_t i, int csv)
     for (size_t k = 0; csv && k < COLUMNS; k++)
         csv_cell(out, json_object_get(o, columns[k]), k + 1 < COLUMNS ? ',' : '\n');
     char *const text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_needs_memory(false);
     if (text && !csv)
         fprintf(out, "%s\n", text);
     const int bad = !text;
@@ -211,7 +215,7 @@ static void print(const struct page *page, const qsae_predictor *p, const struct
     json_error_t error;
     int64_t n = 0;
     qsae_predictor_json(p, &text, NULL);
-    json_t *const fit = json_loads(text, 0, &error);
+    json_t *const fit = json_read(text, strlen(text), &error);
     const char *const of = json_string_value(json_object_get(fit, "condition")),
                *const sae = json_string_value(json_object_get(fit, "name"));
     while (n < f->n && f->rank[f->order[n]])
@@ -247,7 +251,7 @@ static char *hash_of(qsae_audit *audit, const struct features *f)
     const json_t *sae;
     if (!audit || qsae_audit_result(audit, &text, &size) != QSAE_OK)
         return NULL;
-    json_t *const o = json_loadb(text, size, JSON_ALLOW_NUL, &error);
+    json_t *const o = json_read(text, size, &error);
     json_array_foreach(json_object_get(json_object_get(o, "reference"), "saes"), i, sae) {
         const char *const name = json_string_value(json_object_get(sae, "name")),
                    *const found = json_string_value(json_object_get(sae, "hash"));

@@ -2,6 +2,7 @@
 #include "program.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@ static const char *own_name = "";
 static qsae_cancel_token *cancel;
 static volatile sig_atomic_t interrupted;
 static volatile sig_atomic_t reader_gone;
+static bool troubled;
 
 static void on_pipe(int number)
 {
@@ -43,7 +45,7 @@ void complain(const char *format, ...)
 {
     va_list list;
     va_start(list, format);
-    fprintf(stderr, "%s: ", own_name);
+    fprintf(stderr, "%s%s", own_name, *own_name ? ": " : "");
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     vfprintf(stderr, format, list);
@@ -88,8 +90,18 @@ static int flush(FILE *f)
     return errno ? errno : EIO;
 }
 
+void program_trouble(int32_t status)
+{
+    if (troubled || (status != QSAE_ENOMEM && status != QSAE_EIO))
+        return;
+    troubled = true;
+    complain("%s", qsae_error_message());
+}
+
 int program_end(int code)
 {
+    if (troubled && code == EXIT_DONE)
+        code = EXIT_FAILED;
     const int why = flush(stdout);
     if (why == 0 || code == EXIT_INTERRUPTED)
         return code;
@@ -199,30 +211,99 @@ bool output_is_standard(const char *path)
     return path && (strcmp(path, "-") == 0 || strcmp(path, "/dev/stdout") == 0);
 }
 
-/* Opens a file beside the target, with the permissions of any new one. */
-static FILE *open_beside(struct output *o)
+FILE *file_open(const char *path, const char *mode)
 {
-    char *const resolved = realpath(o->path, NULL);
-    o->target = resolved ? resolved : strdup(o->path);
-    o->temporary = o->target ? malloc(strlen(o->target) + sizeof ".tmp-XXXXXX") : NULL;
+    FILE *f;
+    do
+        f = fopen(path, mode);
+    while (!f && errno == EINTR);
+    return f;
+}
+
+/* Of the output that is open: what a program that ends in between takes away. */
+static const char *unfinished;
+
+void *needed(void *block)
+{
+    if (block)
+        return block;
+    if (unfinished)
+        unlink(unfinished);
+    progress_clear();
+    complain("out of memory");
+    exit(EXIT_FAILED);
+}
+
+static void *json_memory(size_t size)
+{
+    return needed(malloc(size ? size : 1));
+}
+
+void json_needs_memory(bool needed)
+{
+    json_set_alloc_funcs(needed ? json_memory : malloc, free);
+}
+
+json_t *json_read(const char *text, size_t size, json_error_t *error)
+{
+    json_needs_memory(true);
+    json_t *const o = json_loadb(text, size, JSON_ALLOW_NUL /* a token may be a NUL */ |
+                                                 JSON_REJECT_DUPLICATES, error);
+    json_needs_memory(false);
+    return o;
+}
+
+/* Signals and short writes are no failures; after one that is nothing more is written. */
+static ssize_t put(void *cookie, const char *data, size_t size)
+{
+    struct output *const o = cookie;
+    size_t done = 0;
+    while (done < size && !o->why) {
+        const ssize_t n = write(o->fd, data + done, size - done);
+        if (n > 0)
+            done += (size_t)n;
+        else if (n == 0 || errno != EINTR)
+            o->why = n == 0 || !errno ? EIO : errno;
+    }
+    return (ssize_t)done;
+}
+
+static int open_fd(const char *path, int flags)
+{
+    int fd;
+    do
+        fd = open(path, flags | O_WRONLY | O_CLOEXEC, 0666);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+/* Opens a file beside the target, with the permissions of any new one. */
+static int open_beside(struct output *o, bool exists)
+{
+    char *const resolved = exists ? realpath(o->path, NULL) : strdup(o->path);
+    o->target = resolved;
+    o->temporary = resolved ? malloc(strlen(resolved) + sizeof ".tmp-XXXXXX") : NULL;
     if (!o->temporary)
-        return NULL;
-    strcat(strcpy(o->temporary, o->target), ".tmp-XXXXXX");
-    const int fd = mkstemp(o->temporary);
+        return -1;
+    int fd;
+    do {
+        strcat(strcpy(o->temporary, resolved), ".tmp-XXXXXX");
+        fd = mkostemp(o->temporary, O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
     const mode_t mask = umask(0);
     umask(mask);
-    FILE *const f = fd < 0 || fchmod(fd, 0666 & ~mask) != 0 ? NULL : fdopen(fd, "wb");
-    if (fd >= 0 && !f) {
-        const int why = errno;
-        close(fd);
-        unlink(o->temporary);
-        errno = why;
+    if (fd < 0) {
+        free(o->temporary);
+        o->temporary = NULL;
+    } else if (fchmod(fd, 0666 & ~mask) != 0) {
+        o->why = errno;
     }
-    return f;
+    return fd;
 }
 
 static void output_free(struct output *o)
 {
+    unfinished = NULL;
     free(o->temporary);
     free(o->target);
 }
@@ -230,34 +311,62 @@ static void output_free(struct output *o)
 int output_open(struct output *o, const char *path)
 {
     struct stat s;
-    *o = (struct output){ .path = path };
+    *o = (struct output){ .path = path, .fd = -1 };
     if (output_is_standard(path)) {
         o->file = stdout;
         return 0;
     }
-    o->file = stat(path, &s) == 0 && !S_ISREG(s.st_mode) ? fopen(path, "wb") : open_beside(o);
-    if (o->file)
+    const bool exists = stat(path, &s) == 0;
+    if (exists && !S_ISREG(s.st_mode))
+        o->fd = open_fd(path, O_CREAT | O_TRUNC);
+    else if (exists || errno == ENOENT) /* what cannot be told is an error */
+        o->fd = open_beside(o, exists);
+    if (o->fd < 0)
+        o->why = errno;
+    if (!o->why && !(o->file = fopencookie(o, "w", (cookie_io_functions_t){ .write = put })))
+        o->why = errno;
+    unfinished = o->temporary;
+    if (!o->why)
         return 0;
-    complain("%s: %s", path, strerror(errno));
+    if (o->fd >= 0)
+        close(o->fd);
+    if (o->temporary)
+        unlink(o->temporary);
+    complain("%s: %s", path, strerror(o->why));
     output_free(o);
     return -1;
+}
+
+/* Makes it last: 0, or -1 with errno. What fsync said once holds for good. */
+static int sync_file(int fd)
+{
+    int r;
+    do
+        r = fsync(fd);
+    while (r != 0 && errno == EINTR);
+    return r;
 }
 
 int output_close(struct output *o, bool good)
 {
     if (o->file == stdout)
         return good && !ferror(stdout) ? 0 : -1; /* program_end says why */
-    int why = flush(o->file);
-    if (!why && o->temporary && fsync(fileno(o->file)) != 0)
-        why = errno;
-    if (fclose(o->file) != 0 && !why)
-        why = errno;
-    if (!why && good && o->temporary && rename(o->temporary, o->target) != 0)
-        why = errno;
-    if (why)
-        complain("%s: %s", o->path, strerror(why));
-    if (o->temporary && (why || !good))
+    if (fflush(o->file) != 0 && !o->why)
+        o->why = errno ? errno : EIO;
+    if (ferror(o->file) && !o->why)
+        o->why = EIO;
+    fclose(o->file);
+    if (!o->why && good && o->temporary && sync_file(o->fd) != 0)
+        o->why = errno;
+    /* It is closed then, and all has been synced. */
+    if (close(o->fd) != 0 && errno != EINTR && !o->why)
+        o->why = errno;
+    if (!o->why && good && o->temporary && rename(o->temporary, o->target) != 0)
+        o->why = errno;
+    if (o->why)
+        complain("%s: %s", o->path, strerror(o->why));
+    if (o->temporary && (o->why || !good))
         unlink(o->temporary);
     output_free(o);
-    return why || !good ? -1 : 0;
+    return o->why || !good ? -1 : 0;
 }

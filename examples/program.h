@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include <jansson.h>
+
 #include <qsae/context.h>
 
 enum {
@@ -47,17 +49,40 @@ void progress_clear(void);
  */
 int program_end(int code);
 
+/*
+ * After a call of the library whose failure is otherwise part of the output: where it is one of the
+ * machine, not of what was read (QSAE_ENOMEM, QSAE_EIO), the first is said on standard error, and
+ * the program fails.
+ */
+void program_trouble(int32_t status);
+
+/* fopen, which a signal does not interrupt. */
+FILE *file_open(const char *path, const char *mode);
+
+/* The block, which is not NULL: without memory the program ends with a message. */
+void *needed(void *block);
+
+/*
+ * Between true and false JSON has the memory that it asks for, or the program ends with a message:
+ * jansson says nothing of keys and cells that it could not put, and reads past the end of a token
+ * that lost bytes (2.14). Not around calls of the library that write files: theirs would stay.
+ */
+void json_needs_memory(bool needed);
+/* A document, read so; NULL with *error if it is none. */
+json_t *json_read(const char *text, size_t size, json_error_t *error);
+
 /* A file that appears whole or not at all, where a link leads if it is one. "-" and /dev/stdout are
- * standard output; what is there and is no regular file, a device or a pipe, is written as it is. */
+ * standard output; a device or a pipe that is there is written as it is. */
 struct output {
     const char *path;
     char *target, *temporary;
     FILE *file;
+    int fd, why;            /* why: errno of the first write that failed */
 };
 
 bool output_is_standard(const char *path);
 
-/* Both say on standard error what failed; 0 or -1. */
+/* Both say on standard error what failed; 0 or -1. The struct stays where it is in between. */
 int output_open(struct output *o, const char *path);
 /* Unless `good`, nothing appears. */
 int output_close(struct output *o, bool good);

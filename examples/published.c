@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Published figures beside measured ones. See doc/reproduce.md. */
+#include <errno.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <jansson.h>
 
@@ -45,7 +47,8 @@ static const struct program program = {
     .statuses = statuses,
 };
 
-enum { RUNS_MOST = 32, PART = 64, TEXT = 40, DEPTH_MOST = 16 };
+enum { RUNS_MOST = 32, PART = 64, TEXT = 40, DEPTH_MOST = 16,
+       DOCUMENT_MOST = 64 << 20 };
 
 struct runs {
     const char *name[RUNS_MOST];
@@ -63,12 +66,24 @@ static const char *text_of(const json_t *o, const char *key)
     return json_string_value(json_object_get(o, key));
 }
 
+/* A document of a few megabytes at most: its tree takes up to 60 times that. */
 static json_t *load(const char *path)
 {
+    struct stat s;
     json_error_t error;
-    json_t *const o = json_load_file(path, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-    if (!o)
+    FILE *const f = file_open(path, "rb");
+    json_t *o = NULL;
+    json_needs_memory(true);
+    if (!f || fstat(fileno(f), &s) != 0)
+        complain("%s: %s", path, strerror(errno));
+    else if (S_ISREG(s.st_mode) && s.st_size > DOCUMENT_MOST)
+        complain("%s: expected at most %d bytes, found %lld", path, DOCUMENT_MOST,
+                 (long long)s.st_size);
+    else if (!(o = json_loadf(f, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error)))
         complain("%s: line %d: %s", path, error.line, error.text);
+    json_needs_memory(false);
+    if (f)
+        fclose(f);
     return o;
 }
 

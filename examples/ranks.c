@@ -60,8 +60,8 @@ static void need(const struct ranks *r, int error, const char *call)
 
 /* ---- begin and end ---- */
 
-/* Which ranks of this machine have the same CPUs as this one: a launcher that binds them gives each
- * its own. */
+/* The ranks of this machine, and which of them have the same CPUs as this one: a launcher that binds
+ * them gives each its own. */
 static void find_locals(struct ranks *r)
 {
     MPI_Comm node;
@@ -89,7 +89,9 @@ static void find_locals(struct ranks *r)
         r->locals++;
     }
     free(all);
-    need(r, MPI_Comm_free(&node), "MPI_Comm_free");
+    r->node_rank = me;
+    r->node_count = n;
+    r->node = (int)MPI_Comm_c2f(node);
 }
 
 void ranks_begin(struct ranks *r)
@@ -215,6 +217,32 @@ char *ranks_text(const struct ranks *r, const char *text)
     copy[n] = '\0';
     need(r, MPI_Bcast(copy, n, MPI_CHAR, 0, MPI_COMM_WORLD), "MPI_Bcast");
     return copy;
+}
+
+char *ranks_node_text(const struct ranks *r, const char *text)
+{
+    const MPI_Comm node = MPI_Comm_f2c((MPI_Fint)r->node);
+    MPI_Request request;
+    int n = r->node_rank == 0 && text ? (int)strlen(text) : -1;
+    need(r, MPI_Ibcast(&n, 1, MPI_INT, 0, node, &request), "MPI_Ibcast");
+    wait_for(r, &request, "MPI_Ibcast", NULL);
+    if (n < 0)
+        return NULL;
+    char *const copy = calloc(1, (size_t)n + 1);
+    if (!copy)
+        ranks_fail(r, MPI_ERR_NO_MEM, "calloc");
+    if (r->node_rank == 0)
+        memcpy(copy, text, (size_t)n);
+    need(r, MPI_Ibcast(copy, n, MPI_CHAR, 0, node, &request), "MPI_Ibcast");
+    wait_for(r, &request, "MPI_Ibcast", NULL);
+    return copy;
+}
+
+void ranks_node_meet(const struct ranks *r)
+{
+    MPI_Request request;
+    need(r, MPI_Ibarrier(MPI_Comm_f2c((MPI_Fint)r->node), &request), "MPI_Ibarrier");
+    wait_for(r, &request, "MPI_Ibarrier", NULL);
 }
 
 /* ---- files ---- */

@@ -15,6 +15,8 @@ enum { RANK_HOST = 64, RANK_MESSAGE = 512 };
 struct ranks {
     int rank, count;             /* of all */
     int local, locals;           /* among those of this machine that may use the same CPUs */
+    int node_rank, node_count;   /* among those of this machine */
+    int node;                    /* MPI's number of their communicator */
     char host[RANK_HOST];
     bool told, heard;            /* to stop */
     int stops;                   /* notices of that which came in */
@@ -67,5 +69,11 @@ int32_t ranks_agree(const struct ranks *r, int32_t code);
 /* Rank 0's text (NULL: none), which the caller frees, to all others; NULL on them where there is
  * none or no memory. */
 char *ranks_text(const struct ranks *r, const char *text);
+
+/* The text of the machine's first rank (NULL: none), which the caller frees, to all ranks of the
+ * machine; NULL where there is none or no memory. Waits as ranks_outcomes does. */
+char *ranks_node_text(const struct ranks *r, const char *text);
+/* Waits likewise for all ranks of the machine. */
+void ranks_node_meet(const struct ranks *r);
 
 #endif

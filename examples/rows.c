@@ -121,7 +121,7 @@ static int wrong(const struct stream *s, const char *key, const char *expected, 
 /* Both streams are opened before either is read: a writer of two pipes waits for that. */
 static int open_file(struct stream *s)
 {
-    s->file = strcmp(s->name, "-") == 0 ? stdin : fopen(s->name, "rb");
+    s->file = strcmp(s->name, "-") == 0 ? stdin : file_open(s->name, "rb");
     if (!s->file)
         complain("%s: cannot be opened", s->name);
 #ifdef F_SETPIPE_SZ

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "paper.h"
+#include "program.h"
 
 #define SUFFIX ".sliding" /* of its state file */
 
@@ -60,9 +61,8 @@ int32_t sliding_run(qsae_context *context, const qsae_audit_settings *main, cons
     s.n_conditions = by_row(result, specs);
     for (int64_t i = 0; i < s.n_conditions; i++)
         conditions[i] = specs[i];
-    char *const state = main->state ? malloc(strlen(main->state) + sizeof SUFFIX) : NULL;
-    if (main->state && !state)
-        return QSAE_ENOMEM;
+    char *const state =
+        main->state ? needed(malloc(strlen(main->state) + sizeof SUFFIX)) : NULL;
     if (state)
         s.state = strcat(strcpy(state, main->state), SUFFIX);
     int32_t st = qsae_audit_open(context, &s, &audit);
@@ -70,8 +70,8 @@ int32_t sliding_run(qsae_context *context, const qsae_audit_settings *main, cons
         st = qsae_audit_run(audit);
     if (st == QSAE_OK)
         st = qsae_audit_result(audit, &json, &size);
-    if (st == QSAE_OK && !(*out = json_loadb(json, size, JSON_ALLOW_NUL, &error)))
-        st = QSAE_ENOMEM;
+    if (st == QSAE_OK)
+        *out = json_read(json, size, &error);
     qsae_audit_close(&audit);
     free(state);
     return st;

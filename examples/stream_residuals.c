@@ -4,6 +4,7 @@
  * usage: stream_residuals SAE ROWS.f32     (raw little-endian float32 rows of the SAE's width)
  * Without ROWS, uniform noise is streamed, which no SAE reconstructs well.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +54,9 @@ int main(int argc, char **argv)
 
     const size_t floats = (size_t)info.width * ROWS;
     float *x = malloc(floats * sizeof *x), *y = malloc(floats * sizeof *y);
-    FILE *file = argc > 2 ? fopen(argv[2], "rb") : NULL;
+    FILE *file = NULL;
+    while (argc > 2 && !(file = fopen(argv[2], "rb")) && errno == EINTR)
+        ;
     if (!x || !y || (argc > 2 && !file)) {
         fprintf(stderr, "stream_residuals: cannot open %s\n", argc > 2 ? argv[2] : "memory");
         return 1;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "program.h"
 #include "table.h"
 
 enum { CELL = 48, RANKS = 40 };
@@ -84,14 +85,14 @@ static size_t fill(char (*cells)[CELL], const json_t *result, const char *of, co
 static void print_block(const struct page *p, const json_t *result, const char *of,
                         const json_t *order, const struct ranking *list, size_t n, int sae)
 {
-    char(*cells)[RANKS][CELL] = calloc(n, sizeof *cells);
+    char(*cells)[RANKS][CELL] = needed(calloc(n, sizeof *cells));
     struct grid *g = grid_open(0);
     size_t rows = 0;
     for (size_t c = 0; c < n; c++)
         grid_column(g, COLUMN_TEXT, list[c].head);
-    for (size_t c = 0; cells && c < n; c++)
+    for (size_t c = 0; c < n; c++)
         rows = fill(cells[c], result, of, order, &list[c], sae);
-    for (size_t i = 0; cells && i < rows && i < RANKS; i++) {
+    for (size_t i = 0; i < rows && i < RANKS; i++) {
         grid_row(g);
         for (size_t c = 0; c < n; c++)
             grid_put(g, "%s", cells[c][i]);

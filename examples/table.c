@@ -252,15 +252,11 @@ static void remarks(const struct page *p, const json_t *result)
 /* What is to be known beside the tables, if anything is. */
 static void footer(const struct page *p, const json_t *result)
 {
-    char *text = NULL;
+    char *text;
     size_t size = 0;
-    FILE *const f = open_memstream(&text, &size);
-    if (!f) {
-        fputs("out of memory\n", stderr);
-        exit(1);
-    }
+    FILE *const f = text_open(&text, &size);
     remarks(&(struct page){ f, p->width }, result);
-    fclose(f);
+    text_close(f, &text);
     if (size)
         fprintf(p->out, "\n%s", text);
     free(text);
