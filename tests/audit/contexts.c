@@ -93,9 +93,10 @@ static void write_tails(qsae_context *ctx, const char *path, int64_t longest, in
     qsae_tokenizer_close(&t);
 }
 
+/* But for the order of sums, which an audit of its own cuts at 5,000 tokens, too. */
 static void same(const char *key, const json_t *a, const json_t *b)
 {
-    near(key, at(a, key), at(b, key), 0);
+    near(key, at(a, key), at(b, key), 1e-14 * fabs(at(b, key)));
 }
 
 /* One length against the audit of its windows. */

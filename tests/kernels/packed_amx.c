@@ -338,10 +338,12 @@ void test_packed_amx_error(void **state)
 void test_packed_amx_refused(void **state)
 {
     (void)state;
-    (void)start_or_skip();
+    const char *const by = start_or_skip();
     const pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
+        if (strcmp(by, "cpu") == 0) /* cmocka's would go on with the next test */
+            signal(SIGILL, SIG_DFL);
         __asm__ volatile(".byte 0xc4, 0xe2, 0x72, 0x5c, 0xda"); /* tdpbf16ps tmm3, tmm2, tmm1 */
         _exit(0);
     }

@@ -691,7 +691,9 @@ static void test_rounded_weights(void **state)
                   { "none:weights=f16", QSAE_F16, QSAE_COMPUTE_F32 },
                   { "none:weights=f16", QSAE_F16, QSAE_COMPUTE_BF16 },
                   { "none:weights=bf16", QSAE_BF16, QSAE_COMPUTE_BF16 } };
-    qsae_context *ctx = test_context(2, NULL);
+    /* At amx what a file holds as bf16 is summed in another order than the same values in f32. */
+    const bool amx = strcmp(qsae_cpu_best(), "amx") == 0;
+    qsae_context *ctx = test_context(2, amx ? "avx512bf16" : NULL);
     const int32_t ids[5] = { 3, 90, 17, 4, 55 };
     (void)state;
     for (int i = 0; i < 4; i++) {
