@@ -17,12 +17,30 @@
 
 #define AT_ONCE (1u << 24) /* bytes that are read at once */
 
-static int32_t fail_errno(const char *path, const char *what, int e)
+#define MOST ((size_t)1 << 30) /* of one write */
+
+int32_t qsae__fail_errno(const char *path, const char *what, int e)
 {
     const int32_t st = e == ENOENT || e == ENOTDIR ? QSAE_ENOENT
                        : e == ENOMEM               ? QSAE_ENOMEM
                                                    : QSAE_EIO;
     return qsae__fail(st, "%s: cannot %s: %s", path, what, strerror(e));
+}
+
+int qsae__write_all(int fd, const void *data, size_t bytes, uint64_t at)
+{
+    const char *p = data;
+    while (bytes > 0) {
+        const ssize_t n = pwrite(fd, p, bytes < MOST ? bytes : MOST, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? errno : EIO;
+        p += n;
+        at += (uint64_t)n;
+        bytes -= (size_t)n;
+    }
+    return 0;
 }
 
 static int32_t read_all(int fd, const char *path, uint8_t *data, uint64_t size)
@@ -33,7 +51,7 @@ static int32_t read_all(int fd, const char *path, uint8_t *data, uint64_t size)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return fail_errno(path, "read", errno);
+            return qsae__fail_errno(path, "read", errno);
         if (n == 0)
             return qsae__fail(QSAE_EIO, "%s: file became shorter while it was read", path);
         done += (uint64_t)n;
@@ -58,9 +76,9 @@ int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out)
     struct stat info;
     const int fd = open_to_read(path);
     if (fd < 0)
-        return fail_errno(path, "open", errno);
+        return qsae__fail_errno(path, "open", errno);
     if (fstat(fd, &info) != 0) {
-        st = fail_errno(path, "stat", errno);
+        st = qsae__fail_errno(path, "stat", errno);
         goto fail;
     }
     if (!S_ISREG(info.st_mode)) {
@@ -85,7 +103,7 @@ int32_t qsae__file_open(qsae_context *ctx, const char *path, qsae__file **out)
         void *p = mmap(NULL, f->size, PROT_READ, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED) {
             f->mapped = false;
-            st = fail_errno(path, "map", errno);
+            st = qsae__fail_errno(path, "map", errno);
             goto fail;
         }
         f->data = p;
@@ -198,7 +216,7 @@ int32_t qsae__path_look(const char *path, bool *exists)
 {
     struct stat info;
     *exists = stat(path, &info) == 0;
-    return *exists || is_absent(errno) ? QSAE_OK : fail_errno(path, "stat", errno);
+    return *exists || is_absent(errno) ? QSAE_OK : qsae__fail_errno(path, "stat", errno);
 }
 
 bool qsae__folder_exists(const char *path)
@@ -231,7 +249,7 @@ int32_t qsae__folder_list(qsae_context *ctx, const char *path, char ***names, in
     *count = 0;
     DIR *dir = opendir(path);
     if (!dir)
-        return fail_errno(path, "open", errno);
+        return qsae__fail_errno(path, "open", errno);
     int32_t st = QSAE_OK;
     char **list = NULL;
     int64_t n = 0, capacity = 0;
@@ -239,7 +257,7 @@ int32_t qsae__folder_list(qsae_context *ctx, const char *path, char ***names, in
         errno = 0;
         const struct dirent *const e = readdir(dir);
         if (!e) {
-            st = errno ? fail_errno(path, "read", errno) : QSAE_OK;
+            st = errno ? qsae__fail_errno(path, "read", errno) : QSAE_OK;
             break;
         }
         char *full = qsae__path_join(ctx, path, e->d_name);

@@ -32,6 +32,12 @@ int qsae__file_reopen(const qsae__file *f);
 /* They will be used soon: the system may begin to read them. Nothing for a file read whole. */
 void qsae__file_expect(const qsae__file *f, const void *at, size_t size);
 
+/* "PATH: cannot WHAT: ...", what the system says of errno e, with its status. */
+int32_t qsae__fail_errno(const char *path, const char *what, int e);
+
+/* All of it, at an offset, through interruptions and short counts; 0 or an errno. */
+int qsae__write_all(int fd, const void *data, size_t bytes, uint64_t at);
+
 /* Writes data to path: temporary file in the same folder, fsync, rename, fsync of the folder. */
 int32_t qsae__file_write(qsae_context *ctx, const char *path, const void *data, size_t size);
 

@@ -17,14 +17,6 @@
 #include "core/memory.h"
 #include "core/status.h"
 
-static int32_t fail_errno(const char *path, const char *what, int e)
-{
-    const int32_t st = e == ENOENT || e == ENOTDIR ? QSAE_ENOENT
-                       : e == ENOMEM               ? QSAE_ENOMEM
-                                                   : QSAE_EIO;
-    return qsae__fail(st, "%s: cannot %s: %s", path, what, strerror(e));
-}
-
 /* Six letters that other processes and threads are unlikely to choose, too. */
 static void choose_letters(char *at)
 {
@@ -83,7 +75,7 @@ int32_t qsae__output_open(qsae_context *ctx, const char *path, qsae__output **ou
         goto fail;
     o->fd = make_new(o->temp, false);
     if (o->fd < 0) {
-        st = fail_errno(path, "create a temporary file beside it", errno);
+        st = qsae__fail_errno(path, "create a temporary file beside it", errno);
         goto fail;
     }
     *out = o;
@@ -95,18 +87,8 @@ fail:
 
 static int32_t write_at(qsae__output *o, uint64_t offset, const void *data, size_t size)
 {
-    const char *p = data;
-    while (size > 0) {
-        const ssize_t n = pwrite(o->fd, p, size, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return fail_errno(o->path, "write", n < 0 ? errno : EIO);
-        p += n;
-        size -= (size_t)n;
-        offset += (uint64_t)n;
-    }
-    return QSAE_OK;
+    const int e = qsae__write_all(o->fd, data, size, offset);
+    return e ? qsae__fail_errno(o->path, "write", e) : QSAE_OK;
 }
 
 int32_t qsae__output_append(qsae__output *o, const void *data, size_t size)
@@ -152,7 +134,7 @@ static int32_t open_parent(qsae_context *ctx, const char *path, int *fd)
     do
         *fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     while (*fd < 0 && errno == EINTR);
-    const int32_t st = *fd < 0 ? fail_errno(folder, "open", errno) : QSAE_OK;
+    const int32_t st = *fd < 0 ? qsae__fail_errno(folder, "open", errno) : QSAE_OK;
     qsae__free(ctx, folder);
     return st;
 }
@@ -185,7 +167,7 @@ static int32_t take_place(const qsae__output *o, int folder)
     const bool replaces = access(o->path, F_OK) == 0 || errno != ENOENT;
     keep_old(o->path, o->kept);
     if (rename(o->temp, o->path) != 0) {
-        const int32_t st = fail_errno(o->path, "rename to", errno);
+        const int32_t st = qsae__fail_errno(o->path, "rename to", errno);
         if (o->kept[0])
             (void)unlink(o->kept);
         return st;
@@ -200,7 +182,7 @@ static int32_t take_place(const qsae__output *o, int folder)
         (void)rename(o->kept, o->path);
     else if (!replaces)
         (void)unlink(o->path);
-    return fail_errno(o->path, "sync the folder of", e);
+    return qsae__fail_errno(o->path, "sync the folder of", e);
 }
 
 int32_t qsae__output_commit(qsae__output **output)
@@ -209,10 +191,10 @@ int32_t qsae__output_commit(qsae__output **output)
     int folder = -1;
     int32_t st = open_parent(o->ctx, o->path, &folder);
     if (st == QSAE_OK && sync_once(o->fd) != 0)
-        st = fail_errno(o->path, "sync", errno);
+        st = qsae__fail_errno(o->path, "sync", errno);
     /* Linux closes a descriptor whatever close says, and all has been synced when it says EINTR. */
     if (close(o->fd) != 0 && errno != EINTR && st == QSAE_OK)
-        st = fail_errno(o->path, "close", errno);
+        st = qsae__fail_errno(o->path, "close", errno);
     o->fd = -1;
     if (st == QSAE_OK)
         st = take_place(o, folder);
@@ -248,7 +230,7 @@ int32_t qsae__folder_temp(qsae_context *ctx, const char *path, char **temp)
     if (!*temp)
         return QSAE_ENOMEM;
     if (make_new(*temp, true) != 0) {
-        const int32_t st = fail_errno(path, "create a temporary folder beside it", errno);
+        const int32_t st = qsae__fail_errno(path, "create a temporary folder beside it", errno);
         qsae__free(ctx, *temp);
         *temp = NULL;
         return st;
@@ -261,14 +243,14 @@ int32_t qsae__folder_free(const char *path, bool *empty)
     DIR *const dir = opendir(path);
     *empty = !dir && errno == ENOENT;
     if (!dir)
-        return *empty || errno == ENOTDIR ? QSAE_OK : fail_errno(path, "open", errno);
+        return *empty || errno == ENOTDIR ? QSAE_OK : qsae__fail_errno(path, "open", errno);
     *empty = true;
     errno = 0;
     for (const struct dirent *e; *empty && (e = readdir(dir));)
         *empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
     const int e = errno;
     closedir(dir);
-    return *empty && e ? fail_errno(path, "read", e) : QSAE_OK;
+    return *empty && e ? qsae__fail_errno(path, "read", e) : QSAE_OK;
 }
 
 int32_t qsae__folder_commit(qsae_context *ctx, const char *temp, const char *path)
@@ -279,11 +261,11 @@ int32_t qsae__folder_commit(qsae_context *ctx, const char *temp, const char *pat
     if (st == QSAE_OK)
         st = open_parent(ctx, path, &parent);
     if (st == QSAE_OK && !sync_parent(own))
-        st = fail_errno(temp, "sync", errno);
+        st = qsae__fail_errno(temp, "sync", errno);
     if (st == QSAE_OK && rename(temp, path) != 0)
-        st = fail_errno(path, "rename to", errno);
+        st = qsae__fail_errno(path, "rename to", errno);
     else if (st == QSAE_OK && !sync_parent(parent)) {
-        st = fail_errno(path, "sync the folder of", errno);
+        st = qsae__fail_errno(path, "sync the folder of", errno);
         (void)rename(path, temp); /* where the caller removes it */
     }
     if (own >= 0)

@@ -16,7 +16,6 @@
 #include "core/memory.h"
 #include "core/status.h"
 
-#define MOST ((size_t)1 << 30) /* of one write */
 #define PAGE ((uintptr_t)4096) /* mappings begin at multiples of it on every machine */
 
 struct piece {
@@ -34,14 +33,6 @@ struct qsae__shares {
     bool gone;                 /* no folder was met, which is said once */
 };
 
-static int32_t fail_errno(const char *path, const char *what, int e)
-{
-    return qsae__fail(e == ENOENT || e == ENOTDIR ? QSAE_ENOENT
-                      : e == ENOMEM               ? QSAE_ENOMEM
-                                                  : QSAE_EIO,
-                      "%s: cannot %s: %s", path, what, strerror(e));
-}
-
 /* Whether nobody but this user can change it. */
 static bool is_own(const struct stat *info)
 {
@@ -52,7 +43,7 @@ int32_t qsae__shares_open(qsae_context *ctx, const char *folder)
 {
     struct stat info;
     if (stat(folder, &info) != 0)
-        return fail_errno(folder, "look at the share_folder", errno);
+        return qsae__fail_errno(folder, "look at the share_folder", errno);
     if (!S_ISDIR(info.st_mode) || !is_own(&info))
         return qsae__fail(QSAE_EINVAL, "share_folder: %s: expected a folder of this user that "
                           "nobody else can write, found %s", folder,
@@ -200,7 +191,7 @@ static int32_t map(const char *path, int fd, size_t bytes, void **out)
 {
     void *const p = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED)
-        return fail_errno(path, "map", errno);
+        return qsae__fail_errno(path, "map", errno);
     *out = p;
     return QSAE_OK;
 }
@@ -229,13 +220,13 @@ static int32_t take(qsae_context *ctx, const char *path, const void *data, size_
         return QSAE_OK;
     }
     if (fd < 0 && errno != ELOOP)
-        return fail_errno(path, "open", errno);
+        return qsae__fail_errno(path, "open", errno);
     if (fd < 0) {
         leave(ctx, NULL, path, "is a symbolic link");
         return QSAE_OK;
     }
     if (fstat(fd, &info) != 0)
-        st = fail_errno(path, "stat", errno);
+        st = qsae__fail_errno(path, "stat", errno);
     else if (!S_ISREG(info.st_mode) || !is_own(&info) || (uint64_t)info.st_size != bytes)
         leave(ctx, NULL, path, "is no file of its size that only this user can write");
     else if ((st = map(path, fd, bytes, out)) == QSAE_OK)
@@ -259,21 +250,6 @@ static bool is_left(qsae_context *ctx, const char *path, int e)
     return e == ENOSPC || e == EDQUOT || e == ENOENT;
 }
 
-/* 0 or an errno. */
-static int write_all(int fd, const char *data, size_t bytes)
-{
-    for (off_t at = 0; bytes > 0;) {
-        const ssize_t n = pwrite(fd, data + at, bytes < MOST ? bytes : MOST, at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? errno : EIO;
-        at += n;
-        bytes -= (size_t)n;
-    }
-    return 0;
-}
-
 /* A file without that name yet; -1 with errno. */
 static int new_file(char *temp)
 {
@@ -293,10 +269,10 @@ static int32_t make(qsae_context *ctx, const char *path, char *temp, const void 
     *found = NONE;
     const int fd = new_file(temp);
     if (fd < 0)
-        return is_left(ctx, path, errno) ? QSAE_OK : fail_errno(path, "create", errno);
-    const int e = write_all(fd, data, bytes);
+        return is_left(ctx, path, errno) ? QSAE_OK : qsae__fail_errno(path, "create", errno);
+    const int e = qsae__write_all(fd, data, bytes, 0);
     if (e)
-        st = is_left(ctx, path, e) ? QSAE_OK : fail_errno(path, "write", e);
+        st = is_left(ctx, path, e) ? QSAE_OK : qsae__fail_errno(path, "write", e);
     else if ((st = map(path, fd, bytes, out)) == QSAE_OK)
         *found = MAPPED;
     close(fd);
@@ -305,7 +281,7 @@ static int32_t make(qsae_context *ctx, const char *path, char *temp, const void 
         unmap(out, bytes);
         *found = why == EEXIST ? OTHER : NONE;
         if (why != EEXIST && !is_left(ctx, path, why))
-            st = fail_errno(path, "give a file that name", why);
+            st = qsae__fail_errno(path, "give a file that name", why);
     }
     (void)unlink(temp);
     return st;

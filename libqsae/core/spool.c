@@ -22,14 +22,6 @@ struct qsae__spool {
     int fd;
 };
 
-static int32_t fail_errno(const char *folder, const char *what, int e)
-{
-    return qsae__fail(e == ENOENT || e == ENOTDIR ? QSAE_ENOENT
-                      : e == ENOMEM               ? QSAE_ENOMEM
-                                                  : QSAE_EIO,
-                      "%s: cannot %s a temporary file: %s", folder, what, strerror(e));
-}
-
 /* A file of that folder which no other process can open. */
 static int open_nameless(qsae_context *ctx, const char *folder)
 {
@@ -52,7 +44,7 @@ int32_t qsae__spool_open(qsae_context *ctx, const char *folder, uint64_t bytes, 
     struct statvfs info;
     *out = NULL;
     if (statvfs(folder, &info) != 0)
-        return fail_errno(folder, "make", errno);
+        return qsae__fail_errno(folder, "make a temporary file", errno);
     const double free_bytes = (double)info.f_bavail * (double)info.f_frsize;
     if ((double)bytes > free_bytes)
         return qsae__fail(QSAE_EIO, "%s: a temporary file of %.3f GB does not fit: %.3f GB are "
@@ -69,7 +61,7 @@ int32_t qsae__spool_open(qsae_context *ctx, const char *folder, uint64_t bytes, 
     }
     s->fd = open_nameless(ctx, folder);
     if (s->fd < 0) {
-        const int32_t st = fail_errno(folder, "make", errno);
+        const int32_t st = qsae__fail_errno(folder, "make a temporary file", errno);
         qsae__spool_close(&s);
         return st;
     }
@@ -93,20 +85,12 @@ void qsae__spool_close(qsae__spool **spool)
 
 int32_t qsae__spool_append(qsae__spool *s, const void *data, size_t size, qsae__spooled *where)
 {
-    const char *p = data;
     where->offset = s->size;
     where->size = size;
     qsae__hash(data, size, where->hash);
-    for (uint64_t at = s->size; size > 0;) {
-        const ssize_t n = pwrite(s->fd, p, size, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return fail_errno(s->folder, "write", n < 0 ? errno : EIO);
-        p += n;
-        at += (uint64_t)n;
-        size -= (size_t)n;
-    }
+    const int e = qsae__write_all(s->fd, data, size, s->size);
+    if (e)
+        return qsae__fail_errno(s->folder, "write a temporary file", e);
     s->size += where->size;
     return QSAE_OK;
 }
@@ -120,7 +104,7 @@ int32_t qsae__spool_read(const qsae__spool *s, const qsae__spooled *where, void 
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return n < 0 ? fail_errno(s->folder, "read", errno)
+            return n < 0 ? qsae__fail_errno(s->folder, "read a temporary file", errno)
                          : qsae__fail(QSAE_EIO, "%s: a temporary file has become shorter",
                                       s->folder);
         p += n;
