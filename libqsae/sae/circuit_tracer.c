@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Sets of transcoders and cross-layer transcoders of circuit-tracer (sae.md B.9), one layer at a
  * time; temporal SAEs, which are refused. */
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -164,14 +163,8 @@ static int32_t read_transcoder(qsae__rewrite *r, const qsae__sae_place *place,
         st = read_sizes(r->ctx, place->folder, c);
     if (st == QSAE_OK)
         st = take_encoder(r, &n, &features);
-    if (st == QSAE_OK && qsae__rewrite_has(r, "k")) {
-        double k = 0;
-        st = qsae__rewrite_scalar(r, "k", &k);
-        if (st == QSAE_OK && (!(k >= 1 && k < 1e9) || k != floor(k)))
-            st = qsae__fail(QSAE_EFORMAT, "%s: tensor \"k\": expected a positive integer, found %g",
-                            place->params, k);
-        c->k = (int64_t)k;
-    }
+    if (st == QSAE_OK && qsae__rewrite_has(r, "k"))
+        st = qsae__rewrite_count(r, "k", &c->k);
     if (st == QSAE_OK && qsae__rewrite_has(r, "log_thresholds"))
         st = qsae__fail(QSAE_EUNSUPPORTED, "%s: tensor \"log_thresholds\" is not supported",
                         place->params);

@@ -105,15 +105,9 @@ static int32_t take_matrices(qsae__rewrite *r, enum kind kind, qsae__sae_config 
 static int32_t read_k(const qsae__rewrite *r, const json_t *trainer, const char *where,
                       qsae__sae_config *c)
 {
-    double k = 0;
-    if (!qsae__rewrite_has(r, "k"))
-        return qsae__json_i64(trainer, where, "k", true, 1, MAX_SIZE, &c->k, NULL);
-    const int32_t st = qsae__rewrite_scalar(r, "k", &k);
-    if (st == QSAE_OK && (!(k >= 1 && k < 1e9) || k != floor(k)))
-        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"k\": expected a positive integer, found %g",
-                          qsae__tensors_find(r->from, "k")->file, k);
-    c->k = (int64_t)k;
-    return st;
+    return qsae__rewrite_has(r, "k")
+               ? qsae__rewrite_count(r, "k", &c->k)
+               : qsae__json_i64(trainer, where, "k", true, 1, MAX_SIZE, &c->k, NULL);
 }
 
 /* A batchtopk is run by its threshold, one number for all features; -1 was never fitted, and then

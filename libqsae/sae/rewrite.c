@@ -248,6 +248,19 @@ int32_t qsae__rewrite_scalar(const qsae__rewrite *r, const char *source, double 
     return QSAE_OK;
 }
 
+int32_t qsae__rewrite_count(const qsae__rewrite *r, const char *source, int64_t *count)
+{
+    double value;
+    const int32_t st = qsae__rewrite_scalar(r, source, &value);
+    if (st != QSAE_OK)
+        return st;
+    if (!(value >= 1 && value < 1e9) || value != floor(value))
+        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": expected a positive integer, found %g",
+                          qsae__tensors_find(r->from, source)->file, source, value);
+    *count = (int64_t)value;
+    return QSAE_OK;
+}
+
 int32_t qsae__rewrite_multiply(qsae__rewrite *r, const char *name, double factor)
 {
     float *v;

@@ -56,6 +56,9 @@ int32_t qsae__rewrite_fill(qsae__rewrite *r, const char *name, int64_t n, float 
 /* A number held as a tensor of one element: rank 0, or [1]. */
 int32_t qsae__rewrite_scalar(const qsae__rewrite *r, const char *source, double *value);
 
+/* A count held in the same way: an integer of any type from 1 to 10^9, else QSAE_EFORMAT. */
+int32_t qsae__rewrite_count(const qsae__rewrite *r, const char *source, int64_t *count);
+
 /* The values of `name`, each times factor, or divided by it, in f32. */
 int32_t qsae__rewrite_multiply(qsae__rewrite *r, const char *name, double factor);
 int32_t qsae__rewrite_divide(qsae__rewrite *r, const char *name, double factor);
