@@ -55,8 +55,8 @@ static void heading(const struct page *p, const json_t *list, const json_t *firs
         fprintf(f, "%s%.0f%%", i ? ", " : "", 100 * number(length, "within_document"));
     text_close(f, &text);
     say(p, 2, "the same %.0f tokens of %.0f documents at %zu context lengths: the last %.0f of "
-        "each window; within their document: %s", number(first, "tokens"), number(first, "documents"),
-        json_array_size(list), number(first, "scored"), text);
+        "each window; within their document: %s", number(first, "tokens"),
+        number(first, "documents"), json_array_size(list), number(first, "scored"), text);
     free(text);
 }
 

@@ -203,19 +203,6 @@ static int open_folder(struct job *j)
     return given ? check_parts(j) : 0;
 }
 
-/* What lies in a folder that is ours alone. */
-static void close_folder(const struct job *j)
-{
-    DIR *const folder = j->own_folder ? opendir(j->folder) : NULL;
-    if (!folder)
-        return;
-    for (const struct dirent *e; (e = readdir(folder));)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            unlinkat(dirfd(folder), e->d_name, 0);
-    closedir(folder);
-    rmdir(j->folder);
-}
-
 /* ---- measuring ---- */
 
 static double now(void)
@@ -284,7 +271,7 @@ static void end_sharing(const struct job *j, char *folder)
         return;
     ranks_node_meet(&j->ranks);
     if (j->ranks.node_rank == 0)
-        shared_weights_remove(folder);
+        folder_remove(folder);
     free(folder);
 }
 
@@ -480,8 +467,8 @@ static int32_t plan(struct job *j)
     qsae_audit *audit = NULL;
     char all[PATH_SIZE];
     state_path(j, "sweep", -1, all);
-    int32_t code = plan_sweep(p, &j->o.audit, &sweep) == QSAE_OK ? EXIT_DONE : EXIT_FAILED;
-    code = code == EXIT_DONE ? share_out(j, &sweep, "sweep", all) : code;
+    plan_sweep(p, &j->o.audit, &sweep);
+    int32_t code = share_out(j, &sweep, "sweep", all);
     if (code == EXIT_DONE && j->ranks.rank == 0) {
         code = open_all(j, &sweep, all, &audit);
         if (code == EXIT_DONE && plan_choose(audit, p) != QSAE_OK) {
@@ -578,7 +565,8 @@ int main(int argc, char **argv)
     code = start(&j);
     if (code == EXIT_DONE)
         code = all_of_it(&j);
-    close_folder(&j);
+    if (j.own_folder)
+        folder_remove(j.folder);
     qsae_context_close(&j.context);
     qsae_cancel_token_close(&cancel);
     evaluation_free(&j.o);

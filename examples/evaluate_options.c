@@ -113,7 +113,8 @@ static const struct option_row rows[] = {
 
     { NULL, NULL, NULL, "machine", 0 },
     { "threads", "t", "N", "1 to 1024 (default: the CPUs of the process)", OPT_THREADS },
-    { "cpu", NULL, "c|avx2|avx512|avx512bf16|amx", "highest kernel level; +blis: f32 products by BLIS", OPT_CPU },
+    { "cpu", NULL, "c|avx2|avx512|avx512bf16|amx",
+      "highest kernel level; +blis: f32 products by BLIS", OPT_CPU },
     { "memory", NULL, "auto|resident|streamed|in-turn",
       "streamed: layer by layer from the files, for models larger than memory (auto: where they "
       "are); in-turn: one model at a time, the reference's rows on disk; the same figures",

@@ -19,7 +19,7 @@ static char *joined(const char *a, const char *b)
     return text;
 }
 
-int32_t plan_sweep(struct plan *p, const qsae_audit_settings *s, qsae_audit_settings *sweep)
+void plan_sweep(struct plan *p, const qsae_audit_settings *s, qsae_audit_settings *sweep)
 {
     *sweep = *s;
     sweep->sweep = s->sweep ? s->sweep : QSAE_SWEEP_LAYERS;
@@ -29,7 +29,6 @@ int32_t plan_sweep(struct plan *p, const qsae_audit_settings *s, qsae_audit_sett
     sweep->n_slices = 0;
     if (s->state)
         sweep->state = p->state = joined(s->state, ".sweep");
-    return QSAE_OK;
 }
 
 int32_t plan_choose(qsae_audit *sweep, struct plan *p)
@@ -64,9 +63,8 @@ int32_t plan_make(qsae_context *context, struct plan *p, qsae_audit_settings *s)
 {
     qsae_audit_settings sweep;
     qsae_audit *audit = NULL;
-    int32_t st = plan_sweep(p, s, &sweep);
-    if (st == QSAE_OK)
-        st = qsae_audit_open(context, &sweep, &audit);
+    plan_sweep(p, s, &sweep);
+    int32_t st = qsae_audit_open(context, &sweep, &audit);
     if (st == QSAE_OK)
         st = qsae_audit_run(audit);
     if (st == QSAE_OK)

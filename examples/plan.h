@@ -20,7 +20,7 @@ int32_t plan_make(qsae_context *context, struct plan *p, qsae_audit_settings *s)
 
 /* Its steps. The sweep of the same text and conditions, without what a plan does not need; its
  * state, if there is one, has a name of its own. */
-int32_t plan_sweep(struct plan *p, const qsae_audit_settings *s, qsae_audit_settings *sweep);
+void plan_sweep(struct plan *p, const qsae_audit_settings *s, qsae_audit_settings *sweep);
 /* The plan of a sweep that has run, in p->json. */
 int32_t plan_choose(qsae_audit *sweep, struct plan *p);
 /* p->json and its condition into *s. */

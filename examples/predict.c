@@ -107,8 +107,8 @@ static int32_t take(void *cookie, const char *line, size_t n_bytes)
 
 static int read_file(const char *path, struct lines *l)
 {
-    FILE *const f = file_open(path, "r");
     char *const line = needed(malloc(LINE_MOST));
+    FILE *const f = file_open(path, "r");
     int64_t number = 0;
     if (!f) {
         complain("%s: %s", path, strerror(errno));

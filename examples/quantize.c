@@ -19,7 +19,8 @@ static const struct option_row rows[] = {
     { "shard-size", NULL, "N", "most bytes of a weight file: 2GB, 500MB (default: 5GB)",
       OPT_SHARD_SIZE },
     { "threads", "t", "N", "1 to 1024 (default: the CPUs of the process)", OPT_THREADS },
-    { "cpu", NULL, "c|avx2|avx512|avx512bf16|amx", "highest kernel level; +blis: f32 products by BLIS", OPT_CPU },
+    { "cpu", NULL, "c|avx2|avx512|avx512bf16|amx",
+      "highest kernel level; +blis: f32 products by BLIS", OPT_CPU },
     { "read-files", "no-mmap", NULL, "read files instead of mapping them", OPT_READ_FILES },
     { "quiet", "q", NULL, "no progress line", OPT_QUIET },
 };

@@ -60,8 +60,8 @@ static void need(const struct ranks *r, int error, const char *call)
 
 /* ---- begin and end ---- */
 
-/* The ranks of this machine, and which of them have the same CPUs as this one: a launcher that binds
- * them gives each its own. */
+/* The ranks of this machine, and which of them have the same CPUs as this one: a launcher that
+ * binds them gives each its own. */
 static void find_locals(struct ranks *r)
 {
     MPI_Comm node;
@@ -204,38 +204,33 @@ int32_t ranks_agree(const struct ranks *r, int32_t code)
     return code;
 }
 
-char *ranks_text(const struct ranks *r, const char *text)
+/* The text of the first rank of a communicator, for all of it; NULL if it has none. */
+static char *text_of_first(const struct ranks *r, MPI_Comm all, bool first, const char *text)
 {
-    const int32_t n = ranks_agree(r, r->rank == 0 && text ? (int32_t)strlen(text) : -1);
-    if (n < 0)
-        return NULL;
-    char *const copy = malloc((size_t)n + 1);
-    if (!copy)
-        ranks_fail(r, MPI_ERR_NO_MEM, "malloc");
-    if (r->rank == 0)
-        memcpy(copy, text, (size_t)n);
-    copy[n] = '\0';
-    need(r, MPI_Bcast(copy, n, MPI_CHAR, 0, MPI_COMM_WORLD), "MPI_Bcast");
-    return copy;
-}
-
-char *ranks_node_text(const struct ranks *r, const char *text)
-{
-    const MPI_Comm node = MPI_Comm_f2c((MPI_Fint)r->node);
     MPI_Request request;
-    int n = r->node_rank == 0 && text ? (int)strlen(text) : -1;
-    need(r, MPI_Ibcast(&n, 1, MPI_INT, 0, node, &request), "MPI_Ibcast");
+    int n = first && text ? (int)strlen(text) : -1;
+    need(r, MPI_Ibcast(&n, 1, MPI_INT, 0, all, &request), "MPI_Ibcast");
     wait_for(r, &request, "MPI_Ibcast", NULL);
     if (n < 0)
         return NULL;
     char *const copy = calloc(1, (size_t)n + 1);
     if (!copy)
         ranks_fail(r, MPI_ERR_NO_MEM, "calloc");
-    if (r->node_rank == 0)
+    if (first)
         memcpy(copy, text, (size_t)n);
-    need(r, MPI_Ibcast(copy, n, MPI_CHAR, 0, node, &request), "MPI_Ibcast");
+    need(r, MPI_Ibcast(copy, n, MPI_CHAR, 0, all, &request), "MPI_Ibcast");
     wait_for(r, &request, "MPI_Ibcast", NULL);
     return copy;
+}
+
+char *ranks_text(const struct ranks *r, const char *text)
+{
+    return text_of_first(r, MPI_COMM_WORLD, r->rank == 0, text);
+}
+
+char *ranks_node_text(const struct ranks *r, const char *text)
+{
+    return text_of_first(r, MPI_Comm_f2c((MPI_Fint)r->node), r->node_rank == 0, text);
 }
 
 void ranks_node_meet(const struct ranks *r)

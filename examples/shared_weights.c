@@ -126,7 +126,7 @@ static void remove_one(int folder, const char *name, void *cookie)
     unlinkat(folder, name, 0);
 }
 
-void shared_weights_remove(const char *folder)
+void folder_remove(const char *folder)
 {
     each_in(folder, remove_one, NULL);
     rmdir(folder);

@@ -16,7 +16,7 @@ int64_t shared_weights_size(const struct evaluation *o);
  * in $TMPDIR (/tmp). 0 and its path; -1 and why there is none. */
 int shared_weights_make(int64_t bytes, char *text, size_t size);
 
-/* Removes it with what is in it; who has mapped it keeps that. */
-void shared_weights_remove(const char *folder);
+/* Removes a folder with the files in it; who has mapped them keeps them. */
+void folder_remove(const char *folder);
 
 #endif

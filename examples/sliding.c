@@ -70,8 +70,8 @@ int32_t sliding_run(qsae_context *context, const qsae_audit_settings *main, cons
         st = qsae_audit_run(audit);
     if (st == QSAE_OK)
         st = qsae_audit_result(audit, &json, &size);
-    if (st == QSAE_OK)
-        *out = json_read(json, size, &error);
+    if (st == QSAE_OK && !(*out = json_read(json, size, &error)))
+        st = QSAE_ESTATE;
     qsae_audit_close(&audit);
     free(state);
     return st;
