@@ -304,8 +304,8 @@ static int32_t apply_settings(qsae_sae *sae, const qsae_sae_settings *s)
     return QSAE_OK;
 }
 
-/* What the first call that encodes makes is made at once where processes share it: the folder may be
- * gone later. */
+/* What the first call that encodes makes is made at once where processes share it: the folder may
+ * be gone later. */
 static int32_t open_screen(qsae_sae *sae)
 {
     const bool encodes = sae->ctx->shares && sae->config.activation != QSAE__PURSUIT;

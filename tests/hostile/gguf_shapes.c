@@ -176,16 +176,6 @@ static void make_words(struct out *o, int64_t n)
         put_string(o, text, (size_t)snprintf(text, sizeof text, "< %llx", (long long)i));
 }
 
-static int32_t open_tokenizer(qsae_context *ctx, const char *folder, const char *file)
-{
-    char path[128];
-    qsae_tokenizer *t = NULL;
-    snprintf(path, sizeof path, "%s/%s", folder, file);
-    const int32_t status = qsae_tokenizer_open(ctx, path, &t);
-    qsae_tokenizer_close(&t);
-    return status;
-}
-
 const struct shape gguf_shapes[] = {
     { "gguf tokenizer: pieces", "x.gguf", make_pieces, open_tokenizer, QSAE_OK, 0, 0 },
     { "gguf tokenizer: two", "x.gguf", make_two, open_tokenizer, QSAE_OK, 0, 0 },

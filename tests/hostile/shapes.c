@@ -158,7 +158,7 @@ static void make_few_extra(struct out *o, int64_t n)
     put_text(o, "\"}");
 }
 
-static int32_t open_tokenizer(qsae_context *ctx, const char *folder, const char *file)
+int32_t open_tokenizer(qsae_context *ctx, const char *folder, const char *file)
 {
     char path[128];
     qsae_tokenizer *t = NULL;
@@ -243,7 +243,8 @@ static uint32_t checksum(const char *data, size_t n)
     return ~sum;
 }
 
-/* n members, at most what a zip file has without extensions, each the least that NumPy writes: an array of no elements. */
+/* n members, at most what a zip file has without extensions, each the least that NumPy writes: an
+ * array of no elements. */
 static void make_npz(struct out *o, int64_t n)
 {
     char npy[NPY_BYTES + 1];

@@ -27,6 +27,8 @@ struct shape {
     size_t per_byte; /* bytes of memory for one of the file; 0: 8 */
 };
 
+int32_t open_tokenizer(qsae_context *ctx, const char *folder, const char *file);
+
 #define MOST_RATIO 2.3
 #define TREE_RATIO 2.9 /* in the short form, where jansson's tree outgrows a cache on the way */
 

@@ -26,9 +26,11 @@ static const struct {
     { 'n', "", 0 }, { 'n', " ", 0 }, { 'n', "[", 0 }, { 'n', "]", 0 }, { 'n', "{", 0 },
     { 'n', "}", 0 }, { 'n', "[1", 0 }, { 'n', "[1,", 0 }, { 'n', "[1,]", 0 }, { 'n', "[,1]", 0 },
     { 'n', "[1 2]", 0 }, { 'n', "[1}", 0 }, { 'n', "{]", 0 }, { 'n', "[:]", 0 },
-    { 'n', "{\"a\"}", 0 }, { 'n', "{\"a\":}", 0 }, { 'n', "{\"a\"::1}", 0 }, { 'n', "{\"a\":1,}", 0 },
+    { 'n', "{\"a\"}", 0 }, { 'n', "{\"a\":}", 0 }, { 'n', "{\"a\"::1}", 0 },
+    { 'n', "{\"a\":1,}", 0 },
     { 'n', "{a:1}", 0 }, { 'n', "{1:1}", 0 }, { 'n', "{\"a\" 1}", 0 }, { 'n', "{,}", 0 },
-    { 'n', "{\"a\":1 \"b\":2}", 0 }, { 'n', "{\"a\":1:2}", 0 }, { 'n', "[]]", 0 }, { 'n', "{}}", 0 },
+    { 'n', "{\"a\":1 \"b\":2}", 0 }, { 'n', "{\"a\":1:2}", 0 }, { 'n', "[]]", 0 },
+    { 'n', "{}}", 0 },
     { 'n', "[][]", 0 }, { 'n', "1 2", 0 }, { 'n', "[]x", 0 }, { 'n', "[] \0", 4 },
     { 'n', "[\0]", 3 }, { 'n', "nul", 0 }, { 'n', "nulll", 0 }, { 'n', "True", 0 },
     { 'n', "NaN", 0 }, { 'n', "-Infinity", 0 }, { 'n', "+1", 0 }, { 'n', "01", 0 },
@@ -169,7 +171,8 @@ static void test_random(void **state)
     assert_true(taken[0] > n && taken[1] > n / 8); /* both happen */
 }
 
-/* The shapes that take most for their bytes, and each one's size at which a table has just grown. */
+/* The shapes that take most for their bytes, and each one's size at which a table has just
+ * grown. */
 static void test_dense(void **state)
 {
     static const char *const parts[][3] = {
@@ -196,8 +199,8 @@ static void test_dense(void **state)
 /* Values cut out: the rest is as it was, lines included. */
 static void test_cuts(void **state)
 {
-    static const char text[] = "{\"a\":1,\"mod\\u0065l\":{\"x\":[1,\n2],\"vocab\":{\"b\":\n[3]},\"y\":4},"
-                               "\n\"vocab\":5,\"list\":[\n\n]\n,\"z\":[{\"vocab\":6}]}";
+    static const char text[] = "{\"a\":1,\"mod\\u0065l\":{\"x\":[1,\n2],"
+                               "\"vocab\":{\"b\":\n[3]},\"y\":4},\n\"vocab\":5,\"list\":[\n\n]\n,\"z\":[{\"vocab\":6}]}";
     qsae__cut cuts[] = { { .outer = "model", .inner = "vocab" }, { .outer = "list" },
                          { .outer = "none" } };
     json_t *v = NULL;
