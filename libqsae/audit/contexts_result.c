@@ -105,7 +105,7 @@ static int32_t take_length(qsae_audit *a, struct audit_length *l, struct qsae__t
 {
     struct audit_contexts *const c = a->contexts;
     qsae_audit *const b = l->audit;
-    int64_t seen;
+    int64_t seen = 0;
     int32_t st = take_count(from, c->windows, &seen);
     if (st == QSAE_OK) {
         b->n_covered = 0;

@@ -238,7 +238,7 @@ static int32_t open_layers(qsae_audit *a, const char *text, const char *name,
 
 static int32_t open_given(qsae_audit *a, const char *text, int64_t *capacity)
 {
-    struct audit_sae one = { .layer_in = -1 }, *out;
+    struct audit_sae one = { .layer_in = -1 }, *out = NULL;
     struct told told;
     bool layers = false;
     int32_t st = split_sae(a, text, &one, &told);

@@ -161,7 +161,7 @@ static int32_t get_u64(struct reader *r, uint64_t *v)
 /* A number in low..high. */
 static int32_t get_i64(struct reader *r, int64_t low, int64_t high, int64_t *out)
 {
-    uint64_t v;
+    uint64_t v = 0;
     const int32_t st = get_u64(r, &v);
     if (st != QSAE_OK)
         return st;

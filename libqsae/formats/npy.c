@@ -212,7 +212,7 @@ int32_t qsae__npy_read(qsae__tensors *t, const qsae__file *file)
 {
     qsae__tensor tensor = { .name = "data", .file = file->path };
     qsae__npy h;
-    uint64_t start;
+    uint64_t start = 0;
     int32_t status = qsae__npy_start(file->data, file->size, file->path, &start);
 
     if (status != QSAE_OK)

@@ -199,7 +199,7 @@ static int32_t read_item(struct reader *r, const char *where, const json_t *root
 {
     struct qsae_probes *const p = r->set;
     struct qsae__probe item = { .line = line, .first = p->ids.count };
-    struct text context, good, bad;
+    struct text context = { 0 }, good, bad;
     int32_t status = read_text(where, root, "context", false, &context);
 
     if (status == QSAE_OK)

@@ -29,25 +29,30 @@ static const char *print_level, *print_case;
 void *same_array(same_run *r, int64_t n, size_t element)
 {
     const size_t size = (size_t)n * element, shift = r->shift - r->shift % element;
-    assert_true(r->n_taken < 64);
+    if (r->n_taken == r->capacity) {
+        r->capacity = r->capacity ? 2 * r->capacity : 64;
+        r->taken = realloc(r->taken, (size_t)r->capacity * sizeof *r->taken);
+        assert_non_null(r->taken);
+    }
     char *const base = aligned_alloc(64, (size + shift + 2 * MARGIN + 63) / 64 * 64);
     assert_non_null(base);
     memset(base, FILL, size + shift + 2 * MARGIN);
-    r->sizes[r->n_taken] = size + shift;
-    r->taken[r->n_taken++] = base;
+    r->taken[r->n_taken++] = (struct same_taken){ base, size + shift };
     return base + MARGIN + shift;
 }
 
 static void release(same_run *r)
 {
     for (int i = 0; i < r->n_taken; i++) {
-        const unsigned char *const base = r->taken[i];
+        const unsigned char *const base = r->taken[i].base;
         for (size_t k = 0; k < MARGIN; k++)
-            if (base[k] != FILL || base[MARGIN + r->sizes[i] + k] != FILL)
+            if (base[k] != FILL || base[MARGIN + r->taken[i].size + k] != FILL)
                 fail_msg("array %d: written outside", i);
-        free(r->taken[i]);
+        free(r->taken[i].base);
     }
-    r->n_taken = 0;
+    free(r->taken);
+    r->taken = NULL;
+    r->n_taken = r->capacity = 0;
 }
 
 void same_add(same_run *r, const void *data, int64_t n, size_t element)

@@ -17,6 +17,11 @@ enum {
     SAME_BF16        /* at levels c, avx2 and avx512, and at a level from there on */
 };
 
+struct same_taken {
+    void *base;
+    size_t size;
+};
+
 typedef struct same_run {
     qsae_context *ctx;
     int64_t split;  /* rows or sequences of a call; 0 = all at once */
@@ -26,9 +31,8 @@ typedef struct same_run {
     /* of a case */
     qsae__hasher *hasher;
     int64_t values;
-    void *taken[64]; /* arrays of the case */
-    size_t sizes[64];
-    int n_taken;
+    struct same_taken *taken; /* [n_taken] arrays of the case */
+    int n_taken, capacity;
 } same_run;
 
 typedef struct same_case {
