@@ -90,7 +90,7 @@ static const struct entry *find_entry(const struct map *m, const char *tensor)
 {
     const struct entry wanted = { .tensor = tensor };
 
-    return m->n > 0 ? bsearch(&wanted, m->entries, (size_t)m->n, sizeof wanted, by_tensor) : NULL;
+    return bsearch(&wanted, m->entries, (size_t)m->n, sizeof wanted, by_tensor);
 }
 
 /* One member, whose names go to *text. */

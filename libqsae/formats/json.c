@@ -80,7 +80,7 @@ static size_t feed_text(struct feed *f, char *to, size_t most)
 {
     static const char null[] = "null";
     size_t n = 0;
-    while (f->at < f->size || f->lines > 0) {
+    while (f->at < f->size) { /* a cut ends before the text does */
         const qsae__cut *const cut = next_cut(f);
         const size_t stop = cut ? (size_t)(cut->text - f->text) : f->size;
         if (f->lines > 0 && n < most) {
@@ -112,17 +112,11 @@ static size_t feed_next(void *buffer, size_t most, void *data)
     if (f->part == FEED_END)
         return 0;
     const size_t n = feed_text(f, to, most - 1);
-    if (f->at < f->size || f->lines > 0)
+    if (f->at < f->size)
         return n;
     to[n] = ']';
     f->part = FEED_END;
     return n + 1;
-}
-
-/* The text alone, to learn what is wrong with it. */
-static size_t feed_plain(void *buffer, size_t most, void *data)
-{
-    return feed_text(data, buffer, most);
 }
 
 /* Digits of the number that makes room for tokens of `longest` bytes. */
@@ -134,17 +128,16 @@ static size_t feed_digits(size_t longest)
     return digits;
 }
 
-/* False: there is no memory. *out: NULL if the text is no JSON value. */
-static bool load_guarded(struct feed f, size_t longest, size_t flags, json_t **out)
+/* False: there is no memory. *out: NULL if there is a number beyond 64 bits or a key twice in the
+ * text, which is well-formed. */
+static bool load_guarded(struct feed f, size_t longest, size_t flags, json_error_t *error,
+                         json_t **out)
 {
-    json_error_t error;
-
     f.digits = feed_digits(longest) + 8; /* some behind the last doubling */
-    errno = 0;
-    json_t *const pair = json_load_callback(feed_next, &f, flags, &error);
-    const bool memory = pair || (!f.refused && errno != ENOMEM &&
-                                 json_error_code(&error) != json_error_out_of_memory);
-    *out = json_array_size(pair) == 2 ? json_incref(json_array_get(pair, 1)) : NULL;
+    errno = 0; /* jansson has no code for a lack of memory while it reads (2.14, src/load.c) */
+    json_t *const pair = json_load_callback(feed_next, &f, flags, error);
+    const bool memory = pair || (!f.refused && errno != ENOMEM);
+    *out = json_incref(json_array_get(pair, 1));
     json_decref(pair);
     return memory;
 }
@@ -175,7 +168,7 @@ static int32_t walk(const char *text, size_t size, const char *name, unsigned fl
         return qsae__fail(QSAE_EFORMAT, "%s:%zu: expected values that fit into %d bytes per byte "
                           "and %llu, found more", name, 1 + lines_in(text, (size_t)(w->at - text)),
                           TREE_PER_BYTE, (unsigned long long)TREE_FREE);
-    return w->in_cut ? refuse_at(text, w->at, name, w->wrong) : QSAE_OK;
+    return w->wrong ? refuse_at(text, w->at, name, w->wrong) : QSAE_OK;
 }
 
 int32_t qsae__json_check(const char *text, size_t size, const char *name)
@@ -206,23 +199,11 @@ int32_t qsae__json_parse_cut(const char *text, size_t size, const char *name, un
         decode |= JSON_DECODE_INT_AS_REAL;
     const int before = errno;
     struct feed f = { .text = text, .size = size, .cuts = cuts, .n_cuts = n_cuts };
-    bool memory = load_guarded(f, w.longest, decode, out);
-    if (memory && *out == NULL) { /* what is wrong with it */
-        *out = json_load_callback(feed_plain, &f, decode, &error);
-        memory = *out || json_error_code(&error) != json_error_out_of_memory;
-    }
+    const bool memory = load_guarded(f, w.longest, decode, &error, out);
     errno = before;
     if (!memory)
         return qsae__fail(QSAE_ENOMEM, "%s: out of memory while reading JSON", name);
-    if (*out == NULL)
-        return qsae__fail(QSAE_EFORMAT, "%s:%d: %s%s", name, error.line,
-                          json_error_code(&error) == json_error_invalid_utf8 ? "not UTF-8: " : "",
-                          error.text);
-    if (w.wrong == NULL)
-        return QSAE_OK;
-    json_decref(*out);
-    *out = NULL;
-    return refuse_at(text, w.at, name, w.wrong);
+    return *out ? QSAE_OK : qsae__fail(QSAE_EFORMAT, "%s:%d: %s", name, error.line, error.text);
 }
 
 int32_t qsae__json_parse_with(const char *text, size_t size, const char *name, unsigned flags,
@@ -383,7 +364,7 @@ int32_t qsae__json_str(const json_t *object, const char *where, const char *key,
 int32_t qsae__json_get(const json_t *object, const char *where, const char *key, bool required,
                        json_type type, const json_t **out)
 {
-    const char *expected = type == JSON_OBJECT ? "object" : type == JSON_ARRAY ? "array" : "value";
+    const char *expected = type == JSON_OBJECT ? "object" : "array";
     int32_t status;
     const json_t *v = member(object, where, key, required, expected, NULL, &status);
 
@@ -396,37 +377,15 @@ int32_t qsae__json_get(const json_t *object, const char *where, const char *key,
     return QSAE_OK;
 }
 
-struct text {
-    char *data;
-    size_t size, room;
-    bool failed;             /* jansson does not look at what a key's callback returns */
-};
-
-static int add_text(const char *data, size_t size, void *cookie)
-{
-    struct text *const t = cookie;
-    size_t room = t->room ? t->room : 256;
-    while (room - t->size <= size && room <= SIZE_MAX / 2)
-        room *= 2;
-    const bool fits = room - t->size > size;
-    char *const grown = fits && room > t->room ? realloc(t->data, room) : t->data;
-    if (!grown || !fits) {
-        t->failed = true;
-        return -1;
-    }
-    t->data = grown;
-    t->room = room;
-    memcpy(t->data + t->size, data, size);
-    t->size += size;
-    t->data[t->size] = '\0';
-    return 0;
-}
-
 char *qsae__json_dumps(const json_t *value, size_t flags)
 {
-    struct text t = { .data = NULL };
-    if (json_dump_callback(value, add_text, &t, flags) == 0 && !t.failed)
-        return t.data;
-    free(t.data);
+    const size_t size = json_dumpb(value, NULL, 0, flags);
+    char *const text = size > 0 ? malloc(size + 1) : NULL;
+
+    if (text != NULL && json_dumpb(value, text, size, flags) == size) {
+        text[size] = '\0';
+        return text;
+    }
+    free(text);
     return NULL;
 }

@@ -26,7 +26,7 @@ int32_t qsae__json_load_with(qsae_context *ctx, const char *path, unsigned flags
 /* A value that is left out of the tree, where null stands for it, because it may be large: it is
  * read with formats/members.h. */
 typedef struct qsae__cut {
-    const char *outer;   /* name of a member of the root object, */
+    const char *outer;   /* name of a member of the root object, not empty, */
     const char *inner;   /* and of one of that member's; NULL: the former itself is cut out */
     const char *text;    /* out: the value, well-formed; NULL = there is none */
     size_t size;         /* out */
@@ -71,7 +71,8 @@ static inline bool qsae__json_is(const json_t *v, json_type type)
 
 const char *qsae__json_type_name(const json_t *v);
 
-/* As json_dumps, to be freed with free; NULL without memory, where jansson's may leave keys out. */
+/* As json_dumps, to be freed with free; NULL without memory, where jansson's may leave keys out, or
+ * for what its flags do not let it write. */
 char *qsae__json_dumps(const json_t *value, size_t flags);
 
 /*

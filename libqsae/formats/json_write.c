@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* JSON as Python's json.dumps writes it, except that text stays UTF-8. */
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,24 +14,19 @@
 void qsae__json_number(double v, char *text, size_t size)
 {
     char e[48], digits[DIGITS + 1] = "";
-    int n = 0, exponent;
+    int n = 0, p = 0;
     if (v == 0) {
         snprintf(text, size, "%s", signbit(v) ? "-0.0" : "0.0");
         return;
     }
-    for (int p = 0; p < DIGITS; p++) {
+    do /* the fewest digits never end in 0 */
         snprintf(e, sizeof e, "%.*e", p, v);
-        if (strtod(e, NULL) == v)
-            break;
-    }
-    const char *const mark = strchr(e, 'e');
-    exponent = mark ? (int)strtol(mark + 1, NULL, 10) : 0;
-    for (const char *c = e; c < mark && n < DIGITS; c++) /* whatever the locale's point is */
-        if (*c >= '0' && *c <= '9')
+    while (p++ < DIGITS - 1 && strtod(e, NULL) != v);
+    const char *const mark = e + strcspn(e, "e");
+    const int exponent = (int)strtol(mark + (*mark == 'e'), NULL, 10);
+    for (const char *c = e; c < mark; c++) /* whatever the locale's point is */
+        if (isdigit((unsigned char)*c))
             digits[n++] = *c;
-    while (n > 1 && digits[n - 1] == '0')
-        n--;
-    digits[n] = '\0';
     const char *const sign = v < 0 ? "-" : "";
     if (exponent < -4 || exponent >= 16)
         snprintf(text, size, "%s%c%s%se%c%02d", sign, digits[0], n > 1 ? "." : "", digits + 1,
@@ -48,20 +44,20 @@ static void add_text(qsae__strbuf *b, const char *text, size_t size)
     static const char *const short_names[] = { ['\b'] = "\\b", ['\t'] = "\\t", ['\n'] = "\\n",
                                                ['\f'] = "\\f", ['\r'] = "\\r", ['"'] = "\\\"",
                                                ['\\'] = "\\\\" };
+    size_t start = 0;
     qsae__strbuf_add(b, "\"", 1);
-    for (size_t i = 0, start = 0; i <= size; i++) {
-        const unsigned char c = i < size ? (unsigned char)text[i] : '"';
+    for (size_t i = 0; i < size; i++) {
+        const unsigned char c = (unsigned char)text[i];
         if (c >= 0x20 && c != '"' && c != '\\')
             continue;
         qsae__strbuf_add(b, text + start, i - start);
         start = i + 1;
-        if (i == size)
-            break;
         if (short_names[c])
             qsae__strbuf_addf(b, "%s", short_names[c]);
         else
             qsae__strbuf_addf(b, "\\u%04x", c);
     }
+    qsae__strbuf_add(b, text + start, size - start);
     qsae__strbuf_add(b, "\"", 1);
 }
 
@@ -75,26 +71,22 @@ static void new_line(qsae__strbuf *b, int indent, int level, bool first)
 
 static void add_value(qsae__strbuf *b, const json_t *v, int indent, int level);
 
+/* Of an object or array: to jansson the one has no members of the other. */
 static void add_members(qsae__strbuf *b, const json_t *v, int indent, int level)
 {
-    const char *key;
-    json_t *x;
-    size_t i;
+    json_t *const object = (json_t *)(uintptr_t)v; /* an iterator changes nothing */
     bool first = true;
-    if (json_is_object(v)) {
-        json_object_foreach((json_t *)(uintptr_t)v, key, x) {
-            new_line(b, indent, level, first);
-            first = false;
-            add_text(b, key, strlen(key));
-            qsae__strbuf_add(b, ": ", 2);
-            add_value(b, x, indent, level);
-        }
-    } else {
-        json_array_foreach(v, i, x) {
-            new_line(b, indent, level, first);
-            first = false;
-            add_value(b, x, indent, level);
-        }
+    for (void *at = json_object_iter(object); at; at = json_object_iter_next(object, at)) {
+        const char *const key = json_object_iter_key(at);
+        new_line(b, indent, level, first);
+        first = false;
+        add_text(b, key, strlen(key));
+        qsae__strbuf_add(b, ": ", 2);
+        add_value(b, json_object_iter_value(at), indent, level);
+    }
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        new_line(b, indent, level, i == 0);
+        add_value(b, json_array_get(v, i), indent, level);
     }
 }
 
@@ -105,8 +97,8 @@ static void add_value(qsae__strbuf *b, const json_t *v, int indent, int level)
     switch (json_typeof(v)) {
     case JSON_OBJECT:
     case JSON_ARRAY: {
-        const bool object = json_is_object(v);
-        const size_t n = object ? json_object_size(v) : json_array_size(v);
+        const bool object = json_typeof(v) == JSON_OBJECT;
+        const size_t n = json_object_size(v) + json_array_size(v);
         qsae__strbuf_add(b, object ? "{" : "[", 1);
         add_members(b, v, indent, level + 1);
         if (n > 0 && indent >= 0)
@@ -128,7 +120,7 @@ static void add_value(qsae__strbuf *b, const json_t *v, int indent, int level)
         qsae__strbuf_add(b, "null", 4);
         break;
     default:
-        qsae__strbuf_addf(b, "%s", json_is_true(v) ? "true" : "false");
+        qsae__strbuf_addf(b, "%s", json_typeof(v) == JSON_TRUE ? "true" : "false");
         break;
     }
 }

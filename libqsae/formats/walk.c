@@ -29,8 +29,7 @@ struct walker {
 
 static bool wrong(struct walker *w, const char *what)
 {
-    if (w->wrong == NULL)
-        w->wrong = what;
+    w->wrong = what;
     return false;
 }
 
@@ -48,7 +47,7 @@ static bool take(struct walker *w, uint64_t bytes)
         return true;
     w->tree += bytes; /* no wrap: a walk ends where it passes `most` */
     w->too_much = w->tree + w->growing > w->most;
-    return !w->too_much || wrong(w, "more values than fit");
+    return w->too_much ? wrong(w, "more values than fit") : true;
 }
 
 /* One more element or member of the innermost container (jansson 2.14: value.c, hashtable.c). */
@@ -187,7 +186,7 @@ static bool walk_string(struct walker *w, bool name)
             fine = wrong(w, "control character in a string");
         } else if (c >= 0x80) {
             n = qsae__char_size(w->at, (uint64_t)(w->end - w->at));
-            fine = n > 0 || wrong(w, "not UTF-8");
+            fine = n > 0 ? true : wrong(w, "not UTF-8");
         }
         w->at += fine ? n : 0;
     }
@@ -231,7 +230,7 @@ static bool walk_number(struct walker *w)
         fine = digits(w);
     }
     note_token(w, from);
-    return fine || wrong(w, "invalid number");
+    return fine ? true : wrong(w, "invalid number");
 }
 
 static bool walk_word(struct walker *w)
@@ -270,15 +269,15 @@ static void skip_space(struct walker *w)
         w->at++;
 }
 
-/* Whether a member's value, which comes next, is to be cut out. */
+/* Whether a member's value, which comes next, is to be cut out. In a root that is an array none is:
+ * there the outer name stays empty. */
 static void look_for_cut(struct walker *w)
 {
     for (size_t i = 0; i < w->n_cuts && w->cut == NULL; i++) {
         qsae__cut *const c = &w->cuts[i];
         if (c->text == NULL && strcmp(w->name[0], c->outer) == 0 &&
             (c->inner == NULL ? w->depth == 1
-                              : w->depth == 2 && w->levels[0].object &&
-                                strcmp(w->name[1], c->inner) == 0)) {
+                              : w->depth == 2 && strcmp(w->name[1], c->inner) == 0)) {
             c->text = w->at;
             w->cut = c;
             w->cut_depth = w->depth;
@@ -296,8 +295,9 @@ static bool walk_name(struct walker *w)
         return wrong(w, "string or '}' expected");
     if (!walk_string(w, true) || !count_one(w) || !take(w, block(55 + (uint64_t)(w->at - from))))
         return false;
-    if (outer && (w->at - from > NAME_MOST ||
-                  !qsae__json_unquote(from, (size_t)(w->at - from), w->name[w->depth - 1])))
+    if (outer && w->at - from <= NAME_MOST) /* a string that was walked is one */
+        (void)qsae__json_unquote(from, (size_t)(w->at - from), w->name[w->depth - 1]);
+    else if (outer)
         w->name[w->depth - 1][0] = '\0';
     skip_space(w);
     if (!is(w, ':', ':'))
@@ -332,7 +332,8 @@ static void walk_all(struct walker *w)
             w->depth--;
             want = AFTER;
         } else if (want == AFTER) {
-            fine = c == ',' || wrong(w, object ? "',' or '}' expected" : "',' or ']' expected");
+            fine = c == ',' ? true
+                 : wrong(w, object ? "',' or '}' expected" : "',' or ']' expected");
             w->at += fine;
             want = object ? NAME : VALUE;
         } else if (want == NAME || want == MEMBER) {
@@ -360,8 +361,7 @@ void qsae__json_walk(const char *text, size_t size, unsigned flags, uint64_t mos
         cuts[i].text = NULL;
     walk_all(&w);
     *out = (qsae__walk){ .tree = w.tree + w.growing, .longest = w.longest, .at = w.at,
-                         .wrong = w.wrong, .too_much = w.too_much, .too_deep = w.too_deep,
-                         .in_cut = w.cut != NULL };
+                         .wrong = w.wrong, .too_much = w.too_much, .too_deep = w.too_deep };
     if (w.cut != NULL)
         w.cut->text = NULL;
 }

@@ -18,7 +18,6 @@ typedef struct qsae__walk {
     const char *wrong;   /* what is wrong there; NULL: nothing, `at` is the end */
     bool too_much;       /* `wrong` is that the tree takes more than `most` bytes */
     bool too_deep;       /* ... or that it is deeper than QSAE__JSON_DEPTH */
-    bool in_cut;         /* ... and `at` lies inside of a value that is cut out */
 } qsae__walk;
 
 #define QSAE__JSON_DEPTH 64

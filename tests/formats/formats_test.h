@@ -36,9 +36,9 @@ void test_safetensors(const char *name, const char *header, size_t data_size);
 
 extern const struct CMUnitTest json_tests[], safetensors_tests[], npy_tests[], index_tests[],
     gguf_tests[], edge_tests[], yaml_tests[], logits_tests[], writer_tests[], part_tests[],
-    many_tests[], block_tests[];
+    many_tests[], block_tests[], json_edge_tests[];
 extern const size_t n_json_tests, n_safetensors_tests, n_npy_tests, n_index_tests, n_gguf_tests,
     n_edge_tests, n_yaml_tests, n_logits_tests, n_writer_tests, n_part_tests, n_many_tests,
-    n_block_tests;
+    n_block_tests, n_json_edge_tests;
 
 #endif

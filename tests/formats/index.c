@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "formats_test.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "formats/json.h"
 
 #include "numpy_files.h"
 
@@ -213,11 +216,100 @@ static void test_out_of_memory(void **state)
     }
 }
 
+/* A file that is written to while it is read: at the first allocation of jansson's, or at one of
+ * the library's. */
+static struct {
+    const char *text;      /* NULL: no more */
+    int fd, left;
+} change;
+
+static void change_now(void)
+{
+    if (change.text && change.left-- == 0) {
+        const size_t n = strlen(change.text);
+        assert_int_equal(pwrite(change.fd, change.text, n, 0), n);
+        change.text = NULL;
+    }
+}
+
+static void *changing_malloc(size_t size)
+{
+    change_now();
+    return malloc(size);
+}
+
+static void *changing_alloc(void *cookie, size_t size, size_t alignment)
+{
+    void *p = NULL;
+    (void)cookie;
+    change_now();
+    return posix_memalign(&p, alignment, size) != 0 ? NULL : p;
+}
+
+static int32_t load_changing(qsae_context *ctx, const char *from, const char *to, int at)
+{
+    qsae__tensors *t = NULL;
+
+    test_write(INDEX, from, strlen(from));
+    change.fd = open(test_path(INDEX), O_WRONLY);
+    assert_true(change.fd >= 0 && strlen(from) == strlen(to));
+    change.text = to;
+    change.left = at;
+    const int32_t status = qsae__tensors_load(ctx, test_folder, &t);
+    close(change.fd);
+    qsae__tensors_unref(&t);
+    return status;
+}
+
+/* Seen between the look at an index and its names, nothing of the change is trusted. */
+static void test_changing(void **state)
+{
+#define MAP(entries) "{\"weight_map\":{" entries "}}"
+    static const char good[] = MAP("\"aa\":\"s1.safetensors\"                       ");
+    static const char more[] = MAP("\"aa\":\"s1.safetensors\",\"b\":\"s1.safetensors\"  ");
+    static const char *const later[][2] = {
+        { MAP("\"aa\":\"s1.safetensors                        "), "string without an end" },
+        { MAP("\"\\q\":\"s1.safetensors\"                       "), "no JSON string" },
+        { MAP("\"aa\":\"\\q.safetensors\"                       "), "no JSON string" },
+    };
+    qsae_context_settings s;
+    qsae_context *ctx = NULL;
+    bool seen = false;
+
+    (void)state;
+    test_safetensors("s1.safetensors", ONE("aa", "3"), 3);
+    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++) {
+        json_set_alloc_funcs(changing_malloc, free);
+        const int32_t status = load_changing(test_contexts[0], good, later[i][0], 0);
+        json_set_alloc_funcs(malloc, free);
+        assert_int_equal(status, QSAE_EFORMAT);
+        assert_non_null(strstr(qsae_error_message(), later[i][1]));
+        assert_null(change.text);
+    }
+    qsae_context_settings_init(&s, sizeof s);
+    s.threads = 1;
+    s.alloc = changing_alloc;
+    s.free = failing_free;
+    for (int at = 0; change.text == NULL; at++) {
+        assert_int_equal(qsae__context_new(&s, &ctx), QSAE_OK);
+        const int32_t status = load_changing(ctx, good, more, at);
+        const char *const message = qsae_error_message();
+        if (status == QSAE_EIO && strstr(message, INDEX ": file changed while it was read"))
+            seen = true;
+        else if (status != QSAE_OK)
+            assert_non_null(strstr(message, "tensor \"b\" is not in its shard"));
+        qsae__context_unref(ctx);
+    }
+    assert_true(seen);
+    change.text = NULL;
+}
+
 const struct CMUnitTest index_tests[] = {
     cmocka_unit_test(test_shards),
     cmocka_unit_test(test_index_refused),
     cmocka_unit_test(test_cache_links),
-        cmocka_unit_test(test_folders),
+    cmocka_unit_test(test_folders),
+    cmocka_unit_test(test_changing),
     cmocka_unit_test(test_out_of_memory),
 };
 const size_t n_index_tests = sizeof index_tests / sizeof *index_tests;

@@ -29,7 +29,7 @@ static void test_json_strict(void **state)
     refused("[\"\xff\"]", 5, "UTF-8");
     refused("[\"\xc0\x80\"]", 6, "UTF-8");
     refused("[\"\\ud800\"]", 10, ":1:");
-    refused("[\"\\u0000\"]", 10, "NUL");
+    refused("[\"\\u0000\"]", 10, "U+0000");
     refused("[NaN]", 5, ":1:");
     refused("[1e999]", 7, ":1:");
     refused("[99999999999999999999]", 22, "integer");

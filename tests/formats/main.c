@@ -114,6 +114,7 @@ int main(int argc, char **argv)
             return 1;
     }
     failed += run(json_tests, n_json_tests, "json");
+    failed += run(json_edge_tests, n_json_edge_tests, "JSON edges");
     failed += run(safetensors_tests, n_safetensors_tests, "safetensors");
     failed += run(many_tests, n_many_tests, "many");
     failed += run(edge_tests, n_edge_tests, "edges");

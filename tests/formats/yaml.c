@@ -186,6 +186,45 @@ static void test_limits(void **state)
     free(text);
 }
 
+/* Values take no more than seven bytes per byte and 768 KiB: with more comments behind them more
+ * fit, until all do. Both a key and the map that is opened for the line behind it may be too much.
+ */
+static void test_memory(void **state)
+{
+    enum { PAIRS = 1480 };
+    char *const text = malloc(64 * PAIRS), *p = text;
+    bool seen[2] = { false, false };
+    long before = 0;
+
+    (void)state;
+    assert_non_null(text);
+    for (int i = 0; i < PAIRS; i++)
+        p += sprintf(p, "k%04d:\n a: 1\n", i);
+    const size_t lines = (size_t)(p - text);
+    memset(p, '#', 64 * PAIRS - lines);
+    for (size_t pad = 0; pad < 8000; pad += 3) {
+        json_t *v = NULL;
+        const size_t n = lines + pad;
+        for (size_t i = 0; i < pad; i++) /* no line is too long */
+            p[i] = i % 4000 == 3999 ? '\n' : '#';
+        if (qsae__yaml_parse(text, n, "a.yaml", &v) == QSAE_OK) {
+            assert_true(before > 2 * PAIRS - 2);
+            assert_int_equal(json_object_size(v), PAIRS);
+            json_decref(v);
+            break;
+        }
+        const char *const found = strstr(qsae_error_message(), "line ");
+        assert_non_null(found);
+        const long line = strtol(found + 5, NULL, 10);
+        assert_non_null(strstr(found, "expected values that fit into 7 bytes per byte and 786432"));
+        assert_true(line >= before && line <= before + 1 + 2 * PAIRS * (pad == 0));
+        seen[line % 2] = true;
+        before = line;
+    }
+    assert_true(seen[0] && seen[1] && before == 2 * PAIRS);
+    free(text);
+}
+
 static void test_load(void **state)
 {
     json_t *v = NULL;
@@ -205,6 +244,6 @@ static void test_load(void **state)
 
 const struct CMUnitTest yaml_tests[] = {
     cmocka_unit_test(test_scalars), cmocka_unit_test(test_maps), cmocka_unit_test(test_refusals),
-    cmocka_unit_test(test_limits),  cmocka_unit_test(test_load),
+    cmocka_unit_test(test_limits),  cmocka_unit_test(test_memory), cmocka_unit_test(test_load),
 };
 const size_t n_yaml_tests = sizeof yaml_tests / sizeof yaml_tests[0];
