@@ -24,6 +24,7 @@ struct source {
     int32_t *types;       /* [n] */
     float *scores;        /* [n] or NULL */
     int64_t n;
+    qsae__gguf_array merges; /* of strings; empty if the pieces' scores say what is merged */
     bool add_bos, add_eos, prefix;
     bool strip_right;     /* special tokens swallow the white space behind them (Phi 3) */
 };
@@ -227,17 +228,12 @@ static int32_t read_quirks(struct source *s)
 /* Merges "left right"; the space is not the first byte. */
 static int32_t read_merges(const struct source *s, qsae__bpe *b)
 {
-    qsae__gguf_array a = { 0 };
-    const uint8_t *at;
+    const uint8_t *at = s->merges.data;
     qsae__strbuf joined;
-    int32_t status = qsae__gguf_get_array(s->file, KEY("merges"), true, QSAE__GGUF_STRING, &a,
-                                          NULL);
+    int32_t status = qsae__bpe_reserve(b, s->merges.count, s->path);
 
-    if (status == QSAE_OK)
-        status = qsae__bpe_reserve(b, a.count, s->path);
-    at = a.data;
     qsae__strbuf_init(&joined, b->ctx);
-    for (int64_t i = 0; i < a.count && status == QSAE_OK; i++) {
+    for (int64_t i = 0; i < s->merges.count && status == QSAE_OK; i++) {
         const char *text, *space;
         uint64_t size;
         qsae__gguf_next(&at, &text, &size);
@@ -377,14 +373,11 @@ fail:
 static int32_t hash_source(const struct source *s, qsae_tokenizer *t)
 {
     qsae__hasher *h = NULL;
-    qsae__gguf_array a = { 0 };
-    const uint8_t *at;
-    int32_t status = qsae__hasher_open(t->ctx, &h);
+    const uint8_t *at = s->merges.data;
+    const int32_t status = qsae__hasher_open(t->ctx, &h);
 
-    if (status == QSAE_OK && !s->kind.pieces)
-        status = qsae__gguf_get_array(s->file, KEY("merges"), true, QSAE__GGUF_STRING, &a, NULL);
     if (status != QSAE_OK)
-        goto fail;
+        return status;
     qsae__hasher_string(h, "gguf");
     for (size_t i = 0; s->kind.regex[i] != NULL; i++)
         qsae__hasher_string(h, s->kind.regex[i]);
@@ -403,8 +396,7 @@ static int32_t hash_source(const struct source *s, qsae_tokenizer *t)
     qsae__hasher_update(h, s->types, (size_t)s->n * sizeof *s->types);
     if (s->kind.pieces && s->scores != NULL)
         qsae__hasher_update(h, s->scores, (size_t)s->n * sizeof *s->scores);
-    at = a.data;
-    for (int64_t i = 0; i < a.count; i++) {
+    for (int64_t i = 0; i < s->merges.count; i++) {
         const char *text;
         uint64_t size;
         qsae__gguf_next(&at, &text, &size);
@@ -412,9 +404,8 @@ static int32_t hash_source(const struct source *s, qsae_tokenizer *t)
         qsae__hasher_update(h, text, (size_t)size);
     }
     qsae__hasher_hex(h, t->hash);
-fail:
     qsae__hasher_close(t->ctx, &h);
-    return status;
+    return QSAE_OK;
 }
 
 int32_t qsae__tokenizer_read_gguf(qsae_tokenizer *t, const qsae__gguf *file)
@@ -433,6 +424,9 @@ int32_t qsae__tokenizer_read_gguf(qsae_tokenizer *t, const qsae__gguf *file)
         status = read_flags(&s, t);
     if (status == QSAE_OK)
         status = read_quirks(&s);
+    if (status == QSAE_OK && !s.kind.pieces)
+        status = qsae__gguf_get_array(file, KEY("merges"), true, QSAE__GGUF_STRING, &s.merges,
+                                      NULL);
     if (status == QSAE_OK)
         status = hash_source(&s, t);
     if (status == QSAE_OK)

@@ -312,6 +312,106 @@ static void test_unigram_scores(void **state)
     }
 }
 
+/* A model's text that is written to while it is read, as a mapped file may be: at one of the
+ * library's allocations, or at the first of jansson's. */
+static struct {
+    char *at, to;
+    int left; /* allocations before; -1: it is done */
+} change;
+
+static void change_now(void)
+{
+    if (change.left >= 0 && change.left-- == 0)
+        *change.at = change.to;
+}
+
+static void *changing_alloc(void *cookie, size_t size, size_t alignment)
+{
+    void *p = NULL;
+
+    (void)cookie;
+    change_now();
+    return posix_memalign(&p, alignment, size) != 0 ? NULL : p;
+}
+
+static void *changing_malloc(size_t size)
+{
+    change_now();
+    return malloc(size);
+}
+
+static void changing_free(void *cookie, void *p)
+{
+    (void)cookie;
+    free(p);
+}
+
+static void test_changing_merges(void **state)
+{
+    static const char vocab[] = "{\"a\":0,\"b\":1,\"ab\":2}";
+    char merges[] = "[\"a b\"]";
+    qsae__model_text text = { { "model", "vocab", vocab, sizeof vocab - 1 },
+                              { "model", "merges", merges, sizeof merges - 1 }, false };
+    json_t *const v = json_object();
+    qsae_context_settings s;
+    qsae_context *ctx = NULL;
+    qsae__bpe b;
+    bool seen = false;
+
+    (void)state;
+    qsae_context_settings_init(&s, sizeof s);
+    s.threads = 1;
+    s.alloc = changing_alloc;
+    s.free = changing_free;
+    change.left = -1;
+    assert_int_equal(qsae__context_new(&s, &ctx), QSAE_OK);
+    for (int at = 0; change.left < 0; at++) { /* the quote that ends the merge goes */
+        strcpy(merges, "[\"a b\"]");
+        change.at = merges + 5;
+        change.to = ' ';
+        change.left = at;
+        const int32_t status = qsae__bpe_read(&b, ctx, v, &text, "w", 10);
+        if (status == QSAE_OK)
+            assert_true(b.n_merges >= 1 && b.vocab.count == 3);
+        else if (status == QSAE_EFORMAT && test_message("w:1: string without an end"))
+            seen = true;
+        else
+            fail_msg("%d: %s: %s", at, qsae_status_name(status), qsae_error_message());
+        qsae__bpe_free(&b);
+    }
+    assert_true(seen);
+    change.left = -1;
+    strcpy(merges, "[\"\xff b\"]");
+    assert_int_equal(qsae__bpe_read(&b, ctx, v, &text, "w", 10), QSAE_EFORMAT);
+    assert_true(test_message("w: not UTF-8"));
+    qsae__bpe_free(&b);
+    qsae__context_unref(ctx);
+    json_decref(v);
+}
+
+static void test_changing_entries(void **state)
+{
+    char text[] = "[[\"a\",-1.5],[\"b\",-9.5]]";
+    const qsae__cut vocab = { "model", "vocab", text, sizeof text - 1 };
+    json_t *const v = json_pack("{s:i}", "unk_id", 0);
+    qsae__unigram u = { 0 };
+    qsae__bpe b;
+
+    (void)state;
+    change.at = strchr(text, 'b');
+    change.to = '\xff';
+    change.left = 0; /* the first score */
+    json_set_alloc_funcs(changing_malloc, free);
+    const int32_t status = qsae__unigram_read(&u, &b, test_ctx, v, &vocab, "w", 1000);
+    json_set_alloc_funcs(malloc, free);
+    assert_int_equal(change.left, -1);
+    assert_int_equal(status, QSAE_EFORMAT);
+    assert_true(test_message("w: not UTF-8"));
+    qsae__unigram_free(&u);
+    qsae__bpe_free(&b);
+    json_decref(v);
+}
+
 static void test_file_entries(void **state)
 {
     static const struct {
@@ -410,5 +510,6 @@ const struct CMUnitTest edge_tests[] = {
     cmocka_unit_test(test_vocab),          cmocka_unit_test(test_pair_set),
     cmocka_unit_test(test_templates),      cmocka_unit_test(test_filters),
     cmocka_unit_test(test_unigram_scores), cmocka_unit_test(test_file_entries),
+    cmocka_unit_test(test_changing_merges), cmocka_unit_test(test_changing_entries),
 };
 const size_t n_edge_tests = sizeof edge_tests / sizeof edge_tests[0];

@@ -96,6 +96,13 @@ static void test_bytes(void **state)
     t = open_ok(&s);
     EXPECT(t, "abc'S", 1, 5, 8, 9);
     qsae_tokenizer_close(&t);
+    s.add_eos = 1;
+    t = open_ok(&s);
+    EXPECT(t, "abc", 1, 5, 7);
+    assert_int_equal(qsae_tokenizer_get_info(t, &info), QSAE_OK);
+    assert_true(info.adds_eos == 1 && info.eos == 7);
+    qsae_tokenizer_close(&t);
+    s.add_eos = -1;
     s.bos = s.eos = -1;
     s.pre = "llama3"; /* a BOS is asked for, but the file names none */
     t = open_ok(&s);

@@ -107,6 +107,7 @@ static void test_refused_lists(void **state)
 static void test_refused_ids(void **state)
 {
     static const char *const merges[][1] = { { "ab" }, { "a  b" }, { " b" }, { "a x" }, { "a c" } };
+    static const char *const two[] = { "ab", "a b" };
     static const char *const parts[] = {
         "expected \"a b\"", "\" b\"", "expected \"a b\"", "\"x\"", "\"ac\"",
     };
@@ -137,6 +138,9 @@ static void test_refused_ids(void **state)
         s.n_merges = 1;
         refuse(&s, QSAE_EFORMAT, parts[i]);
     }
+    s.merges = two;
+    s.n_merges = 2;
+    refuse(&s, QSAE_EFORMAT, "merges[0]: expected \"a b\"");
 }
 
 /* Values of another type than llama.cpp writes. */

@@ -113,19 +113,21 @@ static void test_packings(void **state)
     (void)state;
     test_write("tokenizer.json", plain);
     test_write("tokenizer_config.json", "{\"bos_token\":\"<s>\",\"eos_token\":\"<s>\"}");
-    char *to = lines + sprintf(lines, "{\"text\":\"abcab\"}\n{\"text\":\"<s>ab\"}\n"
-                                      "{\"text\":\"\"}\n");
-    for (int i = 0; i < 40; i++) /* arrays grow at documents, and at what stands between them */
-        to += sprintf(to, "{\"text\":\"%s\"}\n", i == 0 ? "ab" : "c");
-    test_write("p.jsonl", lines);
-    for (size_t i = 0; i < sizeof policies / sizeof policies[0]; i++) {
+    for (size_t i = 0; i < 2 * (sizeof policies / sizeof policies[0]); i++) {
+        const int32_t *const policy = policies[i / 2];
+        char *to = lines + sprintf(lines, "{\"text\":\"abcab\"}\n{\"text\":\"<s>ab\"}\n"
+                                          "{\"text\":\"\"}\n{\"text\":\"%s\"}\n",
+                                   i % 2 ? "abc" : "ab");
+        for (int k = 1; k < 40; k++) /* arrays grow at documents, or at what stands between them */
+            to += sprintf(to, "{\"text\":\"c\"}\n");
+        test_write("p.jsonl", lines);
         qsae_corpus_settings_init(&packing, sizeof packing);
         packing.context = 4;
-        packing.pack = policies[i][0];
-        packing.bos_policy = policies[i][1];
+        packing.pack = policy[0];
+        packing.bos_policy = policy[1];
         packing.keep_tail = packing.pack == QSAE_PACK_STREAM;
         packing.where = where;
-        packing.n_where = i == 0 ? 2 : 0;
+        packing.n_where = i < 2 ? 2 : 0;
         check_every_allocation(open_corpus, NULL, 10);
     }
 }
