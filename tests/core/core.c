@@ -559,6 +559,7 @@ int main(void)
         cmocka_unit_test(test_own_allocator), cmocka_unit_test(test_release),
         cmocka_unit_test(test_paths),   cmocka_unit_test(test_places),
         cmocka_unit_test(test_long_file), cmocka_unit_test(test_size_limits),
+        cmocka_unit_test(test_write_all),
         cmocka_unit_test(test_share_once), cmocka_unit_test(test_share_nothing),
         cmocka_unit_test(test_share_many), cmocka_unit_test(test_share_folders),
         cmocka_unit_test(test_share_hostile), cmocka_unit_test(test_share_gone),

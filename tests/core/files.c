@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Decisions of core/file.c and core/checked.h, one by one. */
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -253,4 +254,21 @@ void test_size_limits(void **state)
             const int64_t low = qsae__min_i64(a, b), high = qsae__max_i64(a, b);
             assert_true(low <= a && low <= b && high >= a && high >= b && low + high == a + b);
         }
+}
+
+/* More bytes than one write takes, to a file that looks at none of them; then what the system says.
+ */
+void test_write_all(void **state)
+{
+    const size_t size = ((size_t)1 << 30) + 7;
+    const int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    void *const data = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                            -1, 0);
+    (void)state;
+    assert_true(fd >= 0 && data != MAP_FAILED);
+    assert_int_equal(qsae__write_all(fd, data, size, 0), 0);
+    assert_int_equal(qsae__write_all(fd, data, 0, 0), 0);
+    close(fd);
+    assert_int_equal(qsae__write_all(fd, data, size, 0), EBADF);
+    munmap(data, size);
 }

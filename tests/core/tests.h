@@ -9,6 +9,7 @@ void test_paths(void **state);
 void test_places(void **state);
 void test_long_file(void **state);
 void test_size_limits(void **state);
+void test_write_all(void **state);
 void test_share_once(void **state);
 void test_share_nothing(void **state);
 void test_share_many(void **state);

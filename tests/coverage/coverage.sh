@@ -42,7 +42,7 @@ if [ ! -f "$build/build.ninja" ]; then
 fi
 # Not fuzz, which only sees that nothing crashes. readers has every failing call under the readers, merging,
 # gathered and outputs those under states; of those under everything else faults has every 29th.
-programs="formats core text script codecs sae hostile readers keys model"
+programs="formats core text script codecs sae hostile trees readers keys model"
 [ "$quick" != --state ] || programs="core outputs metrics states many_shards merging gathered"
 [ -n "$quick" ] || programs="$programs kernels outputs metrics agreement intervals llama tails states misuse faults
 $(sed -n 's,^build tests/audit/test_\([a-z_]*\): .*,\1,p' "$build/build.ninja" | tr '\n' ' ')"
