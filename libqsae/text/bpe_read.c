@@ -136,7 +136,7 @@ static int32_t next_merge(struct merges *r, qsae__slice side[2], bool *more)
         return !*more || split_sides(line.data, line.size, side) ? QSAE_OK : no_merge(r);
     }
     status = qsae__members_next(&r->list, &e, more);
-    return status == QSAE_OK && *more ? read_sides(r, &e, side) : status;
+    return *more ? read_sides(r, &e, side) : status;
 }
 
 /* How many merges there are, and what the longest takes. */

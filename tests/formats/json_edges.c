@@ -27,9 +27,9 @@ static void test_unquote(void **state)
     static const char *const bad[] = {
         "\"", "a\"", "\"a", "ab", "\"a\"b\"", "\"\n\"", "\"\x1f\"", "\"\\u0000\"", "\"\\a\"",
         "\"\\u00/0\"", "\"\\u00:0\"", "\"\\u00@0\"", "\"\\u00G0\"", "\"\\u00`0\"", "\"\\u00g0\"",
-        "\"\\u004\"", "\"\\\"", "\"\\ud800\"", "\"\\ud800x00000\"", "\"\\ud800\\n0000\"",
+        "\"\\u004\"", "\"\\\"", "\"\\ud800\"", "\"\\ud800xudc00\"", "\"\\ud800\\ndc00\"",
         "\"\\ud800\\ud800\"", "\"\\ud800\\udbff\"", "\"\\ud800\\ue000\"", "\"\\udbff\\u0041\"",
-        "\"\\udc00\"", "\"\\udfff\"",
+        "\"\\udc00\"", "\"\\udfff\"", "\"\\udc00\\udc00\"", "\"\\udfff\\udfff\"",
     };
     char out[64];
 
@@ -58,6 +58,7 @@ static void test_places(void **state)
         { "[]\n]", "t:2: end of file expected" },
     };
     char deep[64 * 2 + 2];
+    qsae__walk w;
     json_t *v = NULL;
 
     (void)state;
@@ -76,6 +77,8 @@ static void test_places(void **state)
             says(deep, qsae__json_check(deep, 2 * n, "t"), QSAE_EFORMAT,
                  "t: JSON nested deeper than 64 levels");
     }
+    qsae__json_walk("\"\\\0\"", 4, QSAE__JSON_NUL, UINT64_MAX, NULL, 0, &w);
+    assert_string_equal(w.wrong, "invalid escape");
     /* What only the reading sees, with its line. */
     says("twice", qsae__json_parse("{\"a\":1,\n\"a\":2}", 14, "t", &v), QSAE_EFORMAT,
          "t:2: duplicate object key");
@@ -128,6 +131,7 @@ static void test_cut_names(void **state)
         { "{\"b\":{\"%0*d\":[]}}", "b", "0", 1, true },
         { "{\"b\":{\"%0*d\":[]}}", "b", "0", 63, false },
         { "{\"b\":[{\"%0*d\":[]}]}", "b", "0", 1, false },
+        { "{\"a\":{\"%0*d\":1},\"b\":[]}", "b", "0", 1, false },
         { "{\"b\":{\"c\":{\"%0*d\":[]}}}", "b", "0", 1, false },
     };
     char text[160], name[80];
