@@ -182,6 +182,8 @@ static int engine_open(struct engine *e, const char *path, const struct options 
     if (!(e->context = llama_init_from_model(e->model, cp)))
         return failed("llama.cpp cannot make a context");
     e->batch = llama_batch_init((int32_t)rows, 0, 1);
+    if (!e->batch.token || !e->batch.pos || !e->batch.seq_id || !e->batch.logits)
+        return failed("out of memory: a batch of llama.cpp");
     return (e->rows = array(rows * width, sizeof *e->rows)) != NULL;
 }
 
@@ -487,16 +489,26 @@ static int parse(int argc, char **argv, struct options *o)
     return 0;
 }
 
+/* The exit status: 1, after a message, where not all of the output could be written. */
+static int finish(int status)
+{
+    errno = 0;
+    const int lost = fflush(stdout) != 0 || ferror(stdout);
+    if (lost)
+        fprintf(stderr, "llama_residuals: standard output: %s\n", strerror(errno ? errno : EIO));
+    return lost && status == 0 ? 1 : status;
+}
+
 int main(int argc, char **argv)
 {
     struct run r = { .options = { .context = 512, .batch = 1, .ubatch = 512 } };
     const int parsed = parse(argc, argv, &r.options);
     if (parsed <= 0)
-        return parsed < 0 ? 0 : 2;
+        return parsed < 0 ? finish(0) : 2;
     llama_log_set(quiet, NULL);
     llama_backend_init();
     const int good = go(&r);
     close_run(&r);
     llama_backend_free();
-    return good ? 0 : 1;
+    return finish(good ? 0 : 1);
 }
