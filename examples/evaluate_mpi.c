@@ -119,8 +119,6 @@ static void parse(struct evaluation *o, int argc, char **argv)
     program.options = rows;
     program.examples = examples;
     program.statuses = statuses;
-    if (!rows)
-        exit(EXIT_FAILED);
     if (quiet)
         mute(true);
     evaluation_parse(o, &program, argc, argv);
@@ -167,7 +165,7 @@ static int check_parts(const struct job *j)
         rank_complain(&j->ranks, "%s: %s", j->folder, strerror(errno));
         return -1;
     }
-    for (const struct dirent *e; (e = readdir(folder));) {
+    for (const struct dirent *e; errno = 0, (e = readdir(folder));) {
         int part, count, end = 0;
         if (sscanf(e->d_name, "part-%d-of-%d.state%n", &part, &count, &end) == 2 && end &&
             !e->d_name[end] && count != j->ranks.count)
@@ -175,12 +173,15 @@ static int check_parts(const struct job *j)
         else if (is_litter(j, e->d_name))
             unlinkat(dirfd(folder), e->d_name, 0);
     }
+    const int why = errno;
     closedir(folder);
-    if (other)
+    if (why)
+        rank_complain(&j->ranks, "%s: %s", j->folder, strerror(why));
+    else if (other)
         rank_complain(&j->ranks, "%s: has states of %d ranks, these are %d; start as many, or "
                       "merge the states (qsae-merge) and go on with qsae-evaluate --state",
                       j->folder, other, j->ranks.count);
-    return other ? -1 : 0;
+    return why || other ? -1 : 0;
 }
 
 static int open_folder(struct job *j)
@@ -338,14 +339,10 @@ static void announce(const struct job *j, const struct outcome *all)
 /* Everyone's worst exit status; rank 0 names those that failed. */
 static int32_t together(struct job *j, const struct outcome *own, bool first_time)
 {
-    struct outcome *const all = calloc((size_t)j->ranks.count, sizeof *all);
+    struct outcome *const all = needed(calloc((size_t)j->ranks.count, sizeof *all));
     int failed = 0, first = -1;
     int32_t code = EXIT_DONE;
     int64_t sent = 0;
-    if (!all) {
-        rank_complain(&j->ranks, "out of memory: what became of the ranks");
-        exit(EXIT_FAILED); /* without MPI_Finalize: the launcher ends the job */
-    }
     ranks_outcomes(&j->ranks, own, all);
     for (int i = 0; i < j->ranks.count; i++) {
         sent += all[i].sent;
@@ -453,7 +450,7 @@ static int32_t open_all(struct job *j, const qsae_audit_settings *settings, cons
         st = qsae_audit_run(*audit);
     progress_clear();
     if (st != QSAE_OK)
-        complain("%s", qsae_error_message());
+        rank_complain(&j->ranks, "%s", qsae_error_message());
     return st == QSAE_OK          ? EXIT_DONE
            : st == QSAE_ECANCELED ? EXIT_INTERRUPTED
                                   : EXIT_FAILED;
@@ -472,7 +469,7 @@ static int32_t plan(struct job *j)
     if (code == EXIT_DONE && j->ranks.rank == 0) {
         code = open_all(j, &sweep, all, &audit);
         if (code == EXIT_DONE && plan_choose(audit, p) != QSAE_OK) {
-            complain("%s", qsae_error_message());
+            rank_complain(&j->ranks, "%s", qsae_error_message());
             code = EXIT_FAILED;
         }
         qsae_audit_close(&audit);
@@ -501,6 +498,8 @@ static int32_t all_of_it(struct job *j)
             j->o.audit.progress = progress_line;
         if (code == EXIT_DONE)
             code = evaluation_finish(&j->o, j->context, audit);
+        if (code == EXIT_FAILED)
+            rank_complain(&j->ranks, "no result");
         qsae_audit_close(&audit);
     }
     return ranks_agree(&j->ranks, code);
@@ -552,10 +551,29 @@ static int32_t start(struct job *j)
     return together(j, &own, true);
 }
 
+static struct job *at_work; /* for what ends the program anywhere */
+
+static void drop_folder(void)
+{
+    if (at_work->own_folder)
+        folder_remove(at_work->folder);
+    at_work->own_folder = false;
+}
+
+static void without_memory(void)
+{
+    mute(false);
+    drop_folder();
+    ranks_without_memory(&at_work->ranks);
+}
+
 int main(int argc, char **argv)
 {
-    struct job j = { .saved = 0 };
+    static struct job j;
     qsae_cancel_token *cancel = NULL;
+    at_work = &j;
+    atexit(drop_folder);
+    program_without_memory(without_memory);
     parse(&j.o, argc, argv);
     ranks_begin(&j.ranks);
     int32_t code = EXIT_FAILED;
@@ -565,8 +583,7 @@ int main(int argc, char **argv)
     code = start(&j);
     if (code == EXIT_DONE)
         code = all_of_it(&j);
-    if (j.own_folder)
-        folder_remove(j.folder);
+    drop_folder();
     qsae_context_close(&j.context);
     qsae_cancel_token_close(&cancel);
     evaluation_free(&j.o);

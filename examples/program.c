@@ -16,6 +16,7 @@ static qsae_cancel_token *cancel;
 static volatile sig_atomic_t interrupted;
 static volatile sig_atomic_t reader_gone;
 static bool troubled;
+static void (*without_memory)(void);
 
 static void on_pipe(int number)
 {
@@ -223,6 +224,11 @@ FILE *file_open(const char *path, const char *mode)
 /* Of the output that is open: what a program that ends in between takes away. */
 static const char *unfinished;
 
+void program_without_memory(void (*last)(void))
+{
+    without_memory = last;
+}
+
 void *needed(void *block)
 {
     if (block)
@@ -230,6 +236,8 @@ void *needed(void *block)
     if (unfinished)
         unlink(unfinished);
     progress_clear();
+    if (without_memory)
+        without_memory();
     complain("out of memory");
     exit(EXIT_FAILED);
 }

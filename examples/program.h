@@ -61,6 +61,8 @@ FILE *file_open(const char *path, const char *mode);
 
 /* The block, which is not NULL: without memory the program ends with a message. */
 void *needed(void *block);
+/* What is called before that message; it may end the program by itself. */
+void program_without_memory(void (*last)(void));
 
 /*
  * Between true and false JSON has the memory that it asks for, or the program ends with a message:

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,16 +17,23 @@
 enum { TAG_STOP = 1, TAG_SIZE, TAG_BYTES };
 enum { PIECE = 1 << 20 };        /* bytes of a message */
 
-int ranks_expected(void)
+/* NULL: no launcher has put it there. */
+static const char *launched_as(void)
 {
     static const char *const names[] = { "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK",
                                          "SLURM_PROCID" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const char *const text = getenv(names[i]);
         if (text && *text)
-            return atoi(text);
+            return text;
     }
-    return 0;
+    return NULL;
+}
+
+int ranks_expected(void)
+{
+    const char *const text = launched_as();
+    return text ? atoi(text) : 0;
 }
 
 void rank_complain(const struct ranks *r, const char *format, ...)
@@ -41,6 +49,24 @@ void rank_complain(const struct ranks *r, const char *format, ...)
     complain("rank %d on %s: %s", r->rank, r->host, text);
 }
 
+static void nap(int turn)
+{
+    const long most = 10 * 1000 * 1000;
+    const struct timespec t = { .tv_nsec = turn < 100 ? 100000L * turn : most };
+    nanosleep(&t, NULL);
+}
+
+/* A launcher that ends a job does not look for what ranks have said last: it must have read that,
+ * which takes no time where it lives. */
+static _Noreturn void end_job(void)
+{
+    int unread = 0;
+    for (int turn = 0; turn < 300 && ioctl(STDERR_FILENO, FIONREAD, &unread) == 0 && unread; turn++)
+        nap(turn);
+    MPI_Abort(MPI_COMM_WORLD, EXIT_FAILED);
+    exit(EXIT_FAILED); /* should MPI_Abort return */
+}
+
 void ranks_fail(const struct ranks *r, int error, const char *call)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
@@ -48,8 +74,17 @@ void ranks_fail(const struct ranks *r, int error, const char *call)
     if (MPI_Error_string(error, text, &n) != MPI_SUCCESS)
         snprintf(text, sizeof text, "error %d", error);
     rank_complain(r, "%s: %s", call, text);
-    MPI_Abort(MPI_COMM_WORLD, EXIT_FAILED);
-    exit(EXIT_FAILED); /* should MPI_Abort return */
+    end_job();
+}
+
+void ranks_without_memory(struct ranks *r)
+{
+    if (!launched_as())
+        return;
+    if (r->count == 0)
+        ranks_begin(r);
+    rank_complain(r, "out of memory");
+    end_job();
 }
 
 static void need(const struct ranks *r, int error, const char *call)
@@ -115,13 +150,6 @@ void ranks_end(void)
 }
 
 /* ---- waiting ---- */
-
-static void nap(int turn)
-{
-    const long most = 10 * 1000 * 1000;
-    const struct timespec t = { .tv_nsec = turn < 100 ? 100000L * turn : most };
-    nanosleep(&t, NULL);
-}
 
 /* Gives the CPU away: MPI's own waiting would keep it from ranks that still measure. An
  * interruption stops the others where `listen` is not NULL. */
@@ -273,7 +301,7 @@ static int piece_of(int64_t size, int64_t at)
 static int64_t open_file(const struct ranks *r, const char *path, FILE **f)
 {
     int64_t size = -1;
-    *f = fopen(path, "rbe");
+    *f = file_open(path, "rbe");
     if (*f && fseeko(*f, 0, SEEK_END) == 0)
         size = (int64_t)ftello(*f);
     if (size >= 0 && fseeko(*f, 0, SEEK_SET) != 0)
@@ -313,7 +341,7 @@ int ranks_receive_file(const struct ranks *r, int from, const char *path)
     receive(r, from, &size, (int)sizeof size, TAG_SIZE);
     if (size < 0)
         return -1;
-    FILE *const f = fopen(path, "wbe");
+    FILE *const f = file_open(path, "wbe");
     if (!f)
         why = errno;
     char *const piece = new_piece(r);

@@ -48,6 +48,9 @@ void ranks_stop(struct ranks *r);
 int ranks_stopped(struct ranks *r, int *error);
 /* Ends the job for that error. */
 void ranks_fail(const struct ranks *r, int error, const char *call);
+/* Ends it for want of memory, where there is a job. A rank that ends by itself before ranks_begin
+ * would be waited for: it begins then (count 0), to tell the others. */
+void ranks_without_memory(struct ranks *r);
 
 /*
  * Everyone's outcome [count], known to all. Waits for all ranks without using a CPU; an

@@ -12,6 +12,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "program.h"
+
 #define SPARE 67108864.0 /* bytes: MPI itself, and others, want some of /dev/shm, too */
 
 static bool is_safetensors(const char *name)
@@ -26,14 +28,18 @@ static int no_dots(const struct dirent *e)
     return strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
 }
 
-/* Calls see(its descriptor, name, cookie) for whatever is in a folder; nothing where it cannot be
- * read. */
-static void each_in(const char *path, void (*see)(int folder, const char *name, void *cookie),
+/* Calls see(its descriptor, name, cookie) for whatever is in a folder; where it cannot be read, for
+ * nothing: errno, or 0. */
+static int each_in(const char *path, void (*see)(int folder, const char *name, void *cookie),
                     void *cookie)
 {
     struct dirent **list = NULL;
-    const int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const int n = folder < 0 ? 0 : scandir(path, &list, no_dots, alphasort);
+    int folder;
+    do
+        folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (folder < 0 && errno == EINTR);
+    const int n = folder < 0 ? -1 : scandir(path, &list, no_dots, alphasort);
+    const int why = n < 0 ? errno : 0;
     for (int i = 0; i < n; i++) {
         see(folder, list[i]->d_name, cookie);
         free(list[i]);
@@ -41,6 +47,7 @@ static void each_in(const char *path, void (*see)(int folder, const char *name, 
     free(list);
     if (folder >= 0)
         close(folder);
+    return why;
 }
 
 struct sizes {
@@ -122,12 +129,16 @@ int shared_weights_make(int64_t bytes, char *text, size_t size)
 
 static void remove_one(int folder, const char *name, void *cookie)
 {
-    (void)cookie;
-    unlinkat(folder, name, 0);
+    int *const why = cookie;
+    if (unlinkat(folder, name, 0) != 0 && *why == 0)
+        *why = errno;
 }
 
 void folder_remove(const char *folder)
 {
-    each_in(folder, remove_one, NULL);
-    rmdir(folder);
+    int why = 0;
+    const int unread = each_in(folder, remove_one, &why);
+    if (rmdir(folder) != 0)
+        complain("%s: it could not be removed: %s", folder,
+                 strerror(unread ? unread : why ? why : errno));
 }
