@@ -44,6 +44,7 @@ static struct {
     void *cookie;
     inject_decider decider;
     void *decider_cookie;
+    inject_counter counter;
 } state;
 
 void inject_arm(enum inject_kind kind, int64_t at, bool onwards, int what)
@@ -69,6 +70,11 @@ int64_t inject_disarm(void)
     state.decider = NULL;
     atomic_store(&state.kind, INJECT_NOTHING);
     return atomic_load(&state.seen);
+}
+
+void inject_callers(inject_counter counter)
+{
+    state.counter = counter;
 }
 
 void inject_pause(void)
@@ -130,10 +136,14 @@ static void decide(int64_t n)
     errno = e;
 }
 
+/* Who called the function that this stands in. What several names have in common is inlined. */
+#define CALLER __builtin_return_address(0)
+#define COMMON static inline __attribute__((always_inline))
+
 /* True: this call is one that fails. */
-static bool fails(enum inject_kind kind, enum inject_call call)
+static bool fails_for(enum inject_kind kind, enum inject_call call, const void *caller)
 {
-    if (atomic_load(&state.kind) != (int)kind)
+    if (atomic_load(&state.kind) != (int)kind || (state.counter && !state.counter(caller)))
         return false;
     const int64_t n = atomic_fetch_add(&state.seen, 1);
     if (state.decider)
@@ -151,6 +161,8 @@ static bool fails(enum inject_kind kind, enum inject_call call)
     }
     return true;
 }
+
+#define fails(kind, call) fails_for(kind, call, CALLER)
 
 /* The C library's function of that name. */
 #define REAL(name) \
@@ -288,14 +300,15 @@ int pthread_cond_init(pthread_cond_t *cond, const pthread_condattr_t *attr)
 
 /* True: the call fails with errno, which is set. Half of a call that has no halves is all of it,
  * and POSIX lets signals interrupt but few. */
-static bool refuses(enum inject_call call)
+static bool refuses_for(enum inject_call call, const void *caller)
 {
     const bool waits = call == CALL_OPEN || call == CALL_FSYNC || call == CALL_CLOSE;
-    if (!fails(INJECT_IO, call) || state.what < 0 || (state.what == EINTR && !waits))
+    if (!fails_for(INJECT_IO, call, caller) || state.what < 0 || (state.what == EINTR && !waits))
         return false;
     errno = state.what;
     return true;
 }
+#define refuses(call) refuses_for(call, CALLER)
 
 static void tell(enum inject_event event, const char *path, const char *other, const void *data,
                  size_t size, int64_t offset)
@@ -316,7 +329,7 @@ static const char *path_of(int fd, char path[4096])
     return path;
 }
 
-static int open_real(const char *path, int flags, mode_t mode)
+COMMON int open_real(const char *path, int flags, mode_t mode)
 {
     REAL(open);
     if (refuses(CALL_OPEN))
@@ -342,7 +355,7 @@ int open64(const char *path, int flags, ...)
     return open_real(path, flags, mode);
 }
 
-int mkostemp(char *name, int flags)
+COMMON int new_file(char *name, int flags)
 {
     REAL(mkostemp);
     if (refuses(CALL_OPEN)) {
@@ -357,9 +370,14 @@ int mkostemp(char *name, int flags)
     return fd;
 }
 
+int mkostemp(char *name, int flags)
+{
+    return new_file(name, flags);
+}
+
 int mkostemp64(char *name, int flags)
 {
-    return mkostemp(name, flags);
+    return new_file(name, flags);
 }
 
 char *mkdtemp(char *name)
@@ -373,15 +391,20 @@ char *mkdtemp(char *name)
     return made;
 }
 
-FILE *fopen(const char *path, const char *mode)
+COMMON FILE *stream(const char *path, const char *mode)
 {
     REAL(fopen);
     return refuses(CALL_OPEN) ? NULL : real(path, mode);
 }
 
+FILE *fopen(const char *path, const char *mode)
+{
+    return stream(path, mode);
+}
+
 FILE *fopen64(const char *path, const char *mode)
 {
-    return fopen(path, mode);
+    return stream(path, mode);
 }
 
 DIR *opendir(const char *path)
@@ -404,9 +427,9 @@ struct dirent64 *readdir64(DIR *dir)
 }
 
 /* Bytes of a call that may fail; -1: it does. */
-static ssize_t part_of(enum inject_call call, size_t size)
+static ssize_t part_for(enum inject_call call, size_t size, const void *caller)
 {
-    if (!fails(INJECT_IO, call))
+    if (!fails_for(INJECT_IO, call, caller))
         return (ssize_t)size;
     if (state.what == INJECT_SHORT)
         return (ssize_t)(size > 1 ? size / 2 : size);
@@ -415,6 +438,7 @@ static ssize_t part_of(enum inject_call call, size_t size)
     errno = state.what;
     return -1;
 }
+#define part_of(call, size) part_for(call, size, CALLER)
 
 ssize_t read(int fd, void *data, size_t size)
 {
@@ -423,16 +447,21 @@ ssize_t read(int fd, void *data, size_t size)
     return n < 0 ? n : real(fd, data, (size_t)n);
 }
 
-ssize_t pread(int fd, void *data, size_t size, off_t offset)
+COMMON ssize_t read_at(int fd, void *data, size_t size, off_t offset)
 {
     REAL(pread);
     const ssize_t n = part_of(CALL_READ, size);
     return n < 0 ? n : real(fd, data, (size_t)n, offset);
 }
 
+ssize_t pread(int fd, void *data, size_t size, off_t offset)
+{
+    return read_at(fd, data, size, offset);
+}
+
 ssize_t pread64(int fd, void *data, size_t size, off_t offset)
 {
-    return pread(fd, data, size, offset);
+    return read_at(fd, data, size, offset);
 }
 
 ssize_t write(int fd, const void *data, size_t size)
@@ -442,7 +471,7 @@ ssize_t write(int fd, const void *data, size_t size)
     return n < 0 ? n : real(fd, data, (size_t)n);
 }
 
-ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
+COMMON ssize_t write_at(int fd, const void *data, size_t size, off_t offset)
 {
     REAL(pwrite);
     char path[4096];
@@ -453,9 +482,14 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
     return done;
 }
 
+ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
+{
+    return write_at(fd, data, size, offset);
+}
+
 ssize_t pwrite64(int fd, const void *data, size_t size, off_t offset)
 {
-    return pwrite(fd, data, size, offset);
+    return write_at(fd, data, size, offset);
 }
 
 int fsync(int fd)
@@ -572,7 +606,7 @@ int chmod(const char *path, mode_t mode)
     return refuses(CALL_MODE) ? -1 : real(path, mode);
 }
 
-static void *map(void *at, size_t size, int protection, int flags, int fd, off_t offset)
+COMMON void *map(void *at, size_t size, int protection, int flags, int fd, off_t offset)
 {
     REAL(mmap);
     if (fd >= 0 && fails(INJECT_MAP, CALL_MAP)) {

@@ -42,6 +42,10 @@ void inject_arm(enum inject_kind kind, int64_t at, bool onwards, int what);
 typedef bool (*inject_decider)(void *cookie, int64_t call, bool *onwards);
 void inject_at_calls(inject_decider decider, void *cookie);
 
+/* Only calls count whose caller, an address of code, the counter says yes to; NULL: all. */
+typedef bool (*inject_counter)(const void *caller);
+void inject_callers(inject_counter counter);
+
 /* Disarms. Returns the calls that were seen. */
 int64_t inject_disarm(void);
 

@@ -9,6 +9,7 @@
  *
  * QSAE_LONG_TESTS=1: every call (QSAE_FAULTS_STEP=N: every N-th, of memory); else a few.
  * QSAE_TEST_PYTHON: path of a Python that has the package, for its commands.
+ * QSAE_TEST_MPIEXEC: path of what starts the ranks of a job.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -21,6 +22,7 @@
 #include <unistd.h>
 
 #include "fixture.h"
+#include "job.h"
 #include "launch.h"
 
 enum { ARGUMENTS = 32, MOST = 1 << 21, FEW = 2, ROWS = 5 };
@@ -29,10 +31,14 @@ static struct fixture fixture;
 static struct launch how;
 static char state_path[300], lines_path[300], rows_path[300], result_path[300], shown_path[300];
 static char named_path[300];
-static char python[300]; /* a path; "": there is none */
+static char parts_path[300];
+static char python[300], mpiexec[300]; /* a path; "": there is none */
+static char own_files[600]; /* where what MPI opens is not */
 
-#define MEASURE "evaluate", "MODEL", "--sae", "SAE", "--text", "TEXT", "--condition", \
+#define MEASURED "MODEL", "--sae", "SAE", "--text", "TEXT", "--condition", \
     "rtn:bits=4", "--tokens", "80", "--context", "20", "--batch", "2", "--threads", "1", "--quiet"
+#define MEASURE "evaluate", MEASURED
+#define RANKS "evaluate_mpi", MEASURED
 
 struct program {
     const char *name;        /* in the lines of the test */
@@ -45,6 +51,9 @@ struct program {
     bool answers;            /* standard output may say why it failed */
     bool lengthy;            /* in the long form alone */
     bool foreign;            /* what its interpreter reads is not ours */
+    bool apart;              /* MPI waits for ever, or aborts, where its own calls fail */
+    bool goes_on;            /* after a failure the same command, from what is in PARTS */
+    int ranks, rank;         /* of a job of so many the one under the fault; 0: it is no job */
 };
 static const struct program programs[] = {
     { "evaluate --json", { MEASURE, "--json", "OUT", NULL }, "out", .prints = true,
@@ -96,6 +105,20 @@ static const struct program programs[] = {
       .parts = true, .lengthy = true, .foreign = true },
     { "qsae corpus", { "PYTHON", "-B", "-m", "qsae", "corpus", "TEXT", "-o", "OUT", NULL },
       "out.jsonl", .lengthy = true, .foreign = true },
+    { "evaluate_mpi", { RANKS, "--json", "OUT", NULL }, "out", .prints = true, .differs = true,
+      .apart = true },
+    { "evaluate_mpi --state", { RANKS, "--state", "PARTS", "--json", "OUT", NULL }, "out",
+      .differs = true, .lengthy = true, .apart = true, .goes_on = true },
+    { "evaluate_mpi --plan", { RANKS, "--plan", "9", "--splice", "--json", "OUT", NULL }, "out",
+      .differs = true, .lengthy = true, .apart = true },
+    { "evaluate_mpi, rank 0 of 2", { RANKS, "--state", "PARTS", "--json", "OUT", NULL }, "out",
+      .differs = true, .apart = true, .goes_on = true, .ranks = 2, .rank = 0 },
+    { "evaluate_mpi, rank 1 of 2", { RANKS, "--state", "PARTS", "--json", "OUT", NULL }, "out",
+      .differs = true, .apart = true, .goes_on = true, .ranks = 2, .rank = 1 },
+    { "evaluate_mpi without --state, rank 0 of 2", { RANKS, "--json", "OUT", NULL }, "out",
+      .differs = true, .lengthy = true, .apart = true, .ranks = 2, .rank = 0 },
+    { "evaluate_mpi without --state, rank 1 of 2", { RANKS, "--json", "OUT", NULL }, "out",
+      .differs = true, .lengthy = true, .apart = true, .ranks = 2, .rank = 1 },
 };
 
 static size_t content(const char *path, char *to, size_t most)
@@ -188,7 +211,8 @@ static const char *argument(const char *name)
                   { "PROBES", fixture.probes }, { "FIT", fixture.result },
                   { "OUT", named_path },        { "STATE", state_path },
                   { "LINES", lines_path },      { "ROWS", rows_path },
-                  { "RESULT", result_path },    { "PYTHON", python } };
+                  { "RESULT", result_path },    { "PYTHON", python },
+                  { "PARTS", parts_path } };
     static char run[400];
     for (size_t i = 0; name && i < sizeof known / sizeof known[0]; i++)
         if (strcmp(name, known[i].name) == 0)
@@ -210,7 +234,17 @@ static struct outcome run(const struct program *p, const struct fault *fault, co
     fixture_empty(fixture.scratch);
     if (p->out && !p->fresh)
         put(named_path, "old\n");
-    return launch(&how, arguments, fault, out);
+    if (!p->apart)
+        return launch(&how, arguments, fault, out);
+    struct launch own = how;
+    own.callers = "libqsae:libjansson:libzip:libpcre2";
+    own.under = own_files;
+    setenv("TMPDIR", fixture.scratch, 1);
+    const struct outcome o =
+        p->ranks ? job_launch(&own, mpiexec, p->ranks, p->rank, arguments, fault, out)
+                 : launch(&own, arguments, fault, out);
+    unsetenv("TMPDIR");
+    return o;
 }
 
 /* Files beside OUT, which are none of its. */
@@ -242,6 +276,17 @@ static bool whole_files(const struct result *want)
     return whole;
 }
 
+/* Whether a message names the rank, and one a file (a condition may be one), or what else is
+ * missing. */
+static bool names_rank(const struct program *p, const char *words)
+{
+    char rank[32];
+    snprintf(rank, sizeof rank, "rank %d on ", p->rank);
+    return strstr(words, rank) && (strstr(words, fixture.folder) || strstr(words, fixture.sae) ||
+                                   strstr(words, "rtn:bits=4: ") ||
+                                   strstr(words, "out of memory"));
+}
+
 /* "" or what is wrong with a run. */
 static const char *judge(const struct program *p, const struct outcome *o,
                          const struct result *want, bool transparent)
@@ -264,12 +309,15 @@ static const char *judge(const struct program *p, const struct outcome *o,
     if (done && (now.shown_size != want->shown_size ||
                  memcmp(now.shown, want->shown, now.shown_size) != 0))
         return "status 0 without all that it prints";
+    if (!done && p->ranks && !names_rank(p, o->words))
+        return "no message that names the rank and a file";
     if (!done && o->words[0] == '\0' && !(p->answers && now.shown_size > 0))
         return "no message";
     if (p->out && !old && !whole && !(p->parts && whole_files(want)))
         return "neither the old result nor the new one";
     /* Where the new one stands and the old one could not come back, that stays beside it. */
-    if (leaves(p) && !o->removing && !(whole && !done && !p->fresh))
+    if ((leaves(p) || o->left) && !o->removing &&
+        !strstr(o->words, "it could not be removed") && !(whole && !done && !p->fresh))
         return "left a temporary file";
     return "";
 }
@@ -280,27 +328,39 @@ struct kind {
     enum trace_calls calls;
     int what;
     bool transparent, onwards;
+    bool brief;                /* of jobs in the short form, too */
 };
 static const struct kind kinds[] = {
-    { "memory", INJECT_MEMORY, 0, 0, false, false },
-    { "memory from then on", INJECT_MEMORY, 0, 0, false, true },
-    { "map", INJECT_MAP, 0, 0, false, false },
-    { "EIO", INJECT_IO, 0, EIO, false, false },
-    { "ENOSPC", INJECT_IO, 0, ENOSPC, false, true },
-    { "EMFILE", INJECT_IO, 0, EMFILE, false, false },
-    { "EINTR", INJECT_IO, 0, EINTR, true, false },
-    { "short", INJECT_IO, 0, INJECT_SHORT, true, false },
-    { "system call: EIO", INJECT_NOTHING, TRACE_FILES, EIO, false, false },
-    { "system call: EIO from then on", INJECT_NOTHING, TRACE_FILES, EIO, false, true },
-    { "system call: ENOSPC", INJECT_NOTHING, TRACE_WRITING, ENOSPC, false, true },
-    { "system call: EMFILE", INJECT_NOTHING, TRACE_OPENING, EMFILE, false, true },
-    { "system call: short", INJECT_NOTHING, TRACE_MOVING, INJECT_SHORT, true, false },
-    { "system call: EIO of writing", INJECT_NOTHING, TRACE_WRITING, EIO, false, false },
+    { "memory", INJECT_MEMORY, 0, 0, false, false, true },
+    { "memory from then on", INJECT_MEMORY, 0, 0, false, true, false },
+    { "map", INJECT_MAP, 0, 0, false, false, false },
+    { "EIO", INJECT_IO, 0, EIO, false, false, true },
+    { "ENOSPC", INJECT_IO, 0, ENOSPC, false, true, false },
+    { "EMFILE", INJECT_IO, 0, EMFILE, false, false, false },
+    { "EINTR", INJECT_IO, 0, EINTR, true, false, false },
+    { "short", INJECT_IO, 0, INJECT_SHORT, true, false, false },
+    { "system call: EIO", INJECT_NOTHING, TRACE_FILES, EIO, false, false, true },
+    { "system call: EIO from then on", INJECT_NOTHING, TRACE_FILES, EIO, false, true, false },
+    { "system call: ENOSPC", INJECT_NOTHING, TRACE_WRITING, ENOSPC, false, true, true },
+    { "system call: EMFILE", INJECT_NOTHING, TRACE_OPENING, EMFILE, false, true, false },
+    { "system call: short", INJECT_NOTHING, TRACE_MOVING, INJECT_SHORT, true, false, false },
+    { "system call: EIO of writing", INJECT_NOTHING, TRACE_WRITING, EIO, false, false, false },
 };
 
 static bool lengthy;
+static int64_t parts; /* files among the states when all is done */
 static int64_t step = 1;
 static const char *only = ""; /* the kinds whose names begin so */
+
+static const struct fault none = { INJECT_MAP, { .at = -1 }, -1 };
+
+/* "" or what is wrong when the same command goes on from what a fault has left. */
+static const char *again(const struct program *p, const struct result *want)
+{
+    const struct outcome o = run(p, &none, shown_path);
+    const char *const text = judge(p, &o, want, true);
+    return !*text && fixture_count(parts_path) != parts ? "left a file among the states" : text;
+}
 
 /* All faults of a kind in a program; how many were bad. */
 static int series(const struct program *p, const struct kind *k, const struct result *want,
@@ -308,9 +368,11 @@ static int series(const struct program *p, const struct kind *k, const struct re
 {
     struct fault f = { k->kind, { k->calls, -1, k->onwards, k->what }, -1 };
     int bad = 0;
+    fixture_empty(parts_path);
     const struct outcome plain = run(p, &f, shown_path);
     const char *const first = judge(p, &plain, want, true);
-    const int64_t stride = !lengthy ? plain.calls / FEW + 1 : k->kind == INJECT_MEMORY ? step : 1;
+    const int64_t few = plain.calls / (p->ranks ? 1 : FEW) + 1;
+    const int64_t stride = !lengthy ? few : k->kind == INJECT_MEMORY ? step : 1;
     if (*first) {
         printf("# %s, %s: %s (status %#x) %s\n", p->name, k->name, first, (unsigned)plain.status,
                plain.words);
@@ -320,8 +382,11 @@ static int series(const struct program *p, const struct kind *k, const struct re
         printf("# %s, %s: %lld calls\n", p->name, k->name, (long long)plain.calls);
     for (int64_t i = stride / 2; i < plain.calls; i += stride) {
         f.trace.at = i;
+        fixture_empty(parts_path);
         const struct outcome o = run(p, &f, shown_path);
-        const char *const text = judge(p, &o, want, k->transparent);
+        const char *text = judge(p, &o, want, k->transparent);
+        if (!*text && p->goes_on)
+            text = again(p, want);
         ++*faults;
         if (text[0] && bad++ < 5)
             printf("# %s, %s, call %lld of %lld: %s (status %#x) %.300s\n", p->name, k->name,
@@ -348,13 +413,13 @@ static int full(const struct program *p, const struct result *want, int64_t *fau
     return bad;
 }
 
-static const struct fault none = { INJECT_MAP, { .at = -1 }, -1 };
-
 static bool judged(const struct program *p, const char *traces, int n)
 {
     static struct result want;
     int64_t faults = 0;
+    fixture_empty(parts_path);
     const struct outcome plain = run(p, &none, shown_path);
+    parts = fixture_count(parts_path);
     take(p, &want);
     int bad = plain.status != 0 || (p->out && (want.size == 0 || want.size == 4));
     if (bad)
@@ -363,9 +428,10 @@ static bool judged(const struct program *p, const char *traces, int n)
     for (size_t k = 0; k < sizeof kinds / sizeof kinds[0] && !bad; k++)
         if (strncmp(kinds[k].name, only, strlen(only)) == 0 &&
             (kinds[k].kind != INJECT_NOTHING || !*traces) &&
+            (kinds[k].brief || lengthy || p->ranks == 0) &&
             (!p->foreign || (kinds[k].kind == INJECT_NOTHING && kinds[k].calls == TRACE_WRITING)))
             bad += series(p, &kinds[k], &want, &faults);
-    bad += bad || p->foreign || *only ? 0 : full(p, &want, &faults);
+    bad += bad || p->foreign || p->apart || *only ? 0 : full(p, &want, &faults);
     printf("%sok %d - %s: %lld faults\n", bad ? "not " : "", n, p->name, (long long)faults);
     return bad == 0;
 }
@@ -383,13 +449,14 @@ static bool refused(const struct program *q, int n)
     return good;
 }
 
-/* Python may be missing. */
+/* Python and MPI may be missing. */
 static bool is_here(const struct program *p)
 {
     char path[600];
     const char *const name = argument(p->arguments[0]);
     snprintf(path, sizeof path, "%s/%s", how.folder, name);
-    return access(*name == '/' ? name : path, X_OK) == 0 && *name != '\0';
+    return access(*name == '/' ? name : path, X_OK) == 0 && *name != '\0' &&
+           (p->ranks == 0 || *mpiexec != '\0');
 }
 
 static bool make(const char *option, const char *path)
@@ -421,8 +488,11 @@ static bool make_rows(void)
 static bool prepare(void)
 {
     static char report[300];
-    static const char *const names[] = { "state", "lines", "rows", "measured", "shown", "report" };
-    char *const paths[] = { state_path, lines_path, rows_path, result_path, shown_path, report };
+    static const char *const names[] = { "state", "lines", "rows", "measured", "shown", "parts",
+                                        "report" };
+    char *const paths[] = { state_path, lines_path, rows_path, result_path, shown_path,
+                            parts_path, report };
+    snprintf(own_files, sizeof own_files, "%s:%s", fixture.folder, QSAE_TEST_DATA);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         snprintf(paths[i], sizeof report, "%s/%s", fixture.folder, names[i]);
     how.report = report;
@@ -432,14 +502,17 @@ static bool prepare(void)
 
 int main(int argc, char **argv)
 {
+    job_rank(argc, argv);
     const char *const v = getenv("QSAE_LONG_TESTS"), *const s = getenv("QSAE_FAULTS_STEP");
     lengthy = v && *v == '1';
     if (getenv("QSAE_TEST_PYTHON"))
         snprintf(python, sizeof python, "%s", getenv("QSAE_TEST_PYTHON"));
+    if (getenv("QSAE_TEST_MPIEXEC"))
+        snprintf(mpiexec, sizeof mpiexec, "%s", getenv("QSAE_TEST_MPIEXEC"));
     step = s && atoll(s) > 0 ? atoll(s) : 1;
     if (argc < 3 || !fixture_make(&fixture))
         return 1;
-    how = (struct launch){ argv[1], argv[2], NULL };
+    how = (struct launch){ argv[1], argv[2], .report = NULL };
     only = argc > 4 ? argv[4] : "";
     setvbuf(stdout, NULL, _IOLBF, 0);
     int n = 1;

@@ -22,9 +22,9 @@ void trace_me(void)
 {
 }
 
-int trace_run(pid_t child, const struct trace *t, struct traced *seen)
+int trace_run(pid_t child, const struct trace *t, const char *under, struct traced *seen)
 {
-    (void)child, (void)t, (void)seen;
+    (void)child, (void)t, (void)under, (void)seen;
     return -1;
 }
 
@@ -37,27 +37,30 @@ const char *trace_missing(void)
 
 enum {
     OPENS = 1, WRITES = 2, READS = 4, CHANGES = 8, LOOKS = 16, ENDS = 32, REMOVES = 64, SYNCS = 128,
-    AT_FD = 256 /* its first argument is a descriptor */
+    AT_FD = 256, /* its first argument is a descriptor */
+    AT_PLACE = 512 /* its first argument is a folder's descriptor, the second a path from there */
 };
 static const struct {
     long call;
     int is;
 } calls[] = {
-    { SYS_open, OPENS }, { SYS_openat, OPENS }, { SYS_creat, OPENS },
+    { SYS_open, OPENS }, { SYS_openat, OPENS | AT_PLACE }, { SYS_creat, OPENS },
     { SYS_read, READS | AT_FD }, { SYS_pread64, READS | AT_FD }, { SYS_readv, READS | AT_FD },
     { SYS_write, WRITES | AT_FD }, { SYS_pwrite64, WRITES | AT_FD }, { SYS_writev, WRITES | AT_FD },
     { SYS_fsync, SYNCS | AT_FD }, { SYS_fdatasync, SYNCS | AT_FD }, { SYS_close, ENDS | AT_FD },
-    { SYS_rename, CHANGES }, { SYS_renameat, CHANGES }, { SYS_renameat2, CHANGES },
-    { SYS_link, CHANGES }, { SYS_linkat, CHANGES }, { SYS_mkdir, CHANGES },
-    { SYS_mkdirat, CHANGES }, { SYS_ftruncate, CHANGES | AT_FD },
+    { SYS_rename, CHANGES }, { SYS_renameat, CHANGES | AT_PLACE },
+    { SYS_renameat2, CHANGES | AT_PLACE },
+    { SYS_link, CHANGES }, { SYS_linkat, CHANGES | AT_PLACE }, { SYS_mkdir, CHANGES },
+    { SYS_mkdirat, CHANGES | AT_PLACE }, { SYS_ftruncate, CHANGES | AT_FD },
     { SYS_fallocate, CHANGES | AT_FD },
     { SYS_fchmod, LOOKS | AT_FD }, { SYS_chmod, LOOKS },
-    { SYS_unlink, REMOVES }, { SYS_unlinkat, REMOVES }, { SYS_rmdir, REMOVES },
-    { SYS_access, LOOKS }, { SYS_faccessat, LOOKS }, { SYS_lseek, LOOKS | AT_FD },
+    { SYS_unlink, REMOVES }, { SYS_unlinkat, REMOVES | AT_PLACE }, { SYS_rmdir, REMOVES },
+    { SYS_access, LOOKS }, { SYS_faccessat, LOOKS | AT_PLACE }, { SYS_lseek, LOOKS | AT_FD },
     { SYS_stat, LOOKS }, { SYS_lstat, LOOKS },
-    { SYS_fstat, LOOKS | AT_FD }, { SYS_newfstatat, LOOKS }, { SYS_statx, LOOKS },
+    { SYS_fstat, LOOKS | AT_FD }, { SYS_newfstatat, LOOKS | AT_PLACE },
+    { SYS_statx, LOOKS | AT_PLACE },
     { SYS_statfs, LOOKS }, { SYS_fstatfs, LOOKS | AT_FD }, { SYS_getdents64, LOOKS | AT_FD },
-    { SYS_readlink, LOOKS }, { SYS_readlinkat, LOOKS },
+    { SYS_readlink, LOOKS }, { SYS_readlinkat, LOOKS | AT_PLACE },
 };
 
 static int kind_of(long call)
@@ -74,10 +77,11 @@ struct thread {
     int result;      /* to put in place of its own: -errno, 0: none */
 };
 
-enum { THREADS_MOST = 64 };
+enum { THREADS_MOST = 64, PATH_SIZE = 1024 };
 
 struct tracer {
     const struct trace *t;
+    const char *under;
     struct traced *seen;
     struct thread threads[THREADS_MOST];
     uint64_t loader, loader_end; /* addresses of the dynamic loader */
@@ -116,6 +120,49 @@ static void find_loader(struct tracer *r, pid_t child)
         fclose(f);
 }
 
+/* Path of a descriptor of the thread's process, "" if it has none. */
+static void path_of(pid_t id, uint64_t fd, char path[PATH_SIZE])
+{
+    char link[64];
+    snprintf(link, sizeof link, "/proc/%d/fd/%d", (int)id, (int)fd);
+    const ssize_t n = readlink(link, path, PATH_SIZE - 1);
+    path[n > 0 ? n : 0] = '\0';
+}
+
+/* Text of the thread's process, as much of it as there is room for. */
+static void text_at(pid_t id, uint64_t from, char text[PATH_SIZE])
+{
+    size_t n = 0;
+    while (n < PATH_SIZE - 1 && memchr(text, '\0', n) == NULL) {
+        errno = 0;
+        const long word = ptrace(PTRACE_PEEKDATA, id, (void *)(uintptr_t)(from + n), NULL);
+        const size_t room = PATH_SIZE - 1 - n < sizeof word ? PATH_SIZE - 1 - n : sizeof word;
+        if (errno)
+            break;
+        memcpy(text + n, &word, room);
+        n += room;
+    }
+    text[n] = '\0';
+}
+
+/* Whether the file of a call is one of those that count; of a path from a folder, the folder. */
+static bool is_under(const char *under, pid_t id, int is, const struct __ptrace_syscall_info *call)
+{
+    char path[PATH_SIZE] = "";
+    if (!under)
+        return true;
+    if (!(is & AT_FD))
+        text_at(id, call->entry.args[is & AT_PLACE ? 1 : 0], path);
+    if (is & AT_FD || (is & AT_PLACE && *path != '/'))
+        path_of(id, call->entry.args[0], path);
+    for (size_t n = strcspn(under, ":"); n > 0; n = strcspn(under, ":")) {
+        if (strncmp(path, under, n) == 0)
+            return true;
+        under += under[n] ? n + 1 : n;
+    }
+    return false;
+}
+
 static bool counts(const struct trace *t, int is, const struct __ptrace_syscall_info *call)
 {
     const uint64_t flags = call->entry.nr == (uint64_t)SYS_open     ? call->entry.args[1]
@@ -149,7 +196,7 @@ static void enters(struct tracer *r, struct thread *at, const struct __ptrace_sy
         r->seen->repeated = true;
     if (r->failed_fd == fd && is & ENDS)
         r->failed_fd = -1;
-    if (!counts(r->t, is, call))
+    if (!counts(r->t, is, call) || !is_under(r->under, at->id, is, call))
         return;
     const int64_t n = r->seen->calls++;
     if (r->t->at < 0 || (r->t->onwards ? n < r->t->at : n != r->t->at))
@@ -189,9 +236,9 @@ static int stopped(struct tracer *r, pid_t id, int status)
     return 0;
 }
 
-int trace_run(pid_t child, const struct trace *t, struct traced *seen)
+int trace_run(pid_t child, const struct trace *t, const char *under, struct traced *seen)
 {
-    struct tracer r = { .t = t, .seen = seen, .failed_fd = -1 };
+    struct tracer r = { .t = t, .under = under, .seen = seen, .failed_fd = -1 };
     const long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACEEXEC |
                          PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK;
     int status;
@@ -225,7 +272,7 @@ const char *trace_missing(void)
         execl("/bin/true", "true", (char *)NULL);
         _exit(1);
     }
-    const int status = child < 0 ? -1 : trace_run(child, &none, &seen);
+    const int status = child < 0 ? -1 : trace_run(child, &none, NULL, &seen);
     return status == 0 ? "" : "this machine does not let a process trace another one";
 }
 

@@ -34,8 +34,9 @@ struct traced {
 /* In the child, before exec. */
 void trace_me(void);
 
-/* In the parent: runs the child to its end; its status as of wait(), or -1. */
-int trace_run(pid_t child, const struct trace *t, struct traced *seen);
+/* In the parent: runs the child to its end; its status as of wait(), or -1. Only calls on files
+ * whose paths begin with one of those in `under`, "PATH:PATH...", count; NULL: all. */
+int trace_run(pid_t child, const struct trace *t, const char *under, struct traced *seen);
 
 /* "", or why this machine cannot do that. */
 const char *trace_missing(void);
