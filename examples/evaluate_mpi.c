@@ -243,37 +243,36 @@ static int32_t run(struct job *j, qsae_audit *audit)
 
 /*
  * Ranks of a machine hold the weights of a measurement once, in files that have names only while
- * all of them load: a job that is killed later leaves nothing. The folder, or NULL: one rank, or
- * --share-weights, or no room. The caller frees it.
+ * all of them load: a job that is killed later leaves nothing. True where they do; the folder is ""
+ * where this rank does not. False: one rank, or --share-weights, or no room.
  */
-static char *begin_sharing(struct job *j)
+static bool begin_sharing(struct job *j, char folder[PATH_SIZE])
 {
     const struct ranks *const r = &j->ranks;
-    char text[PATH_SIZE];
     struct stat info;
+    folder[0] = '\0';
     if (r->node_count < 2 || j->o.own_weights || j->o.context.share_folder)
-        return NULL;
-    const int64_t size = shared_weights_size(&j->o);
-    const bool made = r->node_rank == 0 && shared_weights_make(size, text, sizeof text) == 0;
-    if (r->node_rank == 0 && !made)
-        rank_complain(r, "%s", text);
-    char *const folder = ranks_node_text(r, made ? text : NULL);
-    if (folder && stat(folder, &info) != 0) { /* a container of its own */
+        return false;
+    if (r->node_rank == 0 &&
+        shared_weights_make(shared_weights_size(&j->o), folder, PATH_SIZE) != 0) {
+        rank_complain(r, "%s", folder);
+        folder[0] = '\0';
+    }
+    ranks_node_text(r, folder, PATH_SIZE);
+    const bool shared = *folder != '\0';
+    if (shared && r->node_rank != 0 && stat(folder, &info) != 0) { /* a container of its own */
         rank_complain(r, "%s: %s: this rank holds the weights by itself", folder, strerror(errno));
         folder[0] = '\0';
     }
-    return folder;
+    return shared;
 }
 
 /* When this rank has loaded, or failed to. */
-static void end_sharing(const struct job *j, char *folder)
+static void end_sharing(const struct job *j, const char *folder)
 {
-    if (!folder)
-        return;
     ranks_node_meet(&j->ranks);
     if (j->ranks.node_rank == 0)
         folder_remove(folder);
-    free(folder);
 }
 
 /* The context that a measurement is opened on: one of its own where weights are shared. */
@@ -281,7 +280,7 @@ static int32_t measuring_context(const struct job *j, const char *folder, qsae_c
 {
     qsae_context_settings s = j->o.context;
     s.share_folder = folder;
-    return folder && *folder ? qsae_context_open(&s, own) : QSAE_OK;
+    return *folder ? qsae_context_open(&s, own) : QSAE_OK;
 }
 
 /* This rank's part, into `path`. */
@@ -291,7 +290,8 @@ static void measure(struct job *j, const qsae_audit_settings *settings, const ch
     qsae_audit_settings s = *settings;
     qsae_audit *audit = NULL;
     qsae_context *sharing = NULL;
-    char *const folder = begin_sharing(j);
+    char folder[PATH_SIZE];
+    const bool shared = begin_sharing(j, folder);
     s.state = path;
     s.shard_index = j->ranks.rank;
     s.shard_count = j->ranks.count;
@@ -302,7 +302,8 @@ static void measure(struct job *j, const qsae_audit_settings *settings, const ch
         st = qsae_audit_open(sharing ? sharing : j->context, &s, &audit);
     if (st != QSAE_OK)
         ranks_stop(&j->ranks); /* who still loads need not go on */
-    end_sharing(j, folder);
+    if (shared)
+        end_sharing(j, folder);
     if (st == QSAE_OK)
         st = run(j, audit);
     if (j->mpi_error)
@@ -577,8 +578,7 @@ int main(int argc, char **argv)
     parse(&j.o, argc, argv);
     ranks_begin(&j.ranks);
     int32_t code = EXIT_FAILED;
-    if (program_cancel_open(&cancel) != QSAE_OK)
-        ranks_fail(&j.ranks, 0, qsae_error_message());
+    needed(program_cancel_open(&cancel) == QSAE_OK ? cancel : NULL); /* it lacks nothing else */
     j.o.audit.cancel = cancel;
     code = start(&j);
     if (code == EXIT_DONE)

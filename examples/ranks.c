@@ -71,7 +71,9 @@ void ranks_fail(const struct ranks *r, int error, const char *call)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
     int n;
-    if (MPI_Error_string(error, text, &n) != MPI_SUCCESS)
+    if (error == MPI_ERR_NO_MEM) /* said of ours; MPI's own words are about a call of its own */
+        snprintf(text, sizeof text, "out of memory");
+    else if (MPI_Error_string(error, text, &n) != MPI_SUCCESS)
         snprintf(text, sizeof text, "error %d", error);
     rank_complain(r, "%s: %s", call, text);
     end_job();
@@ -232,33 +234,31 @@ int32_t ranks_agree(const struct ranks *r, int32_t code)
     return code;
 }
 
-/* The text of the first rank of a communicator, for all of it; NULL if it has none. */
-static char *text_of_first(const struct ranks *r, MPI_Comm all, bool first, const char *text)
+char *ranks_text(const struct ranks *r, const char *text)
 {
     MPI_Request request;
-    int n = first && text ? (int)strlen(text) : -1;
-    need(r, MPI_Ibcast(&n, 1, MPI_INT, 0, all, &request), "MPI_Ibcast");
+    int n = r->rank == 0 && text ? (int)strlen(text) : -1;
+    need(r, MPI_Ibcast(&n, 1, MPI_INT, 0, MPI_COMM_WORLD, &request), "MPI_Ibcast");
     wait_for(r, &request, "MPI_Ibcast", NULL);
     if (n < 0)
         return NULL;
     char *const copy = calloc(1, (size_t)n + 1);
     if (!copy)
         ranks_fail(r, MPI_ERR_NO_MEM, "calloc");
-    if (first)
+    if (r->rank == 0)
         memcpy(copy, text, (size_t)n);
-    need(r, MPI_Ibcast(copy, n, MPI_CHAR, 0, all, &request), "MPI_Ibcast");
+    need(r, MPI_Ibcast(copy, n, MPI_CHAR, 0, MPI_COMM_WORLD, &request), "MPI_Ibcast");
     wait_for(r, &request, "MPI_Ibcast", NULL);
     return copy;
 }
 
-char *ranks_text(const struct ranks *r, const char *text)
+/* Without memory of its own: the first rank may have made what the text names. */
+void ranks_node_text(const struct ranks *r, char *text, int size)
 {
-    return text_of_first(r, MPI_COMM_WORLD, r->rank == 0, text);
-}
-
-char *ranks_node_text(const struct ranks *r, const char *text)
-{
-    return text_of_first(r, MPI_Comm_f2c((MPI_Fint)r->node), r->node_rank == 0, text);
+    MPI_Request request;
+    need(r, MPI_Ibcast(text, size, MPI_CHAR, 0, MPI_Comm_f2c((MPI_Fint)r->node), &request),
+         "MPI_Ibcast");
+    wait_for(r, &request, "MPI_Ibcast", NULL);
 }
 
 void ranks_node_meet(const struct ranks *r)

@@ -70,12 +70,12 @@ int ranks_receive_file(const struct ranks *r, int from, const char *path);
 /* Rank 0's number, known to all; waits as ranks_outcomes does. */
 int32_t ranks_agree(const struct ranks *r, int32_t code);
 /* Rank 0's text (NULL: none), which the caller frees, to all others; NULL on them where there is
- * none or no memory. */
+ * none. */
 char *ranks_text(const struct ranks *r, const char *text);
 
-/* The text of the machine's first rank (NULL: none), which the caller frees, to all ranks of the
- * machine; NULL where there is none or no memory. Waits as ranks_outcomes does. */
-char *ranks_node_text(const struct ranks *r, const char *text);
+/* The text of the machine's first rank, in a place of that size, to all ranks of the machine. Waits
+ * as ranks_outcomes does. */
+void ranks_node_text(const struct ranks *r, char *text, int size);
 /* Waits likewise for all ranks of the machine. */
 void ranks_node_meet(const struct ranks *r);
 
