@@ -526,7 +526,8 @@ int main(int argc, char **argv)
         if (argc > 3 ? strcmp(argv[3], p->name) != 0 : p->lengthy && !lengthy)
             continue;
         if (!is_here(p)) {
-            printf("ok %d - %s # SKIP it is not here\n", ++n, p->name);
+            printf("ok %d - %s # SKIP it%s is not here\n", ++n, p->name,
+                   p->ranks ? ", or mpiexec," : "");
             continue;
         }
         const bool one = judged(p, missing, ++n);
