@@ -463,6 +463,8 @@ static bool is_here(const struct program *p)
 {
     char path[600];
     const char *const name = argument(p->arguments[0]);
+    if (!name)
+        return false;
     snprintf(path, sizeof path, "%s/%s", how.folder, name);
     return access(*name == '/' ? name : path, X_OK) == 0 && *name != '\0' &&
            (p->ranks == 0 || *mpiexec != '\0');
