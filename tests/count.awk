@@ -3,7 +3,7 @@
 # failed and why something was skipped.
 /^\[==========\].*Running/ { inside = 1; next }
 /^\[==========\].*run\./ { inside = 0; next }
-inside && /^\[       OK \]/ { passed++; next }
+inside && /^\[       OK \]/ { passed++; reason = ""; next }
 inside && /^\[  SKIPPED \]/ { skipped++; print "skipped: " $4 " (" reason ")"; reason = ""; next }
 inside && /^\[  FAILED  \]/ { failed++; print "failed: " $4; next }
 inside && /^\[  (ERROR   |LINE   ) ?\]/ { print; next }

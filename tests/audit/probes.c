@@ -225,8 +225,10 @@ static void test_bundled(void **state)
 static void test_stories(void **state)
 {
     (void)state;
-    if (access(STORIES, R_OK) != 0)
+    if (access(STORIES, R_OK) != 0) {
+        print_message("skipped: no stories260k in ../shared\n");
         skip();
+    }
     check_model("stories", STORIES, STORIES "/tinystories-valid.txt");
 }
 

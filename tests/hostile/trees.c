@@ -200,7 +200,8 @@ static void test_dense(void **state)
 static void test_cuts(void **state)
 {
     static const char text[] = "{\"a\":1,\"mod\\u0065l\":{\"x\":[1,\n2],"
-                               "\"vocab\":{\"b\":\n[3]},\"y\":4},\n\"vocab\":5,\"list\":[\n\n]\n,\"z\":[{\"vocab\":6}]}";
+                               "\"vocab\":{\"b\":\n[3]},\"y\":4},\n"
+                               "\"vocab\":5,\"list\":[\n\n]\n,\"z\":[{\"vocab\":6}]}";
     qsae__cut cuts[] = { { .outer = "model", .inner = "vocab" }, { .outer = "list" },
                          { .outer = "none" } };
     json_t *v = NULL;

@@ -208,7 +208,8 @@ static const struct bad_value {
     { 0, rows.nll_r, 1, INFINITY },  { 1, rows.nll_r, 1, -INFINITY }, { 1, rows.nll_q, 1, NAN },
     { 1, rows.nll_q, 1, INFINITY },  { 1, rows.kl, 1, NAN },          { 1, rows.kl, 1, -INFINITY },
     { 2, rows.x_r, D, NAN },         { 2, rows.x_r, D, INFINITY },    { 2, rows.y_r, D, NAN },
-    { 2, rows.value_r, 0, NAN },     { 3, rows.value_r, 0, NAN },     { 3, rows.value_q, 0, -INFINITY },
+    { 2, rows.value_r, 0, NAN },     { 3, rows.value_r, 0, NAN },
+    { 3, rows.value_q, 0, -INFINITY },
     { 4, rows.x_r, D, NAN },         { 4, rows.x_q, D, INFINITY },    { 4, rows.y_r, D, NAN },
     { 4, rows.y_q, D, NAN },
 };

@@ -161,7 +161,8 @@ static void test_around(void **state)
     assert_fails(qsae_metric_load(m, "/nonexistent/x"), QSAE_ENOENT, "/nonexistent/x");
     assert_fails(qsae_metric_save(m, "/nonexistent/x"), QSAE_ENOENT, "/nonexistent/x");
     write_state(plain, &b);
-    assert_fails(qsae__metric_read(m, b.data, (size_t)b.size), QSAE_EMISMATCH, "counts: expected 180, found 120");
+    assert_fails(qsae__metric_read(m, b.data, (size_t)b.size), QSAE_EMISMATCH,
+                 "counts: expected 180, found 120");
     write_state(m, &b);
     assert_fails(qsae__metric_read(plain, b.data, (size_t)b.size), QSAE_EMISMATCH, "expected");
     qsae__strbuf_free(&b);

@@ -43,7 +43,8 @@ static void feed_range(qsae_metric *m, int kind, int64_t from, int64_t to)
         for (int64_t i = 0; i < n && kind == KINDS; i++)
             tokens[i] = (qsae__llama_token){
                 .kl = (double)rows.kl[row + i], .nll = rows.nll_q[row + i],
-                .nll_base = rows.nll_r[row + i], .same = isnan(rows.nll_r[row + i]) ? -1 : (row + i) % 2,
+                .nll_base = rows.nll_r[row + i],
+                .same = isnan(rows.nll_r[row + i]) ? -1 : (row + i) % 2,
             };
         if (kind < KINDS)
             assert_ok(feed(m, row, n, at - row));

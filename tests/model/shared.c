@@ -231,6 +231,7 @@ static void test_in_use(void **state)
     if (!qsae__packed_get(ctx)->bf16) {
         qsae_context_close(&ctx);
         end();
+        print_message("skipped: this machine has no bf16 product\n");
         skip();
     }
     OK(qsae_weights_open(ctx, test_model_path("llama_gqa"), &w));

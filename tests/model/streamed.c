@@ -156,6 +156,7 @@ static void test_sharing(void **state)
     (void)state;
     if (!qsae__packed_get(ctx)->bf16) {
         qsae_context_close(&ctx);
+        print_message("skipped: this machine has no bf16 product\n");
         skip();
     }
     OK(qsae_weights_open(ctx, test_model_path("llama_gqa"), &w));

@@ -213,8 +213,10 @@ static void test_large(void **state)
     qsae_metric *m = NULL;
     qsae__strbuf b;
     (void)state;
-    if (!full_length())
+    if (!full_length()) {
+        print_message("skipped: only with QSAE_LONG_TESTS=1\n");
         skip();
+    }
     for (int i = 0; i < N * WIDTH; i++) {
         x[i] = (float)(i % 101) - 50;
         y[i] = x[i] + (float)(i % 7);
