@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/.."
 all=
 [ "${1:-}" = --all ] && all=yes
-sh examples/packages.sh g++ python3 python3-numpy ${all:+clang libclang-rt-14-dev abigail-tools mandoc doxygen patchelf mpich libmpich-dev} || exit 1
+sh examples/packages.sh g++ python3 python3-numpy ${all:+clang libclang-rt-14-dev abigail-tools mandoc doxygen patchelf mpich libmpich-dev zsh fish} || exit 1
 log=build/tests.log
 mkdir -p build
 : >"$log"
