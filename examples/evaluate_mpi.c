@@ -493,6 +493,7 @@ static int32_t all_of_it(struct job *j)
     state_path(j, "all", -1, all);
     code = share_out(j, &j->o.audit, "part", all);
     if (code == EXIT_DONE && j->ranks.rank == 0) {
+        const char *const given = j->o.audit.state;
         code = open_all(j, &j->o.audit, all, &audit);
         j->o.audit.state = all; /* what a second text (--sliding) names its own after */
         if (progress_wanted(j->o.quiet))
@@ -502,6 +503,7 @@ static int32_t all_of_it(struct job *j)
         if (code == EXIT_FAILED)
             rank_complain(&j->ranks, "no result");
         qsae_audit_close(&audit);
+        j->o.audit.state = given;
     }
     return ranks_agree(&j->ranks, code);
 }

@@ -257,8 +257,8 @@ static char *hash_of(qsae_audit *audit, const struct features *f)
                    *const found = json_string_value(json_object_get(sae, "hash"));
         if (!hash && name && found && strcmp(name, f->name) == 0 &&
             json_integer_value(json_object_get(sae, "layer")) == f->layer &&
-            (hash = malloc(strlen(found) + 1)))
-            strcpy(hash, found);
+            !(hash = strdup(found)))
+            break;
     }
     json_decref(o);
     return hash;

@@ -55,10 +55,14 @@ int main(int argc, char **argv)
     const size_t floats = (size_t)info.width * ROWS;
     float *x = malloc(floats * sizeof *x), *y = malloc(floats * sizeof *y);
     FILE *file = NULL;
+    if (!x || !y) {
+        fprintf(stderr, "stream_residuals: out of memory\n");
+        return 1;
+    }
     while (argc > 2 && !(file = fopen(argv[2], "rb")) && errno == EINTR)
         ;
-    if (!x || !y || (argc > 2 && !file)) {
-        fprintf(stderr, "stream_residuals: cannot open %s\n", argc > 2 ? argv[2] : "memory");
+    if (argc > 2 && !file) {
+        fprintf(stderr, "stream_residuals: %s: %s\n", argv[2], strerror(errno));
         return 1;
     }
     int64_t n, tokens = 0;

@@ -10,18 +10,18 @@
 
 /* In the order in which a folder is asked for them. */
 static const qsae__sae_form forms[] = {
-    { "sae_weights.safetensors", "cfg.json", true, qsae__sae_read_saelens, false },
-    { "sae.safetensors", "cfg.json", true, qsae__sae_read_sparsify, false },
-    { "params.safetensors", "config.json", false, qsae__sae_read_scope2, false },
-    { "params.npz", NULL, false, qsae__sae_read_scope1, false },
-    { "checkpoints/final.safetensors", "hyperparams.json", true, qsae__sae_read_llama_scope,
-      false },
-    { "sae_weights.safetensors", "config.json", true, qsae__sae_read_openmoss, true },
-    { "ae.safetensors", "config.json", true, qsae__sae_read_dictionary_learning, false },
-    { "W_enc_%d.safetensors", "config.yaml", false, qsae__sae_read_clt, false },
-    { "layer_%d.safetensors", "config.yaml", false, qsae__sae_read_transcoder_set, false },
-    { "params_layer_%d.safetensors", "config.json", false, qsae__sae_read_scope2_layer, false },
-    { "latest_ckpt.safetensors", "conf.yaml", false, qsae__sae_read_temporal, false },
+    { "sae_weights.safetensors", "cfg.json", qsae__sae_read_saelens, true, false },
+    { "sae.safetensors", "cfg.json", qsae__sae_read_sparsify, true, false },
+    { "params.safetensors", "config.json", qsae__sae_read_scope2, false, false },
+    { "params.npz", NULL, qsae__sae_read_scope1, false, false },
+    { "checkpoints/final.safetensors", "hyperparams.json", qsae__sae_read_llama_scope,
+      true, false },
+    { "sae_weights.safetensors", "config.json", qsae__sae_read_openmoss, true, true },
+    { "ae.safetensors", "config.json", qsae__sae_read_dictionary_learning, true, false },
+    { "W_enc_%d.safetensors", "config.yaml", qsae__sae_read_clt, false, false },
+    { "layer_%d.safetensors", "config.yaml", qsae__sae_read_transcoder_set, false, false },
+    { "params_layer_%d.safetensors", "config.json", qsae__sae_read_scope2_layer, false, false },
+    { "latest_ckpt.safetensors", "conf.yaml", qsae__sae_read_temporal, false, false },
 };
 #define N_FORMS (sizeof forms / sizeof forms[0])
 
@@ -30,11 +30,11 @@ static const struct {
     const char *tensor;
     qsae__sae_form form;
 } by_tensor[] = {
-    { "w_enc", { NULL, "config.json", false, qsae__sae_read_scope2, false } },
-    { "pre_bias", { NULL, NULL, false, qsae__sae_read_linear, false } },
-    { "encoder_linear.weight", { NULL, NULL, false, qsae__sae_read_linear, false } },
-    { "encoder.weight", { NULL, NULL, false, qsae__sae_read_linear, false } },
-    { "W_enc", { NULL, "config.json", false, qsae__sae_read_scope2, false } },
+    { "w_enc", { NULL, "config.json", qsae__sae_read_scope2, false, false } },
+    { "pre_bias", { NULL, NULL, qsae__sae_read_linear, false, false } },
+    { "encoder_linear.weight", { NULL, NULL, qsae__sae_read_linear, false, false } },
+    { "encoder.weight", { NULL, NULL, qsae__sae_read_linear, false, false } },
+    { "W_enc", { NULL, "config.json", qsae__sae_read_scope2, false, false } },
 };
 
 void qsae__sae_place_free(qsae_context *ctx, qsae__sae_place *p)

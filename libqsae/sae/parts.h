@@ -91,8 +91,8 @@ typedef int32_t qsae__sae_reader(qsae_context *ctx, const qsae__sae_place *place
 typedef struct qsae__sae_form {
     const char *params;
     const char *config;     /* or NULL */
-    bool config_needed;
     qsae__sae_reader *read;
+    bool config_needed;
     bool layers;            /* one file may hold several: the reader looks at place->layer */
 } qsae__sae_form;
 

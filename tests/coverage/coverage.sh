@@ -41,7 +41,8 @@ if [ ! -f "$build/build.ninja" ]; then
         { cat "$build.log"; exit 2; }
 fi
 # Not fuzz, which only sees that nothing crashes. readers has every failing call under the readers, merging,
-# gathered and outputs those under states; of those under everything else faults has every 29th.
+# gathered and outputs those under states; of those under everything else faults has every 29th
+# (QSAE_FAULTS_STEP).
 programs="formats core text script codecs sae hostile trees readers keys model"
 [ "$quick" != --state ] || programs="core outputs metrics states many_shards merging gathered"
 [ -n "$quick" ] || programs="$programs kernels outputs metrics agreement intervals llama tails states misuse faults
@@ -65,12 +66,21 @@ for p in $places; do
     *test_model) [ -z "$quick" ] || set -- configuration gguf keys "gemma 4" ;;
     esac
     start=$(date +%s)
-    (cd "$build" && QSAE_LONG_TESTS=$long QSAE_FAULTS_STEP=29 LLVM_PROFILE_FILE="$build/profiles/$(basename "$p")-%m.profraw" "./$p" "$@") \
+    (cd "$build" && QSAE_LONG_TESTS=$long QSAE_FAULTS_STEP=${QSAE_FAULTS_STEP:-29} LLVM_PROFILE_FILE="$build/profiles/$(basename "$p")-%m.profraw" "./$p" "$@") \
         >"$build/$(basename "$p").log" 2>&1 || { echo "$p: fails, see $build/$(basename "$p").log"; status=1; }
     echo "$p: $(($(date +%s) - start)) s"
     objects="$objects ${objects:+-object }$build/$p"
 done
-# misuse and faults run the shared library.
+# misuse, faults and what Python tests run the shared library.
+if [ -z "$quick" ] && python3 -c 'import numpy' 2>/dev/null; then
+    start=$(date +%s)
+    shared=$(find "$build/libqsae" -maxdepth 1 -type f -name 'libqsae.so.*.*')
+    QSAE_LIBRARY=$shared PYTHONPATH=$root/libqsae/python LLVM_PROFILE_FILE="$build/profiles/python-%m.profraw" \
+        python3 -B "$root/tests/python/run.py" >"$build/python.log" 2>&1 || { echo "tests/python: fails, see $build/python.log"; status=1; }
+    echo "tests/python: $(($(date +%s) - start)) s"
+elif [ -z "$quick" ]; then
+    echo "no python3 with NumPy: what tests/python reaches is not counted"
+fi
 [ -n "$quick" ] || objects="$objects -object $(find "$build/libqsae" -maxdepth 1 -type f -name 'libqsae.so.*.*')"
 "llvm-profdata$version" merge -sparse "$build"/profiles/*.profraw -o "$build/profile" || exit 2
 # shellcheck disable=SC2086

@@ -241,6 +241,8 @@ static struct outcome run(const struct program *p, const struct fault *fault, co
     own.under = own_files;
     setenv("TMPDIR", fixture.scratch, 1);
     setenv("UCX_MEM_MMAP_HOOK_MODE", "none", 1); /* MPICH's transport would have mmap for itself */
+    setenv("OMPI_MCA_orte_tmpdir_base", fixture.folder, 1); /* Open MPI's files, which may stay */
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", 1);      /* ... and no daemon of its own */
     const struct outcome o =
         p->ranks ? job_launch(&own, mpiexec, p->ranks, p->rank, arguments, fault, out)
                  : launch(&own, arguments, fault, out);
@@ -368,6 +370,8 @@ static const char *again(const struct program *p, const struct result *want)
 {
     const struct outcome o = run(p, &none, shown_path);
     const char *const text = judge(p, &o, want, true);
+    if (*text)
+        printf("# %s, called again: status %#x, %.300s\n", p->name, (unsigned)o.status, o.words);
     return !*text && fixture_count(parts_path) != parts ? "left a file among the states" : text;
 }
 

@@ -66,7 +66,7 @@ def flags(entry):
         w = words.pop(0)
         if w in ('-o', '-MF', '-MQ', '-c'):
             words.pop(0)
-        elif w != '-MD' and not w.startswith('-O'):
+        elif w not in ('-MD', '-Werror') and not w.startswith('-O'):
             out.append(w)
     return out
 
