@@ -237,12 +237,15 @@ static struct outcome run(const struct program *p, const struct fault *fault, co
     if (!p->apart)
         return launch(&how, arguments, fault, out);
     struct launch own = how;
+    char beside[sizeof fixture.folder];
+    snprintf(beside, sizeof beside, "%.*s", (int)(strrchr(fixture.folder, '/') - fixture.folder),
+             fixture.folder);
     own.callers = "libqsae:libjansson:libzip:libpcre2";
     own.under = own_files;
     setenv("TMPDIR", fixture.scratch, 1);
     setenv("UCX_MEM_MMAP_HOOK_MODE", "none", 1); /* MPICH's transport would have mmap for itself */
-    setenv("OMPI_MCA_orte_tmpdir_base", fixture.folder, 1); /* Open MPI's files, which may stay */
-    setenv("OMPI_MCA_ess_singleton_isolated", "1", 1);      /* ... and no daemon of its own */
+    setenv("OMPI_MCA_orte_tmpdir_base", beside, 1);    /* Open MPI's own files, which may stay */
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", 1); /* ... and no daemon of its own */
     const struct outcome o =
         p->ranks ? job_launch(&own, mpiexec, p->ranks, p->rank, arguments, fault, out)
                  : launch(&own, arguments, fault, out);
