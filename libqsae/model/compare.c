@@ -37,17 +37,35 @@ static void compare_number(const struct comparison *c, const char *field, double
 
 static void rope_text(const qsae__rope *r, char *text, size_t size)
 {
-    int n = snprintf(text, size, "theta %.7g", r->theta);
-    if (n > 0 && (size_t)n < size && r->type == QSAE__ROPE_LINEAR)
-        snprintf(text + n, size - (size_t)n, ", linear, factor %.7g", r->factor);
-    else if (n > 0 && (size_t)n < size && r->type == QSAE__ROPE_LLAMA3)
-        snprintf(text + n, size - (size_t)n, ", llama3, factor %.7g, %.7g to %.7g of %.7g",
-                 r->factor, r->low, r->high, r->original);
-    else if (n > 0 && (size_t)n < size && r->type == QSAE__ROPE_PROPORTIONAL)
-        snprintf(text + n, size - (size_t)n, ", proportional, factor %.7g, %" PRId64 " of %" PRId64
+    const size_t n = (size_t)snprintf(text, size, "theta %.7g", r->theta);
+    if (r->type == QSAE__ROPE_LINEAR)
+        snprintf(text + n, size - n, ", linear, factor %.7g", r->factor);
+    else if (r->type == QSAE__ROPE_LLAMA3)
+        snprintf(text + n, size - n, ", llama3, factor %.7g, %.7g to %.7g of %.7g", r->factor,
+                 r->low, r->high, r->original);
+    else if (r->type == QSAE__ROPE_PROPORTIONAL)
+        snprintf(text + n, size - n, ", proportional, factor %.7g, %" PRId64 " of %" PRId64
                  " pairs", r->factor, r->rotated, (r->dim + 1) / 2);
-    else if (n > 0 && (size_t)n < size && r->type != QSAE__ROPE_DEFAULT)
-        snprintf(text + n, size - (size_t)n, ", other frequencies");
+}
+
+/* The first divisor that differs; without them each is 1. GGUF files have them where a folder
+ * names a type of scaling, which rope_text has said then. */
+static void compare_factors(const struct comparison *c, const qsae__config *a,
+                            const qsae__config *b)
+{
+    const float *const x = a->rope[QSAE__FULL].factors, *const y = b->rope[QSAE__FULL].factors;
+    const int64_t n = qsae__rotary_pairs(a);
+    if (a->rope[QSAE__FULL].type != b->rope[QSAE__FULL].type || n != qsae__rotary_pairs(b))
+        return;
+    for (int64_t i = 0; i < n; i++) {
+        const double p = x ? (double)x[i] : 1, q = y ? (double)y[i] : 1;
+        char field[64];
+        if (p == q)
+            continue;
+        snprintf(field, sizeof field, "rope factor of pair %" PRId64, i);
+        compare_number(c, field, p, q);
+        return;
+    }
 }
 
 static void compare_ropes(const struct comparison *c, const qsae__config *a, const qsae__config *b)
@@ -56,6 +74,7 @@ static void compare_ropes(const struct comparison *c, const qsae__config *a, con
     rope_text(&a->rope[QSAE__FULL], x, sizeof x);
     rope_text(&b->rope[QSAE__FULL], y, sizeof y);
     compare_text(c, "rope", x, y);
+    compare_factors(c, a, b);
     if (a->window == 0 || b->window == 0)
         return;
     rope_text(&a->rope[QSAE__SLIDING], x, sizeof x);
@@ -77,7 +96,7 @@ static void compare_sliding(const struct comparison *c, const qsae__config *a,
                             const qsae__config *b)
 {
     char x[1024], y[1024];
-    if (a->layers != b->layers || !a->sliding || !b->sliding)
+    if (a->layers != b->layers)
         return;
     sliding_text(a, x, sizeof x);
     sliding_text(b, y, sizeof y);
