@@ -60,6 +60,22 @@ static const struct good good[] = {
     { "none+kv:k=int8,v=f16@compute=bf16", "none@compute=bf16+kv:k=int8,v=f16,sink=0" },
     { "control:null", "control:null" },
     { "control:floor@compute=bf16", "control:floor@compute=bf16" },
+    { "none@compute=f32", "none@compute=f32" },
+    { "nf4@only=Q-Proj|layers.10.a_b", "nf4:block=64,double=1,compute=model,rules=cuda"
+      "@only=Q-Proj|layers.10.a_b" },
+    { "nf4:compute=f32@with=embed", "nf4:block=64,double=1,compute=f32,rules=cuda@with=embed" },
+    { "nf4@only=/a\\/\\(b/", "nf4:block=64,double=1,compute=model,rules=cuda@only=/a\\/\\(b/" },
+    { "rtn:group=2147483647", "rtn:bits=8,axis=row,group=2147483647,sym=1,arith=f32" },
+    { "none+prune:match=1", "none+prune:match=1,scope=tensor,ties=all,tokens=0" },
+    { "none+prune:pattern=1:64", "none+prune:pattern=1:64" },
+    { "none+kv:v=turbo1,sink=999999999999999999",
+      "none+kv:k=none,v=turbo1,sink=999999999999999999" },
+    { "none+kv:k=turbo8s,v=iq4_nl,rot=1", "none+kv:k=turbo8s,v=iq4_nl,sink=0,rot=1" },
+    /* parentheses of an expression are no parentheses, nor is a slash that a backslash keeps */
+    { "mix(nf4@only=/\\/\\)\\(/)(fp4@with=head)(fp4@with=embed)",
+      "mix(nf4:block=64,double=1,compute=model,rules=cuda@only=/\\/\\)\\(/)"
+      "(fp4:block=64,double=1,compute=model,rules=cuda@with=head)"
+      "(fp4:block=64,double=1,compute=model,rules=cuda@with=embed)" },
     { "mix(rtn:bits=3@layers=0)(ggml:q4_0@only=/b(|;)/@with=head)@compute=f32+kv:k=f16",
       "mix(rtn:bits=3,axis=row,group=0,sym=1,arith=f32@layers=0-0)"
       "(ggml:q4_0@only=/b(|;)/@with=head)@compute=f32+kv:k=f16,v=none,sink=0" },
@@ -182,6 +198,54 @@ static const struct wrong wrong[] = {
     { "ggml:q4_k,block=2", QSAE_EINVAL, "offset 10", "block", "fallback" },
     { "ggml:f16", QSAE_EINVAL, "offset 5", "\"f16\"", "q4_k" },
     { "ggml:iq2_xxs", QSAE_EUNSUPPORTED, "offset 5", "IQ2_XXS", "decoded only" },
+    { "ggml:q4_0q4_0q4_0q4_0q4_0", QSAE_EINVAL, "offset 5", "q4_0q4_0q4_0q4_0q4_0", "q4_k" },
+    { "ggml:q4_~", QSAE_EINVAL, "offset 5", "\"q4_~\"", "q4_k" },
+    { "llm.int8:threshold=6.", QSAE_EINVAL, "offset 19", "\"6.\"", "decimal" },
+    { "llm.int8:threshold=6.1.2", QSAE_EINVAL, "offset 19", "\"6.1.2\"", "decimal" },
+    { "llm.int8:threshold=0.000000000000006", QSAE_EINVAL, "offset 19", "0006", "decimal" },
+    { "llm.int8:threshold=", QSAE_EINVAL, "offset 19", "\"\"", "decimal" },
+    { "rtn:group=2147483648", QSAE_EINVAL, "offset 10", "2147483648", "0 = the whole row" },
+    { "nf4@layers", QSAE_EINVAL, "offset 4", "no value", "@selector=value" },
+    { "nf4@layers=3-", QSAE_EINVAL, "offset 11", "\"3-\"", "FIRST-LAST" },
+    { "nf4@layers=3-x", QSAE_EINVAL, "offset 11", "\"3-x\"", "FIRST-LAST" },
+    { "nf4@layers=", QSAE_EINVAL, "offset 11", "layers \"\"", "FIRST-LAST" },
+    { "nf4@only=a[b", QSAE_EINVAL, "offset 9", "\"a[b\"", "q_proj" },
+    { "nf4@only=a{b", QSAE_EINVAL, "offset 9", "\"a{b\"", "q_proj" },
+    { "nf4@only=/a\\/", QSAE_EINVAL, "offset 9", "regular expression", "/regex/" },
+    { "nf4@only=/a\\", QSAE_EINVAL, "offset 9", "regular expression", "/regex/" },
+    { "none+prune:share=1", QSAE_EINVAL, "offset 11", "\"share\"", "sparsity, match" },
+    { "none+prune:pattern=24", QSAE_EINVAL, "offset 19", "\"24\"", "KEEP:OF" },
+    { "none+prune:pattern=x:4", QSAE_EINVAL, "offset 19", "\"x:4\"", "KEEP:OF" },
+    { "none+prune:pattern=2:x", QSAE_EINVAL, "offset 19", "\"2:x\"", "KEEP:OF" },
+    { "none+prune:pattern=0:4", QSAE_EINVAL, "offset 19", "\"0:4\"", "KEEP:OF" },
+    { "none+prune:pattern=4:4", QSAE_EINVAL, "offset 19", "\"4:4\"", "KEEP:OF" },
+    { "none+prune:pattern=2:65", QSAE_EINVAL, "offset 19", "\"2:65\"", "at most 64" },
+    { "none+prune:pattern=2:4,ties=all", QSAE_EINVAL, "offset 5", "prune", "pattern alone" },
+    { "none+prune:match=3,tokens=x", QSAE_EINVAL, "offset 26", "\"x\"", "0 = all" },
+    { "none+prune:match=", QSAE_EINVAL, "offset 17", "\"\"", "at least 1" },
+    { "none+prune:match=(none+prune:match=(nf4))", QSAE_EINVAL, "offset 18", "match",
+      "can be run" },
+    { "none+prune:sparsity=(nf4)", QSAE_EINVAL, "offset 20", "\"(\"", "0 to 1" },
+    { "none+kv:k=turbo", QSAE_EINVAL, "offset 10", "\"turbo\"", "turbo1" },
+    { "none+kv:k=turbo0", QSAE_EINVAL, "offset 10", "\"turbo0\"", "turbo1" },
+    { "none+kv:k=turbo3x", QSAE_EINVAL, "offset 10", "\"turbo3x\"", "turbo1" },
+    { "none+kv:k=turba3", QSAE_EINVAL, "offset 10", "\"turba3\"", "turbo1" },
+    { "none+kv:k=f16,rot=1", QSAE_EINVAL, "offset 5", "kv", "q8_0" },
+    { "none+kv", QSAE_EINVAL, "offset 5", "kv", "k=CODE" },
+    { "none+kv:k=f16+kv:v=f16", QSAE_EINVAL, "offset 14", "repeated", "once" },
+    { "control:gauss(nf4):seed=x", QSAE_EINVAL, "offset 24", "\"x\"", "whole number" },
+    { "control:gauss(nf4@compute=f32)", QSAE_EINVAL, "offset 14", "nf4@compute", "a codec" },
+    { "control:gauss(none+prune:match=(nf4))", QSAE_EINVAL, "offset 14", "match", "a codec" },
+    { "control:gauss(none+prune:match=9)", QSAE_EINVAL, "offset 14", "match", "a codec" },
+    { "control:gauss(nf4+kv:v=f16)", QSAE_EINVAL, "offset 14", "kv", "a codec" },
+    { "control:gauss(nf4@only=/a\\", QSAE_EINVAL, "offset 13", "parentheses", "(CONDITION)" },
+    { "mix(nf4@compute=f32)", QSAE_EINVAL, "offset 4", "nf4@compute", "a codec" },
+    { "mix(none+prune:match=(nf4))", QSAE_EINVAL, "offset 4", "match", "a codec" },
+    { "mix(none+prune:match=9)", QSAE_EINVAL, "offset 4", "match", "a codec" },
+    { "mix(nf4+kv:k=f16)", QSAE_EINVAL, "offset 4", "kv", "a codec" },
+    { "mix(nf4+kv:v=f16)", QSAE_EINVAL, "offset 4", "kv", "a codec" },
+    { "none+prune:match=(none+prune:sparsity=(", QSAE_EINVAL, "offset 17", "parentheses",
+      "(CONDITION)" },
     { "prune:sparsity=0.5", QSAE_EUNSUPPORTED, "offset 0", "prune", "rtn" },
     { "gptq", QSAE_EUNSUPPORTED, "offset 0", "gptq", "rtn" },
     { "awq:bits=4", QSAE_EUNSUPPORTED, "offset 0", "awq", "rtn" },
@@ -209,12 +273,28 @@ static void test_long(void **state)
     memset(text, 'a', 100000);
     memcpy(text, "nf4@only=", 9);
     assert_int_equal(qsae__condition_parse(*state, text, &c), QSAE_EINVAL);
-    /* 65 names */
+    assert_non_null(strstr(qsae_error_message(), "more than 65536 bytes"));
+    /* 4,097 parts of a mix, of which 4,096 are one */
+    memcpy(text, "mix", 3);
+    for (int i = 0; i < 4097; i++)
+        memcpy(text + 3 + 5 * i, "(fp4)", 5);
+    text[3 + 5 * 4097] = 0;
+    assert_int_equal(qsae__condition_parse(*state, text, &c), QSAE_EINVAL);
+    assert_non_null(strstr(qsae_error_message(), "at most 4096 conditions"));
+    text[3 + 5 * 4096] = 0;
+    assert_int_equal(qsae__condition_parse(*state, text, &c), QSAE_OK);
+    assert_int_equal(c.n_parts, 4096);
+    qsae__condition_free(*state, &c);
+    /* 65 names, then 64 */
+    memcpy(text, "nf4@only=", 9);
     char *at = text + 9;
     for (int i = 0; i < 65; i++)
         at += sprintf(at, "%sn%d", i ? "|" : "", i);
     assert_int_equal(qsae__condition_parse(*state, text, &c), QSAE_EINVAL);
     assert_non_null(strstr(qsae_error_message(), "64 names"));
+    *strrchr(text, '|') = 0;
+    assert_int_equal(qsae__condition_parse(*state, text, &c), QSAE_OK);
+    qsae__condition_free(*state, &c);
     test_release(text);
 }
 
@@ -264,6 +344,73 @@ static void test_selects(void **state)
     assert_true(selects(&c, -1, "lm_head", "head"));
     assert_false(selects(&c, -1, "embed_tokens", "embed"));
     qsae__condition_free(ctx, &c);
+
+    /* a whole path, and names longer than one or ending within a part of it */
+    assert_int_equal(qsae__condition_parse(ctx, "nf4@only=model.layers.1.mlp.up_proj|p_proj|"
+                                           "a.model.layers.2.mlp.up_proj", &c), QSAE_OK);
+    assert_true(selects(&c, 1, "up_proj", "mlp"));
+    assert_false(selects(&c, 2, "up_proj", "mlp"));
+    assert_false(selects(&c, 11, "up_proj", "mlp"));
+    qsae__condition_free(ctx, &c);
+}
+
+static const qsae__condition *part_at(const qsae__condition *c, int64_t layer, const char *module,
+                                      const char *group)
+{
+    char path[100];
+    snprintf(path, sizeof path, "model.layers.%d.%s", (int)layer, module);
+    const qsae__place place = { layer, path, module, group };
+    return qsae__condition_at(c, &place);
+}
+
+/* A matrix takes the first part that selects it; embedding and head those that name them. */
+static void test_parts(void **state)
+{
+    qsae_context *ctx = *state;
+    qsae__condition c;
+    assert_int_equal(qsae__condition_parse(ctx, "mix(rtn:bits=8@only=down_proj@with=head)"
+                                           "(nf4@layers=0-1)(fp4@only=mlp@with=embed|head)", &c),
+                     QSAE_OK);
+    assert_ptr_equal(part_at(&c, 0, "down_proj", "mlp"), &c.parts[0]);
+    assert_ptr_equal(part_at(&c, 1, "q_proj", "attn"), &c.parts[1]);
+    assert_ptr_equal(part_at(&c, 2, "up_proj", "mlp"), &c.parts[2]);
+    assert_null(part_at(&c, 2, "q_proj", "attn"));
+    assert_ptr_equal(part_at(&c, -1, "lm_head", "head"), &c.parts[0]);
+    assert_ptr_equal(part_at(&c, -1, "embed_tokens", "embed"), &c.parts[2]);
+    assert_true(c.with_embed && c.with_head);
+    qsae__condition_free(ctx, &c);
+    assert_int_equal(qsae__condition_parse(ctx, "nf4@layers=1", &c), QSAE_OK);
+    assert_ptr_equal(part_at(&c, 1, "q_proj", "attn"), &c);
+    assert_null(part_at(&c, 0, "q_proj", "attn"));
+    qsae__condition_free(ctx, &c);
+}
+
+/* The control of a condition keeps its compute and cache; a control, a mix, a search and what
+ * changes nothing have none. */
+static void test_controls(void **state)
+{
+    static const char *const none[] = { "none", "none:weights=bf16", "control:null",
+                                        "control:floor", "control:gauss(nf4)", "mix(nf4)",
+                                        "none+prune:match=9", "none+prune:match=(nf4)" };
+    qsae_context *ctx = *state;
+    qsae__condition c;
+    char *text;
+    assert_int_equal(qsae__condition_parse(ctx, "rtn:bits=3@layers=2+prune:pattern=1:2"
+                                           "@compute=f32+kv:k=f16", &c), QSAE_OK);
+    assert_int_equal(qsae__condition_with_control(ctx, &c, QSAE__CONTROL_PERMUTE, &text), QSAE_OK);
+    assert_string_equal(text, "control:permute(rtn:bits=3,axis=row,group=0,sym=1,arith=f32"
+                        "@layers=2-2+prune:pattern=1:2)@compute=f32+kv:k=f16,v=none,sink=0");
+    qsae__free(ctx, text);
+    qsae__condition_free(ctx, &c);
+    for (int64_t i = 0; i < LENGTH(none); i++) {
+        assert_int_equal(qsae__condition_parse(ctx, none[i], &c), QSAE_OK);
+        assert_int_equal(qsae__condition_with_control(ctx, &c, QSAE__CONTROL_GAUSS, &text),
+                         QSAE_EINVAL);
+        assert_null(text);
+        assert_non_null(strstr(qsae_error_message(), c.canonical));
+        assert_non_null(strstr(qsae_error_message(), "changes weights"));
+        qsae__condition_free(ctx, &c);
+    }
 }
 
 /* A condition found for a sparsity, and expressions that would run away. */
@@ -282,7 +429,13 @@ static void test_sparsity(void **state)
     assert_int_equal(qsae__condition_with_sparsity(ctx, &c, 1.0 / 3, &text), QSAE_OK);
     assert_string_equal(text, "none+prune:sparsity=0.33333333333333,scope=row,ties=all");
     qsae__free(ctx, text);
+    assert_int_equal(qsae__condition_with_sparsity(ctx, &c, 1, &text), QSAE_OK);
+    assert_string_equal(text, "none+prune:sparsity=1,scope=row,ties=all");
+    qsae__free(ctx, text);
     assert_int_equal(qsae__condition_with_sparsity(ctx, &c, 1.5, &text), QSAE_EINVAL);
+    assert_non_null(strstr(qsae_error_message(), "1.5"));
+    assert_int_equal(qsae__condition_with_sparsity(ctx, &c, -0.25, &text), QSAE_EINVAL);
+    assert_non_null(strstr(qsae_error_message(), "-0.25"));
     qsae__condition_free(ctx, &c);
 
     assert_int_equal(qsae__condition_parse(ctx, "nf4@only=/(a*)*(a*)*(a*)*b/", &c), QSAE_OK);
@@ -329,7 +482,8 @@ int run_condition(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good),  cmocka_unit_test(test_wrong),  cmocka_unit_test(test_long),
         cmocka_unit_test(test_selects), cmocka_unit_test(test_sparsity),
-        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_values), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_controls),
     };
     return cmocka_run_group_tests_name("codecs/condition", tests, open_context, close_context);
 }
