@@ -136,7 +136,7 @@ static int32_t expect(const qsae__tensor *x, int32_t dtype, int32_t rank, int64_
 {
     char want[64], have[128];
     size_t at = 0;
-    if (x->dtype == dtype && x->rank == rank && (rank < 1 || x->shape[0] == rows) &&
+    if (x->dtype == dtype && x->rank == rank && x->shape[0] == rows &&
         (rank < 2 || x->shape[1] == cols))
         return QSAE_OK;
     if (rank == 2)

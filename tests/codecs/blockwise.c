@@ -202,11 +202,64 @@ static void test_checkpoint(void **state)
     qsae_context_close(&ctx);
 }
 
+/* bf16 bits of every kind: NaN, infinity, zeros and subnormal numbers in some blocks. */
+static void random_bf16(uint64_t seed, uint16_t *x, int64_t n)
+{
+    uint64_t s = seed * 0x9e3779b97f4a7c15u + 1;
+    for (int64_t i = 0; i < n; i++) {
+        s = s * 6364136223846793005u + 1442695040888963407u;
+        const uint16_t bits = (uint16_t)(s >> 40);
+        switch (i / 61 % 6) { /* no multiple of a block */
+        case 0: x[i] = bits; break;
+        case 1: x[i] = bits & 0x80ff; break;
+        case 2: x[i] = bits & 0x8000; break;
+        case 3: x[i] = (uint16_t)(bits | 0x7f80); break;
+        default: x[i] = (uint16_t)((bits & 0x81ff) | 0x3e00); break;
+        }
+    }
+}
+
+/* bf16 weights are encoded as they lie, f32 ones through a buffer: the same codes. */
+static void test_bf16_source(void **state)
+{
+    static const char *const specs[] = { "nf4:double=0", "fp4:double=0", "nf4:double=0,block=32",
+                                         "fp4:double=0,block=4096", "nf4:double=0,rules=torch" };
+    enum { N = 3 * 4099 };
+    qsae_context *ctx[TEST_CONTEXTS];
+    const int64_t n = test_contexts(ctx);
+    static uint16_t x[N];
+    static float wide[N];
+    (void)state;
+    for (uint64_t seed = 1; seed < 9; seed++) {
+        random_bf16(seed, x, N);
+        assert_true(qsae__to_f32(QSAE_BF16, x, N, wide));
+        for (int64_t k = 0; k < n * LENGTH(specs); k++) {
+            qsae_context *const c = ctx[k % n];
+            qsae_quantizer *z = NULL;
+            qsae_qmatrix *a = NULL, *b = NULL;
+            const int64_t cols = seed % 2 ? 4099 : N;
+            const qsae_rows half = test_rows(x, QSAE_BF16, N / cols, cols);
+            const qsae_rows full = test_rows(wide, QSAE_F32, N / cols, cols);
+            assert_int_equal(qsae_quantizer_open(c, specs[k / n], &z), QSAE_OK);
+            assert_int_equal(qsae_quantizer_encode(z, &half, 0, 0, &a), QSAE_OK);
+            assert_int_equal(qsae_quantizer_encode(z, &full, 0, 0, &b), QSAE_OK);
+            if (memcmp(a->codes, b->codes, (size_t)a->code_bytes) != 0)
+                fail_msg("seed %d, %s: codes differ", (int)seed, specs[k / n]);
+            test_same_f32(specs[k / n], a->scale, b->scale, a->scale_rows);
+            qsae__qmatrix_unref(&a);
+            qsae__qmatrix_unref(&b);
+            qsae_quantizer_close(&z);
+        }
+    }
+    test_contexts_close(ctx, n);
+}
+
 int run_blockwise(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_matrices), cmocka_unit_test(test_special),
         cmocka_unit_test(test_search), cmocka_unit_test(test_checkpoint),
+        cmocka_unit_test(test_bf16_source),
     };
     return cmocka_run_group_tests_name("codecs/blockwise", tests, NULL, NULL);
 }
