@@ -265,6 +265,8 @@ int main(int argc, char **argv)
     failures += run_error();
     failures += run_kv();
     failures += run_stored();
+    failures += run_stored_config();
+    failures += run_act();
     failures += run_linear();
     failures += run_api();
     return failures != 0;

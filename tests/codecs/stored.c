@@ -447,80 +447,7 @@ static void test_no_index(void **state)
 }
 
 #define CT(rest) "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"," rest "}"
-#define GROUP(weights, rest) \
-    CT("\"config_groups\":{\"g\":{\"targets\":[\"Linear\"],\"weights\":{" weights "}" rest "}}")
 #define INT4 "\"num_bits\":4,\"group_size\":32,\"strategy\":\"group\""
-
-static const struct {
-    const char *text;
-    int32_t status;
-    const char *part;
-} configs[] = {
-    { "[]", QSAE_EFORMAT, "" },
-    { "{\"quant_method\":\"mxfp4\"}", QSAE_EUNSUPPORTED, "mxfp4" },
-    { "{\"quant_method\":\"quanto\"}", QSAE_EUNSUPPORTED, "quanto" },
-    { "{\"quant_method\":\"gptq\"}", QSAE_EFORMAT, "bits" },
-    { "{\"quant_method\":\"gptq\",\"bits\":\"4\"}", QSAE_EFORMAT, "bits" },
-    { "{\"quant_method\":\"gptq\",\"bits\":5}", QSAE_EUNSUPPORTED, "bits" },
-    { "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":0}", QSAE_EFORMAT, "group_size" },
-    { "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":-2}", QSAE_EFORMAT, "group_size" },
-    { "{\"quant_method\":\"gptq\",\"bits\":4,\"checkpoint_format\":\"marlin\"}",
-      QSAE_EUNSUPPORTED, "marlin" },
-    { "{\"quant_method\":\"gptq\",\"bits\":4,\"dynamic\":{\"a\":{}}}", QSAE_EUNSUPPORTED,
-      "dynamic" },
-    { "{\"quant_method\":\"gptq\",\"bits\":4,\"desc_act\":1}", QSAE_EFORMAT, "desc_act" },
-    { "{\"quant_method\":\"awq\",\"bits\":3}", QSAE_EUNSUPPORTED, "bits" },
-    { "{\"quant_method\":\"awq\",\"version\":\"gemv\"}", QSAE_EUNSUPPORTED, "gemv" },
-    { "{\"quant_method\":\"awq\",\"zero_point\":false}", QSAE_EUNSUPPORTED, "zero_point" },
-    { "{\"quant_method\":\"awq\",\"group_size\":0}", QSAE_EFORMAT, "group_size" },
-    { "{\"quant_method\":\"fp8\",\"weight_block_size\":[128]}", QSAE_EFORMAT, "block" },
-    { "{\"quant_method\":\"fp8\",\"weight_block_size\":[0,128]}", QSAE_EFORMAT, "block" },
-    { "{\"quant_method\":\"fp8\",\"weight_block_size\":7}", QSAE_EFORMAT, "block" },
-    { "{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\"}", QSAE_EUNSUPPORTED, "e5m2" },
-    { CT("\"config_groups\":7"), QSAE_EFORMAT, "config_groups" },
-    { CT("\"config_groups\":{\"W4A16\":[\"Linear\"]}"), QSAE_EUNSUPPORTED, "preset" },
-    { CT("\"ignore\":[1],\"config_groups\":{}"), QSAE_EFORMAT, "ignore" },
-    { CT("\"kv_cache_scheme\":{\"num_bits\":8}"), QSAE_EUNSUPPORTED, "kv_cache_scheme" },
-    { CT("\"sparsity_config\":{\"format\":\"sparse-24-bitmask\"}"), QSAE_EUNSUPPORTED,
-      "sparse-24-bitmask" },
-    { CT("\"transform_config\":{\"a\":1}"), QSAE_EUNSUPPORTED, "transform_config" },
-    { CT("\"quantization_status\":\"calibration\""), QSAE_EUNSUPPORTED, "calibration" },
-    { GROUP(INT4, ",\"format\":\"marlin-24\""), QSAE_EUNSUPPORTED, "marlin-24" },
-    { GROUP(INT4 ",\"actorder\":\"group\"", ""), QSAE_EUNSUPPORTED, "actorder" },
-    { GROUP(INT4 ",\"actorder\":true", ""), QSAE_EUNSUPPORTED, "actorder" },
-    { GROUP(INT4 ",\"dynamic\":true", ""), QSAE_EUNSUPPORTED, "dynamic" },
-    { GROUP(INT4 ",\"dynamic\":3", ""), QSAE_EFORMAT, "dynamic" },
-    { GROUP("\"num_bits\":9", ""), QSAE_EUNSUPPORTED, "num_bits" },
-    { GROUP("\"num_bits\":4,\"group_size\":0,\"strategy\":\"group\"", ""), QSAE_EFORMAT,
-      "group_size" },
-    { GROUP("\"num_bits\":4,\"strategy\":\"attn_head\"", ""), QSAE_EUNSUPPORTED, "attn_head" },
-    { GROUP("\"num_bits\":4,\"type\":\"float\"", ""), QSAE_EUNSUPPORTED, "pack-quantized" },
-    { GROUP("\"num_bits\":8,\"strategy\":\"block\",\"block_structure\":[4,0]", ""), QSAE_EFORMAT,
-      "block_structure" },
-    { GROUP(INT4, ",\"output_activations\":{\"num_bits\":8}"), QSAE_EUNSUPPORTED,
-      "output_activations" },
-    { GROUP(INT4, ",\"input_activations\":{\"num_bits\":8,\"dynamic\":true}"), QSAE_EUNSUPPORTED,
-      "batch" },
-    { GROUP(INT4, ",\"input_activations\":{\"num_bits\":8,\"strategy\":\"token\"}"),
-      QSAE_EUNSUPPORTED, "static" },
-};
-
-static void test_configs(void **state)
-{
-    qsae_context *ctx = test_context(NULL, 1);
-    (void)state;
-    for (int64_t i = 0; i < LENGTH(configs); i++) {
-        json_t *json = NULL;
-        qsae__scheme *scheme = NULL;
-        CHECK(qsae__json_parse(configs[i].text, strlen(configs[i].text), "c", &json));
-        const int32_t st = qsae__scheme_open(ctx, json, "c", &scheme);
-        if (st != configs[i].status || !strstr(qsae_error_message(), configs[i].part))
-            fail_msg("%s: %s: %s", configs[i].text, qsae_status_name(st), qsae_error_message());
-        assert_null(scheme);
-        json_decref(json);
-    }
-    qsae_context_close(&ctx);
-}
 
 /* Which group a module belongs to, seen by the bits of its codes. */
 static void test_targets(void **state)
@@ -667,7 +594,6 @@ int run_stored(void)
         cmocka_unit_test(test_packages),      cmocka_unit_test(test_linear),
         cmocka_unit_test(test_mixed_call),    cmocka_unit_test(test_wrong_tensors),
         cmocka_unit_test(test_wrong_index),   cmocka_unit_test(test_no_index),
-        cmocka_unit_test(test_configs),
         cmocka_unit_test(test_targets),       cmocka_unit_test(test_expressions),
         cmocka_unit_test(test_memory),
     };

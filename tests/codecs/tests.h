@@ -30,6 +30,8 @@ int run_prune(void);
 int run_error(void);
 int run_kv(void);
 int run_stored(void);
+int run_stored_config(void);
+int run_act(void);
 int run_linear(void);
 int run_api(void);
 int run_keys(void);
