@@ -113,7 +113,6 @@ struct convert {
     const qsae__tensor *tensor; /* or */
     const qsae_qmatrix *q;
     bool transposed;            /* q is written [in, out] */
-    int32_t round;              /* before dtype, or 0 */
     int32_t dtype;
     int64_t first, n;           /* elements of the flat array */
     char *dst;                  /* [n] of dtype */
@@ -148,8 +147,6 @@ static int32_t convert_tile(void *arg, int64_t tile, int32_t worker)
     for (int64_t i = at; i < end; i += 1024) {
         const int64_t n = qsae__min_i64(1024, end - i);
         read_values(c, c->first + i, n, x);
-        if (c->round)
-            qsae__round(c->ctx, c->round, x, n);
         (void)qsae__from_f32(c->dtype, x, n,
                              c->dst + (size_t)i * ((size_t)qsae_dtype_bits(c->dtype) / 8));
     }

@@ -247,6 +247,7 @@ int main(int argc, char **argv)
     failed += run("encoded", encoded_tests, n_encoded_tests);
     failed += run("report", report_tests, n_report_tests);
     failed += run("save", save_tests, n_save_tests);
+    failed += run("save folders", save_folder_tests, n_save_folder_tests);
     failed += run("key/value cache", kv_tests, n_kv_tests);
     failed += run("memory", memory_tests, n_memory_tests);
     failed += run("streamed", streamed_tests, n_streamed_tests);

@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Folders as transformers and bitsandbytes write them (tests/reference/bnb_models.py): read, and
  * written again. */
-#include "model_test.h"
+#include "folders.h"
 
-#include <dirent.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-#include "formats/formats.h"
 
 struct folder {
     const char *name, *condition;
@@ -31,46 +27,6 @@ static const struct folder folders[] = {
 static const char *source_of(const struct folder *f)
 {
     return test_model_path(f->source ? f->source : "bnb_source");
-}
-
-static void join(char path[600], const char *a, const char *b)
-{
-    if (snprintf(path, 600, "%s/%s", a, b) >= 600)
-        fail_msg("%s: path too long", a);
-}
-
-static qsae__tensors *load(qsae_context *ctx, const char *folder, const char *file)
-{
-    char path[600];
-    qsae__tensors *t = NULL;
-    join(path, folder, file);
-    OK(qsae__tensors_load(ctx, path, &t));
-    return t;
-}
-
-/* Removes a folder of plain files. */
-static void remove_folder(const char *folder)
-{
-    char path[600];
-    DIR *const dir = opendir(folder);
-    for (struct dirent *e; dir && (e = readdir(dir));) {
-        join(path, folder, e->d_name);
-        unlink(path);
-    }
-    if (dir)
-        closedir(dir);
-    rmdir(folder);
-}
-
-static int64_t entries(const char *folder)
-{
-    int64_t n = 0;
-    DIR *const dir = opendir(folder);
-    for (struct dirent *e; dir && (e = readdir(dir));)
-        n += e->d_name[0] != '.';
-    if (dir)
-        closedir(dir);
-    return n;
 }
 
 /* Largest difference of two arrays, and largest value. */
@@ -139,19 +95,6 @@ static void test_read_folders(void **state)
     }
 }
 
-static void save(qsae_context *ctx, const char *source, const char *condition, const char *out,
-                 int32_t dtype, uint64_t shard)
-{
-    qsae_weights *w = NULL;
-    qsae_save_settings s;
-    OK(qsae_weights_open(ctx, source, &w));
-    qsae_save_settings_init(&s, sizeof s);
-    s.dtype = dtype;
-    s.max_shard_bytes = shard;
-    OK(qsae_weights_save(w, condition, out, &s));
-    qsae_weights_close(&w);
-}
-
 /* The same names, dtypes, shapes and bytes; storage: 4-bit codes may be stored as another dtype. */
 static void same_tensors(const qsae__tensors *got, const qsae__tensors *want, bool storage)
 {
@@ -167,15 +110,6 @@ static void same_tensors(const qsae__tensors *got, const qsae__tensors *want, bo
                        memcmp(a->shape, b->shape, (size_t)a->rank * sizeof *a->shape) != 0))
             fail_msg("%s has another dtype or shape", a->name);
     }
-}
-
-static json_t *config_of(qsae_context *ctx, const char *folder)
-{
-    char path[600];
-    json_t *j = NULL;
-    join(path, folder, "config.json");
-    OK(qsae__json_load(ctx, path, &j));
-    return j;
 }
 
 /* What we write is what transformers writes, tensor by tensor and option by option. */
