@@ -64,25 +64,22 @@ static bool changes(const qsae__condition *c, const qsae_weights *w, const struc
     return qsae__condition_selects(c, &place);
 }
 
-/* The part of a mix that changes the matrix, or the condition itself. */
+/* The part of a mix that changes the matrix, which one does, or the condition itself. */
 static const qsae__condition *part_of(const qsae__condition *c, const qsae_weights *w,
                                       const struct spot *s)
 {
     const qsae__place embed = { -1, NULL, NULL, "embed" }, head = { -1, NULL, NULL, "head" };
     char path[512];
-    const qsae__condition *at;
     if (!c->n_parts)
         return c;
     if (!s->place.group) {
         const qsae__place place = qsae__linear_place(w, s->linear, path, sizeof path);
-        at = qsae__condition_at(c, &place);
-    } else if (w->config.tied) {
-        at = qsae__condition_at(c, &embed);
-        at = at ? at : qsae__condition_at(c, &head);
-    } else {
-        at = qsae__condition_at(c, &s->place);
+        return qsae__condition_at(c, &place);
     }
-    return at ? at : c;
+    if (!w->config.tied)
+        return qsae__condition_at(c, &s->place);
+    const qsae__condition *const at = qsae__condition_at(c, &embed);
+    return at ? at : qsae__condition_at(c, &head);
 }
 
 static int32_t compare(const qsae__condition *c, const qsae__source *reference,

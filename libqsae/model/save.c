@@ -8,6 +8,7 @@
 
 #include "codecs/bnb.h"
 #include "formats/gguf.h"
+#include "model/extras.h"
 
 #define SHARD_BYTES 5000000000u     /* transformers' default */
 #define PART ((int64_t)1 << 22)     /* elements converted at a time */
@@ -343,7 +344,8 @@ static int32_t write_index(const qsae__save *v)
 /* A configuration may also be silent about weights that are stored compressed. */
 static bool plain(const qsae_weights *w)
 {
-    bool stored = w->scheme || w->embed.stored || w->head.stored || qsae__tensors_gguf(w->tensors);
+    bool stored = w->scheme || w->embed.stored || w->head.stored ||
+                  (w->extras && w->extras->table.stored) || qsae__tensors_gguf(w->tensors);
     for (int64_t i = 0; i < w->n_linears && !stored; i++)
         stored = qsae__linear_matrix(w, w->linears[i])->stored != NULL;
     return !stored;

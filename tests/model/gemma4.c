@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Gemma 4: its configuration, tensors and conditions; its numbers are in reference.c. */
-#include "model_test.h"
+#include "folders.h"
 
-#include <unistd.h>
-
+#include "codecs/bnb.h"
 #include "model/extras.h"
 #include "model/top.h"
 
 #define TEXT "{\"model_type\":\"gemma4_text\""
 
-static void load(qsae_context *ctx, const char *json, qsae__config *c)
+static void read_config(qsae_context *ctx, const char *json, qsae__config *c)
 {
     json_t *top = NULL;
     OK(qsae__json_parse(json, strlen(json), "config.json", &top));
@@ -22,7 +21,7 @@ static void test_defaults(void **state)
     qsae_context *ctx = test_context(1, NULL);
     qsae__config c;
     (void)state;
-    load(ctx, TEXT "}", &c);
+    read_config(ctx, TEXT "}", &c);
     assert_true(c.vocab == 262144 && c.width == 2304 && c.mlp_width == 9216 && c.layers == 30);
     assert_true(c.heads == 8 && c.kv_heads == 4 && c.head_dim == 256 && c.window == 512);
     assert_true(c.eps == 1e-6 && c.tied && c.attn_scale == 1 && c.final_cap == 0 && !c.experts);
@@ -41,7 +40,7 @@ static void test_defaults(void **state)
     assert_true(local->type == QSAE__ROPE_DEFAULT && local->theta == 1e4 && local->dim == 256);
     qsae__config_free(ctx, &c);
     /* the last layer is full; keys of 26B-A4B; wrapper */
-    load(ctx,
+    read_config(ctx,
          "{\"model_type\":\"gemma4\",\"tie_word_embeddings\":false,\"text_config\":{"
          "\"num_hidden_layers\":4,\"attention_k_eq_v\":true,\"num_global_key_value_heads\":2,"
          "\"hidden_size_per_layer_input\":0,\"enable_moe_block\":true,\"num_experts\":128,"
@@ -64,7 +63,7 @@ static void test_sharing(void **state)
     qsae_context *ctx = test_context(1, NULL);
     qsae__config c;
     (void)state;
-    load(ctx,
+    read_config(ctx,
          TEXT ",\"num_hidden_layers\":6,\"num_kv_shared_layers\":2,\"use_double_wide_mlp\":true,"
          "\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_attention\","
          "\"full_attention\",\"sliding_attention\",\"full_attention\"],"
@@ -103,6 +102,7 @@ static const struct {
     { TEXT ",\"sliding_window\":null}", QSAE_EFORMAT, "sliding_window" },
     { TEXT ",\"global_head_dim\":null}", QSAE_EFORMAT, "global_head_dim" },
     { TEXT ",\"global_head_dim\":9}", QSAE_EFORMAT, "head_dim of layer 5" },
+    { TEXT ",\"global_head_dim\":8194}", QSAE_EFORMAT, "in 2..8192, found 8194" },
     { TEXT ",\"num_key_value_heads\":3}", QSAE_EFORMAT, "num_attention_heads 8" },
     { TEXT ",\"attention_k_eq_v\":true,\"num_global_key_value_heads\":3}", QSAE_EFORMAT,
       "heads of layer 5" },
@@ -124,6 +124,17 @@ static const struct {
       "per_layer_config.1.sliding_window" },
     { TEXT ",\"per_layer_config\":{\"5\":{\"head_dim\":8}}}", QSAE_EUNSUPPORTED,
       "layer 11 has other heads than layer 5" },
+    { TEXT ",\"per_layer_config\":{\"11\":{\"num_key_value_heads\":2}}}", QSAE_EUNSUPPORTED,
+      "layer 11 has other heads than layer 5, both are full_attention" },
+    { TEXT ",\"per_layer_config\":{\"7\":{\"head_dim\":8}}}", QSAE_EUNSUPPORTED,
+      "layer 7 has other heads than layer 0, both are sliding_attention" },
+    { SMALL "\"per_layer_config\":{\"1x\":{\"head_dim\":8}}}", QSAE_EFORMAT,
+      "per_layer_config.1x: expected the number of a layer below 2" },
+    { SMALL "\"per_layer_config\":{\"99999999999999999999\":{}}}", QSAE_EFORMAT, "below 2" },
+    { SMALL "\"per_layer_config\":{\"1\":{\"skip\":[\"mlp\"]}}}", QSAE_EUNSUPPORTED,
+      "per_layer_config.1.skip" },
+    { SMALL "\"per_layer_config\":{\"1\":{\"skip\":false}}}", QSAE_EUNSUPPORTED,
+      "per_layer_config.1.skip" },
     { SMALL "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2}}", QSAE_EUNSUPPORTED,
       "rope_scaling" },
     { SMALL "\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":10000.0}}",
@@ -306,6 +317,70 @@ static void test_save(void **state)
     qsae_context_close(&ctx);
 }
 
+/* A table of per-layer embeddings that a folder stores compressed is what it decodes to, and part of
+ * no folder of plain weights, whether or not config.json speaks of it. */
+static void test_stored_table(void **state)
+{
+    static const char *const name = "model.language_model.embed_tokens_per_layer";
+    static const char *const specs[] = { "nf4", "fp4:double=0", "llm.int8" };
+    static const int32_t dtypes[] = { QSAE_F32, QSAE_BF16 };
+    qsae_context *ctx = test_context(2, NULL);
+    qsae_weights *w = NULL;
+    char stored[600], decoded[600], saved[600];
+    (void)state;
+    qsae__tensors *t = load(ctx, test_model_path("gemma4_wrapper"), "model.safetensors");
+    qsae__tensor table = *qsae__tensors_find(
+        t, "model.language_model.embed_tokens_per_layer.weight");
+    const qsae_rows rows = { .struct_size = sizeof rows, .data = (void *)(uintptr_t)table.data,
+                             .n_rows = 70, .n_cols = 12, .row_stride = 12, .dtype = QSAE_BF16 };
+    join(stored, test_folder(), "stored");
+    join(saved, test_folder(), "saved");
+    for (int i = 0; i < 3 * 2; i++) {
+        const int32_t dtype = dtypes[i % 2];
+        qsae_quantizer *z = NULL;
+        qsae_qmatrix *q = NULL;
+        qsae__bnb_parts parts;
+        qsae__tensor list[QSAE__BNB_PARTS];
+        char names[QSAE__BNB_PARTS][128];
+        float values[70 * 12];
+        uint16_t narrow[70 * 12];
+        OK(qsae_quantizer_open(ctx, specs[i / 2], &z));
+        OK(qsae_quantizer_encode(z, &rows, 0, 0, &q));
+        OK(qsae__bnb_describe(q, &parts));
+        for (int32_t k = 0; k < parts.n; k++) {
+            const qsae_field *const f = &parts.part[k].field;
+            snprintf(names[k], sizeof names[k], "%s%s", name, parts.part[k].suffix);
+            list[k] = (qsae__tensor){ .name = names[k], .data = f->data, .dtype = f->dtype,
+                                      .rank = f->rank, .bytes = f->bytes,
+                                      .shape = { f->shape[0], f->shape[1] } };
+        }
+        make_source(ctx, "gemma4_wrapper", config_of(ctx, test_model_path("gemma4_wrapper")), list,
+                    parts.n, decoded);
+        assert_int_equal(rename(decoded, stored), 0);
+        for (int64_t r = 0; r < 70; r++)
+            q->ops->decode(q, r, 0, 12, dtype, values + 12 * r);
+        assert_true(qsae__from_f32(QSAE_BF16, values, 70 * 12, narrow));
+        qsae__tensor plain = table;
+        plain.data = dtype == QSAE_F32 ? (const void *)values : narrow;
+        plain.dtype = dtype;
+        plain.bytes = (uint64_t)(70 * 12 * qsae_dtype_bits(dtype) / 8);
+        make_source(ctx, "gemma4_wrapper", config_of(ctx, test_model_path("gemma4_wrapper")),
+                    &plain, 1, decoded);
+        const char *const condition = dtype == QSAE_F32 ? "none@compute=f32" : NULL;
+        compare_runs(ctx, stored, condition, decoded, condition, true);
+        compare_runs(ctx, stored, condition, test_model_path("gemma4_wrapper"), condition, false);
+        OK(qsae_weights_open(ctx, stored, &w));
+        REFUSED(qsae_weights_save(w, "none", saved, NULL), QSAE_EUNSUPPORTED, "stored compressed");
+        qsae_weights_close(&w);
+        remove_folder(stored);
+        remove_folder(decoded);
+        qsae_qmatrix_close(&q);
+        qsae_quantizer_close(&z);
+    }
+    qsae__tensors_unref(&t);
+    qsae_context_close(&ctx);
+}
+
 /* Codes of a cache go by the layers that have one, of their own head sizes. */
 static void test_cache(void **state)
 {
@@ -355,7 +430,19 @@ static void test_slab(void **state)
                                 (size_t)(r[0].rows * r[0].width) * sizeof(float));
         }
     }
+    /* one that is too small in any respect was opened for another model */
+    const size_t least = slab.kept_bytes;
+    slab.kept_bytes = (size_t)(3 * 20 * 4);
+    REFUSED(qsae__model_step(m[0], 0, &slab), QSAE_EINVAL, "the slab was not opened for this model");
+    slab.kept_bytes = least;
+    slab.scratch_bytes -= slab.scratch_bytes / 2;
+    REFUSED(qsae__model_step(m[0], 0, &slab), QSAE_EINVAL, "the slab was not opened for this model");
+    REFUSED(qsae__model_step(m[0], -1, &slab), QSAE_EINVAL, "layer -1: expected 0..2");
+    REFUSED(qsae__model_step(m[0], 3, &slab), QSAE_EINVAL, "layer 3: expected 0..2");
     qsae__slab_close(&slab);
+    for (int n = 0; n < 3; n++)
+        REFUSED(qsae__slab_open(ctx, m, 2, n == 0 ? 0 : 1, n == 1 ? 0 : (1 << 24) + 1, &slab),
+                QSAE_EINVAL, "expected at least 1, at most 16777216 tokens");
     for (int i = 0; i < 2; i++) {
         test_result_free(&r[i]);
         qsae_model_close(&m[i]);
@@ -468,6 +555,7 @@ const struct CMUnitTest gemma4_tests[] = {
     cmocka_unit_test(test_defaults), cmocka_unit_test(test_sharing),
     cmocka_unit_test(test_refused),  cmocka_unit_test(test_tensors),
     cmocka_unit_test(test_conditions), cmocka_unit_test(test_save),
+    cmocka_unit_test(test_stored_table),
     cmocka_unit_test(test_cache),    cmocka_unit_test(test_slab),
     cmocka_unit_test(test_ids),      cmocka_unit_test(test_sites),
     cmocka_unit_test(test_top),

@@ -136,6 +136,22 @@ static void test_participants(void **state)
         assert_memory_equal(alone.nll, o[i].nll, sizeof alone.nll);
         assert_memory_equal(alone.top, o[i].top, sizeof alone.top);
     }
+    /* one output alone has the bits it has beside the others */
+    for (int what = 0; what < 2; what++) {
+        float kl[2][ROWS], entropy[2][ROWS];
+        qsae__head_rows two[2] = { p[0], p[1] };
+        for (int only = 0; only < 2; only++) {
+            for (int i = 0; i < 2; i++) {
+                two[i].nll = only ? NULL : o[i].nll;
+                two[i].logits = NULL;
+                two[i].top = NULL;
+                two[i].kl = i == 1 && (!only || what == 0) ? kl[only] : NULL;
+                two[i].entropy = i == 1 && (!only || what == 1) ? entropy[only] : NULL;
+            }
+            OK(qsae__head_run(ctx, ROWS, labels, 2, two, NULL));
+        }
+        assert_memory_equal(what ? entropy[0] : kl[0], what ? entropy[1] : kl[1], sizeof kl[0]);
+    }
     /* equal rows under another condition: divergence exactly 0 */
     p[1].final = o[0].final;
     OK(qsae__head_run(ctx, ROWS, NULL, 2, p, NULL));
@@ -163,6 +179,24 @@ static void test_errors(void **state)
     REFUSED(qsae__head_run(ctx, 1, NULL, 2, p, NULL), QSAE_EMISMATCH, "96");
     REFUSED(qsae__head_run(ctx, 1, &label, 1, p, NULL), QSAE_EINVAL, "label 96 of row 0");
     REFUSED(qsae__head_run(ctx, 1, NULL, 0, p, NULL), QSAE_EINVAL, "participants");
+    REFUSED(qsae__head_run(ctx, -1, NULL, 1, p, NULL), QSAE_EINVAL, "negative row count");
+    qsae__head_rows some[2] = { p[0], p[0] };
+    some[1].final = NULL;
+    REFUSED(qsae__head_run(ctx, 1, NULL, 2, some, NULL), QSAE_EINVAL, "participant 1 is NULL");
+    OK(qsae__head_run(ctx, 0, NULL, 2, some, NULL)); /* there is nothing to read */
+    some[1] = p[0];
+    some[1].model = NULL;
+    REFUSED(qsae__head_run(ctx, 1, NULL, 2, some, NULL), QSAE_EINVAL, "participant 1 is NULL");
+    float overlap[1];
+    for (int64_t k = 0; k < 3; k++) { /* too few, too many, not that of the other */
+        static const int64_t wrong[] = { 0, QSAE__OVERLAP_MOST + 1, 2 };
+        for (int i = 0; i < 2; i++) {
+            some[i] = p[0];
+            some[i].overlap = overlap;
+            some[i].overlap_k = i ? 3 : wrong[k];
+        }
+        REFUSED(qsae__head_run(ctx, 1, NULL, 2, some, NULL), QSAE_EINVAL, "overlap_k: expected 1");
+    }
     OK(qsae__head_run(ctx, 0, NULL, 1, p, NULL));
     OK(qsae_cancel_token_open(&token));
     qsae_cancel_token_cancel(token);

@@ -234,6 +234,7 @@ int main(int argc, char **argv)
     wanted = argv + 1;
     failed += run("configuration", config_tests, n_config_tests);
     failed += run("compare", compare_tests, n_compare_tests);
+    failed += run("open", open_tests, n_open_tests);
     failed += run("gguf", gguf_tests, n_gguf_tests);
     failed += run("keys", key_tests, n_key_tests);
     failed += run("gemma 4", gemma4_tests, n_gemma4_tests);

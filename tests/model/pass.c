@@ -145,6 +145,9 @@ static void test_tap_errors(void **state)
     t[1] = tap(0, &n, false, false);
     REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "neither");
     t[1] = tap(0, &n, true, false);
+    t[0].struct_size = 9;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "tap 0: struct_size is 9");
+    t[0].struct_size = sizeof t[0];
     t[1].struct_size = 8;
     REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "tap 1: struct_size");
     x.p.taps = NULL;
@@ -192,6 +195,25 @@ static void test_arguments(void **state)
     x.p.n_seq = INT64_MAX / 2;
     REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "n_seq");
     x.p.n_seq = 2;
+    x.p.n_tokens = 0;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "n_tokens 0");
+    x.p.n_tokens = (1 << 24) + 1; /* no ids are read */
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "at most 16777216 tokens");
+    x.p.n_tokens = T;
+    for (int i = 0; i < 3; i++) { /* logits fit in an int64, buffers do not */
+        x.p.n_seq = INT64_MAX / 96 / T >> i;
+        assert_int_equal(qsae_model_forward(x.m, &x.p), QSAE_EOVERFLOW);
+    }
+    x.p.n_seq = 2;
+    OK(qsae_model_forward(x.m, &x.p));
+    labels[3] = -1;
+    x.p.labels = labels;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "label -1 at sequence 0, position 3");
+    x.p.labels = NULL;
+    x.p.stop_layer = -1;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "stop_layer: -1");
+    x.p.stop_layer = 3; /* all */
+    OK(qsae_model_forward(x.m, &x.p));
     x.p.stop_layer = 1;
     REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "stop_layer");
     x.p.stop_layer = 9;

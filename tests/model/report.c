@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The error report of a checkpoint's matrices, against encoding each of them by itself. */
-#include "model_test.h"
+#include "folders.h"
 
 static qsae_weight_error error_at(qsae_weights *a, qsae_weights *b, const char *condition,
                                   int64_t i)
@@ -220,8 +220,176 @@ static void test_refused(void **state)
     qsae_context_close(&ctx);
 }
 
+/* An embedding that is the head too is changed where either is, by the part that is asked for the
+ * embedding first. */
+static void test_tied(void **state)
+{
+    static const struct {
+        const char *condition, *same; /* as this one alone; NULL: nothing changes */
+    } cases[] = {
+        { "rtn:bits=4@with=embed", "rtn:bits=4@with=embed|head" },
+        { "rtn:bits=4@with=head", "rtn:bits=4@with=embed|head" },
+        { "rtn:bits=4", NULL },
+        { "mix(rtn:bits=4)(rtn:bits=3@with=head)", "rtn:bits=3@with=embed|head" },
+        { "mix(rtn:bits=4@with=head)(rtn:bits=3@with=embed)", "rtn:bits=3@with=embed|head" },
+        { "mix(rtn:bits=4@layers=0)(rtn:bits=3@layers=1)", NULL },
+    };
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_weights *w = NULL;
+    (void)state;
+    OK(qsae_weights_open(ctx, test_model_path("llama_bias"), &w));
+    const int64_t embed = qsae_weights_matrix_count(w, NULL) - 1;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const qsae_weight_error e = error_at(w, NULL, cases[i].condition, embed);
+        const qsae_weight_error want = error_at(w, NULL, cases[i].same, embed);
+        assert_string_equal(e.module, "embed_tokens");
+        assert_int_equal(e.layer, -1);
+        same_error(&e, &want);
+        assert_true((e.frobenius_relative > 0) == (cases[i].same != NULL));
+    }
+    qsae_weights_close(&w);
+    qsae_context_close(&ctx);
+}
+
+/* Of two checkpoints of which one ties its head there is a head to compare; the other's is its
+ * embedding. */
+static void test_one_tied(void **state)
+{
+    static const char *const condition = "none";
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_weights *a = NULL, *b = NULL;
+    char from[600];
+    (void)state;
+    json_t *const config = config_of(ctx, test_model_path("llama_gqa"));
+    json_object_set_new(config, "tie_word_embeddings", json_true());
+    make_source(ctx, "llama_gqa", config, NULL, 0, from);
+    OK(qsae_weights_open(ctx, test_model_path("llama_gqa"), &a));
+    OK(qsae_weights_open(ctx, from, &b));
+    qsae__tensors *t = load(ctx, from, "model.safetensors");
+    int64_t n;
+    double *const embed = test_values(t, "model.embed_tokens.weight", &n);
+    double *const head = test_values(t, "lm_head.weight", &n);
+    const int64_t own = qsae_weights_matrix_count(a, NULL);
+    assert_int_equal(qsae_weights_matrix_count(b, NULL), own - 1);
+    assert_int_equal(qsae_weights_matrix_count(a, b), own);
+    assert_int_equal(qsae_weights_matrix_count(b, a), own);
+    double difference = 0, of_embed = 0, of_head = 0;
+    for (int64_t i = 0; i < n; i++) {
+        difference += (embed[i] - head[i]) * (embed[i] - head[i]);
+        of_embed += embed[i] * embed[i];
+        of_head += head[i] * head[i];
+    }
+    assert_true(difference > 0);
+    qsae_weight_error e = error_at(a, b, condition, own - 1);
+    assert_string_equal(e.module, "lm_head");
+    assert_true(fabs(e.frobenius_relative / sqrt(difference / of_head) - 1) < 1e-6);
+    e = error_at(b, a, condition, own - 1);
+    assert_true(fabs(e.frobenius_relative / sqrt(difference / of_embed) - 1) < 1e-6);
+    e = error_at(b, a, condition, own - 2);
+    assert_string_equal(e.module, "embed_tokens");
+    assert_true(e.frobenius_relative == 0);
+    free(embed);
+    free(head);
+    qsae__tensors_unref(&t);
+    qsae_weights_close(&a);
+    qsae_weights_close(&b);
+    remove_folder(from);
+    qsae_context_close(&ctx);
+}
+
+/* A condition that computes in bf16 encodes weights that were rounded to it; the error is to those
+ * of the file. */
+static void test_compute(void **state)
+{
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_weights *w = NULL;
+    qsae_quantizer *z = NULL;
+    (void)state;
+    OK(qsae_weights_open(ctx, test_model_path("llama_gqa"), &w));
+    OK(qsae_quantizer_open(ctx, "rtn:bits=8", &z));
+    const qsae_rows r = rows_of(w, "model.layers.0.mlp.up_proj", QSAE_F32);
+    qsae_rows rounded = r;
+    float *const x = malloc((size_t)(r.n_rows * r.n_cols) * sizeof *x);
+    assert_non_null(x);
+    for (int64_t i = 0; i < r.n_rows * r.n_cols; i++)
+        x[i] = qsae__round_bf16(((const float *)r.data)[i]);
+    rounded.data = x;
+    qsae_weight_error want[2];
+    for (int i = 0; i < 2; i++) {
+        qsae_qmatrix *q = NULL;
+        want[i] = (qsae_weight_error){ .struct_size = sizeof want[i] };
+        OK(qsae_quantizer_encode(z, i ? &rounded : &r, 0, 0, &q));
+        OK(qsae_qmatrix_error(q, &r, &want[i]));
+        qsae_qmatrix_close(&q);
+        const qsae_weight_error e =
+            error_at(w, NULL, i ? "rtn:bits=8@compute=bf16" : "rtn:bits=8@compute=f32", 5);
+        assert_string_equal(e.module, "mlp.up_proj");
+        same_error(&e, &want[i]);
+    }
+    assert_true(want[0].frobenius_relative != want[1].frobenius_relative);
+    free(x);
+    free(r.data);
+    qsae_quantizer_close(&z);
+    qsae_weights_close(&w);
+    qsae_context_close(&ctx);
+}
+
+/* The format of a matrix that a checkpoint stores is the checkpoint's. */
+static void test_formats(void **state)
+{
+    static const char *const folders[][2] = {
+        { "stored_gptq", "gptq" }, { "stored_awq", "awq" }, { "stored_fp8", "fp8" },
+        { "stored_w8a8", "compressed-tensors" }, { "bnb_nf4", "nf4" }, { "bnb_int8", "llm.int8" },
+    };
+    qsae_context *ctx = test_context(1, NULL);
+    (void)state;
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
+        qsae_weights *w = NULL;
+        OK(qsae_weights_open(ctx, test_model_path(folders[i][0]), &w));
+        const qsae_weight_error e = error_at(w, NULL, NULL, 0);
+        assert_string_equal(e.format, folders[i][1]);
+        assert_true(e.frobenius_relative == 0);
+        assert_string_equal(error_at(w, NULL, "rtn:bits=4", 0).format, "rtn");
+        qsae_weights_close(&w);
+    }
+    qsae_context_close(&ctx);
+}
+
+/* Checkpoints of other layers. */
+static void test_other_layers(void **state)
+{
+    static const struct {
+        const char *reference, *other;
+        int64_t i;
+        const char *part;
+    } cases[] = {
+        { "llama_gqa", "bnb_source", 0, "2 layers, expected 3" },
+        { "bnb_source", "neox_source", 0, "gpt_neox has other linear layers than" },
+        { "gemma4_experts", "gemma4_keys", 0, "gemma4 has other linear layers than" },
+        { "bnb_source", "qwen3_flat", 0, "q_proj.weight: [" },
+        { "kv_llama", "stored_awq", 6, "down_proj.weight: [32, " },
+    };
+    qsae_context *ctx = test_context(1, NULL);
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        qsae_weights *a = NULL, *b = NULL;
+        qsae_weight_error e = { .struct_size = sizeof e };
+        OK(qsae_weights_open(ctx, test_model_path(cases[i].reference), &a));
+        OK(qsae_weights_open(ctx, test_model_path(cases[i].other), &b));
+        REFUSED(qsae_weights_error(a, b, NULL, cases[i].i, &e), QSAE_EMISMATCH, cases[i].part);
+        REFUSED(qsae_weights_error(a, NULL, "none+prune:match=(nf4)", 0, &e), QSAE_EINVAL,
+                "a weight takes prune:sparsity=");
+        qsae_weights_close(&a);
+        qsae_weights_close(&b);
+    }
+    qsae_context_close(&ctx);
+}
+
 const struct CMUnitTest report_tests[] = {
     cmocka_unit_test(test_codecs),  cmocka_unit_test(test_selectors), cmocka_unit_test(test_other),
     cmocka_unit_test(test_changes), cmocka_unit_test(test_refused),
+    cmocka_unit_test(test_tied),    cmocka_unit_test(test_one_tied),
+    cmocka_unit_test(test_compute), cmocka_unit_test(test_formats),
+    cmocka_unit_test(test_other_layers),
 };
 const size_t n_report_tests = sizeof report_tests / sizeof report_tests[0];

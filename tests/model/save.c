@@ -3,8 +3,6 @@
  * written again. */
 #include "folders.h"
 
-#include <sys/stat.h>
-
 struct folder {
     const char *name, *condition;
     bool int8;

@@ -3,37 +3,7 @@
  * model, files; and what no folder can hold. */
 #include "folders.h"
 
-#include <sys/stat.h>
-
 #define EXTRA 8
-
-/* "from" in the test's folder: a checkpoint with its configuration changed and tensors added, or
- * replaced by name. */
-static void make_source(qsae_context *ctx, const char *model, json_t *config,
-                        const qsae__tensor *extra, int64_t n_extra, char path[600])
-{
-    char file[600];
-    qsae__tensor list[100];
-    qsae__tensors *t = load(ctx, test_model_path(model), "model.safetensors");
-    int64_t n = qsae__tensors_len(t);
-    assert_true(n + n_extra <= 100);
-    for (int64_t i = 0; i < n; i++)
-        list[i] = *qsae__tensors_at(t, i);
-    for (int64_t i = 0, at; i < n_extra; i++) {
-        for (at = 0; at < n && strcmp(list[at].name, extra[i].name) != 0; at++)
-            ;
-        n += at == n;
-        list[at] = extra[i];
-    }
-    join(path, test_folder(), "from");
-    assert_int_equal(mkdir(path, 0777), 0);
-    join(file, path, "model.safetensors");
-    OK(qsae__safetensors_write(ctx, file, list, n));
-    qsae__tensors_unref(&t);
-    join(file, path, "config.json");
-    assert_int_equal(json_dump_file(config, file, 0), 0);
-    json_decref(config);
-}
 
 static qsae__tensor small(const char *name, const int64_t *data, int32_t dtype, int32_t rank)
 {
