@@ -181,8 +181,9 @@ static int32_t interleaved(const qsae__gguf_build *b, int64_t heads, qsae__tenso
     const int64_t rows = t->shape[0], d = rows / heads;
     if (t->rank > 2 || rows % heads != 0 || d % 2 != 0 ||
         (t->rank == 1 && qsae_dtype_bits(t->dtype) == 0))
-        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": %" PRId64 " rows are no %" PRId64
-                          " heads of even size", t->file, t->name, rows, heads);
+        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": %" PRId64 " rows (%s of rank %d) are "
+                          "no %" PRId64 " heads of even size", t->file, t->name, rows,
+                          qsae_dtype_name(t->dtype), t->rank, heads);
     const uint64_t size = t->bytes / (uint64_t)rows;
     uint8_t *const copy = qsae__set_alloc(b->out, t->bytes);
     if (!copy)
@@ -203,7 +204,8 @@ static int32_t by_head(const qsae__gguf_build *b, qsae__tensor *t)
     if (t->rank > 2 || rows != 3 * b->heads * d ||
         (t->rank == 1 && qsae_dtype_bits(t->dtype) == 0))
         return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": expected %" PRId64 " rows, of q, k and "
-                          "v, found %" PRId64, t->file, t->name, 3 * b->heads * d, rows);
+                          "v, found %" PRId64 " (%s of rank %d)", t->file, t->name,
+                          3 * b->heads * d, rows, qsae_dtype_name(t->dtype), t->rank);
     const uint64_t size = t->bytes / (uint64_t)rows * (uint64_t)d;
     uint8_t *const copy = qsae__set_alloc(b->out, t->bytes);
     if (!copy)
@@ -317,8 +319,8 @@ static int32_t split_one(const qsae__gguf_build *b, qsae__tensors *out, const qs
     if (x->rank > 2 || x->shape[0] != rows[0] + 2 * rows[1] ||
         (x->rank == 1 && qsae_dtype_bits(x->dtype) == 0))
         return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": expected %" PRId64 " rows, of q, k and "
-                          "v, found %" PRId64, x->file, x->name, rows[0] + 2 * rows[1],
-                          x->shape[0]);
+                          "v, found %" PRId64 " (%s of rank %d)", x->file, x->name,
+                          rows[0] + 2 * rows[1], x->shape[0], qsae_dtype_name(x->dtype), x->rank);
     for (int i = 0; i < 3 && st == QSAE_OK; i++) {
         const size_t size = stem + strlen(suffix) + 2;
         char *const name = qsae__set_alloc(out, size);

@@ -103,7 +103,8 @@ static const struct {
       "per-layer embedding width: 256 > 0; experts: 0 > 8; experts of a token: 0 > 2; "
       "expert width: 0 > 48; " },
     /* what speaks of full layers is all there is without others */
-    { LLAMA "}", LLAMA ",\"rope_parameters\":{" FULL("{\"rope_type\":\"linear\",\"factor\":3}") "}}",
+    { LLAMA "}",
+      LLAMA ",\"rope_parameters\":{" FULL("{\"rope_type\":\"linear\",\"factor\":3}") "}}",
       "rope: theta 10000 > theta 10000, linear, factor 3; " },
     { GEMMA3 TYPES(S "," F),
       GEMMA3 ",\"rope_parameters\":{\"sliding_attention\":{\"rope_theta\":7}}" TYPES(S "," F),
@@ -112,14 +113,14 @@ static const struct {
       GEMMA3 ",\"rope_parameters\":{" FULL("{\"rope_theta\":7}") "}" TYPES(S "," F),
       "rope: theta 1000000 > theta 7; " },
     { GEMMA4 "}", GEMMA4 TYPES(F "," F "," F "," F),
-      "head_dim: 256 > 512; window: 512 > 0; sliding layers: 0 1 2 > ; rotary pairs of a head: 128 > "
-      "256; heads, keys and MLP of layer 0: 4 x 256, of layer 0, 9216 > 4 x 512, of layer 0, "
+      "head_dim: 256 > 512; window: 512 > 0; sliding layers: 0 1 2 > ; rotary pairs of a head: 128 "
+      "> 256; heads, keys and MLP of layer 0: 4 x 256, of layer 0, 9216 > 4 x 512, of layer 0, "
       "9216; " },
     { GEMMA4 TYPES(F "," F "," F "," F),
       GEMMA4 ",\"rope_parameters\":{" FULL("{\"type\":\"linear\",\"rope_theta\":1e6,\"factor\":2}")
       "}" TYPES(F "," F "," F "," F),
-      "rope: theta 1000000, proportional, factor 1, 64 of 256 pairs > theta 1000000, linear, factor "
-      "2; " },
+      "rope: theta 1000000, proportional, factor 1, 64 of 256 pairs > theta 1000000, linear, "
+      "factor 2; " },
     /* the first layer that differs alone */
     { GEMMA4 ",\"num_kv_shared_layers\":2,\"use_double_wide_mlp\":true" TYPES(S "," F "," S "," F),
       GEMMA4 ",\"num_kv_shared_layers\":2" TYPES(S "," F "," S "," F),

@@ -317,8 +317,8 @@ static void test_save(void **state)
     qsae_context_close(&ctx);
 }
 
-/* A table of per-layer embeddings that a folder stores compressed is what it decodes to, and part of
- * no folder of plain weights, whether or not config.json speaks of it. */
+/* A table of per-layer embeddings that a folder stores compressed is what it decodes to, and no
+ * folder of plain weights has one, whether or not config.json speaks of it. */
 static void test_stored_table(void **state)
 {
     static const char *const name = "model.language_model.embed_tokens_per_layer";
@@ -433,10 +433,10 @@ static void test_slab(void **state)
     /* one that is too small in any respect was opened for another model */
     const size_t least = slab.kept_bytes;
     slab.kept_bytes = (size_t)(3 * 20 * 4);
-    REFUSED(qsae__model_step(m[0], 0, &slab), QSAE_EINVAL, "the slab was not opened for this model");
+    REFUSED(qsae__model_step(m[0], 0, &slab), QSAE_EINVAL, "slab was not opened for this model");
     slab.kept_bytes = least;
     slab.scratch_bytes -= slab.scratch_bytes / 2;
-    REFUSED(qsae__model_step(m[0], 0, &slab), QSAE_EINVAL, "the slab was not opened for this model");
+    REFUSED(qsae__model_step(m[0], 0, &slab), QSAE_EINVAL, "slab was not opened for this model");
     REFUSED(qsae__model_step(m[0], -1, &slab), QSAE_EINVAL, "layer -1: expected 0..2");
     REFUSED(qsae__model_step(m[0], 3, &slab), QSAE_EINVAL, "layer 3: expected 0..2");
     qsae__slab_close(&slab);

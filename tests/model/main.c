@@ -236,6 +236,7 @@ int main(int argc, char **argv)
     failed += run("compare", compare_tests, n_compare_tests);
     failed += run("open", open_tests, n_open_tests);
     failed += run("gguf", gguf_tests, n_gguf_tests);
+    failed += run("gguf", gguf_refused_tests, n_gguf_refused_tests);
     failed += run("keys", key_tests, n_key_tests);
     failed += run("gemma 4", gemma4_tests, n_gemma4_tests);
     failed += run("operations", operation_tests, n_operation_tests);
