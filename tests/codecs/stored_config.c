@@ -225,6 +225,70 @@ static void test_gptq_three_bits(void **state)
     qsae_context_close(&ctx);
 }
 
+/* Packed weights say their shape, in either integer type; inputs are whole groups, of weights and
+ * of activations. */
+static void test_shapes(void **state)
+{
+    static const char *const group = GROUP(INT4, "");
+    static const struct {
+        int64_t n_out, n_in; /* as weight_shape says it */
+        int32_t dtype;
+        const char *part;    /* NULL: opened */
+    } cases[] = {
+        { 2, 64, QSAE_I64, NULL },          { 2, 64, QSAE_I32, NULL },
+        { 3, 64, QSAE_I64, "expected 2 x 64, found 3 x 64" },
+        { 2, 65, QSAE_I32, "expected 2 x 64, found 2 x 65" },
+        { -2, -64, QSAE_I32, "expected 2 x 64, found -2 x -64" },
+    };
+    static const int32_t codes[2 * 8];
+    static const float scale[4] = { 1, 1, 1, 1 };
+    qsae_context *ctx = test_context(NULL, 1);
+    qsae_qmatrix *q = NULL;
+    (void)state;
+    qsae__tensor list[4] = {
+        { .name = "m.weight_packed", .data = codes, .bytes = sizeof codes, .shape = { 2, 8 },
+          .rank = 2, .dtype = QSAE_I32 },
+        { .name = "m.weight_scale", .data = scale, .bytes = sizeof scale, .shape = { 2, 2 },
+          .rank = 2, .dtype = QSAE_F32 },
+        { .name = "m.weight_shape", .shape = { 2 }, .rank = 1 },
+        { .name = "m.weight_g_idx", .data = codes, .bytes = 64 * 4, .shape = { 64 }, .rank = 1,
+          .dtype = QSAE_I32 },
+    };
+    for (int64_t i = 0; i < LENGTH(cases); i++) {
+        const int64_t wide[2] = { cases[i].n_out, cases[i].n_in };
+        const int32_t narrow[2] = { (int32_t)wide[0], (int32_t)wide[1] };
+        list[2].dtype = cases[i].dtype;
+        list[2].data = cases[i].dtype == QSAE_I64 ? (const void *)wide : narrow;
+        list[2].bytes = cases[i].dtype == QSAE_I64 ? sizeof wide : sizeof narrow;
+        const int32_t st = open_made(ctx, group, list, 3, 2, 64, &q);
+        assert_int_equal(st, cases[i].part ? QSAE_EMISMATCH : QSAE_OK);
+        assert_true(!cases[i].part || strstr(qsae_error_message(), cases[i].part));
+        qsae__qmatrix_unref(&q);
+    }
+    assert_int_equal(open_made(ctx, group, list, 3, 2, 65, &q), QSAE_EMISMATCH);
+    assert_non_null(strstr(qsae_error_message(), "65 inputs; expected a multiple of the group"));
+    static const int32_t index[64];
+    list[3].data = index;
+    assert_int_equal(open_made(ctx, group, list, 4, 2, 64, &q), QSAE_EUNSUPPORTED);
+    assert_non_null(strstr(qsae_error_message(), "m.weight_g_idx: actorder"));
+    /* activations in groups of 48 */
+    static const int8_t bytes[64];
+    const qsae__tensor plain[2] = {
+        { .name = "m.weight", .data = bytes, .bytes = sizeof bytes, .shape = { 1, 64 }, .rank = 2,
+          .dtype = QSAE_I8 },
+        { .name = "m.weight_scale", .data = scale, .bytes = 4, .shape = { 1, 1 }, .rank = 2,
+          .dtype = QSAE_F32 },
+    };
+    assert_int_equal(open_made(ctx, "{\"quant_method\":\"compressed-tensors\",\"format\":"
+                               "\"int-quantized\",\"config_groups\":{\"g\":{\"targets\":"
+                               "[\"Linear\"],\"weights\":{\"num_bits\":8,\"strategy\":"
+                               "\"channel\"},\"input_activations\":{\"num_bits\":8,\"strategy\":"
+                               "\"group\",\"group_size\":48,\"dynamic\":true}}}}", plain, 2, 1, 64,
+                               &q), QSAE_EMISMATCH);
+    assert_non_null(strstr(qsae_error_message(), "multiple of the activations' group size 48"));
+    qsae_context_close(&ctx);
+}
+
 /* Powers of two: the type's last value is NaN, a plain byte's is 2^128. */
 static void test_fp8_powers(void **state)
 {
@@ -256,6 +320,7 @@ int run_stored_config(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_configs),         cmocka_unit_test(test_awq_odd),
         cmocka_unit_test(test_gptq_three_bits), cmocka_unit_test(test_fp8_powers),
+        cmocka_unit_test(test_shapes),
     };
     return cmocka_run_group_tests_name("stored configurations", tests, NULL, NULL);
 }

@@ -502,7 +502,7 @@ static void test_top(void **state)
 {
     static const struct {
         const char *values; /* 'a' is 0 */
-        int k, want[8];     /* ascending */
+        int k, want[30];    /* ascending */
     } cases[] = {
         { "bbbbb", 2, { 2, 4 } },
         { "ccabbab", 3, { 0, 1, 6 } },
@@ -513,12 +513,27 @@ static void test_top(void **state)
         { "alghjbhbgicdhjagheaijckdedcegkfjfjihiaidigakieeglkaebijhkghhhfebhkelhjkeahljiacjebillcll"
           "iccgijblaidkjeajledlejdefjaaelaikdlhfjdh", 8, { 1, 74, 83, 84, 87, 95, 104, 107 } },
         { "bbaaaabababaababbbabbbabaabbbaababaabbaabbaaabaaaabaaaabbbbabbbabbbaab", 1, { 0 } },
+        /* by std::partial_sort, over a heap of four */
+        { "tyrxrrsu}vzs}{|xvzwu|tz}rzwy{w{|{ttv{{}}zz{{yxzussz{rzwy}xw{{y|xytt}tsrx|yxyvrx{vvr{}"
+          "y}rxw}uwxwt}v}r{tz|zvxuxuyv|trxy}w|zxutx{xyru|ysxy{|s{rryv{r}|tuw}zrtxyvsw{}s}vxz{rt{"
+          "sw|{wx{}wy{vt{uvvrrxvyyvw{|wu{svx{|vyuuux|xrts}yxursyvyrryxs{t}vuyxsyvyussxxysxrwx{rv"
+          "x",
+          4, { 8, 12, 23, 38 } },
+        /* every pivot cuts off two: std::nth_element gives up, and selects over a heap */
+        { "_|_z_x_v_t_r_p_n_l_j_h_fabedc`________________}{ywusqomkig"
+          "___________________________________",
+          30, { 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 24, 25, 26, 27, 28, 29, 46, 47, 48, 49,
+                50, 51, 52, 53, 54, 55, 56, 57 } },
+        { "_{_y_w_u_s_q_o_m_k_i_g_eaaecc_________________}{ywusqomkig"
+          "___________________________________",
+          30, { 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 24, 25, 26, 27, 28, 46, 47, 48, 49, 50,
+                51, 52, 53, 54, 55, 56, 57, 69 } },
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const int64_t n = (int64_t)strlen(cases[i].values);
-        float p[128];
-        int32_t at[128];
+        float p[256];
+        int32_t at[256];
         for (int64_t j = 0; j < n; j++)
             p[j] = (float)(cases[i].values[j] - 'a');
         qsae__top(p, n, cases[i].k, at);

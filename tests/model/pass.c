@@ -225,6 +225,58 @@ static void test_arguments(void **state)
     close_probe(&x);
 }
 
+/* The first layer that a condition leaves another than the reference does: those before it need not
+ * run again. */
+static void test_first_changed(void **state)
+{
+    static const struct {
+        const char *condition;
+        int64_t first; /* of three layers */
+    } cases[] = {
+        { "none", 3 }, { "control:null", 3 }, { "none@compute=f32", 3 }, { "nf4", 0 },
+        { "rtn:bits=4@layers=1", 1 }, { "rtn:bits=4@layers=1-2@only=nothing", 3 },
+        { "none@layers=2+prune:sparsity=0.5", 2 }, { "rtn:bits=4@layers=1-2@skip=layers.1.mlp", 1 },
+        { "rtn:bits=4@only=/layers\\.2\\.mlp/", 2 }, { "rtn:bits=4@layers=2@with=head", 2 },
+        { "mix(nf4@layers=2)(fp4@layers=1)", 1 }, { "rtn:bits=4@layers=2@with=embed", 0 },
+        { "none@compute=bf16", 0 }, { "none:weights=f16", 0 }, { "none+kv:k=f16", 0 },
+        { "none+kv:v=f16", 0 }, { "rtn:bits=4@layers=2+kv:v=f16", 0 }, { "control:floor", 0 },
+    };
+    static const char *const references[] = { "nf4@layers=2", "none:weights=f16", "none+kv:k=f16",
+                                              "none+kv:v=f16" };
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_weights *w = NULL;
+    qsae_model *plain = NULL, *other = NULL;
+    qsae_model_settings s;
+    (void)state;
+    OK(qsae_weights_open(ctx, test_model_path("llama_gqa"), &w));
+    OK(qsae_model_open(w, NULL, &plain));
+    qsae_model_settings_init(&s, sizeof s);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        s.condition = cases[i].condition;
+        OK(qsae_model_open(w, &s, &other));
+        if (qsae__model_first_changed(plain, other) != cases[i].first)
+            fail_msg("%s: %d", cases[i].condition, (int)qsae__model_first_changed(plain, other));
+        qsae_model_close(&other);
+    }
+    for (size_t i = 0; i < sizeof references / sizeof references[0]; i++) {
+        s.condition = references[i]; /* of which nothing is known, not even that it is the same */
+        OK(qsae_model_open(w, &s, &other));
+        assert_int_equal(qsae__model_first_changed(other, other), 0);
+        qsae_model_close(&other);
+    }
+    s.condition = NULL;
+    s.attention = QSAE_ATTN_EAGER;
+    OK(qsae_model_open(w, &s, &other));
+    assert_int_equal(qsae__model_first_changed(plain, other), 0);
+    qsae_model_close(&other);
+    other = test_model(ctx, test_model_path("llama_gqa"), NULL, 0, 0); /* read anew */
+    assert_int_equal(qsae__model_first_changed(plain, other), 0);
+    qsae_model_close(&other);
+    qsae_model_close(&plain);
+    qsae_weights_close(&w);
+    qsae_context_close(&ctx);
+}
+
 struct counter {
     qsae_cancel_token *token;
     int64_t calls, cancel_at, result_at;
@@ -297,6 +349,6 @@ static void test_stop_and_cancel(void **state)
 const struct CMUnitTest pass_tests[] = {
     cmocka_unit_test(test_order),     cmocka_unit_test(test_editor),
     cmocka_unit_test(test_tap_errors), cmocka_unit_test(test_arguments),
-    cmocka_unit_test(test_stop_and_cancel),
+    cmocka_unit_test(test_stop_and_cancel), cmocka_unit_test(test_first_changed),
 };
 const size_t n_pass_tests = sizeof pass_tests / sizeof pass_tests[0];
