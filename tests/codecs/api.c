@@ -86,6 +86,15 @@ static void test_arguments(void **state)
     assert_int_equal(qsae_qmatrix_linear(q, &w, NULL, QSAE_F32, &out), QSAE_EMISMATCH);
     assert_int_equal(qsae_int8_quantize(ctx, &w, -1, codes, y, NULL), QSAE_EINVAL);
     assert_int_equal(qsae_int8_quantize(ctx, &w, NAN, codes, y, NULL), QSAE_EINVAL);
+    static const float wrong[] = { 65505, 0x1p-25f };
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(qsae_int8_quantize(ctx, &w, wrong[i], codes, y, NULL), QSAE_EINVAL);
+        assert_non_null(strstr(qsae_error_message(), "allowed: 0 (no outliers), 6e-8 to 65504"));
+    }
+    assert_int_equal(qsae_int8_quantize(ctx, &w, 0x1p-24f, codes, y, NULL), QSAE_OK);
+    assert_int_equal(qsae_int8_quantize(ctx, &w, 65504, codes, y, NULL), QSAE_OK);
+    assert_int_equal(qsae_int8_quantize(NULL, &w, 6, codes, y, NULL), QSAE_EINVAL);
+    assert_int_equal(qsae_int8_quantize(ctx, &w, 6, codes, NULL, NULL), QSAE_EINVAL);
     assert_int_equal(qsae_int8_quantize(ctx, &w, 6, NULL, y, NULL), QSAE_EINVAL);
     assert_int_equal(qsae_int8_quantize(ctx, &w, 6, codes, y, NULL), QSAE_OK);
     qsae_qmatrix_close(&q);

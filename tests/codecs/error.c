@@ -98,6 +98,13 @@ static void test_special(void **state)
     e = error_of(q, one, 2, 3); /* against another weight: NaN and infinity left out again */
     assert_int_equal(e.nonfinite, 2);
     assert_true(e.frobenius_relative == (double)INFINITY); /* 0 but for what is left out */
+    const float nothing[6] = { NAN, INFINITY, -INFINITY, NAN, NAN, NAN };
+    e = error_of(q, nothing, 2, 3); /* no number is left */
+    assert_int_equal(e.nonfinite, 6);
+    assert_true(e.frobenius_relative == 0 && e.mean_abs == 0 && e.zeros == 0 && e.max_abs == 0);
+    qsae_qmatrix_close(&q);
+    q = test_encode(ctx, "fp4", zero, QSAE_F32, 2, 3, 0);
+    assert_string_equal(error_of(q, zero, 2, 3).format, "fp4");
     qsae_qmatrix_close(&q);
     q = test_encode(ctx, "nf4", zero, QSAE_F32, 2, 3, 0);
     e = error_of(q, zero, 2, 3);
@@ -118,6 +125,9 @@ static void test_refused(void **state)
     qsae_rows r = test_rows(w, QSAE_F32, 3, 2);
     assert_int_equal(qsae_qmatrix_error(q, &r, &e), QSAE_EMISMATCH);
     assert_non_null(strstr(qsae_error_message(), "[3, 2]"));
+    r = test_rows(w, QSAE_F32, 2, 2);
+    assert_int_equal(qsae_qmatrix_error(q, &r, &e), QSAE_EMISMATCH);
+    assert_non_null(strstr(qsae_error_message(), "[2, 2], expected [2, 3]"));
     r = test_rows(w, QSAE_I8, 2, 3);
     assert_int_equal(qsae_qmatrix_error(q, &r, &e), QSAE_EINVAL);
     r = test_rows(w, QSAE_F32, 2, 3);

@@ -337,6 +337,11 @@ static void test_groups(void **state)
                                             { "llm.int8", "llm.int8", "llm.int8" },
                                             { "none", "nf4", "llm.int8" },
                                             { "llm.int8", "llm.int8:threshold=0", "none" },
+                                            { "llm.int8", "llm.int8:rules=torch",
+                                              "llm.int8:outliers=row" },
+                                            { "llm.int8:outliers=row", "llm.int8",
+                                              "llm.int8:threshold=5" },
+                                            { "none+prune:sparsity=0.3", "none", "control:floor" },
                                             { "rtn:bits=4", "nf4:compute=f32", "fp4" } };
     qsae_context *ctx[TEST_CONTEXTS];
     const int64_t n = test_contexts(ctx);
@@ -419,8 +424,85 @@ static void test_facts(void **state)
     l = open_linear(ctx, "none:weights=bf16", &w, QSAE_F32);
     assert_int_equal(qsae__linear_bytes(l), 2 * n);
     qsae__linear_close(&l);
+    /* what has no code weighs what it would in a checkpoint of the dtype it is rounded to */
+    l = open_linear(ctx, "none+prune:sparsity=0.5", &w, QSAE_F32);
+    assert_int_equal(qsae__linear_quantized(l), 1);
+    assert_int_equal(qsae__linear_bytes(l), 4 * n);
+    qsae__linear_close(&l);
+    l = open_linear(ctx, "none:weights=f16+prune:sparsity=0.5", &w, QSAE_F32);
+    assert_int_equal(qsae__linear_bytes(l), 2 * n);
+    qsae__linear_close(&l);
     assert_int_equal(qsae__linear_open(ctx, NULL, &w, QSAE_F32, &l), QSAE_OK);
     qsae__linear_close(&l);
+    qsae_context_close(&ctx);
+}
+
+/* Values without a code are multiplied as those of a plain weight are. */
+static void test_values(void **state)
+{
+    static const int32_t dtypes[] = { QSAE_F32, QSAE_BF16 };
+    qsae_context *ctx[TEST_CONTEXTS];
+    const int64_t n = test_contexts(ctx);
+    float *y = test_alloc(ROWS * OUT, sizeof(float)), *want = test_alloc(ROWS * OUT, sizeof(float));
+    float *w = test_alloc(OUT * IN, sizeof(float));
+    (void)state;
+    for (int d = 0; d < 2; d++) {
+        for (int64_t i = 0; i < OUT * IN; i++)
+            w[i] = qsae__round_to(dtypes[d], weight[i]);
+        for (int64_t i = 0; i < OUT * IN; i += 4) { /* the later of equals go */
+            float part[4];
+            memcpy(part, w + i, sizeof part);
+            for (int a = 0; a < 4; a++) {
+                int larger = 0;
+                for (int b = 0; b < 4; b++)
+                    larger += fabsf(part[b]) > fabsf(part[a]) ||
+                              (fabsf(part[b]) == fabsf(part[a]) && b < a);
+                w[i + a] = larger < 2 ? part[a] : 0;
+            }
+        }
+        const qsae__linear_weight from = plain_weight(weight, QSAE_F32, 0);
+        const qsae__linear_weight thin = plain_weight(w, QSAE_F32, 0);
+        for (int64_t k = 0; k < n; k++) {
+            qsae__linear *l = open_linear(ctx[k], "none+prune:pattern=2:4", &from, dtypes[d]);
+            assert_int_equal(apply(l, ROWS, input, IN, y, OUT), QSAE_OK);
+            qsae__linear_close(&l);
+            l = open_linear(ctx[k], "none", &thin, dtypes[d]);
+            assert_int_equal(apply(l, ROWS, input, IN, want, OUT), QSAE_OK);
+            qsae__linear_close(&l);
+            test_same_f32("pruned", y, want, ROWS * OUT);
+        }
+    }
+    test_release(y);
+    test_release(want);
+    test_release(w);
+    test_contexts_close(ctx, n);
+}
+
+/* A bias in half precision is that bias in f32. */
+static void test_bias(void **state)
+{
+    static const int32_t dtypes[] = { QSAE_F16, QSAE_BF16 };
+    qsae_context *ctx = test_context(NULL, 1);
+    float *y = test_alloc(ROWS * OUT, sizeof(float)), *want = test_alloc(ROWS * OUT, sizeof(float));
+    uint16_t half[OUT];
+    float wide[OUT];
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        qsae__linear_weight w = plain_weight(weight, QSAE_F32, 0);
+        assert_true(qsae__from_f32(dtypes[i], bias, OUT, half));
+        assert_true(qsae__to_f32(dtypes[i], half, OUT, wide));
+        for (int k = 0; k < 2; k++) {
+            w.bias = k ? (const void *)wide : half;
+            w.bias_dtype = k ? QSAE_F32 : dtypes[i];
+            qsae__linear *l = open_linear(ctx, "rtn", &w, QSAE_F32);
+            assert_int_equal(apply(l, ROWS, input, IN, k ? want : y, OUT), QSAE_OK);
+            qsae__linear_close(&l);
+        }
+        test_same_f32(qsae_dtype_name(dtypes[i]), y, want, ROWS * OUT);
+        assert_true(memcmp(wide, bias, sizeof wide) != 0);
+    }
+    test_release(y);
+    test_release(want);
     qsae_context_close(&ctx);
 }
 
@@ -440,6 +522,10 @@ static void test_refused(void **state)
     w = plain_weight(weight, QSAE_F32, 0);
     w.n_in = 0;
     assert_int_equal(qsae__linear_open(ctx, NULL, &w, QSAE_F32, &l), QSAE_EINVAL);
+    w = plain_weight(weight, QSAE_F32, 0);
+    w.n_out = 0;
+    assert_int_equal(qsae__linear_open(ctx, NULL, &w, QSAE_F32, &l), QSAE_EINVAL);
+    assert_non_null(strstr(qsae_error_message(), "0 x 300, expected at least 1 x 1"));
     w = plain_weight(weight, QSAE_F32, 3);
     assert_int_equal(qsae__condition_parse(ctx, "rtn:axis=tl", &c), QSAE_OK);
     assert_int_equal(qsae__linear_open(ctx, &c, &w, QSAE_F32, &l), QSAE_EINVAL);
@@ -460,8 +546,8 @@ int run_linear(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_codecs), cmocka_unit_test(test_strides), cmocka_unit_test(test_slabs),
         cmocka_unit_test(test_groups), cmocka_unit_test(test_half_rows),
-        cmocka_unit_test(test_groups), cmocka_unit_test(test_half_rows),
         cmocka_unit_test(test_facts),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_bias),   cmocka_unit_test(test_values),
     };
     return cmocka_run_group_tests_name("codecs/linear", tests, fill, NULL);
 }
