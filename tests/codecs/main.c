@@ -267,6 +267,7 @@ int main(int argc, char **argv)
     failures += run_stored();
     failures += run_stored_config();
     failures += run_act();
+    failures += run_sources();
     failures += run_linear();
     failures += run_api();
     return failures != 0;

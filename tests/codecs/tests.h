@@ -32,6 +32,7 @@ int run_kv(void);
 int run_stored(void);
 int run_stored_config(void);
 int run_act(void);
+int run_sources(void);
 int run_linear(void);
 int run_api(void);
 int run_keys(void);
