@@ -204,6 +204,9 @@ int32_t qsae__parse_part(qsae__parser *p)
     const unsigned bit = prune ? PART_PRUNE : PART_KV;
     if (p->selectors & bit)
         return qsae__parse_bad(p, name, "repeated part", "each part once");
+    if (prune && p->c->control != QSAE__CONTROL_NONE)
+        return qsae__parse_bad(p, name, "no part of a control that leaves weights as they are:",
+                               "+kv");
     p->selectors |= bit;
     p->seen = 0;
     return prune ? parse_prune(p, name) : parse_kv(p, name);

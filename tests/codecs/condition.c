@@ -61,6 +61,7 @@ static const struct good good[] = {
     { "control:null", "control:null" },
     { "control:floor@compute=bf16", "control:floor@compute=bf16" },
     { "control:shuffle@compute=f32", "control:shuffle@compute=f32" },
+    { "control:null+kv:k=f16", "control:null+kv:k=f16,v=none,sink=0" },
     { "none@compute=f32", "none@compute=f32" },
     { "nf4@only=Q-Proj|layers.10.a_b", "nf4:block=64,double=1,compute=model,rules=cuda"
       "@only=Q-Proj|layers.10.a_b" },
@@ -240,6 +241,9 @@ static const struct wrong wrong[] = {
     { "control:gauss(none+prune:match=9)", QSAE_EINVAL, "offset 14", "match", "a codec" },
     { "control:gauss(nf4+kv:v=f16)", QSAE_EINVAL, "offset 14", "kv", "a codec" },
     { "control:gauss(nf4@only=/a\\", QSAE_EINVAL, "offset 13", "parentheses", "(CONDITION)" },
+    { "control:null+prune:sparsity=0.5", QSAE_EINVAL, "offset 13", "leaves weights as they are", "+kv" },
+    { "control:floor@compute=f32+prune:pattern=2:4", QSAE_EINVAL, "offset 26", "\"prune\"", "+kv" },
+    { "control:shuffle+kv:k=f16+prune:match=(nf4)", QSAE_EINVAL, "offset 25", "\"prune\"", "+kv" },
     { "control:gauss:seed=1", QSAE_EINVAL, "offset 13", "\":seed=1\"", "(CONDITION)" },
     { "control:gauss@layers=1", QSAE_EINVAL, "offset 13", "\"@layers=1\"", "(CONDITION)" },
     { "control:gauss(mix(mix(mix(mix(nf4)))))", QSAE_EINVAL, "offset 30", "too many conditions",
