@@ -169,6 +169,71 @@ static void test_vocabulary(void **state)
     qsae_context_close(&ctx);
 }
 
+/* A matrix that a folder stores is given out as it lies in the file; what is no matrix is not. */
+static void test_matrix(void **state)
+{
+    static const struct {
+        const char *model, *field;
+    } cases[] = { { "stored_gptq", "qweight" }, { "stored_awq", "qzeros" },
+                  { "stored_fp8", "weight_scale_inv" }, { "stored_w8a8", "weight" } };
+    static const char *const module = "model.layers.1.self_attn.k_proj";
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_weights *w = NULL;
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        qsae_qmatrix *q = NULL;
+        char name[128];
+        bool found = false;
+        OK(qsae_weights_open(ctx, test_model_path(cases[i].model), &w));
+        OK(qsae_weights_matrix(w, module, &q));
+        qsae__tensors *t = load(ctx, test_model_path(cases[i].model), "model.safetensors");
+        snprintf(name, sizeof name, "%s.%s", module, cases[i].field);
+        const qsae__tensor *const x = qsae__tensors_find(t, name);
+        assert_non_null(x);
+        for (int32_t k = 0; k < qsae_qmatrix_field_count(q); k++) {
+            qsae_field f = { .struct_size = sizeof f };
+            OK(qsae_qmatrix_field(q, k, &f));
+            if (strcmp(f.name, cases[i].field) != 0)
+                continue;
+            found = true;
+            assert_int_equal(f.bytes, x->bytes);
+            assert_memory_equal(f.data, x->data, x->bytes);
+        }
+        assert_true(found);
+        qsae__tensors_unref(&t);
+        qsae_qmatrix_close(&q);
+        REFUSED(qsae_weights_matrix(w, "model.norm", &q), QSAE_ENOENT, "model.norm");
+        REFUSED(qsae_weights_matrix(w, NULL, &q), QSAE_EINVAL, "NULL");
+        REFUSED(qsae_weights_get_info(w, NULL), QSAE_EINVAL, "info is NULL");
+        REFUSED(qsae_weights_save(w, "none", NULL, NULL), QSAE_EINVAL, "NULL");
+        qsae_weights_close(&w);
+    }
+    qsae_context_close(&ctx);
+}
+
+/* Tensors without a config.json, and a model beside others that cannot take its place. */
+static void test_incomplete(void **state)
+{
+    qsae_context *ctx = test_context(1, NULL);
+    qsae_weights *w = NULL;
+    char from[600], path[600];
+    (void)state;
+    make_source(ctx, "llama_gqa", config_of(ctx, test_model_path("llama_gqa")), NULL, 0, from);
+    join(path, from, "config.json");
+    assert_int_equal(unlink(path), 0);
+    REFUSED(qsae_weights_open(ctx, from, &w), QSAE_ENOENT, "config.json: no such file");
+    remove_source();
+    qsae__slab slab;
+    qsae_model *none[2] = { NULL };
+    REFUSED(qsae__slab_open(ctx, none, 2, 1, 1, &slab), QSAE_EINVAL, "a slab needs a model");
+    none[1] = test_model(ctx, test_model_path("llama_gqa"), NULL, 0, 0);
+    OK(qsae__slab_open(ctx, none, 2, 1, 1, &slab)); /* of the one there is */
+    assert_int_equal(slab.width, 32);
+    qsae__slab_close(&slab);
+    qsae_model_close(&none[1]);
+    qsae_context_close(&ctx);
+}
+
 /* One layer of a GPTQ folder is of no use where config.json says nothing of it. */
 static void test_silent(void **state)
 {
@@ -187,5 +252,6 @@ static void test_silent(void **state)
 const struct CMUnitTest open_tests[] = {
     cmocka_unit_test(test_tied_head),  cmocka_unit_test(test_own_files),
     cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_silent),
+    cmocka_unit_test(test_matrix),     cmocka_unit_test(test_incomplete),
 };
 const size_t n_open_tests = sizeof open_tests / sizeof open_tests[0];
