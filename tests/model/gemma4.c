@@ -520,14 +520,18 @@ static void test_top(void **state)
           "x",
           4, { 8, 12, 23, 38 } },
         /* every pivot cuts off two: std::nth_element gives up, and selects over a heap */
-        { "_|_z_x_v_t_r_p_n_l_j_h_fabedc`________________}{ywusqomkig"
-          "___________________________________",
-          30, { 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 24, 25, 26, 27, 28, 29, 46, 47, 48, 49,
-                50, 51, 52, 53, 54, 55, 56, 57 } },
-        { "_{_y_w_u_s_q_o_m_k_i_g_eaaecc_________________}{ywusqomkig"
-          "___________________________________",
-          30, { 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 24, 25, 26, 27, 28, 46, 47, 48, 49, 50,
-                51, 52, 53, 54, 55, 56, 57, 69 } },
+        { "D}J{:yAw4uYs=qXo=mOkZiTgEGYNTBHdO^RT:`Z;HNPRC@~|zxvtrpnljh7F"
+          "aLCJAa7HX_M8E8WTCW:f@^KI?Cceb4E[K",
+          30, { 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 31, 46, 47, 48,
+                49, 50, 51, 52, 53, 54, 55, 56, 57, 65, 79, 86, 87, 88 } },
+        { "=}?{ZyWw8u;s4q@obmTkdiRgT<[G7XXAEdZ7dJN6_TI`[V~|zxvtrpnljh5a"
+          "AY:PU`TSA=T:[84QY_@bBD4C4Yc[@eTNV",
+          30, { 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20, 21, 23, 33, 36, 46,
+                47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 79, 86, 89 } },
+        { "7}S{LyOweu^s:qdoWmekVi?gN6B@S5bWAM`ZVI=S95;@?6~|zxvtrpnljhAb"
+          "B<PPTJDE^NfdN8=Z;PVUcU`Jb`K=<X6K`",
+          30, { 1, 3, 5, 7, 8, 9, 11, 13, 14, 15, 17, 18, 19, 21, 23, 46,
+                47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 70, 71, 80 } },
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
