@@ -342,6 +342,7 @@ static void test_bad_keys(void **state)
                                : "quant_state.bitsandbytes__nf4 (or __fp4): missing; "));
         assert_non_null(strstr(strchr(qsae_error_message(), ';'), key));
     }
+    copy_reset(&c);
     /* a module that is not there at all, or plain, is not this format's business */
     assert_int_equal(try_module(&c, NULL, "absent", 24, 96, &q), QSAE_OK);
     assert_null(q);
@@ -388,6 +389,7 @@ static void test_bad_arrays(void **state)
         { "int8", 20, 48, "int8.weight_format", 0, 2, 0, "U8 [1]" },
         { "int8", 20, 48, "int8.weight_format", QSAE_F16, 1, 0, "found F16 [1]" },
     };
+    static const char zeros[4096];
     static const char *const orders[] = { "0", "1 (col32)", "2 (col_turing)", "3 (col_ampere)",
                                           "4 (unknown)" };
     qsae_context *ctx = test_context(NULL, 1);
@@ -398,12 +400,15 @@ static void test_bad_arrays(void **state)
     for (int64_t i = 0; i < LENGTH(bad); i++) {
         copy_reset(&c);
         qsae__tensor *const x = item(&c, bad[i].key);
+        const uint64_t had = x->bytes;
         x->dtype = bad[i].dtype ? bad[i].dtype : x->dtype;
         x->rank = bad[i].cols ? 2 : 1;
         x->shape[0] = bad[i].rows;
         x->shape[1] = bad[i].cols;
         x->bytes = (uint64_t)(bad[i].rows * (bad[i].cols ? bad[i].cols : 1) *
                               qsae_dtype_bits(x->dtype) / 8);
+        x->data = x->bytes > had ? zeros : x->data;
+        assert_true(x->bytes <= sizeof zeros || x->bytes <= had);
         const int32_t st = try_module(&c, NULL, bad[i].module, bad[i].n_out, bad[i].n_in, &q);
         if (st != QSAE_EMISMATCH || !strstr(qsae_error_message(), bad[i].part))
             fail_msg("%s, %lld: %s: %s", bad[i].key, (long long)i, qsae_status_name(st),

@@ -265,6 +265,10 @@ static void test_shapes(void **state)
         assert_true(!cases[i].part || strstr(qsae_error_message(), cases[i].part));
         qsae__qmatrix_unref(&q);
     }
+    static const int64_t shape[2] = { 2, 64 };
+    list[2].dtype = QSAE_I64;
+    list[2].data = shape;
+    list[2].bytes = sizeof shape;
     assert_int_equal(open_made(ctx, group, list, 3, 2, 65, &q), QSAE_EMISMATCH);
     assert_non_null(strstr(qsae_error_message(), "65 inputs; expected a multiple of the group"));
     static const int32_t index[64];
