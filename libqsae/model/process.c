@@ -503,10 +503,13 @@ static int32_t check(const qsae_weights *w)
     for (int64_t i = 0; i < c->layers * projs && !stored; i++)
         if (w->layers[i / projs].weight[i % projs].stored)
             stored = &w->layers[i / projs].weight[i % projs];
+    /* Where a configuration is silent, the names of the tensors are bitsandbytes'. */
     if (stored)
         return qsae__fail(QSAE_EUNSUPPORTED, "%s: %s: stored compressed (%s); weight processing "
                           "needs plain weights", w->path, stored->name,
-                          w->gguf ? "gguf" : qsae__scheme_name(w->scheme));
+                          w->gguf     ? "gguf"
+                          : w->scheme ? qsae__scheme_name(w->scheme)
+                                      : "bitsandbytes");
     return QSAE_OK;
 }
 

@@ -102,6 +102,7 @@ static const struct {
       "\"top_k_experts\":2,\"moe_intermediate_size\":48}",
       "per-layer embedding width: 256 > 0; experts: 0 > 8; experts of a token: 0 > 2; "
       "expert width: 0 > 48; " },
+    { GEMMA4 "}", "{\"model_type\":\"gemma4_text\",\"num_hidden_layers\":5}", "layers: 4 > 5; " },
     /* what speaks of full layers is all there is without others */
     { LLAMA "}",
       LLAMA ",\"rope_parameters\":{" FULL("{\"rope_type\":\"linear\",\"factor\":3}") "}}",

@@ -4,7 +4,6 @@
 
 #include "codecs/bnb.h"
 #include "model/extras.h"
-#include "model/top.h"
 
 #define TEXT "{\"model_type\":\"gemma4_text\""
 
@@ -143,11 +142,44 @@ static const struct {
     { ROPE("{\"rope_type\":\"yarn\",\"rope_theta\":10000.0}"), QSAE_EUNSUPPORTED, "yarn" },
     { ROPE("{\"rope_type\":\"proportional\",\"rope_theta\":10000.0,"
            "\"partial_rotary_factor\":1.5}"), QSAE_EFORMAT, "partial_rotary_factor" },
+    { ROPE("{\"rope_type\":\"proportional\",\"rope_theta\":10000.0,"
+           "\"partial_rotary_factor\":-0.5}"), QSAE_EFORMAT, "expected 0 to 1, found -0.5" },
     { ROPE("{\"rope_type\":\"linear\",\"rope_theta\":10000.0,\"factor\":2.0,"
            "\"partial_rotary_factor\":0.5}"), QSAE_EUNSUPPORTED, "partial_rotary_factor" },
     { "{\"model_type\":\"llama\",\"rope_parameters\":{\"rope_type\":\"proportional\","
       "\"rope_theta\":10000.0}}", QSAE_EUNSUPPORTED, "proportional" },
 };
+
+static void count_last(void *cookie, int32_t level, const char *message)
+{
+    *(int *)cookie += level == QSAE_LOG_WARNING && strstr(message, "the last layer is a full one");
+}
+
+/* The last layer is full whatever layer_types says, with a word about it. */
+static void test_last_layer(void **state)
+{
+    static const char *const types[] = { "\"sliding_attention\"", "\"full_attention\"" };
+    int warnings = 0;
+    qsae_context_settings s;
+    qsae_context *ctx = NULL;
+    (void)state;
+    qsae_context_settings_init(&s, sizeof s);
+    s.threads = 1;
+    s.log = count_last;
+    s.log_cookie = &warnings;
+    OK(qsae_context_open(&s, &ctx));
+    for (int i = 0; i < 2; i++) {
+        char json[256];
+        qsae__config c;
+        snprintf(json, sizeof json, "%s\"layer_types\":[%s,%s]}", SMALL, types[0], types[i]);
+        warnings = 0;
+        read_config(ctx, json, &c);
+        assert_true(c.sliding[0] == 1 && c.sliding[1] == 0 && c.window == 512);
+        assert_int_equal(warnings, i == 0);
+        qsae__config_free(ctx, &c);
+    }
+    qsae_context_close(&ctx);
+}
 
 static void test_refused(void **state)
 {
@@ -497,86 +529,13 @@ static void test_sites(void **state)
     qsae_context_close(&ctx);
 }
 
-/* torch.topk's choice among equal values (torch 2.13 on a CPU). */
-static void test_top(void **state)
-{
-    static const struct {
-        const char *values; /* 'a' is 0 */
-        int k, want[30];    /* ascending */
-    } cases[] = {
-        { "bbbbb", 2, { 2, 4 } },
-        { "ccabbab", 3, { 0, 1, 6 } },
-        { "bcbaccabbcabcbac", 4, { 1, 5, 9, 12 } },
-        { "dddbcdcdcabcbcbdacaacbbbdcbddbaaacccddcc", 8, { 2, 7, 15, 24, 27, 28, 36, 37 } },
-        { "abffacceaccbeebedbdcccfbfbefafacdebabfbdaefbfcbcafacdcafffaccbaeeabcffafbbfaaebdcbcdaafe"
-          "cdfedaaddcdcfcddedddaabbfadcfcaaeeecdddd", 2, { 2, 3 } },
-        { "alghjbhbgicdhjagheaijckdedcegkfjfjihiaidigakieeglkaebijhkghhhfebhkelhjkeahljiacjebillcll"
-          "iccgijblaidkjeajledlejdefjaaelaikdlhfjdh", 8, { 1, 74, 83, 84, 87, 95, 104, 107 } },
-        { "bbaaaabababaababbbabbbabaabbbaababaabbaabbaaabaaaabaaaabbbbabbbabbbaab", 1, { 0 } },
-        /* by std::partial_sort, over a heap of four */
-        { "tyrxrrsu}vzs}{|xvzwu|tz}rzwy{w{|{ttv{{}}zz{{yxzussz{rzwy}xw{{y|xytt}tsrx|yxyvrx{vvr{}"
-          "y}rxw}uwxwt}v}r{tz|zvxuxuyv|trxy}w|zxutx{xyru|ysxy{|s{rryv{r}|tuw}zrtxyvsw{}s}vxz{rt{"
-          "sw|{wx{}wy{vt{uvvrrxvyyvw{|wu{svx{|vyuuux|xrts}yxursyvyrryxs{t}vuyxsyvyussxxysxrwx{rv"
-          "x",
-          4, { 8, 12, 23, 38 } },
-        /* every pivot cuts off two: std::nth_element gives up, and selects over a heap */
-        { "D}J{:yAw4uYs=qXo=mOkZiTgEGYNTBHdO^RT:`Z;HNPRC@~|zxvtrpnljh7F"
-          "aLCJAa7HX_M8E8WTCW:f@^KI?Cceb4E[K",
-          30, { 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 31, 46, 47, 48,
-                49, 50, 51, 52, 53, 54, 55, 56, 57, 65, 79, 86, 87, 88 } },
-        { "=}?{ZyWw8u;s4q@obmTkdiRgT<[G7XXAEdZ7dJN6_TI`[V~|zxvtrpnljh5a"
-          "AY:PU`TSA=T:[84QY_@bBD4C4Yc[@eTNV",
-          30, { 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20, 21, 23, 33, 36, 46,
-                47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 79, 86, 89 } },
-        { "7}S{LyOweu^s:qdoWmekVi?gN6B@S5bWAM`ZVI=S95;@?6~|zxvtrpnljhAb"
-          "B<PPTJDE^NfdN8=Z;PVUcU`Jb`K=<X6K`",
-          30, { 1, 3, 5, 7, 8, 9, 11, 13, 14, 15, 17, 18, 19, 21, 23, 46,
-                47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 70, 71, 80 } },
-    };
-    (void)state;
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const int64_t n = (int64_t)strlen(cases[i].values);
-        float p[256];
-        int32_t at[256];
-        for (int64_t j = 0; j < n; j++)
-            p[j] = (float)(cases[i].values[j] - 'a');
-        qsae__top(p, n, cases[i].k, at);
-        for (int k = 0; k < cases[i].k; k++) {
-            int below = 0;
-            for (int j = 0; j < cases[i].k; j++)
-                below += at[j] < at[k];
-            assert_int_equal(at[k], cases[i].want[below]);
-            assert_true(k == 0 || p[at[k - 1]] >= p[at[k]]);
-        }
-    }
-    /* a permutation, NaN first, whatever the values */
-    for (int seed = 0; seed < 2000; seed++) {
-        float p[100];
-        int32_t at[100];
-        uint32_t s = (uint32_t)seed;
-        bool seen[100] = { false };
-        for (int j = 0; j < 100; j++) {
-            s = s * 1664525u + 1013904223u;
-            p[j] = s >> 28 == 7 ? NAN : (float)(s >> 24) * (float)(seed % 3);
-        }
-        const int n = 1 + seed % 100, k = 1 + seed % n;
-        qsae__top(p, n, k, at);
-        for (int j = 0; j < n; j++) {
-            assert_true(at[j] >= 0 && at[j] < n && !seen[at[j]]);
-            seen[at[j]] = true;
-            for (int i = 0; i < k && j >= k; i++)
-                assert_true(isnan(p[at[i]]) || p[at[i]] >= p[at[j]]);
-        }
-    }
-}
-
 const struct CMUnitTest gemma4_tests[] = {
     cmocka_unit_test(test_defaults), cmocka_unit_test(test_sharing),
     cmocka_unit_test(test_refused),  cmocka_unit_test(test_tensors),
+    cmocka_unit_test(test_last_layer),
     cmocka_unit_test(test_conditions), cmocka_unit_test(test_save),
     cmocka_unit_test(test_stored_table),
     cmocka_unit_test(test_cache),    cmocka_unit_test(test_slab),
     cmocka_unit_test(test_ids),      cmocka_unit_test(test_sites),
-    cmocka_unit_test(test_top),
 };
 const size_t n_gemma4_tests = sizeof gemma4_tests / sizeof gemma4_tests[0];

@@ -217,6 +217,9 @@ static void test_made(void **state)
     OK(qsae_weights_open(ctx, path, &w));
     OK(qsae_weights_get_info(w, &info));
     assert_string_equal(info.type, "llama");
+    /* its values are plain, its names and rows are not those of a folder */
+    REFUSED(qsae_weights_save(w, "none", "/tmp/qsae-never", NULL), QSAE_EUNSUPPORTED,
+            "only a Hugging Face folder of plain ones can be saved");
     qsae_weights_close(&w);
     OK(qsae_weights_open(ctx, test_folder(), &w)); /* its one file */
     qsae_weights_close(&w);

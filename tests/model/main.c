@@ -239,6 +239,7 @@ int main(int argc, char **argv)
     failed += run("gguf", gguf_refused_tests, n_gguf_refused_tests);
     failed += run("keys", key_tests, n_key_tests);
     failed += run("gemma 4", gemma4_tests, n_gemma4_tests);
+    failed += run("top", top_tests, n_top_tests);
     failed += run("operations", operation_tests, n_operation_tests);
     failed += run("reference", reference_tests, n_reference_tests);
     failed += run("invariance", invariance_tests, n_invariance_tests);

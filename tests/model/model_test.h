@@ -21,8 +21,9 @@
 
 extern const struct CMUnitTest gemma4_tests[], key_tests[];
 extern const struct CMUnitTest compare_tests[], save_folder_tests[], open_tests[],
-    gguf_refused_tests[];
-extern const size_t n_compare_tests, n_save_folder_tests, n_open_tests, n_gguf_refused_tests;
+    gguf_refused_tests[], top_tests[];
+extern const size_t n_compare_tests, n_save_folder_tests, n_open_tests, n_gguf_refused_tests,
+    n_top_tests;
 extern const size_t n_gemma4_tests, n_key_tests;
 extern const struct CMUnitTest floor_tests[], mix_tests[];
 extern const size_t n_floor_tests, n_mix_tests;

@@ -234,7 +234,7 @@ static void test_incomplete(void **state)
     qsae_context_close(&ctx);
 }
 
-/* One layer of a GPTQ folder is of no use where config.json says nothing of it. */
+/* Where config.json says nothing: GPTQ layers are of no use, bitsandbytes' are what they are. */
 static void test_silent(void **state)
 {
     qsae_context *ctx = test_context(1, NULL);
@@ -245,6 +245,18 @@ static void test_silent(void **state)
     assert_int_equal(json_object_del(config, "quantization_config"), 0);
     make_source(ctx, "stored_gptq", config, NULL, 0, from);
     REFUSED(qsae_weights_open(ctx, from, &w), QSAE_ENOENT, "self_attn.q_proj.weight");
+    remove_source();
+    /* bitsandbytes' tensors say it themselves */
+    qsae_weights *processed = NULL;
+    json_t *const silent = config_of(ctx, test_model_path("neox_nf4"));
+    assert_int_equal(json_object_del(silent, "quantization_config"), 0);
+    make_source(ctx, "neox_nf4", silent, NULL, 0, from);
+    OK(qsae_weights_open(ctx, from, &w));
+    REFUSED(qsae_weights_process(w, "tl", &processed), QSAE_EUNSUPPORTED,
+            "stored compressed (bitsandbytes); weight processing");
+    REFUSED(qsae_weights_save(w, "none", "/tmp/qsae-never", NULL), QSAE_EUNSUPPORTED,
+            "stored compressed");
+    qsae_weights_close(&w);
     remove_source();
     qsae_context_close(&ctx);
 }

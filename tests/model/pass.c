@@ -145,6 +145,9 @@ static void test_tap_errors(void **state)
     t[1] = tap(0, &n, false, false);
     REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "neither");
     t[1] = tap(0, &n, true, false);
+    t[0].struct_size = t[1].struct_size = 0;
+    REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "struct_size is 0");
+    t[1].struct_size = sizeof t[1];
     t[0].struct_size = 9;
     REFUSED(qsae_model_forward(x.m, &x.p), QSAE_EINVAL, "tap 0: struct_size is 9");
     t[0].struct_size = sizeof t[0];
