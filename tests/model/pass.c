@@ -280,6 +280,36 @@ static void test_first_changed(void **state)
     qsae_context_close(&ctx);
 }
 
+/* Passes whose logits can be counted and whose buffers cannot: blocks of every kind. */
+static void test_too_large(void **state)
+{
+    static const char *const models[] = { "gemma2_cap", "gemma3_wrapper", "gemma4_experts",
+                                          "gemma4_shared", "gemma4_wrapper", "neox_parallel" };
+    static const int32_t low[T] = { 1, 5, 9, 13, 2, 4 };
+    qsae_context *ctx = test_context(2, NULL);
+    (void)state;
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+        qsae_model *m = test_model(ctx, test_model_path(models[i]), NULL, 0, 0);
+        qsae_model_info info = { .struct_size = offsetof(qsae_model_info, hash) };
+        float nll[T];
+        qsae_pass p;
+        OK(qsae_model_get_info(m, &info));
+        assert_true(info.vocab <= 96); /* else there may be an allocation that fails */
+        qsae_pass_init(&p, sizeof p);
+        p.ids = low;
+        p.n_tokens = T;
+        p.nll = nll;
+        p.n_seq = INT64_MAX / info.vocab / T;
+        const int32_t st = qsae_model_forward(m, &p);
+        if (st != QSAE_EOVERFLOW)
+            fail_msg("%s: %s", models[i], qsae_status_name(st));
+        p.n_seq = 1;
+        OK(qsae_model_forward(m, &p));
+        qsae_model_close(&m);
+    }
+    qsae_context_close(&ctx);
+}
+
 struct counter {
     qsae_cancel_token *token;
     int64_t calls, cancel_at, result_at;
@@ -353,5 +383,6 @@ const struct CMUnitTest pass_tests[] = {
     cmocka_unit_test(test_order),     cmocka_unit_test(test_editor),
     cmocka_unit_test(test_tap_errors), cmocka_unit_test(test_arguments),
     cmocka_unit_test(test_stop_and_cancel), cmocka_unit_test(test_first_changed),
+    cmocka_unit_test(test_too_large),
 };
 const size_t n_pass_tests = sizeof pass_tests / sizeof pass_tests[0];

@@ -155,6 +155,24 @@ static void test_model_names(void **state)
         { "blocks.1.attn.hook_z",
           { QSAE_SITE_Z, QSAE_SITE_Z, QSAE_SITE_Z, QSAE_SITE_Z, QSAE_SITE_Z } },
         { "h.1.attn.c_proj.input", { 0, 0, 0, 0, QSAE_SITE_Z } },
+        { "model.layers.1.input_layernorm.input",
+          { QSAE_SITE_RESID_PRE, QSAE_SITE_RESID_PRE, QSAE_SITE_RESID_PRE, QSAE_SITE_RESID_PRE,
+            0 } },
+        { "model.layers.1.input_layernorm.output", { 0, 0, 0, 0, 0 } },
+        { "h.1.ln_1.input", { 0, 0, 0, 0, QSAE_SITE_RESID_PRE } },
+        { "h.1.ln_2.output", { 0, 0, 0, 0, QSAE_SITE_MLP_IN } },
+        { "model.layers.1.pre_feedforward_layernorm.output", { 0, QSAE_SITE_MLP_IN, 0, 0, 0 } },
+        { "model.layers.1.post_feedforward_layernorm.input", { 0, 0, 0, 0, 0 } },
+        { "layers.1.mlp.act.output",
+          { 0, 0, QSAE_SITE_MLP_POST, QSAE_SITE_MLP_POST, QSAE_SITE_MLP_POST } },
+        { "layers.1.mlp.act.input", { 0, 0, 0, 0, 0 } },
+        { "layers.1.self_attn.input", { 0, 0, 0, 0, 0 } },
+        { "layers.1.mlp.up_proj.input", { QSAE_SITE_MLP_IN, QSAE_SITE_MLP_IN, 0, 0, 0 } },
+        { "layers.1.mlp.dense_h_to_4h.input", { 0, 0, QSAE_SITE_MLP_IN, QSAE_SITE_MLP_IN, 0 } },
+        { "layers.1.mlp.dense_4h_to_h.input",
+          { 0, 0, QSAE_SITE_MLP_POST, QSAE_SITE_MLP_POST, 0 } },
+        { "layers.1.mlp.down_proj.act.input", { 0, 0, 0, 0, 0 } },
+        { "blocks.1.mlp.hook_outer", { 0, 0, 0, 0, 0 } },
         { "blocks.1.mlp.hook_out",
           { QSAE_SITE_MLP_OUT, 0, QSAE_SITE_MLP_OUT, QSAE_SITE_MLP_OUT, QSAE_SITE_MLP_OUT } },
     };
@@ -179,6 +197,18 @@ static void test_model_names(void **state)
         assert_int_equal(layer, 0);
         assert_int_equal(qsae_model_site(m, "final_norm", &layer), QSAE_SITE_FINAL_NORM);
         assert_int_equal(layer, info.layers - 1);
+        /* modules of the model: what enters the final norm is what leaves the last block */
+        static const char *const norms[] = { "model.norm", "norm", "gpt_neox.final_layer_norm",
+                                             "final_layer_norm", "transformer.ln_f" };
+        static const char *const none[] = { "embed_tokens.input", "embed_in.input", "wte.input",
+                                            "wpe.input", "lm_head.output", "embed_out.output" };
+        char name[64];
+        snprintf(name, sizeof name, "%s.input", norms[k]);
+        assert_int_equal(qsae_model_site(m, name, &layer), QSAE_SITE_RESID_POST);
+        assert_int_equal(layer, info.layers - 1);
+        assert_int_equal(qsae_model_site(m, norms[k], &layer), QSAE_SITE_FINAL_NORM);
+        for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
+            assert_int_equal(qsae_model_site(m, none[i], &layer), 0);
         assert_int_equal(qsae_model_site(m, "nonsense", &layer), 0);
         assert_int_equal(qsae_model_site(m, NULL, &layer), 0);
         assert_int_equal(qsae_model_site(NULL, "z", &layer), 0);

@@ -4,7 +4,8 @@
 
 #include "model_test.h"
 
-/* torch.topk's choice among equal values (torch 2.13 on a CPU); the last four are libstdc++ 12's. */
+/* torch.topk's choice among equal values (torch 2.13 on a CPU; the last four by
+ * libstdc++ 12). */
 static void test_top(void **state)
 {
     static const struct {
