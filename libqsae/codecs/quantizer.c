@@ -134,11 +134,11 @@ static void decode_row(const qsae_qmatrix *q, int64_t row, const qsae_rows *out)
 {
     const size_t size = (size_t)qsae_dtype_bits(out->dtype) / 8;
     float x[PART];
-    if (out->dtype == QSAE_BF16 && (uintptr_t)out->data % sizeof(uint16_t) == 0) {
+    if (out->dtype == QSAE_BF16) {
         q->ops->decode16(q, row, 0, q->n_in, (uint16_t *)out->data + row * out->row_stride);
         return;
     }
-    if (out->dtype == QSAE_F32 && (uintptr_t)out->data % sizeof(float) == 0) {
+    if (out->dtype == QSAE_F32) {
         q->ops->decode(q, row, 0, q->n_in, QSAE_F32, (float *)out->data + row * out->row_stride);
         return;
     }

@@ -146,19 +146,22 @@ static void test_awq_odd(void **state)
 {
     static const int field[8] = { 0, 4, 1, 5, 2, 6, 3, 7 };
     static const uint16_t scales[8] = { 0x3c00, 0x4000, 0x3800, 0x3c00, 0x4400, 0x3c00, 0xbc00,
-                                        0x3400 }; /* 1, 2, 0.5, 1, 4, 1, -1, 0.25 */
-    static const float factors[8] = { 1, 2, 0.5f, 1, 4, 1, -1, 0.25f };
+                                        0x3555 }; /* 1, 2, 0.5, 1, 4, 1, -1, 1365 / 4096 */
+    static const float factors[8] = { 1, 2, 0.5f, 1, 4, 1, -1, 0x1.554p-2f };
     qsae_context *ctx = test_context(NULL, 1);
     uint32_t words[5], zeros = 0x87654321;
-    float want[8 * 5];
+    float want[8 * 5], bf16[8 * 5];
     qsae_qmatrix *q = NULL;
     (void)state;
     for (uint32_t k = 0; k < 5; k++)
         words[k] = 0x9b3d5f71u * (2 * k + 1);
     for (int o = 0; o < 8; o++)
-        for (int k = 0; k < 5; k++)
-            want[o * 5 + k] = (float)((int)(words[k] >> 4 * field[o] & 15) -
-                                      (int)(zeros >> 4 * field[o] & 15)) * factors[o];
+        for (int k = 0; k < 5; k++) {
+            const float steps = (float)((int)(words[k] >> 4 * field[o] & 15) -
+                                        (int)(zeros >> 4 * field[o] & 15));
+            want[o * 5 + k] = qsae__round_f16(steps * factors[o]);
+            bf16[o * 5 + k] = qsae__round_bf16(steps * qsae__round_bf16(factors[o]));
+        }
     qsae__tensor list[3] = {
         { .name = "m.qweight", .data = words, .bytes = 20, .shape = { 5, 1 }, .rank = 2,
           .dtype = QSAE_I32 },
@@ -171,6 +174,19 @@ static void test_awq_odd(void **state)
         "{\"quant_method\":\"awq\",\"group_size\":-1,\"version\":\"GEMM\"}";
     CHECK(open_made(ctx, config, list, 3, 8, 5, &q));
     expect_values(q, want);
+    /* for a bf16 model the scale is one of bf16 */
+    for (int i = 0; i < 2; i++) {
+        const int32_t dtype = i ? QSAE_F16 : QSAE_BF16;
+        uint16_t out[8 * 5];
+        float got[8 * 5];
+        qsae_rows rows = test_rows(out, dtype, 8, 5);
+        assert_int_equal(qsae_qmatrix_decode(q, &rows), QSAE_OK);
+        assert_true(qsae__to_f32(dtype, out, 8 * 5, got));
+        test_same_f32("halves", got, i ? want : bf16, 8 * 5);
+        rows.data = (char *)out + 1;
+        assert_int_equal(qsae_qmatrix_decode(q, &rows), QSAE_EINVAL);
+        assert_non_null(strstr(qsae_error_message(), "aligned"));
+    }
     qsae__qmatrix_unref(&q);
     assert_int_equal(open_made(ctx, config, list, 3, 9, 5, &q), QSAE_EMISMATCH);
     assert_non_null(strstr(qsae_error_message(), "9 x 5; expected a multiple of 8"));
