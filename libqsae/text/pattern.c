@@ -14,54 +14,6 @@ struct qsae__pattern {
     enum qsae__words words; /* what the expression is, if it is well known */
 };
 
-/* PCRE2's \s also holds U+180E; the reference engine takes Unicode White_Space. */
-#define SPACES "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}" \
-               "\\x{202f}\\x{205f}\\x{3000}"
-
-/* Rewrites the classes in which Oniguruma and PCRE2 differ; refuses what cannot be rewritten. */
-static int32_t translate(const char *regex, const char *where, qsae__strbuf *out)
-{
-    int depth = 0;
-
-    for (const char *p = regex; *p != '\0'; p++) {
-        if (*p != '\\') {
-            if (*p == '[' && depth > 0 && p[1] != ':')
-                return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression with nested classes: "
-                                  "%s", where, regex);
-            if (depth > 0 && p[0] == '&' && p[1] == '&')
-                return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression with class "
-                                  "intersection: %s", where, regex);
-            if (*p == '[' && depth == 0 && (p[1] == ']' || (p[1] == '^' && p[2] == ']')))
-                return qsae__fail(QSAE_EUNSUPPORTED,
-                                  "%s: regular expression with an empty class: %s", where, regex);
-            if (*p == '[' && depth > 0) { /* [:name:] */
-                const char *end = strstr(p, ":]");
-                if (end == NULL)
-                    return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression: %s", where,
-                                      regex);
-                qsae__strbuf_add(out, p, (size_t)(end + 2 - p));
-                p = end + 1;
-                continue;
-            }
-            depth += *p == '[';
-            depth -= *p == ']' && depth > 0;
-            qsae__strbuf_add(out, p, 1);
-            continue;
-        }
-        p++;
-        if (*p == 's')
-            qsae__strbuf_addf(out, depth > 0 ? "%s" : "[%s]", SPACES);
-        else if (*p == 'S' && depth == 0)
-            qsae__strbuf_addf(out, "[^%s]", SPACES);
-        else if (*p == 'S' || *p == 'h' || *p == 'H' || *p == 'Q' || *p == '\0')
-            return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression escape \\%.1s is not "
-                              "supported there: %s", where, p, regex);
-        else
-            qsae__strbuf_add(out, p - 1, 2);
-    }
-    return out->status;
-}
-
 int32_t qsae__pattern_regex(qsae_context *ctx, const char *regex, const char *where,
                             qsae__pattern **out)
 {
@@ -75,7 +27,7 @@ int32_t qsae__pattern_regex(qsae_context *ctx, const char *regex, const char *wh
         return QSAE_ENOMEM;
     qsae__strbuf_init(&text, ctx);
     qsae__strbuf_add(&text, "", 0);
-    status = translate(regex, where, &text);
+    status = qsae__expression_translate(regex, where, &text);
     if (status == QSAE_OK) {
         status = qsae__regex_new(ctx, text.data, (size_t)text.size, QSAE__REGEX_UNICODE, reason,
                                  &p->regex);

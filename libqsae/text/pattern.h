@@ -15,6 +15,10 @@ int32_t qsae__pattern_regex(qsae_context *ctx, const char *regex, const char *wh
 int32_t qsae__pattern_string(qsae_context *ctx, const char *s, size_t size, qsae__pattern **out);
 void qsae__pattern_close(qsae_context *ctx, qsae__pattern **p);
 
+/* Adds to out what PCRE2 must be given to find what the tokenizers package finds with a regular
+ * expression. QSAE_EUNSUPPORTED if there is no such thing; QSAE_ENOMEM. */
+int32_t qsae__expression_translate(const char *regex, const char *where, qsae__strbuf *out);
+
 /* True if it is this very string. */
 bool qsae__pattern_is(const qsae__pattern *p, const char *s);
 

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Regular expressions of tokenizer.json are Oniguruma's with Ruby's syntax (doc/RE and
+ * doc/SYNTAX.md of that library); PCRE2 runs them. What the two read differently is rewritten, or
+ * refused where it cannot be.
+ */
+#include <ctype.h>
+#include <string.h>
+
+#include "text/pattern.h"
+#include "text/utf8.h"
+
+/* PCRE2's \s also holds U+180E; the reference engine takes Unicode White_Space. */
+#define SPACES "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}" \
+               "\\x{202f}\\x{205f}\\x{3000}"
+/* PCRE2's \w lacks marks, connectors and symbols that are Alphabetic. Outside of a class some of
+ * Latin-1's numbers are words as well. */
+#define WORDS "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}" \
+              "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define WORD "[" WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]"
+
+struct reader {
+    const char *regex, *where;
+    const char *p;      /* what is read next */
+    int64_t item;       /* where in out what a quantifier would repeat begins; -1: a group */
+    qsae__strbuf *out;
+};
+
+static int32_t refuse(const struct reader *r, const char *what)
+{
+    return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression with %s: %s", r->where, what,
+                      r->regex);
+}
+
+static int32_t refuse_escape(const struct reader *r)
+{
+    return qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression escape \\%.1s is not supported "
+                      "there: %s", r->where, r->p + 1, r->regex);
+}
+
+static void put(struct reader *r, const char *text)
+{
+    qsae__strbuf_add(r->out, text, strlen(text));
+}
+
+static void copy(struct reader *r, size_t n)
+{
+    qsae__strbuf_add(r->out, r->p, n);
+    r->p += n;
+}
+
+/* An escape that both engines read alike: \x41, \x{41}, \p{L}, \101, \k<name>, \cA and one
+ * character. */
+static void copy_escape(struct reader *r)
+{
+    const char c = r->p[1];
+    size_t n = 1 + qsae__utf8_len(c);
+
+    if (strchr("xpPkg", c) != NULL && r->p[2] != '\0' && strchr("{<'", r->p[2]) != NULL) {
+        const char *const close = strpbrk(r->p + 3, "}>'");
+        n = close == NULL ? n : (size_t)(close + 1 - r->p);
+    } else if (c == 'x') {
+        for (int i = 0; i < 2 && isxdigit((unsigned char)r->p[n]); i++)
+            n++;
+    } else if (c >= '0' && c <= '9') {
+        for (int i = 0; i < 2 && isdigit((unsigned char)r->p[n]); i++)
+            n++;
+    } else if (c == 'c' && r->p[n] != '\0') {
+        n += qsae__utf8_len(r->p[n]);
+    }
+    copy(r, n);
+}
+
+/* At a backslash outside of a class. */
+static int32_t read_escape(struct reader *r)
+{
+    const char *text = NULL;
+
+    r->item = r->out->size;
+    switch (r->p[1]) {
+    case '\0': case 'h': case 'H': case 'Q': case 'E':
+        return refuse_escape(r);
+    case 's': text = "[" SPACES "]"; break;
+    case 'S': text = "[^" SPACES "]"; break;
+    case 'w': text = WORD; break;
+    case 'W': text = "[^" WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]"; break;
+    case 'b': text = "(?:(?<=" WORD ")(?!" WORD ")|(?<!" WORD ")(?=" WORD "))"; break;
+    case 'B': text = "(?:(?<=" WORD ")(?=" WORD ")|(?<!" WORD ")(?!" WORD "))"; break;
+    case 'v': text = "\\x{b}"; break;
+    default: break;
+    }
+    if (text == NULL) {
+        copy_escape(r);
+        return QSAE_OK;
+    }
+    put(r, text);
+    r->p += 2;
+    return QSAE_OK;
+}
+
+/* The same inside of one. */
+static int32_t read_class_escape(struct reader *r)
+{
+    const char *text = NULL;
+
+    switch (r->p[1]) {
+    case '\0': case 'h': case 'H': case 'Q': case 'E': case 'S': case 'W':
+        return refuse_escape(r);
+    case 's': text = SPACES; break;
+    case 'w': text = WORDS; break;
+    case 'v': text = "\\x{b}"; break;
+    default: break;
+    }
+    if (text == NULL) {
+        copy_escape(r);
+        return QSAE_OK;
+    }
+    put(r, text);
+    r->p += 2;
+    return QSAE_OK;
+}
+
+/* At "[:" in a class. */
+static int32_t read_name(struct reader *r)
+{
+    static const struct {
+        const char *name, *text; /* NULL: it stays */
+    } names[] = {
+        { "[:digit:]", NULL }, { "[:^digit:]", NULL }, { "[:ascii:]", NULL },
+        { "[:^ascii:]", NULL }, { "[:cntrl:]", NULL }, { "[:^cntrl:]", NULL },
+        { "[:space:]", SPACES }, { "[:word:]", WORDS }, { "[:punct:]", "\\p{P}\\p{S}" },
+        { "[:xdigit:]", "0-9A-Fa-f" },
+    };
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const size_t n = strlen(names[i].name);
+        if (strncmp(r->p, names[i].name, n) != 0)
+            continue;
+        put(r, names[i].text != NULL ? names[i].text : names[i].name);
+        r->p += n;
+        return QSAE_OK;
+    }
+    return refuse(r, "a named class that is not supported");
+}
+
+/* At '['. */
+static int32_t read_class(struct reader *r)
+{
+    int32_t status = QSAE_OK;
+
+    r->item = r->out->size;
+    copy(r, r->p[1] == '^' ? 2 : 1);
+    if (*r->p == ']')
+        return refuse(r, "an empty class");
+    while (status == QSAE_OK && *r->p != '\0' && *r->p != ']') {
+        if (*r->p == '\\')
+            status = read_class_escape(r);
+        else if (*r->p == '[' && r->p[1] == ':')
+            status = read_name(r);
+        else if (*r->p == '[')
+            status = refuse(r, "nested classes");
+        else if (r->p[0] == '&' && r->p[1] == '&')
+            status = refuse(r, "class intersection");
+        else
+            copy(r, 1);
+    }
+    if (status == QSAE_OK && *r->p == ']')
+        copy(r, 1);
+    return status;
+}
+
+/* At '{': an interval is never possessive, and {n}? may be left out instead of being lazy; what is
+ * no interval is text. */
+static int32_t read_interval(struct reader *r)
+{
+    const size_t low = strspn(r->p + 1, "0123456789");
+    const bool range = r->p[1 + low] == ',';
+    const size_t high = range ? strspn(r->p + 2 + low, "0123456789") : 0;
+    const size_t n = 1 + low + range + high;
+
+    if (r->p[n] != '}' || low + high == 0) {
+        r->item = r->out->size;
+        copy(r, 1);
+        return QSAE_OK;
+    }
+    if (!range && r->p[n + 1] == '?')
+        return refuse(r, "{n}?");
+    if (low == 0)
+        return refuse(r, "{,n}");
+    copy(r, n + 1);
+    if (*r->p != '+')
+        return QSAE_OK;
+    if (r->item < 0)
+        return refuse(r, "{n,m}+ behind a group");
+    qsae__strbuf_add(r->out, "(?:)", 4); /* room for the brackets, the last one in place */
+    if (r->out->status == QSAE_OK) {
+        char *const at = r->out->data + r->item;
+        memmove(at + 3, at, (size_t)(r->out->size - 4 - r->item));
+        memcpy(at, "(?:", 3);
+    }
+    return QSAE_OK;
+}
+
+/* At "(?": Ruby's option m is PCRE2's s, and what follows an option, alternatives included, is a
+ * group of its own there. */
+static int32_t check_options(const struct reader *r)
+{
+    const char *const p = r->p + 2;
+    const size_t n = strspn(p, "-imsxWDSPaul");
+
+    if (p[n] != ':' && p[n] != ')')
+        return QSAE_OK;
+    if (memchr(p, 'm', n) != NULL)
+        return refuse(r, "option m");
+    if (p[n] == ')' && r->p != r->regex && strchr(p, '|') != NULL)
+        return refuse(r, "options inside of an alternative");
+    return QSAE_OK;
+}
+
+int32_t qsae__expression_translate(const char *regex, const char *where, qsae__strbuf *out)
+{
+    struct reader r = { .regex = regex, .where = where, .p = regex, .item = -1, .out = out };
+    int32_t status = QSAE_OK;
+
+    while (status == QSAE_OK && *r.p != '\0') {
+        const char c = *r.p;
+        if (c == '\\') {
+            status = read_escape(&r);
+        } else if (c == '[') {
+            status = read_class(&r);
+        } else if (c == '{') {
+            status = read_interval(&r);
+        } else if (c == '^' || c == '$') { /* of lines */
+            put(&r, c == '^' ? "(?m:^)" : "(?m:$)");
+            r.p++;
+        } else {
+            status = c == '(' && r.p[1] == '?' ? check_options(&r) : QSAE_OK;
+            if (strchr("()|", c) != NULL)
+                r.item = -1;
+            else if (strchr("*+?", c) == NULL)
+                r.item = out->size;
+            copy(&r, qsae__utf8_len(c));
+        }
+    }
+    return status == QSAE_OK ? out->status : status;
+}
