@@ -68,7 +68,7 @@ bool qsae__handle_is_open(const void *handle, enum qsae__handle_kind kind)
 
 int32_t qsae__handle_fail(const void *handle, enum qsae__handle_kind kind, const char *parameter)
 {
-    const char *const article = kinds[kind].article, *const name = kinds[kind].name;
+    const char *const name = kinds[kind].name;
     const qsae__handle *const head = handle;
     if (!handle)
         return qsae__fail(QSAE_EINVAL, "%s: expected an open %s, found NULL", parameter, name);
@@ -81,8 +81,8 @@ int32_t qsae__handle_fail(const void *handle, enum qsae__handle_kind kind, const
         return qsae__fail(QSAE_EINVAL, "%s: expected an open %s, found no handle of this library",
                           parameter, name);
     if (found == (size_t)kind)
-        return qsae__fail(QSAE_EINVAL, "%s: expected an open %s, found %s %s", parameter, name,
-                          mark & OPEN ? article : "a closed", name);
+        return qsae__fail(QSAE_EINVAL, "%s: expected an open %s, found a closed %s", parameter,
+                          name, name);
     return qsae__fail(QSAE_EINVAL, "%s: expected an open %s, found %s %s%s", parameter, name,
                       mark & OPEN ? kinds[found].article : "a", mark & OPEN ? "" : "closed ",
                       kinds[found].name);

@@ -155,9 +155,10 @@ static bool same_scores(const qsae__unigram *a, const qsae__unigram *b)
            memcmp(a->scores, b->scores, (size_t)a->n_scores * sizeof *a->scores) == 0;
 }
 
+/* Of steps of one kind: both have a text, or none has. */
 static bool same_string(const char *a, const char *b)
 {
-    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+    return a == b || strcmp(a, b) == 0;
 }
 
 static bool same_normalizer(const qsae__normalizer *a, const qsae__normalizer *b)
@@ -243,14 +244,15 @@ static bool next_step(struct cursor *c)
     return true;
 }
 
+/* Of steps of one kind: a cut that was spelled without an expression has it in regex. */
 static bool same_pattern(const struct cursor *a, const struct cursor *b)
 {
     if (a->regex != NULL && b->regex != NULL)
         return strcmp(a->regex, b->regex) == 0;
     if (a->regex != NULL)
-        return b->now.pattern != NULL && qsae__pattern_is_regex(b->now.pattern, a->regex);
+        return qsae__pattern_is_regex(b->now.pattern, a->regex);
     if (b->regex != NULL)
-        return a->now.pattern != NULL && qsae__pattern_is_regex(a->now.pattern, b->regex);
+        return qsae__pattern_is_regex(a->now.pattern, b->regex);
     return qsae__pattern_equal(a->now.pattern, b->now.pattern);
 }
 

@@ -117,16 +117,16 @@ static int64_t stream_need(const qsae_corpus_settings *s)
     const int64_t content = qsae__pack_content(s->context, s->bos_policy, s->pack);
     int64_t need;
 
-    if (s->max_tokens > 0 && s->stride > 0) {
+    if (s->max_tokens > 0 && s->stride > 0) { /* at most content, so that the product fits */
         const int64_t more = qsae__max_i64(s->max_tokens - content, 0);
-        return qsae__mul_i64(qsae__ceil_div(more, s->stride), s->stride, &need) &&
-                       need <= INT64_MAX - content
-                   ? need + content : 0;
+        need = qsae__ceil_div(more, s->stride) * s->stride;
+        return need <= INT64_MAX - content ? need + content : 0;
     }
     if (s->max_tokens == 0 ||
-        !qsae__mul_i64(qsae__ceil_div(s->max_tokens, s->context), content, &need))
+        !qsae__mul_i64(qsae__ceil_div(s->max_tokens, s->context), content, &need) ||
+        !qsae__add_i64(need, s->cross_labels != 0, &need))
         return 0;
-    return need + (s->cross_labels != 0);
+    return need;
 }
 
 /* The stream of a text's documents. */

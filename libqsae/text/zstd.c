@@ -68,14 +68,11 @@ static int32_t look(const qsae__file *f, uint64_t most, uint64_t *said, bool *al
     return QSAE_OK;
 }
 
-/* Where to begin: what the frames say they hold, if that is likely, else what texts often grow
- * to. */
-static uint64_t first_guess(const qsae__file *f, uint64_t said, bool all, uint64_t most)
+/* Where to begin, quadrupled until it fits: what the frames say they hold, if that is likely, else
+ * what texts often grow to; less than the most that a file may grow to. */
+static uint64_t first_guess(const qsae__file *f, uint64_t said, bool all)
 {
-    const uint64_t likely = f->size > UINT64_MAX / 16 - SMALL ? UINT64_MAX : 16 * f->size + SMALL;
-    const uint64_t guess = all && said <= likely ? said : f->size / 2 + SMALL;
-
-    return guess < most ? guess : most; /* quadrupled until it fits */
+    return all && said <= 16 * f->size + SMALL ? said : f->size / 2 + SMALL;
 }
 
 /*
@@ -93,7 +90,7 @@ static int32_t decompress(const qsae__file *f, ZSTD_DCtx *z, char **out, uint64_
     const int32_t status = look(f, most, &said, &all);
     if (status != QSAE_OK)
         return status;
-    for (uint64_t capacity = first_guess(f, said, all, most);; capacity *= 4) {
+    for (uint64_t capacity = first_guess(f, said, all);; capacity *= 4) {
         capacity = capacity < most ? capacity : most;
         *out = qsae__alloc(f->ctx, (size_t)capacity);
         if (*out == NULL)

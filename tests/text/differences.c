@@ -171,11 +171,20 @@ static const struct {
       "the tokenizers' added tokens differ", NULL },
     { { ADDED(TOKEN("5", "c", "false", "")), NULL }, { ADDED(TOKEN("2", "b", "false", "")), NULL },
       QSAE_EMISMATCH, "the tokenizers' added tokens differ", NULL },
+    { { ADDED(TOKEN("6", "d", "false", "") "," TOKEN("6", "d", "false", ",\"lstrip\":true")),
+        NULL },
+      { ADDED(TOKEN("6", "d", "false", ",\"lstrip\":true") "," TOKEN("6", "d", "false", "")),
+        NULL }, QSAE_EMISMATCH, "the tokenizers' added tokens differ", NULL },
+    { { WITH(""), NULL },
+      { "{" MODEL(VOCAB, "\"byte_fallback\":true,") "\"merges\":[\"a b\"]}}", NULL },
+      QSAE_EMISMATCH, "the tokenizers' unknown characters differ", NULL },
     /* U+2581 is a space in a token that is not special: the text is the same, the rules are not */
 #define SPACED(content, special) \
     { WITH("\"pre_tokenizer\":" META(MARK, "") ",\"added_tokens\":[" \
            TOKEN("6", content, special, "") "],"), NULL }
     { SPACED("d" MARK "e", "true"), SPACED("d" MARK "e", "false"), QSAE_EMISMATCH,
+      "the tokenizers' added tokens differ", NULL },
+    { SPACED("d" MARK "e", "false"), SPACED("d e", "false"), QSAE_EMISMATCH,
       "the tokenizers' added tokens differ", NULL },
     { SPACED("d" MARK "e", "true"), SPACED("d f", "false"), QSAE_EMISMATCH,
       "token 6 is \"d" MARK "e\" in the first and \"d f\" in the second",

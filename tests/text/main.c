@@ -112,6 +112,8 @@ int main(int argc, char **argv)
     failed += run(spelling_tests, n_spelling_tests, "spellings");
     failed += run(difference_tests, n_difference_tests, "differences");
     failed += run(cut_tests, n_cut_tests, "cuts");
+    failed += run(map_tests, n_map_tests, "maps");
+    failed += run(input_tests, n_input_tests, "inputs");
     failed += run(shortcut_tests, n_shortcut_tests, "shortcuts");
     failed += run(gguf_tests, n_gguf_tests, "gguf");
     failed += run(gguf_refused_tests, n_gguf_refused_tests, "gguf refused");
