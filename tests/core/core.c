@@ -568,7 +568,9 @@ int main(void)
         cmocka_unit_test(test_share_read_only), cmocka_unit_test(test_share_too_large),
         cmocka_unit_test(test_share_full), cmocka_unit_test(test_share_race),
         cmocka_unit_test(test_share_threads),
-        cmocka_unit_test(test_seed),
+        cmocka_unit_test(test_seed),    cmocka_unit_test(test_infos),
+        cmocka_unit_test(test_failed_string), cmocka_unit_test(test_rounding),
+        cmocka_unit_test(test_x87),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }

@@ -318,6 +318,7 @@ static void test_growth(void **state)
 {
 #ifndef QSAE_HAVE_ZSTD
     (void)state;
+    print_message("skipped: built without zstd\n");
     skip();
 #else
     enum { SIZE = 500000 };
