@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Callers that are newer or older than the library, or that have changed how numbers are rounded. */
+/* Callers that are newer or older than the library, or that have changed how it rounds. */
 #include <fenv.h>
 
 #include "../support.h"
