@@ -133,6 +133,16 @@ bool qsae__norm_expands(const qsae__norm_step *step)
     }
 }
 
+bool qsae__norm_spaces(const qsae__norm_step *step)
+{
+    bool spaces = step->kind == QSAE__NORM_CHARSMAP ||
+                  (step->kind == QSAE__NORM_UNICODE && (step->form & UTF8PROC_COMPAT) != 0);
+
+    for (size_t i = 0; i < step->content_size; i += qsae__utf8_len(step->content[i]))
+        spaces |= qsae__is_space(qsae__utf8_get(step->content + i));
+    return spaces;
+}
+
 /* What a text of that many bytes may become. Steps that each double it, or replace every character
  * by a long text, would else fill the memory. */
 static int64_t most_of(size_t size)

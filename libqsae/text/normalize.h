@@ -39,6 +39,8 @@ void qsae__normalizer_free(qsae__normalizer *n);
 
 /* True if a step can make several characters of one (NFC only of letters with marks). */
 bool qsae__norm_expands(const qsae__norm_step *step);
+/* ... and white space among them. */
+bool qsae__norm_spaces(const qsae__norm_step *step);
 
 /* Runs all steps over well-formed text; the result is *out with *size bytes, in one of the buffers
  * or the text itself. *cut (may be NULL): text at the start was deleted, so that the result no

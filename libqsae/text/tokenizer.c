@@ -180,21 +180,23 @@ static int32_t read_model(qsae_tokenizer *t, const json_t *model,
 }
 
 /* Metaspace's "first" asks which pieces start where the text does. Where the first character of
- * the text has become several and these are cut apart there is more than one; no such file is in
- * use. */
+ * the text has become several and these are cut apart there is more than one (or another one, if it
+ * was white space that is cut off); no such file is in use. */
 static int32_t check_first(const qsae_tokenizer *t)
 {
-    bool several = false, apart = false;
+    bool several = false, spaces = false, apart = false;
 
-    for (int64_t i = 0; i < t->normalizer.count; i++)
+    for (int64_t i = 0; i < t->normalizer.count; i++) {
         several |= qsae__norm_expands(&t->normalizer.steps[i]);
+        spaces |= qsae__norm_spaces(&t->normalizer.steps[i]);
+    }
     for (int64_t i = 0; i < t->pretokenizer.count; i++) {
         const qsae__pre_step *const s = &t->pretokenizer.steps[i];
         if (s->kind == QSAE__PRE_METASPACE && s->prepend == QSAE__PREPEND_FIRST && several && apart)
             return qsae__fail(QSAE_EUNSUPPORTED, "pre_tokenizer: Metaspace: prepend_scheme "
                               "\"first\" behind steps that prepend and cut is not supported");
         several |= s->kind == QSAE__PRE_METASPACE || s->kind == QSAE__PRE_BYTES;
-        apart |= s->kind != QSAE__PRE_SPACES;
+        apart |= s->kind != QSAE__PRE_SPACES || spaces;
     }
     return QSAE_OK;
 }

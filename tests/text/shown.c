@@ -94,6 +94,41 @@ static void test_added_ends(void **state)
     unlink(test_path("tokenizer_config.json"));
 }
 
+/* Which piece is first where white space is cut off cannot be told if a step has made that space
+ * out of the text's first character. */
+static void test_first(void **state)
+{
+    static const struct {
+        const char *normalizer;
+        bool refused;
+    } cases[] = {
+#define PREPEND(text) "{\"type\":\"Prepend\",\"prepend\":\"" text "\"}"
+#define LIST(text) "{\"type\":\"Sequence\",\"normalizers\":[" text "]}"
+#define TO(content) REPLACE("\"String\":\"b\"", ",\"content\":\"" content "\"")
+        { PREPEND(" "), true }, { PREPEND("x "), true }, { PREPEND("\u3000"), true },
+        { PREPEND("x"), false }, { PREPEND(""), false }, { TO(" "), false }, { TO("  "), true },
+        { TO("xy"), false }, { TO("x\u00a0"), true }, { "{\"type\":\"NFKC\"}", true },
+        { "{\"type\":\"NFKD\"}", true }, { "{\"type\":\"NFD\"}", false },
+        { "{\"type\":\"NFC\"}", false }, { LIST(TO(" ") "," PREPEND("x")), true },
+        { "null", false },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        qsae_tokenizer *t = NULL;
+        char json[600];
+        snprintf(json, sizeof json, "{\"normalizer\":%s,\"pre_tokenizer\":{\"type\":\"Sequence\","
+                 "\"pretokenizers\":[{\"type\":\"WhitespaceSplit\"},{\"type\":\"Metaspace\","
+                 "\"replacement\":\"_\",\"prepend_scheme\":\"first\"}]},\"model\":{" MODEL "}}",
+                 cases[i].normalizer);
+        const int32_t status = test_open(json, &t);
+        if (status != (cases[i].refused ? QSAE_EUNSUPPORTED : QSAE_OK))
+            fail_msg("%s: %s", cases[i].normalizer, qsae_status_name(status));
+        assert_true(!cases[i].refused || test_message("prepend_scheme \"first\" behind steps"));
+        qsae_tokenizer_close(&t);
+    }
+}
+
 /* Folders that hold no tokenizer, or half of one. */
 static void test_no_tokenizer(void **state)
 {
@@ -128,6 +163,7 @@ static void test_no_tokenizer(void **state)
 const struct CMUnitTest shown_tests[] = {
     cmocka_unit_test(test_views),
     cmocka_unit_test(test_added_ends),
+    cmocka_unit_test(test_first),
     cmocka_unit_test(test_no_tokenizer),
 };
 const size_t n_shown_tests = sizeof shown_tests / sizeof shown_tests[0];
