@@ -115,6 +115,7 @@ int main(int argc, char **argv)
     failed += run(map_tests, n_map_tests, "maps");
     failed += run(input_tests, n_input_tests, "inputs");
     failed += run(shown_tests, n_shown_tests, "shown");
+    failed += run(spelled_tests, n_spelled_tests, "spelled");
     failed += run(shortcut_tests, n_shortcut_tests, "shortcuts");
     failed += run(gguf_tests, n_gguf_tests, "gguf");
     failed += run(gguf_refused_tests, n_gguf_refused_tests, "gguf refused");

@@ -39,10 +39,10 @@ extern const struct CMUnitTest fixture_tests[], tokenizer_tests[], gguf_tests[],
     gguf_refused_tests[], corpus_tests[], source_tests[], shortcut_tests[], files_tests[],
     spelling_tests[], unigram_tests[], selection_tests[], edge_tests[], step_tests[],
     memory_tests[], list_tests[], difference_tests[], cut_tests[], input_tests[], map_tests[],
-    shown_tests[];
+    shown_tests[], spelled_tests[];
 extern const size_t n_fixture_tests, n_tokenizer_tests, n_gguf_tests, n_gguf_refused_tests,
     n_corpus_tests, n_source_tests, n_shortcut_tests, n_files_tests, n_spelling_tests,
     n_unigram_tests, n_selection_tests, n_edge_tests, n_step_tests, n_memory_tests, n_list_tests,
-    n_difference_tests, n_cut_tests, n_input_tests, n_map_tests, n_shown_tests;
+    n_difference_tests, n_cut_tests, n_input_tests, n_map_tests, n_shown_tests, n_spelled_tests;
 
 #endif
