@@ -41,6 +41,41 @@ void test_infos(void **state)
                  "some_info: NULL");
 }
 
+/* Numbers outside of their ranges are refused by name. */
+void test_ranges(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t threads, log_level, files, pin;
+        const char *part; /* NULL: accepted */
+    } cases[] = {
+        { 1, 0, 0, 0, NULL },
+        { 1, QSAE_LOG_DEBUG, QSAE_FILES_READ, 1, NULL },
+        { -1, 0, 0, 0, "threads: expected 0..1024, found -1" },
+        { 1025, 0, 0, 0, "threads: expected 0..1024, found 1025" },
+        { 1, -1, 0, 0, "log_level: expected 0..5, found -1" },
+        { 1, 6, 0, 0, "log_level: expected 0..5, found 6" },
+        { 1, 0, -1, 0, "files: expected 0..2, found -1" },
+        { 1, 0, 3, 0, "files: expected 0..2, found 3" },
+        { 1, 0, 0, -1, "pin: expected 0 or 1, found -1" },
+        { 1, 0, 0, 2, "pin: expected 0 or 1, found 2" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        qsae_context *ctx = NULL;
+        qsae_context_settings s;
+        qsae_context_settings_init(&s, sizeof s);
+        s.threads = cases[i].threads;
+        s.log_level = cases[i].log_level;
+        s.files = cases[i].files;
+        s.pin = cases[i].pin;
+        if (cases[i].part)
+            assert_fails(qsae_context_open(&s, &ctx), QSAE_EINVAL, cases[i].part);
+        else
+            assert_ok(qsae_context_open(&s, &ctx));
+        qsae_context_close(&ctx);
+    }
+}
+
 /* After a failure a string stays as it was, and says what failed first. */
 void test_failed_string(void **state)
 {

@@ -569,6 +569,7 @@ int main(void)
         cmocka_unit_test(test_share_full), cmocka_unit_test(test_share_race),
         cmocka_unit_test(test_share_threads),
         cmocka_unit_test(test_seed),    cmocka_unit_test(test_infos),
+        cmocka_unit_test(test_ranges),  cmocka_unit_test(test_share_owner),
         cmocka_unit_test(test_failed_string), cmocka_unit_test(test_rounding),
         cmocka_unit_test(test_x87),
     };

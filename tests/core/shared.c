@@ -261,6 +261,31 @@ void test_share_folders(void **state)
     rmdir(folder);
 }
 
+/* What belongs to another user is not taken, even by one who may write there. */
+void test_share_owner(void **state)
+{
+    char folder[] = "/tmp/qsae-shared-XXXXXX";
+    qsae_context_settings s;
+    qsae_context *ctx = NULL;
+    (void)state;
+    if (geteuid() != 0) {
+        print_message("skipped: only root can give a folder away\n");
+        skip();
+    }
+    qsae_context_settings_init(&s, sizeof s);
+    s.threads = 1;
+    s.share_folder = folder;
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(chown(folder, 12345, (gid_t)-1), 0);
+    assert_fails(qsae_context_open(&s, &ctx), QSAE_EINVAL,
+                 "expected a folder of this user that nobody else can write");
+    assert_null(ctx);
+    assert_int_equal(chown(folder, 0, (gid_t)-1), 0);
+    assert_ok(qsae_context_open(&s, &ctx));
+    qsae_context_close(&ctx);
+    rmdir(folder);
+}
+
 enum hostile { OTHER_BYTES, SHORTER, LONGER, EMPTY, LINK, WRITABLE, PIPE, FOLDER, HOSTILE };
 
 /* Makes a file that is none of ours under the name of piece 1. */

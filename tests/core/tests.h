@@ -23,6 +23,8 @@ void test_share_race(void **state);
 void test_share_threads(void **state);
 void test_seed(void **state);
 void test_infos(void **state);
+void test_ranges(void **state);
+void test_share_owner(void **state);
 void test_failed_string(void **state);
 void test_rounding(void **state);
 void test_x87(void **state);

@@ -66,6 +66,8 @@ static void test_steps(void **state)
         { DIGITS("true"), "a12 \u0663\u00bdb7", "a|1|2| |\u0663|\u00bd|b|7" },
         { DIGITS("false"), "a12 \u0663\u00bdb7", "a|12| |\u0663\u00bd|b|7" },
         { DIGITS("false"), "12", "12" },
+        { DIGITS("true"), "a\u2160\u3007\u2460b", "a|\u2160|\u3007|\u2460|b" },
+        { PUNCTUATION("Isolated"), "a b\x7f \x1f!~c", "a b\x7f \x1f|!|~|c" },
         { PUNCTUATION("Contiguous"), "a,.b_-c", "a|,.|b|_-|c" },
         { PUNCTUATION("MergedWithPrevious"), ",a,.b", ",|a,|.|b" },
         { PUNCTUATION("MergedWithNext"), "a,.b,", "a|,|.b|," },
@@ -234,6 +236,35 @@ static void test_refused(void **state)
     }
 }
 
+/* An expression that takes too long ends the call, whatever becomes of its matches. */
+static void test_too_long(void **state)
+{
+    static const char *const splits[] = {
+        SPLIT("Regex", "(?:a|a|aa)+[bc]", "Isolated", "false"),
+        SPLIT("Regex", "(?:a|a|aa)+[bc]", "Removed", "false"),
+        SEQUENCE(SPLIT("Regex", "(?:a|a|aa)+[bc]", "Contiguous", "true") "," DIGITS("true")),
+    };
+    char text[65];
+
+    (void)state;
+    memset(text, 'a', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++) {
+        qsae__pretokenizer p = { .ctx = test_ctx };
+        qsae__pieces found;
+        json_t *const json = json_loads(splits[i], 0, NULL);
+        assert_int_equal(qsae__pretokenizer_read(&p, json, "it.json"), QSAE_OK);
+        qsae__pieces_init(&found, test_ctx);
+        assert_int_equal(qsae__pretokenize(&p, text, 64, true, &found), QSAE_EUNSUPPORTED);
+        assert_true(test_message("a regular expression exceeds the match limits"));
+        assert_int_equal(qsae__pretokenize(&p, text, 4, true, &found), QSAE_OK);
+        assert_int_equal(found.count, 1);
+        qsae__pieces_free(&found);
+        qsae__pretokenizer_free(&p);
+        json_decref(json);
+    }
+}
+
 static void test_schemes(void **state)
 {
     static const struct {
@@ -284,6 +315,7 @@ const struct CMUnitTest cut_tests[] = {
     cmocka_unit_test(test_steps),
     cmocka_unit_test(test_expressions),
     cmocka_unit_test(test_refused),
+    cmocka_unit_test(test_too_long),
     cmocka_unit_test(test_schemes),
 };
 const size_t n_cut_tests = sizeof cut_tests / sizeof cut_tests[0];

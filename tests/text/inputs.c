@@ -174,6 +174,54 @@ static void test_order_arrays(void **state)
     refused("o.txt", &s, QSAE_EFORMAT, "entry 1: expected a document 0..1, found -1");
 }
 
+/* Rows behind the tokens that are asked for are not looked at. */
+static void test_rows(void **state)
+{
+    static const int64_t rows[] = { 1, 2, 3, 4, 99, 5 };
+    qsae_corpus_settings s = settings(2);
+
+    (void)state;
+    write_npy("rows.npy", "3, 2", rows, 6);
+    refused("rows.npy", &s, QSAE_EFORMAT, "row 2, column 0: expected an id of the vocabulary");
+    s.max_tokens = 4;
+    expect("rows.npy", &s, "|ab|cd");
+    s.max_tokens = 5; /* a third chunk */
+    refused("rows.npy", &s, QSAE_EFORMAT, "row 2, column 0: expected an id of the vocabulary");
+}
+
+/* What a normalizer puts in front counts as text, but for a space. */
+static void test_prefix(void **state)
+{
+    static const struct {
+        const char *prefix;
+        int64_t bytes;
+    } cases[] = {
+        { " ", 4 }, { "x", 5 }, /* of "ab" twice, whose first token no label has */
+    };
+    qsae_corpus_settings s = settings(6);
+
+    (void)state;
+    test_write("p.txt", "ab|ab");
+    s.separator = "|";
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        qsae_tokenizer *t = NULL;
+        qsae_corpus *c = NULL;
+        qsae_corpus_info info = { .struct_size = sizeof info };
+        char json[300];
+        snprintf(json, sizeof json, "{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"%s\"},"
+                 "\"model\":{\"vocab\":{\"%s\":0,\"a\":1,\"b\":2},\"merges\":[]}}",
+                 cases[i].prefix, cases[i].prefix);
+        unlink(test_path("tokenizer_config.json"));
+        assert_int_equal(test_open(json, &t), QSAE_OK);
+        assert_int_equal(qsae_corpus_open(test_ctx, t, test_path("p.txt"), &s, &c), QSAE_OK);
+        assert_int_equal(qsae_corpus_get_info(c, &info), QSAE_OK);
+        assert_int_equal(info.tokens, 6);
+        assert_int_equal(info.scored_bytes, cases[i].bytes);
+        qsae_corpus_close(&c);
+        qsae_tokenizer_close(&t);
+    }
+}
+
 static void test_limits(void **state)
 {
     static const char *const where[] = { "set=x", "n=1" };
@@ -403,7 +451,8 @@ static void test_utf8(void **state)
 
 const struct CMUnitTest input_tests[] = {
     cmocka_unit_test(test_names),  cmocka_unit_test(test_order),
-    cmocka_unit_test(test_order_arrays), cmocka_unit_test(test_limits),
+    cmocka_unit_test(test_order_arrays), cmocka_unit_test(test_rows),
+    cmocka_unit_test(test_prefix), cmocka_unit_test(test_limits),
     cmocka_unit_test(test_all_tokens), cmocka_unit_test(test_ids), cmocka_unit_test(test_chunks),
     cmocka_unit_test(test_tails),  cmocka_unit_test(test_growth), cmocka_unit_test(test_utf8),
 };

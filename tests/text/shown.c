@@ -129,6 +129,43 @@ static void test_first(void **state)
     }
 }
 
+/* Added tokens that are named twice, not at all, or at a length that no file has. */
+static void test_added(void **state)
+{
+    enum { LONG = 12000 };
+    static const char *const twice[] = {
+        "{\"id\":4,\"content\":\"d\",\"special\":true},{\"id\":4,\"content\":\"d\"}",
+        "{\"id\":4,\"content\":\"d\"},{\"id\":4,\"content\":\"d\",\"special\":true}",
+    };
+    qsae_tokenizer *t = NULL;
+    char json[600], *const text = malloc(LONG + 300);
+
+    (void)state;
+    assert_non_null(text);
+    for (int i = 0; i < 2; i++) { /* special if any of the two is */
+        snprintf(json, sizeof json, "{\"added_tokens\":[%s],\"model\":{" MODEL "}}", twice[i]);
+        assert_int_equal(test_open(json, &t), QSAE_OK);
+        assert_true(qsae_tokenizer_is_special(t, 4));
+        qsae_tokenizer_close(&t);
+    }
+    assert_int_equal(test_open("{\"added_tokens\":null,\"model\":{" MODEL "}}", &t), QSAE_OK);
+    qsae_tokenizer_close(&t);
+    assert_int_equal(test_open("{\"added_tokens\":{},\"model\":{" MODEL "}}", &t), QSAE_EFORMAT);
+    assert_true(test_message("expected array, found object"));
+    for (int i = 0; i < 2; i++) {
+        const int n = snprintf(text, 100, "{\"added_tokens\":[{\"id\":4,\"content\":\"");
+        const int size = i == 0 ? LONG / 2 : LONG;
+        memset(text + n, 'd', (size_t)size);
+        snprintf(text + n + size, 200, "\"}],\"model\":{" MODEL "}}");
+        const int32_t status = test_open(text, &t);
+        assert_int_equal(status, i == 0 ? QSAE_OK : QSAE_EFORMAT);
+        assert_true(i == 0 || test_message("added tokens: expected texts that make a tree of at "
+                                           "most 8"));
+        qsae_tokenizer_close(&t);
+    }
+    free(text);
+}
+
 /* Folders that hold no tokenizer, or half of one. */
 static void test_no_tokenizer(void **state)
 {
@@ -164,6 +201,7 @@ const struct CMUnitTest shown_tests[] = {
     cmocka_unit_test(test_views),
     cmocka_unit_test(test_added_ends),
     cmocka_unit_test(test_first),
+    cmocka_unit_test(test_added),
     cmocka_unit_test(test_no_tokenizer),
 };
 const size_t n_shown_tests = sizeof shown_tests / sizeof shown_tests[0];
