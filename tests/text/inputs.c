@@ -247,6 +247,10 @@ static void test_limits(void **state)
     s.n_where = 1;
     refused("l.jsonl", &s, QSAE_EINVAL, "l.jsonl: no document where set=x");
     assert_false(strstr(qsae_error_message(), "what else") != NULL);
+    s = settings(2);
+    s.stride = 1; /* a window of one token has no label */
+    test_write("l.txt", "a");
+    refused("l.txt", &s, QSAE_EINVAL, "l.txt: 1 tokens of text are less than one chunk of 2");
 }
 
 /* The greatest number of tokens is no limit, whatever it is rounded up to. */
@@ -325,6 +329,8 @@ static void test_tails(void **state)
         { QSAE_BOS_CHUNK_START, 3, 1, "|scdsbc" }, { QSAE_BOS_CHUNK_REPLACE, 3, 1, "|scdscd" },
         { QSAE_BOS_DOC_START, 3, 1, "|bcdbcd" },
     };
+    qsae_corpus_settings few = settings(5);
+    qsae_corpus *small = NULL, *none = NULL;
     static const struct {
         int64_t context, scored;
     } bad[] = { { 2, 1 }, { 6, 1 }, { 3, 0 }, { 3, 2 }, { 5, 4 } };
@@ -358,6 +364,12 @@ static void test_tails(void **state)
         }
         qsae_corpus_close(&c);
     }
+    test_write("t.txt", "abc"); /* no whole chunk */
+    assert_int_equal(qsae_corpus_open(test_ctx, t, test_path("t.txt"), &few, &small), QSAE_OK);
+    assert_int_equal(qsae__corpus_tails(small, 3, 1, &none), QSAE_EINVAL);
+    assert_true(test_message("1 tokens scored at the end of 3 in 0 whole chunks of 5"));
+    assert_null(none);
+    qsae_corpus_close(&small);
     qsae_tokenizer_close(&t);
 }
 

@@ -210,7 +210,8 @@ static void test_order_refused(void **state)
         { "0 1\n", "order.txt:1: expected the index" },
         { "99999999999999999999\n", "order.txt:1: expected the index" },
     };
-    static const char *const seeds[] = { "", "x", "-1", "18446744073709551616" };
+    static const char *const seeds[] = { "", "x", "-1", "18446744073709551616",
+                                         "99999999999999999999" };
     qsae_corpus_settings s = settings(QSAE_BOS_NONE, 2);
     char order[300];
 

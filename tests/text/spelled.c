@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Tokens that are spelled with bytes or with the unknown token, and unknown characters that another
  * token covers. The ids are those of the tokenizers package (0.23.3). */
-#include "text_test.h"
+#include "gguf_file.h"
 
 static const char *ids_of(const qsae_tokenizer *t, const char *text)
 {
@@ -68,6 +68,10 @@ static void test_covered(void **state)
         { "0,\"vocab\":[[\"?\",0],[\"a\",-1],[\"xy\",12],[\"b\",-30]]", "xya", "2 1" },
         { "0,\"vocab\":[[\"?\",0],[\"a\",-1],[\"xy\",12],[\"b\",-30]]", "zxyz", "0 2 0" },
         { "0,\"vocab\":[[\"?\",0],[\"a\",-1],[\"xy\",12],[\"b\",-30]]", "bcb", "3 0 3" },
+        /* two unknown characters are better than the token, and then spell it */
+        { "0,\"vocab\":[[\"?\",30],[\"a\",31],[\"xy\",30]]", "axyxya", "1 0 1" },
+        { "0,\"vocab\":[[\"?\",30],[\"a\",31],[\"xy\",30]]", "xya", "2 1" },
+        { "0,\"vocab\":[[\"?\",30],[\"a\",31],[\"xy\",30]]", "yx", "0" },
     };
 
     (void)state;
@@ -83,8 +87,62 @@ static void test_covered(void **state)
     }
 }
 
+/* Scores behind a pre-tokenizer that makes bytes of a text. */
+static void test_byte_scores(void **state)
+{
+    static const struct {
+        const char *text, *ids;
+    } cases[] = {
+        { "a a", "4 2" },      { " a", "2" },     { "\u00e9a", "3 4" },
+        { "\u00c3", "5 0" }, { "a\n", "4 0" },
+    };
+    qsae_tokenizer *t = NULL;
+
+    (void)state;
+    assert_int_equal(test_open("{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":"
+                               "false},\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":["
+                               "[\"?\",0],[\"\u0120\",-3],[\"\u0120a\",-1],[\"\u00c3\u00a9\",-2],"
+                               "[\"a\",-2],[\"\u00c3\",-9]]}}", &t), QSAE_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        if (strcmp(ids_of(t, cases[i].text), cases[i].ids) != 0)
+            fail_msg("%s: %s", cases[i].text, ids_of(t, cases[i].text));
+    qsae_tokenizer_close(&t);
+}
+
+/* A character that nothing stands for ends the call; without an unknown token it is left out. */
+static void test_nothing(void **state)
+{
+    static const char *const tokens[] = { "a", "b" };
+    static const int32_t types[] = { 1, 1 };
+    const struct gguf_spec s = {
+        .model = "gemma4", .tokens = tokens, .types = types, .n = 2, .n_types = 2, .bos = -1,
+        .eos = -1, .unk = -1, .pad = -1, .add_bos = 0, .add_eos = -1, .prefix = -1,
+        .merges = tokens,
+    };
+    qsae_tokenizer *t = NULL;
+
+    (void)state;
+    assert_int_equal(test_open("{\"model\":{\"unk_token\":\"<x>\",\"vocab\":{\"a\":0},"
+                               "\"merges\":[]}}", &t), QSAE_OK);
+    assert_string_equal(ids_of(t, "aza"), "U+007A is in no token and the unknown token \"<x>\" is "
+                                          "not in the vocabulary");
+    assert_string_equal(ids_of(t, "aa"), "0 0");
+    qsae_tokenizer_close(&t);
+    assert_int_equal(test_open("{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}", &t), QSAE_OK);
+    assert_string_equal(ids_of(t, "aza"), "0 0");
+    qsae_tokenizer_close(&t);
+    if (gguf_open(&s, &t) != QSAE_OK)
+        fail_msg("%s", qsae_error_message());
+    assert_string_equal(ids_of(t, "ab"), "0 1");
+    assert_string_equal(ids_of(t, "a\u00e9"), "U+00E9 is no token, and neither are its bytes; "
+                                              "there is no unknown token");
+    qsae_tokenizer_close(&t);
+}
+
 const struct CMUnitTest spelled_tests[] = {
     cmocka_unit_test(test_merged),
     cmocka_unit_test(test_covered),
+    cmocka_unit_test(test_byte_scores),
+    cmocka_unit_test(test_nothing),
 };
 const size_t n_spelled_tests = sizeof spelled_tests / sizeof spelled_tests[0];
