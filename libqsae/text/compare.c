@@ -194,13 +194,15 @@ struct cursor {
     const char *regex;  /* instead of now.pattern */
 };
 
-/* Cutting at spaces where the normalizer has replaced them all (Gemma). */
+/* Cutting at spaces where the normalizer has replaced them all (Gemma); what is no match may be
+ * what goes. */
 static bool cuts_nothing(const qsae_tokenizer *t, const qsae__pre_step *s)
 {
     const int64_t n = t->normalizer.count;
     const qsae__norm_step *const last = n > 0 ? &t->normalizer.steps[n - 1] : NULL;
 
     return last != NULL && last->kind == QSAE__NORM_REPLACE && s->kind == QSAE__PRE_SPLIT &&
+           !(s->behavior == QSAE__REMOVED && s->invert) &&
            qsae__pattern_is(last->pattern, " ") && qsae__pattern_is(s->pattern, " ") &&
            strchr(last->content, ' ') == NULL;
 }

@@ -145,6 +145,13 @@ static const struct {
 #define LAST(norm) \
     { WITH("\"normalizer\":" norm "," CUT), NULL }, { NORM(norm), NULL }
     { LAST(REPLACE("\"String\":\" \"", "_")), QSAE_OK, "", NULL },
+    { { WITH("\"normalizer\":" REPLACE("\"String\":\" \"", "_") ",\"pre_tokenizer\":"
+             SPLIT("\"String\":\" \"", "Removed", "true") ","), NULL },
+      { NORM(REPLACE("\"String\":\" \"", "_")), NULL }, QSAE_EMISMATCH,
+      "the tokenizers' pre-tokenizer differ", NULL },
+    { { WITH("\"normalizer\":" REPLACE("\"String\":\" \"", "_") ",\"pre_tokenizer\":"
+             SPLIT("\"String\":\" \"", "Isolated", "true") ","), NULL },
+      { NORM(REPLACE("\"String\":\" \"", "_")), NULL }, QSAE_OK, "", NULL },
     { LAST(NAMED("NFC")), QSAE_EMISMATCH, "the tokenizers' pre-tokenizer differ", NULL },
     { LAST(REPLACE("\"String\":\"a\"", "_")), QSAE_EMISMATCH,
       "the tokenizers' pre-tokenizer differ", NULL },
