@@ -19,6 +19,8 @@
               "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 #define WORD "[" WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]"
 
+#define LONGEST 65536
+
 struct reader {
     const char *regex, *where;
     const char *p;      /* what is read next */
@@ -38,14 +40,23 @@ static int32_t refuse_escape(const struct reader *r)
                       "there: %s", r->where, r->p + 1, r->regex);
 }
 
+/* What grows beyond PCRE2's limit (core/regex.c) anyway does not fill the memory first. */
+static void add(struct reader *r, const char *text, size_t n)
+{
+    qsae__strbuf_add(r->out, text, n);
+    if (r->out->status == QSAE_OK && r->out->size > LONGEST)
+        r->out->status = qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression: expected at most "
+                                    "%d bytes for PCRE2, found more", r->where, LONGEST);
+}
+
 static void put(struct reader *r, const char *text)
 {
-    qsae__strbuf_add(r->out, text, strlen(text));
+    add(r, text, strlen(text));
 }
 
 static void copy(struct reader *r, size_t n)
 {
-    qsae__strbuf_add(r->out, r->p, n);
+    add(r, r->p, n);
     r->p += n;
 }
 
@@ -98,6 +109,15 @@ static int32_t read_escape(struct reader *r)
     return QSAE_OK;
 }
 
+/* A class in place of n bytes inside of another. The last of its characters begins no range. */
+static int32_t put_class(struct reader *r, const char *text, size_t n)
+{
+    put(r, text);
+    r->p += n;
+    return r->p[0] == '-' && r->p[1] != ']' ? refuse(r, "a range that begins with a class")
+                                            : QSAE_OK;
+}
+
 /* The same inside of one. */
 static int32_t read_class_escape(struct reader *r)
 {
@@ -108,15 +128,15 @@ static int32_t read_class_escape(struct reader *r)
         return refuse_escape(r);
     case 's': text = SPACES; break;
     case 'w': text = WORDS; break;
-    case 'v': text = "\\x{b}"; break;
+    case 'v':
+        put(r, "\\x{b}");
+        r->p += 2;
+        return QSAE_OK;
     default: break;
     }
-    if (text == NULL) {
-        copy_escape(r);
-        return QSAE_OK;
-    }
-    put(r, text);
-    r->p += 2;
+    if (text != NULL)
+        return put_class(r, text, 2);
+    copy_escape(r);
     return QSAE_OK;
 }
 
@@ -136,9 +156,7 @@ static int32_t read_name(struct reader *r)
         const size_t n = strlen(names[i].name);
         if (strncmp(r->p, names[i].name, n) != 0)
             continue;
-        put(r, names[i].text != NULL ? names[i].text : names[i].name);
-        r->p += n;
-        return QSAE_OK;
+        return put_class(r, names[i].text != NULL ? names[i].text : names[i].name, n);
     }
     return refuse(r, "a named class that is not supported");
 }
@@ -152,7 +170,7 @@ static int32_t read_class(struct reader *r)
     copy(r, r->p[1] == '^' ? 2 : 1);
     if (*r->p == ']')
         return refuse(r, "an empty class");
-    while (status == QSAE_OK && *r->p != '\0' && *r->p != ']') {
+    while (status == QSAE_OK && r->out->status == QSAE_OK && *r->p != '\0' && *r->p != ']') {
         if (*r->p == '\\')
             status = read_class_escape(r);
         else if (*r->p == '[' && r->p[1] == ':')
@@ -222,7 +240,7 @@ int32_t qsae__expression_translate(const char *regex, const char *where, qsae__s
     struct reader r = { .regex = regex, .where = where, .p = regex, .item = -1, .out = out };
     int32_t status = QSAE_OK;
 
-    while (status == QSAE_OK && *r.p != '\0') {
+    while (status == QSAE_OK && out->status == QSAE_OK && *r.p != '\0') {
         const char c = *r.p;
         if (c == '\\') {
             status = read_escape(&r);

@@ -6,6 +6,7 @@
  */
 #include "text_test.h"
 
+#include "text/pattern.h"
 #include "text/pretokenize.h"
 #include "text/utf8.h"
 
@@ -143,6 +144,8 @@ static void test_expressions(void **state)
         { "\\S+", "a \u180e b", "a| |\u180e| |b" },
         { "[[:space:]]+", "a \u180e\xc2\x85" "b", "a| |\u180e|\xc2\x85|b" },
         { "[[:punct:]]+", "a$\u20ac\u2014-b", "a|$\u20ac\u2014-|b" },
+        { "[\\s-]+", "a -b", "a| -|b" },
+        { "[\\v-z]+", "a\x0b-z{", "a\x0b-z|{" },
         { "[[:word:]-]+", "a\u0301b-\u203f \u00bd", "a\u0301b-\u203f| \u00bd" },
         { "[[:xdigit:]]+", "xaF0g\uff21", "x|aF0|g\uff21" },
         { "[[:digit:]]+", "a1\u0663\u00bdb", "a|1\u0663|\u00bdb" },
@@ -222,6 +225,9 @@ static void test_refused(void **state)
         { "(?m)a.b", "with option m" },
         { "(?i-m:a)", "with option m" },
         { "a(?i)b|c", "with options inside of an alternative" },
+        { "[\\w-z]", "with a range that begins with a class" },
+        { "[\\s-\u4e00]", "with a range that begins with a class" },
+        { "[[:space:]-\u4e00]", "with a range that begins with a class" },
         { "[a", "missing terminating ]" },
         { "(", "missing closing parenthesis" },
         { "\\x{", "regular expression \"\\x{\"" },
@@ -240,6 +246,33 @@ static void test_refused(void **state)
         qsae__pretokenizer_free(&p);
         json_decref(json);
     }
+}
+
+/* A few bytes that become many end before they fill the memory. */
+static void test_growth(void **state)
+{
+    enum { TIMES = 2000000 };
+    static const char *const parts[] = { "\\b", "\\w", "[\\w", "a", "{" };
+    char *const regex = malloc(TIMES * 3 + 1);
+
+    (void)state;
+    assert_non_null(regex);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        qsae__strbuf out;
+        const size_t n = strlen(parts[i]);
+        for (size_t k = 0; k < TIMES; k++)
+            memcpy(regex + k * n, parts[i], n + 1);
+        if (parts[i][0] == '[') /* one class, not nested ones */
+            for (size_t k = 1; k < TIMES; k++)
+                regex[k * n] = 'a';
+        qsae__strbuf_init(&out, test_ctx);
+        assert_int_equal(qsae__expression_translate(regex, "it.json", &out), QSAE_EUNSUPPORTED);
+        assert_true(test_message("it.json: regular expression: expected at most 65536 bytes for "
+                                 "PCRE2, found more"));
+        assert_true(out.capacity < 200000);
+        qsae__strbuf_free(&out);
+    }
+    free(regex);
 }
 
 /* An expression that takes too long ends the call, whatever becomes of its matches. */
@@ -321,6 +354,7 @@ const struct CMUnitTest cut_tests[] = {
     cmocka_unit_test(test_steps),
     cmocka_unit_test(test_expressions),
     cmocka_unit_test(test_refused),
+    cmocka_unit_test(test_growth),
     cmocka_unit_test(test_too_long),
     cmocka_unit_test(test_schemes),
 };
