@@ -90,10 +90,10 @@ static bool adds(const qsae_tokenizer *t)
 static int32_t compare_bos(const qsae_tokenizer *a, const qsae_tokenizer *b)
 {
     /* tokenizer.json alone may not name a BOS that no text gets */
-    if (a->bos != b->bos && ((a->bos >= 0 && b->bos >= 0) || adds(a) || adds(b)))
+    if (a->bos != b->bos && a->bos >= 0 && b->bos >= 0)
         return qsae__fail(QSAE_EMISMATCH, "BOS is token %d in the first and %d in the second",
                           a->bos, b->bos);
-    if (a->gguf == b->gguf && adds(a) != adds(b))
+    if (adds(a) != adds(b) && (a->gguf == b->gguf || a->bos != b->bos))
         return qsae__fail(QSAE_EMISMATCH, "BOS is put in front of a text by the %s only",
                           adds(a) ? "first" : "second");
     return QSAE_OK;

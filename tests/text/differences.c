@@ -63,8 +63,11 @@ static const struct {
     /* the beginning of a text */
     { { WITH(""), "{\"bos_token\":\"c\"}" }, { WITH(""), NULL }, QSAE_OK, "differ in: BOS", NULL },
     { { POST(X "," TEXT, "5"), NULL }, { WITH(""), NULL }, QSAE_EMISMATCH,
-      "BOS is token 5 in the first and -1 in the second",
-      "BOS is token -1 in the first and 5 in the second" },
+      "BOS is put in front of a text by the first only",
+      "BOS is put in front of a text by the second only" },
+    { { WITH(""), "{\"bos_token\":\"c\"}" }, { WITH(""), "{\"bos_token\":\"b\"}" },
+      QSAE_EMISMATCH, "BOS is token 5 in the first and 2 in the second",
+      "BOS is token 2 in the first and 5 in the second" },
     { { POST(X "," TEXT, "5"), "{\"bos_token\":\"c\"}" },
       { POST(X "," TEXT, "2"), "{\"bos_token\":\"c\"}" }, QSAE_EMISMATCH,
       "BOS is put in front of a text by the first only",
