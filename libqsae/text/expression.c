@@ -7,6 +7,8 @@
 #include <ctype.h>
 #include <string.h>
 
+#include <utf8proc.h>
+
 #include "text/pattern.h"
 #include "text/utf8.h"
 
@@ -20,12 +22,15 @@
 #define WORD "[" WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]"
 
 #define LONGEST 65536
+#define SEVERAL "option i and letters that fold to several"
 
 struct reader {
     const char *regex, *where;
     const char *p;      /* what is read next */
     int64_t item;       /* where in out what a quantifier would repeat begins; -1: a group */
     qsae__strbuf *out;
+    bool any_case;      /* an option i was met */
+    char last;          /* the character before, if it stands for itself */
 };
 
 static int32_t refuse(const struct reader *r, const char *what)
@@ -219,9 +224,35 @@ static int32_t read_interval(struct reader *r)
     return QSAE_OK;
 }
 
+/* PCRE2 folds case character by character; U+00DF and ss match each other as well. Whether one of
+ * the expression's characters folds to several. */
+static bool folds_to_several(const char *regex)
+{
+    utf8proc_int32_t to[4];
+    int last = UTF8PROC_BOUNDCLASS_START;
+
+    for (const char *p = regex; *p != '\0'; p += qsae__utf8_len(*p))
+        if ((unsigned char)*p >= 0x80 &&
+            utf8proc_decompose_char((utf8proc_int32_t)qsae__utf8_get(p), to, 4, UTF8PROC_CASEFOLD,
+                                    &last) > 1)
+            return true;
+    return false;
+}
+
+/* ... and whether these are what some character folds to. */
+static bool is_folded(char a, char b)
+{
+    static const char *const pairs[] = { "ss", "ff", "fi", "fl", "st" };
+
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++)
+        if ((a | 0x20) == pairs[i][0] && (b | 0x20) == pairs[i][1])
+            return true;
+    return false;
+}
+
 /* At "(?": Ruby's option m is PCRE2's s, and what follows an option, alternatives included, is a
  * group of its own there. */
-static int32_t check_options(const struct reader *r)
+static int32_t check_options(struct reader *r)
 {
     const char *const p = r->p + 2;
     const size_t n = strspn(p, "-imsxWDSPaul");
@@ -230,6 +261,9 @@ static int32_t check_options(const struct reader *r)
         return QSAE_OK;
     if (memchr(p, 'm', n) != NULL)
         return refuse(r, "option m");
+    r->any_case |= memchr(p, 'i', n) != NULL;
+    if (r->any_case && folds_to_several(r->regex))
+        return refuse(r, SEVERAL);
     if (p[n] == ')' && r->p != r->regex && strchr(p, '|') != NULL)
         return refuse(r, "options inside of an alternative");
     return QSAE_OK;
@@ -241,7 +275,8 @@ int32_t qsae__expression_translate(const char *regex, const char *where, qsae__s
     int32_t status = QSAE_OK;
 
     while (status == QSAE_OK && out->status == QSAE_OK && *r.p != '\0') {
-        const char c = *r.p;
+        const char c = *r.p, last = r.last;
+        r.last = 0;
         if (c == '\\') {
             status = read_escape(&r);
         } else if (c == '[') {
@@ -253,6 +288,9 @@ int32_t qsae__expression_translate(const char *regex, const char *where, qsae__s
             r.p++;
         } else {
             status = c == '(' && r.p[1] == '?' ? check_options(&r) : QSAE_OK;
+            if (r.any_case && is_folded(last, c))
+                status = refuse(&r, SEVERAL);
+            r.last = c;
             if (strchr("()|", c) != NULL)
                 r.item = -1;
             else if (strchr("*+?", c) == NULL)
