@@ -347,6 +347,9 @@ static int32_t find_file(qsae_context *ctx, const char *path, qsae__sae_place *p
         if (st != QSAE_OK || p->form)
             return st;
     }
+    if (p->layer >= 0)
+        return qsae__fail(QSAE_EINVAL, "%s: holds one SAE, so there is no layer %lld to choose",
+                          path, (long long)p->layer);
     int32_t st = probe(ctx, p->folder, "cfg.json", &p->config);
     if (st == QSAE_OK && p->config) {
         p->form = &forms[0];

@@ -5,6 +5,7 @@
  * (encoder, decoder). The published files are pickles; these are the same tensors in safetensors.
  */
 #include <ctype.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,18 @@ static int32_t set_hook(qsae_context *ctx, const char *path, qsae__sae_config *c
     return qsae__sae_set_string(ctx, &c->hook, hook);
 }
 
+/* k of a topk as text; 0 if there is none. */
+static int32_t read_k(const char *path, const char *text, int64_t *k)
+{
+    char *end;
+    const double number = *text ? strtod(text, &end) : 0;
+    if (*text && (*end || !(number >= 1 && number < 1e9) || number != floor(number)))
+        return qsae__fail(QSAE_EFORMAT, "%s: k of the topk: expected a positive integer, found "
+                          "\"%s\"", path, text);
+    *k = (int64_t)number;
+    return QSAE_OK;
+}
+
 /* "relu" or "topk:32" (of settings.activation), or what the file's metadata say: activation
  * "ReLU" or "TopK", k. A TopK SAE of OpenAI normalises its input, a ReLU one does not. */
 static int32_t openai_activation(qsae__rewrite *r, const char *path, const char *told,
@@ -41,7 +54,8 @@ static int32_t openai_activation(qsae__rewrite *r, const char *path, const char 
     static const char *const tensors[] = { "activation_state_dict.k", "activation.k", "k" };
     const char *const name = told ? told : qsae__tensors_metadata(r->from, "activation");
     const char *k = qsae__tensors_metadata(r->from, "k");
-    double number = 0;
+    int64_t count = 0;
+    int32_t st = QSAE_OK;
     c->apply_b_dec = true;
     if (name && (strcmp(name, "ReLU") == 0 || strcmp(name, "relu") == 0))
         return qsae__sae_set_architecture(r->ctx, path, "standard", c);
@@ -52,20 +66,18 @@ static int32_t openai_activation(qsae__rewrite *r, const char *path, const char 
                           name ? name : "");
     if (name[4] == ':')
         k = name + 5;
-    if (k)
-        number = strtod(k, NULL);
-    for (size_t i = 0; i < 3 && number == 0; i++)
-        if (qsae__rewrite_has(r, tensors[i])) {
-            const int32_t st = qsae__rewrite_scalar(r, tensors[i], &number);
-            if (st != QSAE_OK)
-                return st;
-        }
-    if (!(number >= 1) || !(number < 1e9))
+    if (k && (st = read_k(path, k, &count)) != QSAE_OK)
+        return st;
+    for (size_t i = 0; i < 3 && count == 0; i++)
+        if (qsae__rewrite_has(r, tensors[i]) &&
+            (st = qsae__rewrite_count(r, tensors[i], &count)) != QSAE_OK)
+            return st;
+    if (count == 0)
         return qsae__fail(QSAE_EFORMAT, "%s: k of the topk is not in the file; tell "
                           "settings.activation \"topk:K\"", path);
     c->normalize = QSAE__NORM_LAYER;
-    const int32_t st = qsae__sae_set_architecture(r->ctx, path, "topk", c);
-    c->k = (int64_t)number;
+    st = qsae__sae_set_architecture(r->ctx, path, "topk", c);
+    c->k = count;
     return st;
 }
 

@@ -208,6 +208,7 @@ static json_t *member(const qsae_sae *sae, const char *name)
         { "b_dec0", NULL, (double)sae->b_dec[0] },
         { "b_enc0", NULL, sae->b_enc ? (double)sae->b_enc[0] : 0 },
         { "rescale_by_norm", NULL, sae->config.rescale_by_norm },
+        { "scaled", NULL, sae->scale != NULL },
         { "keeps_negative", NULL, sae->config.keeps_negative },
         { "max_iterations", NULL, (double)sae->config.max_iterations },
         { "residual_threshold", NULL, sae->config.residual_threshold },

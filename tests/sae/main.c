@@ -128,5 +128,7 @@ int main(int argc, char **argv)
     add(sae_tests, &n, shared_tests, n_shared_tests);
     add(sae_tests, &n, key_tests, n_key_tests);
     add(sae_tests, &n, set_tests, n_set_tests);
+    add(sae_tests, &n, file_tests, n_file_tests);
+    add(sae_tests, &n, container_tests, n_container_tests);
     return _cmocka_run_group_tests("sae", sae_tests, n, NULL, NULL);
 }

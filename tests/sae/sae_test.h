@@ -30,9 +30,9 @@ qsae_rows test_rows(void *data, int64_t n, int64_t cols);
 
 extern const struct CMUnitTest fixture_tests[], refused_tests[], behaviour_tests[],
     screen_tests[], intervene_tests[], geometry_tests[], kind_tests[], format_tests[],
-    layer_tests[], shared_tests[], key_tests[], set_tests[];
+    layer_tests[], shared_tests[], key_tests[], set_tests[], file_tests[], container_tests[];
 extern const size_t n_fixture_tests, n_refused_tests, n_behaviour_tests,
     n_screen_tests, n_intervene_tests, n_geometry_tests, n_kind_tests, n_format_tests,
-    n_layer_tests, n_shared_tests, n_key_tests, n_set_tests;
+    n_layer_tests, n_shared_tests, n_key_tests, n_set_tests, n_file_tests, n_container_tests;
 
 #endif
