@@ -30,18 +30,14 @@ typedef struct job {
 static void add_layer(const job *j, int64_t from, int64_t r, int64_t j0, int64_t cols, double *sum)
 {
     const qsae__writes *const w = &j->g->writes[from * j->g->n + j->to];
-    const qsae_sae *const sae = j->g->saes[from];
     const qsae_sae_acts *const acts = &j->acts[from];
     const size_t size = (size_t)qsae_dtype_bits(w->dtype) / 8;
     const char *const base = (const char *)w->data + (size_t)j0 * size;
     for (int64_t e = acts->indptr[r]; e < acts->indptr[r + 1]; e += MOST) {
         const int64_t n = qsae__min_i64(MOST, acts->indptr[r + 1] - e);
         double a[MOST];
-        for (int64_t k = 0; k < n; k++) {
+        for (int64_t k = 0; k < n; k++)
             a[k] = (double)acts->values[e + k] / w->divisor;
-            if (sae->scale)
-                a[k] *= sae->scale[acts->indices[e + k]];
-        }
         if (w->dtype != QSAE_F64) {
             j->ops->rows(w->dtype, base, w->ld, acts->indices + e, a, n, cols, sum);
             continue;

@@ -5,6 +5,9 @@
  */
 #include "sae_test.h"
 
+#include "kernels/convert.h"
+#include "sae/parts.h"
+
 #define FORMATS QSAE_TEST_DATA "/sae_formats/"
 #define SCOPE FORMATS "gemma-scope-2-1b-pt/"
 
@@ -154,6 +157,110 @@ static void test_decode(void **state)
     qsae_context_close(&ctx);
 }
 
+#define DECODE(acts, to, n) qsae_sae_layers_decode_sparse(g, acts, to, n, &ry)
+
+/* Activations of three layers that a caller gives wrongly, and none at all. */
+static void test_wrong_acts(void **state)
+{
+    qsae_context *ctx = open_context(NULL, 1);
+    qsae_sae_layers *g;
+    int64_t indptr[3] = { 0, 1, 2 };
+    int32_t indices[2] = { 3, 4 };
+    float values[2] = { 1, 2 }, y[2 * WIDTH], untouched[2 * WIDTH];
+    qsae_sae_acts good[3], acts[3];
+    qsae_sae_layers_info info = { .struct_size = sizeof info };
+    (void)state;
+    assert_ok(qsae_sae_layers_open(ctx, FORMATS "clt", NULL, &g));
+    assert_ok(qsae_sae_layers_get_info(g, &info));
+    qsae_rows ry = test_rows(y, 2, info.width_out);
+    for (int l = 0; l < 3; l++)
+        good[l] = (qsae_sae_acts){ sizeof *good, indptr, indices, values };
+    assert_ok(DECODE(good, 1, 2));
+    assert_fails(DECODE(NULL, 1, 2), QSAE_EINVAL, "NULL argument");
+    assert_fails(DECODE(good, 1, -1), QSAE_EINVAL, "negative count");
+    assert_fails(DECODE(good, -1, 2), QSAE_EINVAL, "a layer that is not there");
+    memcpy(acts, good, sizeof acts);
+    acts[1].indices = NULL;
+    assert_fails(DECODE(acts, 1, 2), QSAE_EINVAL, "layer 1: indices and values must not be NULL");
+    acts[1].indices = indices;
+    acts[1].values = NULL;
+    assert_fails(DECODE(acts, 1, 2), QSAE_EINVAL, "layer 1: indices and values must not be NULL");
+    acts[1].values = values;
+    acts[1].struct_size = sizeof *acts + 8;
+    assert_fails(DECODE(acts, 1, 2), QSAE_EINVAL, "layer 1: struct_size is");
+    acts[0].struct_size = acts[1].struct_size = 5000;
+    assert_fails(DECODE(acts, 1, 2), QSAE_EINVAL, "struct_size: expected");
+    indices[1] = -1;
+    assert_fails(DECODE(good, 1, 2), QSAE_EINVAL, "layer 0: entry 1: expected 0..");
+    indptr[0] = -1;
+    assert_fails(DECODE(good, 1, 2), QSAE_EINVAL, "row 0: expected ascending offsets, found -1, 1");
+    /* No rows: nothing is looked at, or written. */
+    memset(y, 7, sizeof y);
+    memcpy(untouched, y, sizeof y);
+    ry.n_rows = 0;
+    assert_ok(DECODE(good, 1, 0));
+    assert_memory_equal(y, untouched, sizeof y);
+    /* Rows that hold nothing: the bias alone. */
+    ry.n_rows = 2;
+    memset(indptr, 0, sizeof indptr);
+    for (int l = 0; l < 3; l++)
+        good[l].indices = NULL;
+    assert_ok(DECODE(good, 1, 2));
+    qsae_sae *own;
+    assert_ok(qsae_sae_layers_get(g, 1, NULL, &own));
+    for (int64_t i = 0; i < 2 * info.width_out; i++)
+        assert_true(y[i] == own->b_dec[i % info.width_out]);
+    qsae_sae_layers_close(&g);
+    qsae_context_close(&ctx);
+}
+
+/* Rows of several element types, of other counts than those beside them, and none. */
+static void test_wrong_rows(void **state)
+{
+    qsae_context *ctx = open_context(NULL, 1);
+    qsae_sae_layers *g;
+    qsae_sae_layers_info info = { .struct_size = sizeof info };
+    static struct rows r, narrow;
+    static uint16_t half[N * WIDTH];
+    (void)state;
+    assert_ok(qsae_sae_layers_open(ctx, FORMATS "clt", NULL, &g));
+    assert_ok(qsae_sae_layers_get_info(g, &info));
+    make_rows(&r, &info, 12);
+    for (int64_t l = 0; l < info.layers; l++)
+        for (int64_t i = 0; i < N * info.width; i++)
+            r.x[l][i] = roundf(r.x[l][i] * 16) / 16; /* as bf16 has it */
+    narrow = r;
+    assert_ok(qsae_sae_layers_reconstruct(g, r.px, r.py));
+    for (int k = 0; k < 2; k++) {
+        const int32_t dtype = k ? QSAE_BF16 : QSAE_F16;
+        assert_true(qsae__from_f32(dtype, r.x[0], N * info.width, half));
+        qsae_rows vx = test_rows(half, N, info.width);
+        vx.dtype = dtype;
+        for (int64_t l = 0; l < info.layers; l++) {
+            narrow.px[l] = l ? &r.vx[l] : &vx;
+            narrow.vy[l].data = narrow.y[l];
+            narrow.py[l] = &narrow.vy[l];
+        }
+        assert_ok(qsae_sae_layers_reconstruct(g, narrow.px, narrow.py));
+        assert_memory_equal(narrow.y, r.y, sizeof r.y);
+    }
+    r.vx[1].n_rows = N - 1;
+    assert_fails(qsae_sae_layers_reconstruct(g, r.px, r.py), QSAE_EMISMATCH,
+                 "as many as of other layers, found 8 of width");
+    r.vx[1].n_rows = N;
+    r.vy[1].n_rows = N - 1;
+    assert_fails(qsae_sae_layers_reconstruct(g, r.px, r.py), QSAE_EINVAL, "y: expected 9 rows");
+    assert_fails(qsae_sae_layers_reconstruct(g, NULL, r.py), QSAE_EINVAL, "must not be NULL");
+    assert_fails(qsae_sae_layers_reconstruct(g, r.px, NULL), QSAE_EINVAL, "must not be NULL");
+    narrow = r;
+    for (int64_t l = 0; l < info.layers; l++)
+        r.vx[l].n_rows = r.vy[l].n_rows = 0;
+    assert_ok(qsae_sae_layers_reconstruct(g, r.px, r.py));
+    assert_memory_equal(narrow.y, r.y, sizeof r.y);
+    qsae_sae_layers_close(&g);
+    qsae_context_close(&ctx);
+}
+
 static void test_refused(void **state)
 {
     static const struct {
@@ -182,6 +289,12 @@ static void test_refused(void **state)
     s.layer = NULL;
     s.dtype = QSAE_I8;
     assert_fails(qsae_sae_layers_open(ctx, FORMATS "clt", &s, &g), QSAE_EINVAL, "dtype");
+    s.dtype = 0;
+    s.prefix = 3;
+    assert_fails(qsae_sae_layers_open(ctx, FORMATS "clt", &s, &g), QSAE_EINVAL, "prefix");
+    s.prefix = 0;
+    s.dtype = QSAE_F32;
+    assert_ok(qsae_sae_layers_open(ctx, FORMATS "clt", &s, &g));
     qsae_sae_layers_close(&g);
     qsae_sae_layers_close(NULL);
     qsae_context_close(&ctx);
@@ -279,10 +392,151 @@ static void test_changed(void **state)
     qsae_context_close(&ctx);
 }
 
+/* A file of the test folder with its tensors in another element type (of integers: zeros). */
+static void retype(qsae_context *ctx, const char *name, int32_t dtype)
+{
+    qsae__tensors *from;
+    qsae__tensor t[32];
+    assert_ok(qsae__tensors_load(ctx, test_path(name), &from));
+    const int64_t count = qsae__tensors_len(from);
+    assert_in_range(count, 1, 32);
+    for (int64_t i = 0; i < count; i++) {
+        const qsae__tensor *const old = qsae__tensors_at(from, i);
+        const int64_t n = (int64_t)(old->bytes * 8 / (uint64_t)qsae_dtype_bits(old->dtype));
+        float *const values = malloc((size_t)n * sizeof *values);
+        assert_true(qsae__to_f32(old->dtype, old->data, n, values));
+        t[i] = *old;
+        t[i].dtype = dtype;
+        t[i].bytes = (uint64_t)n * (uint64_t)qsae_dtype_bits(dtype) / 8;
+        double *const data = calloc((size_t)n, sizeof *data);
+        for (int64_t k = 0; dtype == QSAE_F64 && k < n; k++)
+            data[k] = values[k];
+        free(values);
+        t[i].data = data;
+    }
+    assert_ok(qsae__safetensors_write(ctx, test_path(name), t, count));
+    for (int64_t i = 0; i < count; i++)
+        free((void *)(uintptr_t)t[i].data);
+    qsae__tensors_unref(&from);
+}
+
+/* Decoders in F64 are the same layers to the bit; integers are refused. */
+static void test_types(void **state)
+{
+    static const struct {
+        const char *folder, *files[8], *decoder;
+    } cases[] = {
+        { FORMATS "clt", { "config.yaml", "W_enc_0.safetensors", "W_enc_1.safetensors",
+                           "W_enc_2.safetensors", "W_dec_0.safetensors", "W_dec_1.safetensors",
+                           "W_dec_2.safetensors" }, "W_dec_1.safetensors" },
+        { FORMATS "openmoss_clt_jump", { "config.json", "sae_weights.safetensors" },
+          "sae_weights.safetensors" },
+    };
+    qsae_context *ctx = open_context(NULL, 1);
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        static struct rows r[2];
+        qsae_sae_layers_info info[2] = { { .struct_size = sizeof *info } };
+        qsae_sae_layers *g[2];
+        info[1] = info[0];
+        for (int f = 0; f < 8 && cases[i].files[f]; f++)
+            copy_file(cases[i].folder, cases[i].files[f]);
+        for (int k = 0; k < 2; k++) {
+            if (k)
+                retype(ctx, cases[i].decoder, QSAE_F64);
+            assert_ok(qsae_sae_layers_open(ctx, test_folder, NULL, &g[k]));
+            assert_ok(qsae_sae_layers_get_info(g[k], &info[k]));
+            make_rows(&r[k], &info[k], 21);
+            assert_ok(qsae_sae_layers_reconstruct(g[k], r[k].px, r[k].py));
+        }
+        assert_memory_equal(r[0].y, r[1].y, sizeof r[0].y);
+        assert_string_equal(info[0].hash, info[1].hash);
+        qsae_sae_layers_close(&g[0]);
+        qsae_sae_layers_close(&g[1]);
+        copy_file(cases[i].folder, cases[i].decoder);
+        retype(ctx, cases[i].decoder, QSAE_I32);
+        assert_int_equal(try_folder(ctx), QSAE_EUNSUPPORTED);
+        assert_non_null(strstr(qsae_error_message(), "expected F32, F16, BF16 or F64, found I32"));
+        for (int f = 0; f < 8 && cases[i].files[f]; f++)
+            test_remove(cases[i].files[f]);
+    }
+    qsae_context_close(&ctx);
+}
+
+static void write_layer(qsae_context *ctx, const char *name, int64_t d)
+{
+    static const float zeros[64];
+    const qsae__tensor t[] = {
+        { .name = "W_enc", .data = zeros, .bytes = (uint64_t)d * 12, .shape = { 3, d }, .rank = 2,
+          .dtype = QSAE_F32 },
+        { .name = "W_dec", .data = zeros, .bytes = (uint64_t)d * 12, .shape = { 3, d }, .rank = 2,
+          .dtype = QSAE_F32 },
+        { .name = "b_enc", .data = zeros, .bytes = 12, .shape = { 3 }, .rank = 1,
+          .dtype = QSAE_F32 },
+        { .name = "b_dec", .data = zeros, .bytes = (uint64_t)d * 4, .shape = { d }, .rank = 1,
+          .dtype = QSAE_F32 },
+    };
+    assert_ok(qsae__safetensors_write(ctx, test_path(name), t, 4));
+}
+
+/* Sets of transcoders: one alone is none; layers of another width, and more than there can be. */
+static void test_sets(void **state)
+{
+    qsae_context *ctx = open_context(NULL, 1);
+    qsae_sae_layers *g;
+    bool there;
+    char name[48];
+    (void)state;
+    write_layer(ctx, "layer_5.safetensors", 8);
+    assert_ok(qsae__sae_layers_there(ctx, test_folder, &there));
+    assert_false(there);
+    write_layer(ctx, "layer_07.safetensors", 8);
+    write_layer(ctx, "layer_1234567.safetensors", 8); /* no layer: too many digits */
+    assert_ok(qsae__sae_layers_there(ctx, test_folder, &there));
+    assert_true(there);
+    assert_ok(qsae_sae_layers_open(ctx, test_folder, NULL, &g));
+    qsae_sae_layers_info info = { .struct_size = sizeof info };
+    assert_ok(qsae_sae_layers_get_info(g, &info));
+    assert_int_equal(info.layers, 2);
+    qsae_sae_layers_close(&g);
+    write_layer(ctx, "layer_07.safetensors", 6);
+    assert_fails(qsae_sae_layers_open(ctx, test_folder, NULL, &g), QSAE_EMISMATCH,
+                 "layer 7: width 6 to 6, but layer 5 has 8 to 8");
+    for (int i = 8; i < 8 + 1023; i++) {
+        snprintf(name, sizeof name, "layer_%d.safetensors", i);
+        test_write(name, "", 0);
+    }
+    assert_fails(qsae_sae_layers_open(ctx, test_folder, NULL, &g), QSAE_EFORMAT,
+                 "expected at most 1024 layers, found 1025");
+    assert_fails(qsae__sae_layers_there(ctx, test_folder, &there), QSAE_EFORMAT, "at most 1024");
+    qsae_context_close(&ctx);
+}
+
+/* One file that says it holds more layers than there can be. */
+static void test_many(void **state)
+{
+    static const float zeros[1025];
+    const qsae__tensor t = { .name = "W_E", .data = zeros, .bytes = sizeof zeros,
+                             .shape = { 1025, 1, 1 }, .rank = 3, .dtype = QSAE_F32 };
+    qsae_context *ctx = open_context(NULL, 1);
+    qsae_sae_layers *g;
+    (void)state;
+    assert_ok(qsae__safetensors_write(ctx, test_path("sae_weights.safetensors"), &t, 1));
+    test_write("config.json", "{}", 2);
+    assert_fails(qsae_sae_layers_open(ctx, test_folder, NULL, &g), QSAE_EFORMAT,
+                 "\"W_E\": expected at most 1024 layers, found 1025");
+    qsae_context_close(&ctx);
+}
+
 const struct CMUnitTest layer_tests[] = {
     cmocka_unit_test(test_sums),
     cmocka_unit_test(test_decode),
     cmocka_unit_test(test_refused),
     cmocka_unit_test(test_changed),
+    cmocka_unit_test(test_wrong_acts),
+    cmocka_unit_test(test_wrong_rows),
+    cmocka_unit_test(test_types),
+    cmocka_unit_test(test_sets),
+    cmocka_unit_test(test_many),
 };
 const size_t n_layer_tests = sizeof layer_tests / sizeof layer_tests[0];
