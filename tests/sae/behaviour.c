@@ -178,7 +178,18 @@ static void test_capacity(void **state)
     assert_fails(qsae_sae_decode_sparse(sae, N, b.indptr, b.indices, b.values, NULL, &ry),
                  QSAE_EINVAL,
                  "entry 5");
+    b.indices[5] = -1;
+    assert_fails(qsae_sae_decode_sparse(sae, N, b.indptr, b.indices, b.values, NULL, &ry),
+                 QSAE_EINVAL, "entry 5: expected 0..1099, found -1");
     b.indices[5] = 0;
+    assert_fails(qsae_sae_decode_sparse(sae, N, b.indptr, NULL, b.values, NULL, &ry), QSAE_EINVAL,
+                 "indices and values must not be NULL");
+    assert_fails(qsae_sae_decode_sparse(sae, N, b.indptr, b.indices, NULL, NULL, &ry), QSAE_EINVAL,
+                 "indices and values must not be NULL");
+    b.indptr[0] = -1;
+    assert_fails(qsae_sae_decode_sparse(sae, N, b.indptr, b.indices, b.values, NULL, &ry),
+                 QSAE_EINVAL, "row 0: expected ascending offsets, found -1");
+    b.indptr[0] = 0;
     b.indptr[3] = b.indptr[2] - 1;
     assert_fails(qsae_sae_decode_sparse(sae, N, b.indptr, b.indices, b.values, NULL, &ry),
                  QSAE_EINVAL,

@@ -159,6 +159,56 @@ static void test_stored(void **state)
     qsae_context_close(&ctx);
 }
 
+/* A transcoder from one width to another, more than a k block apart: no cosine between the sides. */
+static void test_widths(void **state)
+{
+    static const int64_t widths[2][2] = { { 300, 20 }, { 20, 300 } };
+    (void)state;
+    for (int c = 0; c < 2; c++) {
+        const int64_t d_in = widths[c][0], d_out = widths[c][1];
+        char config[160];
+        double e[70];
+        test_sae s, wide;
+        qsae_sae *sae = NULL;
+        qsae_context *ctx = open_context(NULL, 1);
+        test_sae_make(&s, d_in, 70, 3);
+        test_sae_make(&wide, d_out, 70, 4);
+        free(s.w_dec);
+        free(s.b_dec);
+        s.w_dec = wide.w_dec;
+        s.b_dec = wide.b_dec;
+        s.d_out = d_out;
+        snprintf(config, sizeof config, "{\"d_in\": %d, \"architecture\": \"jumprelu_transcoder\", "
+                 "\"metadata\": {\"sae_lens_version\": \"6.1\"}}", (int)d_in);
+        test_sae_save(ctx, &s, config);
+        assert_ok(qsae_sae_open(ctx, test_folder, NULL, &sae));
+        for (int side = 0; side < 2; side++) {
+            const int64_t d = side ? d_out : d_in;
+            assert_ok(qsae_sae_features(sae, side ? "decoder_norm" : "encoder_norm", e, 70));
+            for (int64_t f = 0; f < 70; f++) {
+                double sum = 0;
+                for (int64_t k = 0; k < d; k++) {
+                    const double v = (double)(side ? s.w_dec[f * d + k] : s.w_enc[k * 70 + f]);
+                    sum += v * v;
+                }
+                assert_true(fabs(e[f] - sqrt(sum)) <= 1e-12);
+            }
+        }
+        assert_ok(qsae_sae_features(sae, d_in < d_out ? "encoder_max_cosine"
+                                                      : "decoder_max_cosine", e, 70));
+        for (int f = 0; f < 70; f++)
+            assert_true(e[f] > 0 && e[f] <= 1 + 1e-6);
+        assert_fails(qsae_sae_features(sae, "encoder_decoder_cosine", e, 70), QSAE_EMISMATCH,
+                     c ? "reads 20 dimensions, the decoder writes 300"
+                       : "reads 300 dimensions, the decoder writes 20");
+        qsae_sae_close(&sae);
+        wide.w_dec = wide.b_dec = NULL;
+        test_sae_free(&wide);
+        test_sae_free(&s);
+        qsae_context_close(&ctx);
+    }
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -186,6 +236,7 @@ const struct CMUnitTest geometry_tests[] = {
     cmocka_unit_test(test_own),
     cmocka_unit_test(test_nearest),
     cmocka_unit_test(test_stored),
+    cmocka_unit_test(test_widths),
     cmocka_unit_test(test_refused),
 };
 const size_t n_geometry_tests = sizeof geometry_tests / sizeof geometry_tests[0];

@@ -136,6 +136,11 @@ static void test_refused(void **state)
     qsae_rows ry = test_rows(y, N, D);
     qsae_feature_edit e[2] = { edit(1, QSAE_FEATURE_SET, 0), edit(F, QSAE_FEATURE_SET, 0) };
     assert_fails(qsae_sae_intervene(sae, &rx, e, 2, 1, &ry), QSAE_EINVAL, "feature 300");
+    e[1].feature = -1;
+    assert_fails(qsae_sae_intervene(sae, &rx, e, 2, 1, &ry), QSAE_EINVAL,
+                 "edit 1: feature -1: expected 0..299");
+    e[1] = edit(2, 0, 0);
+    assert_fails(qsae_sae_intervene(sae, &rx, e, 2, 1, &ry), QSAE_EINVAL, "operation 0");
     e[1] = edit(2, 4, 0);
     assert_fails(qsae_sae_intervene(sae, &rx, e, 2, 1, &ry), QSAE_EINVAL, "operation 4");
     e[1] = edit(2, QSAE_FEATURE_ADD, (float)INFINITY);
