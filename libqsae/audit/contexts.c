@@ -25,8 +25,11 @@ static int32_t read_lengths(const qsae_audit_settings *s, int64_t *to, struct au
     memcpy(to, s->contexts, (size_t)s->n_contexts * sizeof *to);
     qsort(to, (size_t)s->n_contexts, sizeof *to, by_size);
     const int64_t last = to[s->n_contexts - 1];
+    if (last > INT32_MAX)
+        return qsae__fail(QSAE_EINVAL, "audit: contexts: expected lengths of at most %d tokens, "
+                          "found %" PRId64, INT32_MAX, last);
     for (int64_t i = 0; i < s->n_contexts; i++)
-        if (to[i] < 4 || last > INT32_MAX || (i > 0 && to[i] == to[i - 1]))
+        if (to[i] < 4 || (i > 0 && to[i] == to[i - 1]))
             return qsae__fail(QSAE_EINVAL, "audit: contexts: expected different lengths of at "
                               "least 4 tokens, found %" PRId64 "%s", to[i],
                               i > 0 && to[i] == to[i - 1] ? " twice" : "");

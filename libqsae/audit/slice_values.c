@@ -60,12 +60,16 @@ static int32_t open_of(qsae_audit *a, struct slice_dimension *d, enum qsae__slic
     return d->of ? QSAE_OK : QSAE_ENOMEM;
 }
 
-/* The member at a dotted path. */
+/* The member at a dotted path, or NULL. */
 static const json_t *member(const json_t *o, const char *path)
 {
     char key[256];
+    if (!*path)
+        return NULL;
     while (o && *path) {
         const size_t n = strcspn(path, ".");
+        if (n >= sizeof key)
+            return NULL;
         snprintf(key, sizeof key, "%.*s", (int)n, path);
         o = json_object_get(o, key);
         path += n + (path[n] == '.');

@@ -306,6 +306,11 @@ static void test_refused(void **state)
         { { 16, 32 }, 2, 8, 33, "to 32 (the longest" },
         { { 16, 20000000 }, 2, 0, 0, "max_positions" },
         { { 16, -4 }, 2, 0, 0, "at least 4 tokens" },
+        { { 16, 3000000000 }, 2, 0, 0, "at most 2147483647 tokens, found 3000000000" },
+        { { 16, 32 }, 2, -1, 0, "contexts_scored: expected 1..14" },
+        { { 16, 32 }, 2, 0, -1, "contexts_stride: expected 8" },
+        { { 16, 32, 64 }, -1, 0, 0, "2..16 lengths, found -1" },
+        { { 16, 32, 64 }, 17, 0, 0, "2..16 lengths, found 17" },
     };
     qsae_context *ctx = open_context(NULL, 1);
     qsae_audit *a;
@@ -316,6 +321,8 @@ static void test_refused(void **state)
         s.contexts_stride = cases[i].stride;
         assert_fails(qsae_audit_open(ctx, &s, &a), QSAE_EINVAL, cases[i].part);
     }
+    settings(&s, NULL, 2);
+    assert_fails(qsae_audit_open(ctx, &s, &a), QSAE_EINVAL, "2..16 lengths, found 0");
     static const int64_t long_ones[] = { 16, 256 };
     settings(&s, long_ones, 2);
     s.context = 32;
