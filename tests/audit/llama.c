@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* llama.cpp's comparison in an audit: both models at once, against a file, with and without text,
  * stopped and gone on. What its figures are is tested in tests/metrics/llama.c. */
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "document.h"
@@ -247,6 +248,131 @@ static void test_text(void **state)
     qsae_context_close(&ctx);
 }
 
+/* The bundled model with a final norm of NaN: no logit of it is a number. */
+static void make_broken(const char *to)
+{
+    static const char *const files[] = { "config.json", "tokenizer.json", "tokenizer_config.json" };
+    char path[128], from[512];
+    uint64_t n = 0;
+    assert_int_equal(mkdir(to, 0700), 0);
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", to, files[i]);
+        snprintf(from, sizeof from, DATA "/tiny-gemma3/%s", files[i]);
+        assert_int_equal(symlink(from, path), 0);
+    }
+    FILE *const in = fopen(DATA "/tiny-gemma3/model.safetensors", "rb");
+    assert_non_null(in);
+    fseek(in, 0, SEEK_END);
+    const size_t size = (size_t)ftell(in);
+    unsigned char *const data = malloc(size);
+    rewind(in);
+    assert_int_equal(fread(data, 1, size, in), size);
+    fclose(in);
+    memcpy(&n, data, sizeof n);
+    json_t *const header = json_loadb((const char *)data + 8, n, 0, NULL);
+    const json_t *const at_bytes = json_object_get(json_object_get(header, "model.norm.weight"),
+                                                   "data_offsets");
+    const json_int_t end = json_integer_value(json_array_get(at_bytes, 1));
+    json_int_t b = json_integer_value(json_array_get(at_bytes, 0));
+    assert_true(b < end);
+    for (; b < end; b += 2)
+        memcpy(data + 8 + n + b, "\xc0\x7f", 2);
+    json_decref(header);
+    snprintf(path, sizeof path, "%s/model.safetensors", to);
+    FILE *const out = fopen(path, "wb");
+    assert_int_equal(fwrite(data, 1, size, out), size);
+    fclose(out);
+    free(data);
+}
+
+static void remove_broken(const char *at_path)
+{
+    static const char *const files[] = { "config.json", "tokenizer.json", "tokenizer_config.json",
+                                         "model.safetensors" };
+    char path[128];
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", at_path, files[i]);
+        unlink(path);
+    }
+    rmdir(at_path);
+}
+
+/* Tokens whose logits are no numbers are counted, and in no figure; they cannot be stored. */
+static void test_broken(void **state)
+{
+    const double scored = CHUNKS * (CONTEXT / 2 - 1);
+    char broken[64];
+    const char *const condition = broken;
+    qsae_audit_settings s;
+    qsae_audit *audit;
+    (void)state;
+    snprintf(broken, sizeof broken, "%s/broken", folder);
+    make_broken(broken);
+    qsae_context *ctx = open_context(NULL, 2);
+    settings(&s);
+    s.kl_divergence = 1;
+    s.conditions = &condition;
+    s.n_conditions = 1;
+    for (int k = 0; k < 2; k++) { /* the condition is broken, the reference is */
+        json_t *const result = run(ctx, &s);
+        const json_t *const o = json_object_get(condition_at(result, 0), "llama_cpp");
+        near("tokens", at(o, "tokens"), 0, 0);
+        near("nonfinite", at(o, "nonfinite_rows"), scored, 0);
+        assert_true(null_at(o, "kld_mean") && null_at(o, "ppl_q") && null_at(o, "same_top"));
+        json_decref(result);
+        s.model = broken;
+        s.conditions = conditions;
+    }
+    s.save_logits = other;
+    assert_ok(qsae_audit_open(ctx, &s, &audit));
+    assert_fails(qsae_audit_run(audit), QSAE_EINVAL,
+                 "other.kld: chunk 0, row 0: logits that are NaN or infinite cannot be stored");
+    qsae_audit_close(&audit);
+    assert_int_not_equal(access(other, F_OK), 0);
+    remove_broken(broken);
+    qsae_context_close(&ctx);
+}
+
+/* A folder comes to stand where the file is to go. */
+static int32_t take_place(void *cookie, int64_t done, int64_t total, const char *unit,
+                          const char *phase)
+{
+    (void)cookie;
+    (void)done;
+    (void)total;
+    (void)unit;
+    (void)phase;
+    mkdir(other, 0700);
+    return 0;
+}
+
+/* A file that could not be put in its place is not written by going on: its rows are gone. */
+static void test_lost(void **state)
+{
+    qsae_audit_settings s;
+    qsae_audit *audit;
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 1);
+    settings(&s);
+    s.n_conditions = 0;
+    s.save_logits = other;
+    s.progress = take_place;
+    assert_ok(qsae_audit_open(ctx, &s, &audit));
+    assert_fails(qsae_audit_run(audit), QSAE_EIO, "other.kld");
+    assert_fails(qsae_audit_run(audit), QSAE_EIO,
+                 "other.kld: could not be finished: open the audit again to write it");
+    json_t *const result = result_of(audit); /* what was measured is there */
+    assert_true(reference_ce(result) > 0);
+    json_decref(result);
+    qsae_audit_close(&audit);
+    assert_int_equal(rmdir(other), 0);
+    s.progress = NULL;
+    json_decref(run(ctx, &s));
+    assert_int_equal(access(other, R_OK), 0);
+    unlink(other);
+    qsae_context_close(&ctx);
+}
+
 static void refused(qsae_context *ctx, const qsae_audit_settings *s, int32_t status,
                     const char *part)
 {
@@ -281,6 +407,26 @@ static void test_refused(void **state)
     s.stride = 7;
     refused(ctx, &s, QSAE_EINVAL, "stride");
     s = good;
+    s.cross_labels = 1;
+    refused(ctx, &s, QSAE_EINVAL, "cross_labels exclude each other: it cuts the text");
+    s = good;
+    s.keep_tail = 1;
+    refused(ctx, &s, QSAE_EINVAL, "keep_tail exclude each other");
+    s = good;
+    s.pack = QSAE_PACK_TL;
+    refused(ctx, &s, QSAE_EINVAL, "pack exclude each other");
+    s = good;
+    s.context = 2;
+    refused(ctx, &s, QSAE_EINVAL, "context: expected at least 3 tokens for llama.cpp's comparison, "
+            "found 2");
+    s = good;
+    s.documents_to = 3;
+    refused(ctx, &s, QSAE_EMISMATCH, "n_chunk: the file has 9 chunks, the text ");
+    s = good;
+    s.save_logits = other;
+    s.shard_count = 2;
+    refused(ctx, &s, QSAE_EINVAL, "shard_count with save_logits exclude each other");
+    s = good;
     s.bos_policy = QSAE_BOS_NONE;
     refused(ctx, &s, QSAE_EINVAL, "BOS policy");
     s = good;
@@ -302,6 +448,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_figures), cmocka_unit_test(test_file), cmocka_unit_test(test_base),
         cmocka_unit_test(test_stop),    cmocka_unit_test(test_text), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_broken),  cmocka_unit_test(test_lost),
     };
     if (!mkdtemp(folder))
         return 1;
