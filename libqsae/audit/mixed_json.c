@@ -23,6 +23,8 @@ int32_t qsae__plan_read(qsae_audit *a, const char *text)
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if (!json_is_number(json_object_get(a->plan, numbers[i])))
             return qsae__fail(QSAE_EINVAL, "audit: plan: %s: expected a number", numbers[i]);
+    if (!(json_number_value(json_object_get(a->plan, "weights")) > 0))
+        return qsae__fail(QSAE_EINVAL, "audit: plan: weights: expected a number above 0");
     if (!json_is_string(json_object_get(a->plan, "condition")))
         return qsae__fail(QSAE_EINVAL, "audit: plan: condition: expected a string");
     return QSAE_OK;

@@ -262,13 +262,95 @@ static void test_layers(void **state)
     qsae_context_close(&ctx);
 }
 
+/* A budget that the least plan alone fits, beside cheaper ones that are larger by less than the
+ * unit in which sizes are added: a zero point per matrix. */
+static void test_least(void **state)
+{
+    (void)state;
+    static const char *const two[] = { "rtn:bits=3,axis=tensor,sym=0",
+                                       "rtn:bits=3,axis=tensor,sym=1" };
+    double bits[2] = { 32, 0 }, least = 0, weights = 0, predicted = 0;
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    json_t *plan;
+    size_t i;
+    const json_t *part;
+    settings_of(&s, two, 2, QSAE_SWEEP_MODULES);
+    s.n_saes = 0;
+    s.max_tokens = 512;
+    plans(ctx, &s, bits, 1, &plan, NULL);
+    int64_t cheaper = 0;
+    json_array_foreach(json_object_get(plan, "parts"), i, part) {
+        const json_t *const options = json_object_get(part, "options"),
+                     *const zero = json_array_get(options, 0),
+                     *const sym = json_array_get(options, 1);
+        assert_true(at(zero, "bits") > at(sym, "bits"));
+        cheaper += cost_of(zero) < cost_of(sym);
+        least += at(sym, "bits") * at(part, "weights");
+        predicted += cost_of(sym);
+        weights += at(part, "weights");
+    }
+    assert_true(i == 42 && cheaper > 20);
+    json_decref(plan);
+    bits[1] = least / weights * (1 + 1e-12);
+    plans(ctx, &s, bits + 1, 1, &plan, NULL);
+    json_array_foreach(json_object_get(plan, "parts"), i, part)
+        assert_non_null(strstr(text_at(part, "chosen"), "sym=1"));
+    near("bits", at(plan, "bits"), least / weights, 1e-12);
+    near("predicted", at(plan, "predicted"), predicted, 1e-12);
+    json_decref(plan);
+    qsae_context_close(&ctx);
+}
+
+/* What is measured beside a plan's condition: uniform ones by their bits, then as they are given;
+ * other checkpoints are not among them. */
+static void test_beside(void **state)
+{
+    (void)state;
+    static const char *const conditions[] = { DATA "/tiny-gemma3", "rtn:bits=6", "rtn:bits=4",
+                                              "rtn:bits=3", "rtn:bits=3,arith=weight" };
+    static const int64_t order[] = { 3, 4, 1 };
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    size_t i;
+    const json_t *one;
+    settings_of(&s, conditions, 5, QSAE_SWEEP_NONE);
+    s.plan = "{\"condition\": \"rtn:bits=4,axis=row\", \"budget_bits\": 4, \"weights\": 1000, "
+             "\"kept_bytes\": 500}";
+    json_t *const first = run(ctx, &s);
+    char text[256];
+    snprintf(text, sizeof text, "{\"condition\": \"%s\", \"budget_bits\": 4, \"weights\": 1000, "
+             "\"kept_bytes\": 500}", text_at(condition_at(first, 2), "label"));
+    json_decref(first);
+    s.plan = text;
+    json_t *const result = run(ctx, &s);
+    const json_t *const plan = json_object_get(result, "plan"),
+                 *const measured = json_object_get(plan, "measured");
+    const double reference = at(json_object_get(result, "reference"), "weight_bytes");
+    near("condition", at(measured, "condition"), 2, 0);
+    near("dce", at(measured, "dce"), at(condition_at(result, 2), "dce"), 0);
+    assert_int_equal(json_array_size(json_object_get(plan, "uniform")), 3);
+    json_array_foreach(json_object_get(plan, "uniform"), i, one) {
+        const json_t *const c = condition_at(result, (size_t)order[i]);
+        near("condition", at(one, "condition"), (double)order[i], 0);
+        assert_string_equal(text_at(one, "label"), text_at(c, "label"));
+        near("bits", at(one, "bits"), 8 * (500 + at(c, "weight_bytes") - reference) / 1000, 1e-9);
+        assert_true(json_equal(json_object_get(one, "dce_interval"),
+                               json_object_get(json_object_get(c, "intervals"), "dce")));
+    }
+    json_decref(result);
+    qsae_context_close(&ctx);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
     static const char *const other[] = { "rtn:bits=3", "rtn:bits=4@only=mlp" };
     static const char *const texts[] = { "", "[]", "{", "{}", "{\"condition\":\"none\"}",
                                          ("{\"condition\":3,\"budget_bits\":4,\"weights\":1,"
-                                          "\"kept_bytes\":1}") };
+                                          "\"kept_bytes\":1}"),
+                                         ("{\"condition\":\"none\",\"budget_bits\":4,"
+                                          "\"weights\":0,\"kept_bytes\":0}") };
     qsae_context *ctx = open_context(NULL, 2);
     qsae_audit_settings s;
     qsae_audit *audit;
@@ -308,6 +390,8 @@ int main(void)
                                         cmocka_unit_test(test_measured),
                                         cmocka_unit_test(test_idle_layer),
                                         cmocka_unit_test(test_layers),
+                                        cmocka_unit_test(test_least),
+                                        cmocka_unit_test(test_beside),
                                         cmocka_unit_test(test_refused) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
