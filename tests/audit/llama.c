@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "document.h"
+#include "broken.h"
 
 #define STORIES QSAE_TEST_SHARED "/data/stories260k"
 #define CONTEXT 64
@@ -248,55 +248,6 @@ static void test_text(void **state)
     qsae_context_close(&ctx);
 }
 
-/* The bundled model with a final norm of NaN: no logit of it is a number. */
-static void make_broken(const char *to)
-{
-    static const char *const files[] = { "config.json", "tokenizer.json", "tokenizer_config.json" };
-    char path[128], from[512];
-    uint64_t n = 0;
-    assert_int_equal(mkdir(to, 0700), 0);
-    for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", to, files[i]);
-        snprintf(from, sizeof from, DATA "/tiny-gemma3/%s", files[i]);
-        assert_int_equal(symlink(from, path), 0);
-    }
-    FILE *const in = fopen(DATA "/tiny-gemma3/model.safetensors", "rb");
-    assert_non_null(in);
-    fseek(in, 0, SEEK_END);
-    const size_t size = (size_t)ftell(in);
-    unsigned char *const data = malloc(size);
-    rewind(in);
-    assert_int_equal(fread(data, 1, size, in), size);
-    fclose(in);
-    memcpy(&n, data, sizeof n);
-    json_t *const header = json_loadb((const char *)data + 8, n, 0, NULL);
-    const json_t *const at_bytes = json_object_get(json_object_get(header, "model.norm.weight"),
-                                                   "data_offsets");
-    const json_int_t end = json_integer_value(json_array_get(at_bytes, 1));
-    json_int_t b = json_integer_value(json_array_get(at_bytes, 0));
-    assert_true(b < end);
-    for (; b < end; b += 2)
-        memcpy(data + 8 + n + b, "\xc0\x7f", 2);
-    json_decref(header);
-    snprintf(path, sizeof path, "%s/model.safetensors", to);
-    FILE *const out = fopen(path, "wb");
-    assert_int_equal(fwrite(data, 1, size, out), size);
-    fclose(out);
-    free(data);
-}
-
-static void remove_broken(const char *at_path)
-{
-    static const char *const files[] = { "config.json", "tokenizer.json", "tokenizer_config.json",
-                                         "model.safetensors" };
-    char path[128];
-    for (int i = 0; i < 4; i++) {
-        snprintf(path, sizeof path, "%s/%s", at_path, files[i]);
-        unlink(path);
-    }
-    rmdir(at_path);
-}
-
 /* Tokens whose logits are no numbers are counted, and in no figure; they cannot be stored. */
 static void test_broken(void **state)
 {
@@ -307,7 +258,7 @@ static void test_broken(void **state)
     qsae_audit *audit;
     (void)state;
     snprintf(broken, sizeof broken, "%s/broken", folder);
-    make_broken(broken);
+    make_broken(broken, "model.norm.weight");
     qsae_context *ctx = open_context(NULL, 2);
     settings(&s);
     s.kl_divergence = 1;

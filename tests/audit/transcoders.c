@@ -6,7 +6,7 @@
  */
 #include <unistd.h>
 
-#include "document.h"
+#include "broken.h"
 
 #define FILES QSAE_TEST_DATA "/transcoders"
 
@@ -205,6 +205,60 @@ static void test_order(void **state)
     qsae_context_close(&ctx);
 }
 
+/* A model whose rows are no numbers from layer 3 on: SAEs there have no figures, those before keep
+ * theirs, and nothing that is spliced in makes numbers of them. */
+static void test_undefined(void **state)
+{
+    static const char *const all[] = { FILES "/clt", DATA "/tiny-gemma3-sae@3:resid_post",
+                                       FILES "/skip@1:mlp_in:mlp_out" };
+    char broken[64] = "/tmp/qsae-broken-XXXXXX/model";
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    json_t *results[2];
+    size_t i;
+    const json_t *sae;
+    (void)state;
+    char *const slash = strrchr(broken, '/');
+    *slash = 0;
+    assert_non_null(mkdtemp(broken));
+    *slash = '/';
+    make_broken(broken, "model.layers.3.input_layernorm.weight");
+    settings(&s);
+    s.saes = all;
+    s.n_saes = 3;
+    for (int k = 0; k < 2; k++) {
+        results[k] = run(ctx, &s);
+        s.model = broken;
+    }
+    const json_t *const good = json_object_get(results[0], "reference"),
+                 *const bad = json_object_get(results[1], "reference");
+    assert_true(null_at(bad, "ce"));
+    const double rows = at(json_array_get(json_object_get(good, "saes"), 0), "tokens");
+    json_array_foreach(json_object_get(bad, "saes"), i, sae) {
+        const json_t *const like = json_array_get(json_object_get(good, "saes"), i);
+        const bool lost = at(sae, "layer") >= 3;
+        near("tokens", at(sae, "tokens"), lost ? 0 : rows, 0);
+        near("nonfinite", at(sae, "nonfinite_rows"), lost ? rows : 0, 0);
+        near("of the other", at(like, "nonfinite_rows"), 0, 0);
+        if (lost)
+            assert_true(null_at(sae, "fvu_dim") && null_at(sae, "l0"));
+        else
+            near("fvu", at(sae, "fvu_dim"), at(like, "fvu_dim"), 0);
+    }
+    assert_int_equal(i, 6 + 2);
+    const json_t *const set = json_array_get(json_object_get(bad, "sae_layers"), 0);
+    assert_true(null_at(set, "l0"));
+    assert_true(null_at(json_object_get(set, "splice"), "ce_sae"));
+    assert_true(null_at(json_object_get(json_array_get(json_object_get(bad, "saes"), 7), "splice"),
+                        "ce_sae"));
+    json_decref(results[0]);
+    json_decref(results[1]);
+    remove_broken(broken);
+    *slash = 0;
+    rmdir(broken);
+    qsae_context_close(&ctx);
+}
+
 /* The rows at a transcoder's output, and what takes their place with the error kept. */
 struct kept {
     qsae_sae *sae;
@@ -286,7 +340,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),  cmocka_unit_test(test_same_document),
         cmocka_unit_test(test_refused), cmocka_unit_test(test_order),
-        cmocka_unit_test(test_error_kept),
+        cmocka_unit_test(test_error_kept), cmocka_unit_test(test_undefined),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
