@@ -115,13 +115,12 @@ static double beta_fraction(double a, double b, double x)
     return h;
 }
 
+/* For x above (a + 1) / (a + b + 2), where the fraction of the other tail converges fast. */
 static double beta_regular(double a, double b, double x)
 {
     int sign;
     const double log_front = lgamma_r(a + b, &sign) - lgamma_r(a, &sign) - lgamma_r(b, &sign) +
                              a * log(x) + b * log1p(-x);
-    if (x < (a + 1) / (a + b + 2))
-        return exp(log_front) * beta_fraction(a, b, x) / a;
     return 1 - exp(log_front) * beta_fraction(b, a, 1 - x) / b;
 }
 
@@ -136,6 +135,7 @@ double qsae__t975(double v)
         return z + (g1 + (g2 + (g3 + g4 / v) / v) / v) / v;
     }
     for (int i = 0; i < 60; i++) {
+        /* t is above 1.9, hence y above 3.61 / (v + 3.61), and that above 3 / (v + 5). */
         const double t = 0.5 * (low + high), y = t * t / (v + t * t);
         if (beta_regular(0.5, 0.5 * v, y) < 0.95)
             low = t;

@@ -200,7 +200,10 @@ int32_t qsae__sparse_check(const qsae_sparse_rows *s, qsae_sparse_rows *copy, in
     const int32_t st = qsae__settings_copy(copy, sizeof *copy, s, "qsae_sparse_rows");
     if (st != QSAE_OK)
         return st;
-    if (copy->n < 0 || (n >= 0 && copy->n != n))
+    if (copy->n < 0)
+        return qsae__fail(QSAE_EINVAL, "%s: n must not be negative, found %lld", what,
+                          (long long)copy->n);
+    if (n >= 0 && copy->n != n)
         return qsae__fail(QSAE_EINVAL, "%s: expected %lld rows, found %lld", what, (long long)n,
                           (long long)copy->n);
     if (copy->n == 0)

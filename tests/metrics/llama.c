@@ -165,6 +165,9 @@ static json_t *document_of(qsae_metric *m)
         assert_ok(qsae_metric_value(m, i, &v));
         json_object_set_new(o, v.name, isfinite(v.value) ? json_real(v.value) : json_null());
     }
+    assert_fails(qsae_metric_llama_lines(m, chunks, values, 1, &n), QSAE_ESPACE,
+                 "room for 1 lines, expected");
+    assert_int_equal(n, CHUNKS);
     assert_ok(qsae_metric_llama_lines(m, chunks, values, CHUNKS, &n));
     for (int64_t i = 0; i < n; i++) {
         json_t *const line = json_array();

@@ -185,6 +185,8 @@ int main(int argc, char **argv)
         metrics_tests[n++] = forged_tests[i];
     for (size_t i = 0; i < n_written_tests; i++)
         metrics_tests[n++] = written_tests[i];
+    for (size_t i = 0; i < n_edge_tests; i++)
+        metrics_tests[n++] = edge_tests[i];
     if (argc > 1) /* only tests whose names match, with * and ? */
         cmocka_set_test_filter(argv[1]);
     return _cmocka_run_group_tests("metrics", metrics_tests, n, NULL, NULL);

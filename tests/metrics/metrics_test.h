@@ -45,9 +45,9 @@ void assert_near(qsae_metric *m, const char *name, double want, double relative)
 
 extern const struct CMUnitTest value_tests[], order_tests[], state_tests[], input_tests[],
     level_tests[], rank_tests[], overlap_tests[], accumulator_tests[], counter_tests[],
-    shard_tests[], forged_tests[], written_tests[];
+    shard_tests[], forged_tests[], written_tests[], edge_tests[];
 extern const size_t n_value_tests, n_order_tests, n_state_tests, n_input_tests, n_level_tests,
     n_rank_tests, n_overlap_tests, n_accumulator_tests, n_counter_tests,
-    n_shard_tests, n_forged_tests, n_written_tests;
+    n_shard_tests, n_forged_tests, n_written_tests, n_edge_tests;
 
 #endif
