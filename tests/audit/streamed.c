@@ -213,12 +213,63 @@ static void test_settings(void **state)
     qsae_context_close(&ctx);
 }
 
+static const char *const parts[] = { "tokenizer.json", "tokenizer_config.json",
+                                     "model.safetensors", "config.json" };
+
+/* The bundled model without its last layer. */
+static void make_shorter(char folder[64])
+{
+    char path[128], from[512];
+    snprintf(folder, 64, "/tmp/qsae-streamed-XXXXXX");
+    assert_non_null(mkdtemp(folder));
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, parts[i]);
+        snprintf(from, sizeof from, DATA "/tiny-gemma3/%s", parts[i]);
+        assert_int_equal(symlink(from, path), 0);
+    }
+    json_t *const config = json_load_file(DATA "/tiny-gemma3/config.json", 0, NULL);
+    json_object_set_new(config, "num_hidden_layers", json_integer(5));
+    json_array_remove(json_object_get(config, "layer_types"), 5);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    assert_int_equal(json_dump_file(config, path, 0), 0);
+    json_decref(config);
+}
+
+/* Checkpoints of fewer layers than the reference has, and of more. */
+static void test_depths(void **state)
+{
+    char folder[64], path[128];
+    const char *const fewer[] = { folder, "nf4", "rtn:bits=4@layers=4-5" },
+               *const more[] = { DATA "/tiny-gemma3", "nf4", "rtn:bits=4@layers=3-4" };
+    qsae_context *ctx = open_context(NULL, 2);
+    qsae_audit_settings s;
+    (void)state;
+    make_shorter(folder);
+    defaults(&s);
+    s.compute = QSAE_COMPUTE_BF16; /* all slabs */
+    s.max_tokens = 2500;
+    s.keep_tail = 1;
+    s.conditions = fewer;
+    s.n_conditions = 3;
+    compare(ctx, &s, "fewer layers");
+    s.model = folder;
+    s.conditions = more;
+    compare(ctx, &s, "more layers");
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, parts[i]);
+        unlink(path);
+    }
+    rmdir(folder);
+    qsae_context_close(&ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_document), cmocka_unit_test(test_slabs),
         cmocka_unit_test(test_sweep),         cmocka_unit_test(test_match),
         cmocka_unit_test(test_resume),        cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_depths),
     };
     return cmocka_run_group_tests_name("streamed", tests, NULL, NULL);
 }
