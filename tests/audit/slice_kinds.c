@@ -520,59 +520,11 @@ static void test_lists(void **state)
     qsae_context_close(&ctx);
 }
 
-/* Figures of late parts are theirs, whatever divisions without figures of SAEs come first. */
-static void test_late(void **state)
-{
-    static const char *const names[] = { "script*entropy", "entropy" };
-    static const char *const conditions[] = { "rtn:bits=4" };
-    json_t *lists[2];
-    size_t shown = 0;
-    (void)state;
-    qsae_context *ctx = open_context(NULL, 2);
-    for (int k = 0; k < 2; k++) {
-        qsae_audit_settings s;
-        defaults(&s);
-        s.context = 128;
-        s.max_tokens = 12000;
-        s.conditions = conditions;
-        s.n_conditions = 1;
-        s.slices = names + 1 - k;
-        s.n_slices = 1 + k;
-        json_t *const result = run(ctx, &s);
-        lists[k] = json_incref(json_object_get(json_object_get(result, "slices"), "list"));
-        json_decref(result);
-    }
-    const size_t skipped = json_array_size(lists[1]) - json_array_size(lists[0]);
-    assert_int_equal(json_array_size(lists[0]), 5);
-    assert_int_equal(skipped, 28 * 5);
-    for (size_t i = 0; i < 5; i++) {
-        json_t *const alone = json_array_get(lists[0], i),
-               *const after = json_array_get(lists[1], skipped + i);
-        json_t *const c = json_array_get(json_object_get(alone, "conditions"), 0);
-        const json_t *const sae = json_array_get(json_object_get(c, "saes"), 0);
-        shown += json_is_number(json_object_get(json_object_get(sae, "survival"), "features"));
-        json_object_del(c, "q"); /* depends on how many parts are ranked */
-        json_object_del(json_array_get(json_object_get(after, "conditions"), 0), "q");
-        assert_true(json_equal(alone, after));
-    }
-    assert_true(shown >= 1);
-    for (size_t i = 0; i < skipped; i++) { /* 140 parts are too many for figures of SAEs */
-        const json_t *const c = json_array_get(
-            json_object_get(json_array_get(lists[1], i), "conditions"), 0);
-        const json_t *const sae = json_array_get(json_object_get(c, "saes"), 0);
-        assert_true(null_at(sae, "fvu_dim"));
-    }
-    json_decref(lists[0]);
-    json_decref(lists[1]);
-    qsae_context_close(&ctx);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts),  cmocka_unit_test(test_refused),
         cmocka_unit_test(test_borders), cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_late),
     };
     return cmocka_run_group_tests_name("slice_kinds", tests, make_files, remove_files);
 }

@@ -227,10 +227,99 @@ static void test_adds_up(void **state)
     qsae_context_close(&ctx);
 }
 
+/* Figures of late parts are theirs, whatever divisions without figures of SAEs come first. */
+static void test_late(void **state)
+{
+    static const char *const names[] = { "script*entropy", "entropy" };
+    static const char *const conditions[] = { "rtn:bits=4" };
+    json_t *lists[2];
+    size_t shown = 0;
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    for (int k = 0; k < 2; k++) {
+        qsae_audit_settings s;
+        defaults(&s);
+        s.context = 128;
+        s.max_tokens = 12000;
+        s.conditions = conditions;
+        s.n_conditions = 1;
+        s.slices = names + 1 - k;
+        s.n_slices = 1 + k;
+        json_t *const result = run(ctx, &s);
+        lists[k] = json_incref(json_object_get(json_object_get(result, "slices"), "list"));
+        json_decref(result);
+    }
+    const size_t skipped = json_array_size(lists[1]) - json_array_size(lists[0]);
+    assert_int_equal(json_array_size(lists[0]), 5);
+    assert_int_equal(skipped, 28 * 5);
+    for (size_t i = 0; i < 5; i++) {
+        json_t *const alone = json_array_get(lists[0], i),
+               *const after = json_array_get(lists[1], skipped + i);
+        json_t *const c = json_array_get(json_object_get(alone, "conditions"), 0);
+        const json_t *const sae = json_array_get(json_object_get(c, "saes"), 0);
+        shown += json_is_number(json_object_get(json_object_get(sae, "survival"), "features"));
+        json_object_del(c, "q"); /* depends on how many parts are ranked */
+        json_object_del(json_array_get(json_object_get(after, "conditions"), 0), "q");
+        assert_true(json_equal(alone, after));
+    }
+    assert_true(shown >= 1);
+    for (size_t i = 0; i < skipped; i++) { /* 140 parts are too many for figures of SAEs */
+        const json_t *const c = json_array_get(
+            json_object_get(json_array_get(lists[1], i), "conditions"), 0);
+        const json_t *const sae = json_array_get(json_object_get(c, "saes"), 0);
+        assert_true(null_at(sae, "fvu_dim"));
+    }
+    json_decref(lists[0]);
+    json_decref(lists[1]);
+    qsae_context_close(&ctx);
+}
+
+/* The rows that are kept of a transcoder are not those it reads: what is said of where its features
+ * live is null, all else is there. */
+static void test_transcoder(void **state)
+{
+    static const char *const saes[] = { DATA "/tiny-gemma3-sae",
+                                        QSAE_TEST_DATA "/transcoders/skip" };
+    static const char *const names[] = { "entropy", "position" }, *const conditions[] = { "nf4" };
+    qsae_audit_settings s;
+    size_t i, shown = 0;
+    const json_t *part;
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    defaults(&s);
+    s.context = 128;
+    s.max_tokens = 12000;
+    s.saes = saes;
+    s.n_saes = 2;
+    s.conditions = conditions;
+    s.n_conditions = 1;
+    s.slices = names;
+    s.n_slices = 2;
+    json_t *const result = run(ctx, &s);
+    json_array_foreach(json_object_get(json_object_get(result, "slices"), "list"), i, part) {
+        const bool late = strcmp(text_at(part, "dimension"), "entropy") == 0;
+        const json_t *const list = json_object_get(
+            json_array_get(json_object_get(part, "conditions"), 0), "saes");
+        if (!json_is_true(json_object_get(part, "enough")))
+            continue;
+        for (size_t k = 0; k < 2; k++) {
+            const json_t *const sae = json_array_get(list, k);
+            near("noise", at(json_object_get(sae, "noise"), "ratio"), 1, 1);
+            assert_true(at(sae, "fvu_dim") > 0);
+            assert_int_equal(null_at(json_object_get(sae, "survival"), "features"), late && k == 1);
+        }
+        shown += late ? 1 : 16;
+    }
+    assert_true(shown % 16 >= 1 && shown / 16 >= 1); /* of both kinds */
+    json_decref(result);
+    qsae_context_close(&ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_document), cmocka_unit_test(test_adds_up),
+        cmocka_unit_test(test_late),          cmocka_unit_test(test_transcoder),
     };
     return cmocka_run_group_tests(tests, make_text, remove_text);
 }
