@@ -332,6 +332,28 @@ static void refused(qsae_context *ctx, const qsae_audit_settings *s, int32_t sta
     assert_null(audit);
 }
 
+/* A file of the first chunk of the other, of a vocabulary that lacks one token. */
+static void make_narrow(qsae_context *ctx)
+{
+    static float logits[2047];
+    int32_t tokens[CONTEXT];
+    const qsae_logits_info info = { .struct_size = sizeof info, .context = CONTEXT, .vocab = 2047,
+                                    .chunks = 1 };
+    const qsae_rows row = { .struct_size = sizeof row, .data = logits, .n_rows = 1, .n_cols = 2047,
+                            .row_stride = 2047, .dtype = QSAE_F32 };
+    qsae_logits_writer *w;
+    FILE *const f = fopen(base, "rb");
+    assert_non_null(f);
+    fseek(f, 20, SEEK_SET); /* behind the name of the format and three sizes */
+    assert_int_equal(fread(tokens, sizeof *tokens, CONTEXT, f), CONTEXT);
+    fclose(f);
+    assert_ok(qsae_logits_writer_open(ctx, other, &info, tokens, &w));
+    for (int i = 0; i < CONTEXT - 1 - CONTEXT / 2; i++)
+        assert_ok(qsae_logits_writer_add(w, &row));
+    assert_ok(qsae_logits_writer_finish(w));
+    qsae_logits_writer_close(&w);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -357,6 +379,11 @@ static void test_refused(void **state)
     s = good;
     s.stride = 7;
     refused(ctx, &s, QSAE_EINVAL, "stride");
+    make_narrow(ctx);
+    s = good;
+    s.kl_divergence_base = other;
+    refused(ctx, &s, QSAE_EMISMATCH, "n_vocab: the file has 2047 tokens, the model 2048");
+    unlink(other);
     s = good;
     s.cross_labels = 1;
     refused(ctx, &s, QSAE_EINVAL, "cross_labels exclude each other: it cuts the text");

@@ -263,39 +263,49 @@ static void test_layers(void **state)
 }
 
 /* A budget that the least plan alone fits, beside cheaper ones that are larger by less than the
- * unit in which sizes are added: a zero point per matrix. */
+ * unit in which sizes are added: a zero point per matrix. Of two that are as small the cheaper. */
 static void test_least(void **state)
 {
     (void)state;
-    static const char *const two[] = { "rtn:bits=3,axis=tensor,sym=0",
-                                       "rtn:bits=3,axis=tensor,sym=1" };
-    double bits[2] = { 32, 0 }, least = 0, weights = 0, predicted = 0;
+    static const char *const three[] = { "rtn:bits=3,axis=tensor,sym=1",
+                                         "rtn:bits=3,axis=tensor,sym=0",
+                                         "rtn:bits=3,axis=tensor,sym=1+prune:sparsity=0.75" };
+    const double much = 32;
+    double least = 0, weights = 0, predicted = 0;
+    int64_t cheaper = 0, differ = 0, second = 0;
     qsae_context *ctx = open_context(NULL, 2);
     qsae_audit_settings s;
     json_t *plan;
     size_t i;
     const json_t *part;
-    settings_of(&s, two, 2, QSAE_SWEEP_MODULES);
+    settings_of(&s, three, 3, QSAE_SWEEP_MODULES);
     s.n_saes = 0;
     s.max_tokens = 512;
-    plans(ctx, &s, bits, 1, &plan, NULL);
-    int64_t cheaper = 0;
+    plans(ctx, &s, &much, 1, &plan, NULL);
     json_array_foreach(json_object_get(plan, "parts"), i, part) {
         const json_t *const options = json_object_get(part, "options"),
-                     *const zero = json_array_get(options, 0),
-                     *const sym = json_array_get(options, 1);
-        assert_true(at(zero, "bits") > at(sym, "bits"));
-        cheaper += cost_of(zero) < cost_of(sym);
-        least += at(sym, "bits") * at(part, "weights");
-        predicted += cost_of(sym);
+                     *const one = json_array_get(options, 0),
+                     *const zero = json_array_get(options, 1),
+                     *const two = json_array_get(options, 2);
+        const double cost = fmin(cost_of(one), cost_of(two));
+        assert_true(at(zero, "bits") > at(one, "bits") && at(two, "bits") == at(one, "bits"));
+        cheaper += cost_of(zero) < cost;
+        differ += cost_of(one) != cost_of(two);
+        least += at(one, "bits") * at(part, "weights");
+        predicted += cost;
         weights += at(part, "weights");
     }
-    assert_true(i == 42 && cheaper > 20);
+    assert_true(i == 42 && cheaper > 15 && differ > 5);
     json_decref(plan);
-    bits[1] = least / weights * (1 + 1e-12);
-    plans(ctx, &s, bits + 1, 1, &plan, NULL);
-    json_array_foreach(json_object_get(plan, "parts"), i, part)
+    const double bits = least / weights * (1 + 1e-12);
+    plans(ctx, &s, &bits, 1, &plan, NULL);
+    json_array_foreach(json_object_get(plan, "parts"), i, part) {
         assert_non_null(strstr(text_at(part, "chosen"), "sym=1"));
+        second += strcmp(text_at(part, "chosen"),
+                         text_at(json_array_get(json_object_get(part, "options"), 2),
+                                 "condition")) == 0;
+    }
+    assert_true(second > 0 && second < 42);
     near("bits", at(plan, "bits"), least / weights, 1e-12);
     near("predicted", at(plan, "predicted"), predicted, 1e-12);
     json_decref(plan);

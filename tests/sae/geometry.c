@@ -159,7 +159,7 @@ static void test_stored(void **state)
     qsae_context_close(&ctx);
 }
 
-/* A transcoder from one width to another, more than a k block apart: no cosine between the sides. */
+/* A transcoder from one width to another, more than a k block apart: its sides have no cosine. */
 static void test_widths(void **state)
 {
     static const int64_t widths[2][2] = { { 300, 20 }, { 20, 300 } };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Files of tensors by any name and without a configuration, thresholds and scales in every form that
- * is written, sizes that cannot be: as keys.c.
+ * Files of tensors by any name and without a configuration, thresholds and scales in every form
+ * that is written, sizes that cannot be: as keys.c.
  */
 #include "layout.h"
 
@@ -25,6 +25,9 @@ static const struct layout numpy = {
 static const struct layout lower = {
     .folder = "any", .params = "any.safetensors", .tensors = LOWER, .config = "config.json",
     .text = "{\"model_name\": \"m\"}", .open = "any.safetensors",
+};
+static const struct layout alone = {
+    .folder = "any", .params = "any.safetensors", .tensors = LOWER,
 };
 static const struct layout nothing = {
     .folder = "any", .params = "any.safetensors", .tensors = "a=F32[8]",
@@ -59,6 +62,8 @@ static const struct change names[] = {
     { &numpy, NULL, NULL, QSAE_EINVAL, "so there is no layer 3", "3", NULL, 0 },
     ROW(&lower, NULL, NULL, QSAE_OK, "{\"format\": \"gemma-scope-2\", \"model\": \"m\"}"),
     { &lower, NULL, NULL, QSAE_EINVAL, "so there is no layer 2", "2", NULL, 0 },
+    ROW(&alone, NULL, NULL, QSAE_OK, "{\"format\": \"gemma-scope-2\"}"),
+    { &alone, NULL, NULL, QSAE_ENOENT, "no SAE found", "2", NULL, 0 },
     ROW(&nothing, NULL, NULL, QSAE_EFORMAT, "none of its tensors is one of an SAE"),
     { &of_set, NULL, NULL, QSAE_OK, "{\"format\": \"circuit-tracer\"}", "7", NULL, 0 },
     { &of_set, NULL, NULL, QSAE_EINVAL, "layer_7.safetensors: is layer 7, not 3", "3", NULL, 0 },
@@ -129,8 +134,8 @@ static const struct change plain[] = {
 /* ---- thresholds, scales, sizes ---- */
 
 static const struct layout jump = {
-    .folder = "jump", .params = "sae_weights.safetensors", .tensors = PLAIN " threshold=F32[10]:0.5",
-    .config = "cfg.json",
+    .folder = "jump", .params = "sae_weights.safetensors",
+    .tensors = PLAIN " threshold=F32[10]:0.5", .config = "cfg.json",
     .text = "{\"d_in\": 8, \"architecture\": \"jumprelu\", "
             "\"metadata\": {\"sae_lens_version\": \"6.1\"}}",
 };

@@ -342,6 +342,8 @@ static const struct change moss_wrong[] = {
       "\"sparsity_include_decoder_norm\"", "0", NULL, 0 },
     { &clt, "{\"norm_activation\": 1}", NULL, QSAE_EFORMAT, "\"norm_activation\"", "0", NULL, 0 },
     { &clt, NULL, "b_E=F32[1,10]", QSAE_EMISMATCH, "\"b_E\"", "1", NULL, 0 },
+    { &clt, NULL, "b_E=F32[]", QSAE_EMISMATCH, "\"b_E\": expected axis 0 to have an element 1, "
+      "found 0", "1", NULL, 0 },
     { &clt, NULL, "-W_D.1", QSAE_ENOENT, "\"W_D.1\"", "0:1", NULL, 0 },
     { &clt, NULL, "-W_D.1", QSAE_ENOENT, "\"W_D.1\"", "0", NULL, 0 },
     { &clt, NULL, "W_D.1=F32[2,9,8]", QSAE_EMISMATCH, "\"W_D.1\"", "0", NULL, 0 },

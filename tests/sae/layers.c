@@ -386,6 +386,12 @@ static void test_changed(void **state)
             test_remove(cases[i].files[i == 0 ? 1 : 0]);
             assert_int_equal(try_folder(ctx), QSAE_EMISMATCH);
         }
+        if (i == 0) { /* one between others */
+            copy_file(cases[i].folder, cases[i].files[1]);
+            test_remove(cases[i].files[2]);
+            assert_int_equal(try_folder(ctx), QSAE_EMISMATCH);
+            assert_non_null(strstr(qsae_error_message(), "found 2 of them, layers 0 to 2"));
+        }
         for (int f = 0; f < 8 && cases[i].files[f]; f++)
             test_remove(cases[i].files[f]);
     }
@@ -463,18 +469,18 @@ static void test_types(void **state)
     qsae_context_close(&ctx);
 }
 
-static void write_layer(qsae_context *ctx, const char *name, int64_t d)
+static void write_layer(qsae_context *ctx, const char *name, int64_t d, int64_t d_out)
 {
     static const float zeros[64];
     const qsae__tensor t[] = {
         { .name = "W_enc", .data = zeros, .bytes = (uint64_t)d * 12, .shape = { 3, d }, .rank = 2,
           .dtype = QSAE_F32 },
-        { .name = "W_dec", .data = zeros, .bytes = (uint64_t)d * 12, .shape = { 3, d }, .rank = 2,
-          .dtype = QSAE_F32 },
+        { .name = "W_dec", .data = zeros, .bytes = (uint64_t)d_out * 12, .shape = { 3, d_out },
+          .rank = 2, .dtype = QSAE_F32 },
         { .name = "b_enc", .data = zeros, .bytes = 12, .shape = { 3 }, .rank = 1,
           .dtype = QSAE_F32 },
-        { .name = "b_dec", .data = zeros, .bytes = (uint64_t)d * 4, .shape = { d }, .rank = 1,
-          .dtype = QSAE_F32 },
+        { .name = "b_dec", .data = zeros, .bytes = (uint64_t)d_out * 4, .shape = { d_out },
+          .rank = 1, .dtype = QSAE_F32 },
     };
     assert_ok(qsae__safetensors_write(ctx, test_path(name), t, 4));
 }
@@ -487,11 +493,11 @@ static void test_sets(void **state)
     bool there;
     char name[48];
     (void)state;
-    write_layer(ctx, "layer_5.safetensors", 8);
+    write_layer(ctx, "layer_5.safetensors", 8, 8);
     assert_ok(qsae__sae_layers_there(ctx, test_folder, &there));
     assert_false(there);
-    write_layer(ctx, "layer_07.safetensors", 8);
-    write_layer(ctx, "layer_1234567.safetensors", 8); /* no layer: too many digits */
+    write_layer(ctx, "layer_07.safetensors", 8, 8);
+    write_layer(ctx, "layer_1234567.safetensors", 8, 8); /* no layer: too many digits */
     assert_ok(qsae__sae_layers_there(ctx, test_folder, &there));
     assert_true(there);
     assert_ok(qsae_sae_layers_open(ctx, test_folder, NULL, &g));
@@ -499,7 +505,10 @@ static void test_sets(void **state)
     assert_ok(qsae_sae_layers_get_info(g, &info));
     assert_int_equal(info.layers, 2);
     qsae_sae_layers_close(&g);
-    write_layer(ctx, "layer_07.safetensors", 6);
+    write_layer(ctx, "layer_07.safetensors", 8, 6);
+    assert_fails(qsae_sae_layers_open(ctx, test_folder, NULL, &g), QSAE_EMISMATCH,
+                 "layer 7: width 8 to 6, but layer 5 has 8 to 8");
+    write_layer(ctx, "layer_07.safetensors", 6, 6);
     assert_fails(qsae_sae_layers_open(ctx, test_folder, NULL, &g), QSAE_EMISMATCH,
                  "layer 7: width 6 to 6, but layer 5 has 8 to 8");
     for (int i = 8; i < 8 + 1023; i++) {
