@@ -49,8 +49,10 @@ int32_t qsae__sae_encode_rows(qsae_sae *sae, const float *x, int64_t n, int64_t 
     if (st == QSAE_OK) {
         for (int64_t i = 0; i < blocks.n; i++) {
             const qsae__sae_block *const b = &blocks.block[i];
-            memcpy(out->indices + out->nnz, b->indices, (size_t)b->nnz * sizeof *b->indices);
-            memcpy(out->values + out->nnz, b->values, (size_t)b->nnz * sizeof *b->values);
+            if (b->nnz > 0) { /* else there may be no array at all */
+                memcpy(out->indices + out->nnz, b->indices, (size_t)b->nnz * sizeof *b->indices);
+                memcpy(out->values + out->nnz, b->values, (size_t)b->nnz * sizeof *b->values);
+            }
             for (int64_t r = 0; r < b->rows; r++)
                 out->indptr[b->row0 + r + 1] = out->indptr[b->row0 + r] + b->count[r];
             out->nnz += b->nnz;

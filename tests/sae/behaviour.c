@@ -341,7 +341,36 @@ static void test_memory(void **state)
     qsae_context_close(&ctx);
 }
 
+/* Rows in which nothing fires at all: the bias of the decoder, whatever encodes. */
+static void test_nothing(void **state)
+{
+    (void)state;
+    qsae_context *ctx = open_context(NULL, 2);
+    test_sae s;
+    static float y[N * D];
+    const qsae_rows rx = test_rows(x, N, D);
+    qsae_rows ry = test_rows(y, N, D);
+    make_x();
+    test_sae_make(&s, D, F, 3);
+    for (int64_t f = 0; f < F; f++)
+        s.threshold[f] = 1e9f;
+    for (int32_t dtype = 0; dtype <= QSAE_I8; dtype += QSAE_I8) {
+        test_sae_save(ctx, &s, jumprelu);
+        qsae_sae *sae = open_sae(ctx, dtype);
+        encode(sae, 0, N, &a);
+        assert_int_equal(a.nnz, 0);
+        memset(y, 7, sizeof y);
+        assert_ok(qsae_sae_reconstruct(sae, &rx, &ry));
+        for (int64_t i = 0; i < N * D; i++)
+            assert_true(y[i] == s.b_dec[i % D]);
+        qsae_sae_close(&sae);
+    }
+    test_sae_free(&s);
+    qsae_context_close(&ctx);
+}
+
 const struct CMUnitTest behaviour_tests[] = {
+    cmocka_unit_test(test_nothing),
     cmocka_unit_test(test_definition), cmocka_unit_test(test_invariance),
     cmocka_unit_test(test_ties),       cmocka_unit_test(test_capacity),
     cmocka_unit_test(test_nonfinite),  cmocka_unit_test(test_dtypes),

@@ -80,8 +80,11 @@ static void save(qsae_context *ctx, const test_sae *s, const char *config, int32
                          tensor_of("b_enc", s->b_enc, F, 0, dtype),
                          tensor_of("b_dec", s->b_dec, D, 0, dtype),
                          tensor_of("threshold", s->threshold, F, 0, dtype),
-                         tensor_of("W_skip", s->w_enc, D, D, dtype) };
-    write_and_free(ctx, "sae_weights.safetensors", t, strstr(config, "skip") ? 6 : 5);
+                         { .name = NULL } };
+    const bool skip = strstr(config, "skip") != NULL;
+    if (skip)
+        t[5] = tensor_of("W_skip", s->w_enc, D, D, dtype);
+    write_and_free(ctx, "sae_weights.safetensors", t, skip ? 6 : 5);
     test_write("cfg.json", config, strlen(config));
 }
 
