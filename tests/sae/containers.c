@@ -259,73 +259,78 @@ static void test_dead_row(void **state)
     qsae_context_close(&ctx);
 }
 
-/* A decoder of more than 256 MiB, most of it a hole in the file: rows are decoded one by one, and
- * pages given back; the definition is the same sum. */
-static void test_large_decoder(void **state)
+enum { WIDE = 131072 + 77, LONG = 600, PLACES = 7 };
+static const int64_t columns[PLACES] = { 0, 1, 1023, 65536, 131071, 131072, WIDE - 1 };
+
+/* A transcoder whose decoder [LONG, WIDE] is w in some columns and a hole in the file beside. */
+static void save_wide(float w[LONG][PLACES])
 {
-    enum { ROWS = 50, WIDTH = 131072 + 77, FEATURES = 600, EACH = 8 };
     static const char config[] =
         "{\"d_in\": 4, \"d_out\": 131149, \"architecture\": \"transcoder\", "
         "\"apply_b_dec_to_input\": false, \"metadata\": {\"sae_lens_version\": \"6.1\"}}";
-    static const int64_t columns[] = { 0, 1, 1023, 65536, 131071, 131072, WIDTH - 1 };
-    static int32_t indices[ROWS * EACH];
-    static float values[ROWS * EACH], w[FEATURES][7];
-    const int64_t enc = 4 * FEATURES * 4, b_enc = FEATURES * 4, b_dec = WIDTH * 4,
-                  dec = (int64_t)FEATURES * WIDTH * 4;
-    int64_t indptr[ROWS + 1];
+    const long long enc = 4 * LONG * 4, b_enc = enc + LONG * 4, b_dec = b_enc + WIDE * 4,
+                    dec = b_dec + (long long)LONG * WIDE * 4;
+    const uint64_t size = 504; /* of the header, filled up with spaces */
     char header[512] = "";
-    qsae_sae *sae;
-    uint32_t seed = 5;
-    (void)state;
-    assert_true(dec > (int64_t)1 << 28);
     const int used = snprintf(
         header + 8, sizeof header - 8,
         "{\"W_enc\":{\"dtype\":\"F32\",\"shape\":[4,600],\"data_offsets\":[0,%lld]},"
         "\"b_enc\":{\"dtype\":\"F32\",\"shape\":[600],\"data_offsets\":[%lld,%lld]},"
         "\"b_dec\":{\"dtype\":\"F32\",\"shape\":[131149],\"data_offsets\":[%lld,%lld]},"
         "\"W_dec\":{\"dtype\":\"F32\",\"shape\":[600,131149],\"data_offsets\":[%lld,%lld]}}",
-        (long long)enc, (long long)enc, (long long)(enc + b_enc), (long long)(enc + b_enc),
-        (long long)(enc + b_enc + b_dec), (long long)(enc + b_enc + b_dec),
-        (long long)(enc + b_enc + b_dec + dec));
-    const uint64_t size = 504; /* of the header, filled up with spaces */
+        enc, enc, b_enc, b_enc, b_dec, b_dec, dec);
     assert_in_range(used, 100, 503);
     memset(header + 8 + used, ' ', size - (size_t)used);
     memcpy(header, &size, sizeof size);
     test_write("sae_weights.safetensors", header, sizeof header);
-    const int64_t first = 512 + enc + b_enc + b_dec;
-    assert_int_equal(truncate(test_path("sae_weights.safetensors"), first + dec), 0);
+    assert_int_equal(truncate(test_path("sae_weights.safetensors"), 512 + dec), 0);
     FILE *const f = fopen(test_path("sae_weights.safetensors"), "r+b");
     assert_non_null(f);
-    for (int64_t i = 0; i < FEATURES; i++)
-        for (int c = 0; c < 7; c++) {
-            w[i][c] = next_float(&seed);
-            assert_int_equal(fseek(f, (long)(first + (i * WIDTH + columns[c]) * 4), SEEK_SET), 0);
+    for (int64_t i = 0; i < LONG; i++)
+        for (int c = 0; c < PLACES; c++) {
+            const long at = (long)(512 + b_dec + (i * WIDE + columns[c]) * 4);
+            assert_int_equal(fseek(f, at, SEEK_SET), 0);
             assert_int_equal(fwrite(&w[i][c], 4, 1, f), 1);
         }
     assert_int_equal(fclose(f), 0);
     test_write("cfg.json", config, strlen(config));
+}
+
+/* A decoder of more than 256 MiB: rows are decoded one by one, and pages given back; the definition
+ * is the same sum. */
+static void test_large_decoder(void **state)
+{
+    enum { ROWS = 50, EACH = 8 };
+    static int32_t indices[ROWS * EACH];
+    static float values[ROWS * EACH], w[LONG][PLACES];
+    int64_t indptr[ROWS + 1];
+    qsae_sae *sae;
+    uint32_t seed = 5;
+    (void)state;
+    for (int i = 0; i < LONG * PLACES; i++)
+        w[i / PLACES][i % PLACES] = next_float(&seed);
+    save_wide(w);
     qsae_context *ctx = open_context(NULL, 2);
     assert_ok(qsae_sae_open(ctx, test_folder, NULL, &sae));
-    for (int64_t r = 0; r < ROWS; r++) {
+    assert_true(sae->w_dec->bytes > (uint64_t)1 << 28);
+    for (int64_t r = 0; r <= ROWS; r++)
         indptr[r] = r * EACH;
-        for (int64_t e = r * EACH; e < (r + 1) * EACH; e++) {
-            indices[e] = (int32_t)(r + 70 * (e % EACH)); /* ascending */
-            values[e] = next_float(&seed);
-        }
+    for (int64_t e = 0; e < ROWS * EACH; e++) {
+        indices[e] = (int32_t)(e / EACH + 70 * (e % EACH)); /* ascending */
+        values[e] = next_float(&seed);
     }
-    indptr[ROWS] = ROWS * EACH;
-    float *const out = malloc((size_t)(ROWS * WIDTH) * sizeof *out);
-    qsae_rows ry = test_rows(out, ROWS, WIDTH);
+    float *const out = malloc((size_t)ROWS * WIDE * sizeof *out);
+    qsae_rows ry = test_rows(out, ROWS, WIDE);
     assert_ok(qsae_sae_decode_sparse(sae, ROWS, indptr, indices, values, NULL, &ry));
     for (int64_t r = 0; r < ROWS; r++) {
-        for (int c = 0; c < 7; c++) {
+        for (int c = 0; c < PLACES; c++) {
             double sum = 0;
             for (int64_t e = indptr[r]; e < indptr[r + 1]; e++)
                 sum += (double)values[e] * w[indices[e]][c];
-            assert_true(out[r * WIDTH + columns[c]] == (float)sum);
+            assert_true(out[r * WIDE + columns[c]] == (float)sum);
         }
         for (int64_t i = 2; i < 1000; i++)
-            assert_true(out[r * WIDTH + i] == 0);
+            assert_true(out[r * WIDE + i] == 0);
     }
     free(out);
     qsae_sae_close(&sae);
