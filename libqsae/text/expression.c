@@ -22,11 +22,13 @@
 #define WORD "[" WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]"
 
 #define LONGEST 65536
+#define NAME_MOST 128 /* bytes of a name or number in brackets, more than PCRE2 takes */
 #define SEVERAL "option i and letters that fold to several"
 
 struct reader {
     const char *regex, *where;
     const char *p;      /* what is read next */
+    const char *bar;    /* the last '|' of the expression, or NULL */
     int64_t item;       /* where in out what a quantifier would repeat begins; -1: a group */
     qsae__strbuf *out;
     bool any_case;      /* an option i was met */
@@ -73,8 +75,11 @@ static void copy_escape(struct reader *r)
     size_t n = 1 + qsae__utf8_len(c);
 
     if (strchr("xpPkg", c) != NULL && r->p[2] != '\0' && strchr("{<'", r->p[2]) != NULL) {
-        const char *const close = strpbrk(r->p + 3, "}>'");
-        n = close == NULL ? n : (size_t)(close + 1 - r->p);
+        const size_t most = strnlen(r->p + 3, NAME_MOST);
+        size_t k = 0;
+        while (k < most && strchr("}>'", r->p[3 + k]) == NULL)
+            k++;
+        n = k < most ? k + 4 : n;
     } else if (c == 'x') {
         for (int i = 0; i < 2 && isxdigit((unsigned char)r->p[n]); i++)
             n++;
@@ -261,17 +266,20 @@ static int32_t check_options(struct reader *r)
         return QSAE_OK;
     if (memchr(p, 'm', n) != NULL)
         return refuse(r, "option m");
-    r->any_case |= memchr(p, 'i', n) != NULL;
-    if (r->any_case && folds_to_several(r->regex))
-        return refuse(r, SEVERAL);
-    if (p[n] == ')' && r->p != r->regex && strchr(p, '|') != NULL)
+    if (!r->any_case && memchr(p, 'i', n) != NULL) {
+        r->any_case = true;
+        if (folds_to_several(r->regex))
+            return refuse(r, SEVERAL);
+    }
+    if (p[n] == ')' && r->p != r->regex && r->bar != NULL && r->bar > p)
         return refuse(r, "options inside of an alternative");
     return QSAE_OK;
 }
 
 int32_t qsae__expression_translate(const char *regex, const char *where, qsae__strbuf *out)
 {
-    struct reader r = { .regex = regex, .where = where, .p = regex, .item = -1, .out = out };
+    struct reader r = { .regex = regex, .where = where, .p = regex, .bar = strrchr(regex, '|'),
+                        .item = -1, .out = out };
     int32_t status = QSAE_OK;
 
     while (status == QSAE_OK && out->status == QSAE_OK && *r.p != '\0') {

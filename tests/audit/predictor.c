@@ -197,7 +197,8 @@ static void test_few(void **state)
     qsae_context *ctx = open_context(NULL, 1);
     qsae_predictor *predictor;
     write_text("{\"format\":\"qsae-result\",\"conditions\":[{\"saes\":[{\"survival\":{"
-               "\"predictor\":{\"fit\":" FIT("[\"rarity\"]", "[0]", "[1]", "[-1]", ",\"intercept\":0")
+               "\"predictor\":{\"fit\":"
+               FIT("[\"rarity\"]", "[0]", "[1]", "[-1]", ",\"intercept\":0")
                "}}}]}]}");
     assert_ok(qsae_predictor_open(ctx, path, NULL, NULL, &predictor));
     assert_ok(qsae_predictor_run(predictor, NULL, NULL, NULL, 0, NULL, rank));

@@ -132,8 +132,9 @@ static void test_blis_environment(void **state)
     qsae_context *ctx;
     qsae_context_settings s;
     qsae_context_settings_init(&s, sizeof s);
-    for (const char *const *v = (const char *const[]){ "avx2+", "+blis", "avx2+blas", "avx2+blis+",
-                                                       "avx512bf16avx512bf16+blis", NULL }; *v; v++) {
+    static const char *const wrong[] = { "avx2+", "+blis", "avx2+blas", "avx2+blis+",
+                                         "avx512bf16avx512bf16+blis", NULL };
+    for (const char *const *v = wrong; *v; v++) {
         s.cpu = *v;
         assert_fails(qsae_context_open(&s, &ctx), QSAE_EINVAL, *v);
     }

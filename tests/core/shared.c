@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Memory that processes hold once (core/shared.c): what is mapped, what is refused, what is left. */
+/* Memory that processes hold once (core/shared.c): what is mapped, refused, and left. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
