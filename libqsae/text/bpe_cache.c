@@ -52,5 +52,6 @@ void qsae__bpe_cached_set(qsae__cached *c, const char *text, size_t size, const 
     c->size = (uint8_t)size;
     c->n = (uint8_t)n;
     memcpy(c->text, text, size);
-    memcpy(c->ids, ids, (size_t)n * sizeof *ids);
+    if (n > 0) /* a word of no ids: they may be NULL */
+        memcpy(c->ids, ids, (size_t)n * sizeof *ids);
 }
