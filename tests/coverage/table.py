@@ -158,7 +158,8 @@ def main(argv):
             for line, what in f.missing:
                 if f.path in shown or (name in ('parsers', 'state') and not what.startswith('defensive')):
                     print('    %d: %s' % (line, what))
-            for text in set(f.excused) - f.used:
+            # What all programs together reach may be beyond those of --quick.
+            for text in set(f.excused) - f.used if only else ():
                 print('    defensive.txt: "%s" is reached; take the line out' % text)
                 failed = True
             low = floors.get(f.path)
