@@ -226,20 +226,24 @@ void ranks_outcomes(struct ranks *r, const struct outcome *own, struct outcome *
     r->told = r->heard = false;
 }
 
-int32_t ranks_agree(const struct ranks *r, int32_t code)
+/* What the first rank of a communicator has there, to all others of it. */
+static void broadcast(const struct ranks *r, MPI_Comm all, void *data, int n, MPI_Datatype type)
 {
     MPI_Request request;
-    need(r, MPI_Ibcast(&code, 1, MPI_INT32_T, 0, MPI_COMM_WORLD, &request), "MPI_Ibcast");
+    need(r, MPI_Ibcast(data, n, type, 0, all, &request), "MPI_Ibcast");
     wait_for(r, &request, "MPI_Ibcast", NULL);
+}
+
+int32_t ranks_agree(const struct ranks *r, int32_t code)
+{
+    broadcast(r, MPI_COMM_WORLD, &code, 1, MPI_INT32_T);
     return code;
 }
 
 char *ranks_text(const struct ranks *r, const char *text)
 {
-    MPI_Request request;
     int n = r->rank == 0 && text ? (int)strlen(text) : -1;
-    need(r, MPI_Ibcast(&n, 1, MPI_INT, 0, MPI_COMM_WORLD, &request), "MPI_Ibcast");
-    wait_for(r, &request, "MPI_Ibcast", NULL);
+    broadcast(r, MPI_COMM_WORLD, &n, 1, MPI_INT);
     if (n < 0)
         return NULL;
     char *const copy = calloc(1, (size_t)n + 1);
@@ -247,18 +251,14 @@ char *ranks_text(const struct ranks *r, const char *text)
         ranks_fail(r, MPI_ERR_NO_MEM, "calloc");
     if (r->rank == 0)
         memcpy(copy, text, (size_t)n);
-    need(r, MPI_Ibcast(copy, n, MPI_CHAR, 0, MPI_COMM_WORLD, &request), "MPI_Ibcast");
-    wait_for(r, &request, "MPI_Ibcast", NULL);
+    broadcast(r, MPI_COMM_WORLD, copy, n, MPI_CHAR);
     return copy;
 }
 
 /* Without memory of its own: the first rank may have made what the text names. */
 void ranks_node_text(const struct ranks *r, char *text, int size)
 {
-    MPI_Request request;
-    need(r, MPI_Ibcast(text, size, MPI_CHAR, 0, MPI_Comm_f2c((MPI_Fint)r->node), &request),
-         "MPI_Ibcast");
-    wait_for(r, &request, "MPI_Ibcast", NULL);
+    broadcast(r, MPI_Comm_f2c((MPI_Fint)r->node), text, size, MPI_CHAR);
 }
 
 void ranks_node_meet(const struct ranks *r)

@@ -3,6 +3,7 @@
 #include "audit/llama.h"
 #include "audit/probed.h"
 #include "audit/slices.h"
+#include "text/corpus.h"
 #include "text/probes.h"
 #include "audit/uncertainty.h"
 #include "audit/state.h"
@@ -88,10 +89,9 @@ static int32_t check(const qsae_audit_settings *s)
     if (s->n_slices < 0 || s->n_slices > 64 || (s->n_slices && !s->slices))
         return qsae__fail(QSAE_EINVAL, "audit: slices: expected 0..64 of them, found %lld%s",
                           (long long)s->n_slices, s->slices ? "" : " and NULL");
-    if (s->n_where < 0 || s->n_where > 4096 || (s->n_where && !s->where))
-        return qsae__fail(QSAE_EINVAL, "audit: where: expected 0..4096 strings, found %lld%s",
-                          (long long)s->n_where,
-                          s->where ? "" : ", and their array is NULL");
+    const int32_t where = qsae__where_check("audit", s->where, s->n_where);
+    if (where != QSAE_OK)
+        return where;
     if (s->n_slices && s->sweep)
         return qsae__fail(QSAE_EINVAL, "audit: slices: not with a sweep");
     if (s->controls && s->sweep)

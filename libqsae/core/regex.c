@@ -9,7 +9,6 @@
 #include "core/memory.h"
 #include "core/status.h"
 
-#define PATTERN_MAX 65536
 #define SHORT_STEPS 100000
 #define SHORT_DEPTH 1000
 
@@ -50,7 +49,7 @@ static int32_t compile(qsae__regex *r, const char *pattern, size_t size, unsigne
         options |= PCRE2_ANCHORED;
     if (flags & QSAE__REGEX_UNICODE)
         options |= PCRE2_UCP;
-    pcre2_set_max_pattern_length(context, PATTERN_MAX);
+    pcre2_set_max_pattern_length(context, QSAE__REGEX_MOST);
     r->code = pcre2_compile((PCRE2_SPTR)pattern, size, options, &error, &offset, context);
     pcre2_compile_context_free(context);
     if (r->code != NULL)

@@ -21,7 +21,9 @@ enum {
 typedef struct qsae__regex qsae__regex;
 typedef struct qsae__regex_room qsae__regex_room;
 
-/* Compiles a pattern of `size` bytes of UTF-8, at most 65536. QSAE_ENOMEM, or QSAE_EFORMAT without
+#define QSAE__REGEX_MOST 65536 /* bytes of a pattern */
+
+/* Compiles a pattern of `size` bytes of UTF-8, at most QSAE__REGEX_MOST. QSAE_ENOMEM, or QSAE_EFORMAT without
  * a message: `reason` says what is wrong with it. */
 int32_t qsae__regex_new(qsae_context *ctx, const char *pattern, size_t size, unsigned flags,
                         char reason[QSAE__REGEX_REASON], qsae__regex **out);

@@ -174,13 +174,27 @@ static char *hf_name(const qsae__gguf_build *b, const char *pattern, int64_t blo
     return name;
 }
 
+/* Whole rows of bytes: [rows, in] of any type, or [rows] of one that is not in blocks. */
+static bool has_rows(const qsae__tensor *t)
+{
+    return t->rank <= 2 && (t->rank != 1 || qsae_dtype_bits(t->dtype) != 0);
+}
+
+static int32_t check_qkv(const qsae__tensor *t, int64_t rows)
+{
+    if (has_rows(t) && t->shape[0] == rows)
+        return QSAE_OK;
+    return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": expected %" PRId64 " rows, of q, k and v, "
+                      "found %" PRId64 " (%s of rank %d)", t->file, t->name, rows, t->shape[0],
+                      qsae_dtype_name(t->dtype), t->rank);
+}
+
 /* GGUF row 2 k + i of a head is row i * d / 2 + k of the checkpoint (i = 0, 1), whole rows of
  * bytes: [heads * d, in] of any type, or a bias [heads * d]. */
 static int32_t interleaved(const qsae__gguf_build *b, int64_t heads, qsae__tensor *t)
 {
     const int64_t rows = t->shape[0], d = rows / heads;
-    if (t->rank > 2 || rows % heads != 0 || d % 2 != 0 ||
-        (t->rank == 1 && qsae_dtype_bits(t->dtype) == 0))
+    if (!has_rows(t) || rows % heads != 0 || d % 2 != 0)
         return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": %" PRId64 " rows (%s of rank %d) are "
                           "no %" PRId64 " heads of even size", t->file, t->name, rows,
                           qsae_dtype_name(t->dtype), t->rank, heads);
@@ -201,11 +215,9 @@ static int32_t interleaved(const qsae__gguf_build *b, int64_t heads, qsae__tenso
 static int32_t by_head(const qsae__gguf_build *b, qsae__tensor *t)
 {
     const int64_t rows = t->shape[0], d = b->head_dim;
-    if (t->rank > 2 || rows != 3 * b->heads * d ||
-        (t->rank == 1 && qsae_dtype_bits(t->dtype) == 0))
-        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": expected %" PRId64 " rows, of q, k and "
-                          "v, found %" PRId64 " (%s of rank %d)", t->file, t->name,
-                          3 * b->heads * d, rows, qsae_dtype_name(t->dtype), t->rank);
+    const int32_t st = check_qkv(t, 3 * b->heads * d);
+    if (st != QSAE_OK)
+        return st;
     const uint64_t size = t->bytes / (uint64_t)rows * (uint64_t)d;
     uint8_t *const copy = qsae__set_alloc(b->out, t->bytes);
     if (!copy)
@@ -315,12 +327,7 @@ static int32_t split_one(const qsae__gguf_build *b, qsae__tensors *out, const qs
                               b->kv_heads * b->head_dim };
     const size_t stem = strlen(x->name) - strlen("qkv") - strlen(suffix);
     const uint8_t *data = x->data;
-    int32_t st = QSAE_OK;
-    if (x->rank > 2 || x->shape[0] != rows[0] + 2 * rows[1] ||
-        (x->rank == 1 && qsae_dtype_bits(x->dtype) == 0))
-        return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": expected %" PRId64 " rows, of q, k and "
-                          "v, found %" PRId64 " (%s of rank %d)", x->file, x->name,
-                          rows[0] + 2 * rows[1], x->shape[0], qsae_dtype_name(x->dtype), x->rank);
+    int32_t st = check_qkv(x, rows[0] + 2 * rows[1]);
     for (int i = 0; i < 3 && st == QSAE_OK; i++) {
         const size_t size = stem + strlen(suffix) + 2;
         char *const name = qsae__set_alloc(out, size);

@@ -5,7 +5,6 @@
  * (encoder, decoder). The published files are pickles; these are the same tensors in safetensors.
  */
 #include <ctype.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +38,7 @@ static int32_t read_k(const char *path, const char *text, int64_t *k)
 {
     char *end;
     const double number = *text ? strtod(text, &end) : 0;
-    if (*text && (*end || !(number >= 1 && number < 1e9) || number != floor(number)))
+    if (*text && (*end || !qsae__rewrite_is_count(number)))
         return qsae__fail(QSAE_EFORMAT, "%s: k of the topk: expected a positive integer, found "
                           "\"%s\"", path, text);
     *k = (int64_t)number;

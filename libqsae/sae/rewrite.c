@@ -248,13 +248,18 @@ int32_t qsae__rewrite_scalar(const qsae__rewrite *r, const char *source, double 
     return QSAE_OK;
 }
 
+bool qsae__rewrite_is_count(double value)
+{
+    return value >= 1 && value < 1e9 && value == floor(value);
+}
+
 int32_t qsae__rewrite_count(const qsae__rewrite *r, const char *source, int64_t *count)
 {
     double value;
     const int32_t st = qsae__rewrite_scalar(r, source, &value);
     if (st != QSAE_OK)
         return st;
-    if (!(value >= 1 && value < 1e9) || value != floor(value))
+    if (!qsae__rewrite_is_count(value))
         return qsae__fail(QSAE_EFORMAT, "%s: tensor \"%s\": expected a positive integer, found %g",
                           qsae__tensors_find(r->from, source)->file, source, value);
     *count = (int64_t)value;

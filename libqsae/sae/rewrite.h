@@ -56,7 +56,9 @@ int32_t qsae__rewrite_fill(qsae__rewrite *r, const char *name, int64_t n, float 
 /* A number held as a tensor of one element: rank 0, or [1]. */
 int32_t qsae__rewrite_scalar(const qsae__rewrite *r, const char *source, double *value);
 
-/* A count held in the same way: an integer of any type from 1 to 10^9, else QSAE_EFORMAT. */
+/* An integer from 1 to below 10^9. */
+bool qsae__rewrite_is_count(double value);
+/* A count held in the same way, in any type, else QSAE_EFORMAT. */
 int32_t qsae__rewrite_count(const qsae__rewrite *r, const char *source, int64_t *count);
 
 /* The values of `name`, each times factor, or divided by it, in f32. */

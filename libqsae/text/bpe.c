@@ -300,8 +300,7 @@ static int32_t add_segment(const qsae__bpe *b, qsae__bpe_scratch *s, const char 
     if (status == QSAE_OK)
         status = finish(b, s, ids);
     if (status == QSAE_OK)
-        qsae__bpe_cached_set(slot, text, size, before ? ids->data + before : ids->data,
-                             ids->count - before); /* no ids at all: data may be NULL */
+        qsae__bpe_cached_set(slot, text, size, ids, before);
     return status;
 }
 
@@ -406,7 +405,6 @@ int32_t qsae__bpe_bytes(const qsae__bpe *b, qsae__bpe_scratch *s, const char *te
     if (status == QSAE_OK)
         status = word(b, s, s->mapped, n, false, ids);
     if (status == QSAE_OK)
-        qsae__bpe_cached_set(slot, text, size, before ? ids->data + before : ids->data,
-                             ids->count - before); /* no ids at all: data may be NULL */
+        qsae__bpe_cached_set(slot, text, size, ids, before);
     return status;
 }

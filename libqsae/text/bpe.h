@@ -126,11 +126,11 @@ void qsae__bpe_scratch_free(qsae__bpe_scratch *s);
 int32_t qsae__bpe_scratch_expect(qsae__bpe_scratch *s, size_t size);
 
 /* Where a word (not empty) is remembered, NULL if it is not; whether it is the one that is there;
- * remembers it, if the ids are few. */
+ * remembers it, if the ids, those from `first` on, are few. */
 qsae__cached *qsae__bpe_cached(const qsae__bpe_scratch *s, const char *text, size_t size);
 bool qsae__bpe_cached_is(const qsae__cached *c, const char *text, size_t size);
-void qsae__bpe_cached_set(qsae__cached *c, const char *text, size_t size, const int32_t *ids,
-                          int64_t n);
+void qsae__bpe_cached_set(qsae__cached *c, const char *text, size_t size, const qsae__ids *ids,
+                          int64_t first);
 
 /* Sets s->mapped to the byte-level characters of bytes; *n: their bytes in UTF-8. */
 int32_t qsae__bpe_map(qsae__bpe_scratch *s, const char *text, size_t size, size_t *n);

@@ -44,14 +44,16 @@ bool qsae__bpe_cached_is(const qsae__cached *c, const char *text, size_t size)
     return c != NULL && c->size == size && memcmp(c->text, text, size) == 0;
 }
 
-void qsae__bpe_cached_set(qsae__cached *c, const char *text, size_t size, const int32_t *ids,
-                          int64_t n)
+void qsae__bpe_cached_set(qsae__cached *c, const char *text, size_t size, const qsae__ids *ids,
+                          int64_t first)
 {
+    const int64_t n = ids->count - first;
+
     if (c == NULL || n > QSAE__CACHED_IDS)
         return;
     c->size = (uint8_t)size;
     c->n = (uint8_t)n;
     memcpy(c->text, text, size);
-    if (n > 0) /* a word of no ids: they may be NULL */
-        memcpy(c->ids, ids, (size_t)n * sizeof *ids);
+    if (n > 0) /* else the list may have no array yet */
+        memcpy(c->ids, ids->data + first, (size_t)n * sizeof *ids->data);
 }

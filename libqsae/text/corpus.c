@@ -82,10 +82,9 @@ static int32_t check_pack(qsae_corpus_settings *s, const qsae_tokenizer *t)
 
 static int32_t check_choice(const qsae_corpus_settings *s)
 {
-    if (s->n_where < 0 || s->n_where > 4096 || (s->n_where > 0 && s->where == NULL))
-        return qsae__fail(QSAE_EINVAL, "corpus: where: expected 0..4096 strings, found %lld%s",
-                          (long long)s->n_where,
-                          s->where == NULL ? ", and their array is NULL" : "");
+    const int32_t status = qsae__where_check("corpus", s->where, s->n_where);
+    if (status != QSAE_OK)
+        return status;
     if (s->order != NULL && s->shuffle != NULL)
         return qsae__fail(QSAE_EINVAL, "corpus: order and shuffle exclude each other");
     if (s->documents_from < 0 || s->documents_to < 0 ||

@@ -85,6 +85,8 @@ int64_t qsae__pack_content(int64_t context, int32_t bos_policy, int32_t pack);
 
 /* What metadata must say: settings->where, parsed. */
 typedef struct qsae__filter qsae__filter;
+/* "WHAT: where: ..." if there cannot be that many conditions there. */
+int32_t qsae__where_check(const char *what, const char *const *where, int64_t n);
 int32_t qsae__filter_open(qsae_context *ctx, const qsae_corpus_settings *s, qsae__filter **out);
 void qsae__filter_close(qsae_context *ctx, qsae__filter **f);
 bool qsae__filter_matches(const qsae__filter *f, const json_t *metadata);

@@ -9,6 +9,7 @@
 
 #include <utf8proc.h>
 
+#include "core/regex.h"
 #include "text/pattern.h"
 #include "text/utf8.h"
 
@@ -19,9 +20,9 @@
  * Latin-1's numbers are words as well. */
 #define WORDS "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}" \
               "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
-#define WORD "[" WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]"
+#define WORDS_OUTSIDE WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
+#define WORD "[" WORDS_OUTSIDE "]"
 
-#define LONGEST 65536
 #define NAME_MOST 128 /* bytes of a name or number in brackets, more than PCRE2 takes */
 #define SEVERAL "option i and letters that fold to several"
 
@@ -47,13 +48,14 @@ static int32_t refuse_escape(const struct reader *r)
                       "there: %s", r->where, r->p + 1, r->regex);
 }
 
-/* What grows beyond PCRE2's limit (core/regex.c) anyway does not fill the memory first. */
+/* What grows beyond the limit anyway does not fill the memory first. */
 static void add(struct reader *r, const char *text, size_t n)
 {
     qsae__strbuf_add(r->out, text, n);
-    if (r->out->status == QSAE_OK && r->out->size > LONGEST)
+    if (r->out->status == QSAE_OK && r->out->size > QSAE__REGEX_MOST)
         r->out->status = qsae__fail(QSAE_EUNSUPPORTED, "%s: regular expression: expected at most "
-                                    "%d bytes for PCRE2, found more", r->where, LONGEST);
+                                    "%d bytes for PCRE2, found more", r->where,
+                                    QSAE__REGEX_MOST);
 }
 
 static void put(struct reader *r, const char *text)
@@ -104,7 +106,7 @@ static int32_t read_escape(struct reader *r)
     case 's': text = "[" SPACES "]"; break;
     case 'S': text = "[^" SPACES "]"; break;
     case 'w': text = WORD; break;
-    case 'W': text = "[^" WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]"; break;
+    case 'W': text = "[^" WORDS_OUTSIDE "]"; break;
     case 'b': text = "(?:(?<=" WORD ")(?!" WORD ")|(?<!" WORD ")(?=" WORD "))"; break;
     case 'B': text = "(?:(?<=" WORD ")(?=" WORD ")|(?<!" WORD ")(?!" WORD "))"; break;
     case 'v': text = "\\x{b}"; break;

@@ -76,6 +76,14 @@ static int32_t parse_clause(qsae_context *ctx, const char *text, struct clause *
     return QSAE_OK;
 }
 
+int32_t qsae__where_check(const char *what, const char *const *where, int64_t n)
+{
+    if (n < 0 || n > 4096 || (n > 0 && where == NULL))
+        return qsae__fail(QSAE_EINVAL, "%s: where: expected 0..4096 strings, found %lld%s", what,
+                          (long long)n, where == NULL ? ", and their array is NULL" : "");
+    return QSAE_OK;
+}
+
 int32_t qsae__filter_open(qsae_context *ctx, const qsae_corpus_settings *s, qsae__filter **out)
 {
     qsae__filter *f;

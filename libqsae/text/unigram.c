@@ -145,8 +145,7 @@ int32_t qsae__unigram_word(const qsae__unigram *u, const qsae__bpe *b, qsae__bpe
         return qsae__ids_add(ids, slot->ids, slot->n);
     status = find_way(u, b, l, text, size, s->cancel, ids);
     if (status == QSAE_OK)
-        qsae__bpe_cached_set(slot, text, size, before ? ids->data + before : ids->data,
-                             ids->count - before); /* no ids at all: data may be NULL */
+        qsae__bpe_cached_set(slot, text, size, ids, before);
     return status;
 }
 

@@ -76,6 +76,28 @@ bool test_message(const char *part)
     return false;
 }
 
+qsae_tokenizer *test_open_bos(const char *json)
+{
+    qsae_tokenizer *t = NULL;
+
+    test_write("tokenizer_config.json", "{\"bos_token\":\"<s>\"}");
+    if (test_open(json, &t) != QSAE_OK)
+        fail_msg("%s", qsae_error_message());
+    return t;
+}
+
+void test_corpus_refused(qsae_tokenizer *t, const char *name, const qsae_corpus_settings *s,
+                         int32_t status, const char *part)
+{
+    qsae_corpus *c = NULL;
+    const int32_t got = qsae_corpus_open(test_ctx, t, test_path(name), s, &c);
+
+    if (got != status || !test_message(part))
+        fail_msg("%s, expected %s %s: %s", qsae_status_name(got), qsae_status_name(status), part,
+                 qsae_error_message());
+    assert_null(c);
+}
+
 static char **wanted;
 static int n_wanted, n_run;
 

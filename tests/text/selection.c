@@ -37,13 +37,8 @@ static void refused(const char *name, const qsae_corpus_settings *s, int32_t sta
                     const char *part)
 {
     qsae_tokenizer *t = open_bundled();
-    qsae_corpus *c = NULL;
-    const int32_t got = qsae_corpus_open(test_ctx, t, test_path(name), s, &c);
 
-    if (got != status || !test_message(part))
-        fail_msg("%s, expected %s %s: %s", qsae_status_name(got), qsae_status_name(status), part,
-                 qsae_error_message());
-    assert_null(c);
+    test_corpus_refused(t, name, s, status, part);
     qsae_tokenizer_close(&t);
 }
 

@@ -49,12 +49,7 @@ static const char letters[] =
 
 static qsae_tokenizer *open_letters(void)
 {
-    qsae_tokenizer *t = NULL;
-
-    test_write("tokenizer_config.json", "{\"bos_token\":\"<s>\"}");
-    if (test_open(letters, &t) != QSAE_OK)
-        fail_msg("%s", qsae_error_message());
-    return t;
+    return test_open_bos(letters);
 }
 
 /* Ids of the first chunks, then documents; bytes and words of the labels. */
@@ -165,13 +160,8 @@ static void refused(const char *name, const qsae_corpus_settings *s, int32_t sta
                     const char *part)
 {
     qsae_tokenizer *t = open_letters();
-    qsae_corpus *c = NULL;
-    const int32_t got = qsae_corpus_open(test_ctx, t, test_path(name), s, &c);
 
-    if (got != status || !test_message(part))
-        fail_msg("%s, expected %s %s: %s", qsae_status_name(got), qsae_status_name(status), part,
-                 qsae_error_message());
-    assert_null(c);
+    test_corpus_refused(t, name, s, status, part);
     qsae_tokenizer_close(&t);
 }
 

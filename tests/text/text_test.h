@@ -28,6 +28,13 @@ void test_write_bytes(const char *name, const void *data, size_t size);
 /* Writes text as NAME and opens it as a tokenizer. */
 int32_t test_open(const char *json, qsae_tokenizer **out);
 
+/* The same where "<s>" is the BOS; the test fails if it cannot be opened. */
+qsae_tokenizer *test_open_bos(const char *json);
+
+/* The test fails unless the corpus in NAME is refused with that status and message. */
+void test_corpus_refused(qsae_tokenizer *t, const char *name, const qsae_corpus_settings *s,
+                         int32_t status, const char *part);
+
 /* An allocator whose cookie is the number of calls until it fails. */
 void *test_failing_alloc(void *cookie, size_t size, size_t alignment);
 void test_failing_free(void *cookie, void *p);
